@@ -1,0 +1,42 @@
+# One word each. `make demo` and `make test` set everything up on their first run.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.lemis-is-installed
+WORKERS ?= 2
+# One thread per test process: two processes with two threads each get in each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: setup demo check test bench no-torchvision
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Lemis needs Python 3.11 or later, and $(PYTHON) is not. Try: make setup PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo "$(PYTHON) cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: setup
+	$(BIN)/lemis demo -o demo
+
+check: setup no-torchvision
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(PYTEST) -m "not slow"
+
+test: setup no-torchvision
+	$(PYTEST)
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+no-torchvision: setup
+	@$(BIN)/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torchvision") and \
+		"torchvision is installed; Lemis must work without it: .venv/bin/pip uninstall torchvision")'

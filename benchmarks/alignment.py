@@ -1,0 +1,96 @@
+"""(c) Windowed against full alignment loss: time and peak memory, forward and backward, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+TITLE = "(c) windowed over full alignment loss, forward and backward, 64 channels"
+ROUNDS = 5
+SLICES = 4
+SIZES = (32, 44, 64)  # cells along each side
+WINDOW = 4
+
+
+def rows() -> list[dict[str, object]]:
+    """One row a map size: medians of alternating fresh processes."""
+    table = []
+    for side in SIZES:
+        full, windowed = [], []
+        for _ in range(ROUNDS):
+            full.append(_measured(side, 0))
+            windowed.append(_measured(side, WINDOW))
+        speed = [f["seconds"] / w["seconds"] for f, w in zip(full, windowed, strict=True)]
+        memory = [f["bytes"] / w["bytes"] for f, w in zip(full, windowed, strict=True)]
+        windows = (-(-side // WINDOW)) ** 2
+        table.append(
+            {
+                "map": f"{side} x {side}", "windows": windows, "full": _cell(full), "windowed": _cell(windowed),
+                "times faster": f"{statistics.median(speed):.1f}",
+                "times less memory": f"{statistics.median(memory):.1f} ({min(memory):.1f} to {max(memory):.1f})",
+                "wanted (windows / 4)": f"{windows / 4:.1f}",
+            }
+        )  # fmt: skip
+    return table
+
+
+def _cell(runs: list[dict[str, float]]) -> str:
+    seconds, size = statistics.median(r["seconds"] for r in runs), statistics.median(r["bytes"] for r in runs)
+    return f"{seconds * 1e3:.0f} ms, {size / 2**20:.1f} MiB"
+
+
+def _measured(side: int, window: int) -> dict[str, float]:
+    answer = subprocess.run(
+        [sys.executable, "-m", "benchmarks.alignment", str(side), str(window)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    measured: dict[str, float] = json.loads(answer.stdout)
+    return measured
+
+
+def _one(side: int, window: int) -> dict[str, float]:
+    import torch
+
+    from lemis.parts.alignment import alignment_loss
+    from lemis.parts.layers import unit
+
+    torch.manual_seed(0)
+    features = torch.randn(SLICES, 64, side, side, requires_grad=True)
+    pairs = ~torch.eye(SLICES, dtype=torch.bool)
+
+    def step() -> None:
+        alignment_loss(unit(features), pairs, window or None).backward()
+
+    with torch.profiler.profile(profile_memory=True) as profile:
+        step()
+    peak = _peak(profile)
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - begin)
+    return {
+        "seconds": min(times),
+        "bytes": peak,
+        "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _peak(profile: object) -> float:
+    """Most bytes of tensors that were alive at once, from the allocator's own events."""
+    alive = peak = 0
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):  # type: ignore[attr-defined]
+        if event.name() == "[memory]":
+            alive += event.nbytes()
+            peak = max(peak, alive)
+    return float(peak)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_one(int(sys.argv[1]), int(sys.argv[2]))))

@@ -1,0 +1,1 @@
+"""Networks, one per file: ``Settings`` and ``Backbone``. The folder is the list."""

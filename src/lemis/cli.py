@@ -1,0 +1,402 @@
+"""The command line: arguments to verbs, errors to exit codes. No logic; verbs are imported when they run."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+import traceback
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lemis.errors import LemisError
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+# Verbs that train a network or run one: they allocate and free large tensors all the time.
+HEAVY = {"pretrain", "finetune", "predict", "fit", "demo"}
+
+app = typer.Typer(
+    name="lemis",
+    help="Label-efficient medical image segmentation: learn from all scans, fine-tune on few labelled ones.",
+    epilog="Example: lemis demo -o demo/",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings over the preset; `lemis list --json` shows them.",
+        show_default=False,
+    ),
+]
+Scans = Annotated[
+    Path,
+    typer.Argument(metavar="SCANS", help="A folder of scans, or a CSV that lists them.", show_default=False),
+]
+Work = Annotated[
+    Path,
+    typer.Argument(
+        metavar="WORK", help="The work folder: index, prepared scans, runs, results.", show_default=False
+    ),
+]
+MethodName = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        "-m",
+        help="How to pre-train; `lemis list` shows all. A dotted name loads your own module.",
+    ),
+]
+BackboneName = Annotated[
+    str, typer.Option("--backbone", "-b", help="The network; `lemis list` shows all, or a dotted name.")
+]
+RunName = Annotated[
+    str | None,
+    typer.Option("--name", help="Of the run's folder in WORK/runs.", show_default="from the settings"),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option("--preset", help="Settings by name (`lemis list`) or by file.", show_default="none"),
+]
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--settings", metavar="FILE.yaml", help="Settings that win over the preset.", show_default="none"
+    ),
+]
+Labelled = Annotated[
+    int | None,
+    typer.Option("--labelled", min=1, help="Use the labels of this many subjects only.", show_default="all"),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
+Device = Annotated[
+    DeviceName, typer.Option("--device", help="Where to compute; auto takes a GPU when there is one.")
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", min=1, help="Processes that work in parallel.", show_default="all cores"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def main() -> None:
+    """Entry point of ``lemis``: runs a verb and ends the process.
+
+    Exit codes: 0 good, 1 our fault, 2 the user's input, 3 the data check failed, 130 interrupted.
+    """
+    if HEAVY.intersection(sys.argv[1:2]):
+        keep_freed_memory()
+    try:
+        app()
+    except LemisError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        print(
+            "\nThis is a fault of Lemis, not yours: please report it with the lines above.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to reuse the memory of freed tensors, not to hand it back to the system (decision 0002).
+
+    Returns:
+        Whether it was set: False where the C library is not glibc, or the user's environment already decides.
+    """
+    chosen = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"} & os.environ.keys()
+    if chosen or platform.libc_ver()[0] != "glibc":
+        return False
+    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(m_mmap_threshold, 2**30)) and bool(libc.mallopt(m_trim_threshold, 2**31 - 1))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"lemis {installed_version('lemis')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: lemis demo -o demo/", rich_help_panel="Start here")
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("demo"),
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Made-up scans through every step, in about two minutes; ends with a report to open."""
+    from lemis.verbs.demo import demo as verb
+
+    print(verb(output=output, device=device, seed=seed))
+
+
+@app.command(epilog="Example: lemis doctor -o work/", rich_help_panel="Start here")
+def doctor(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where results are to be written.")] = Path(),
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """This machine and these versions: one fix per line. Exit code 1 when something must be fixed."""
+    from lemis.verbs.doctor import doctor as verb
+
+    if not verb(output=output, device=device, json=json).healthy:
+        raise typer.Exit(1)
+
+
+@app.command(name="list", epilog="Example: lemis list --json", rich_help_panel="Start here")
+def list_(
+    parameters: Annotated[
+        bool, typer.Option("--parameters", help="Also count each network's weights (imports PyTorch).")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Methods, networks and presets, with every setting and its default."""
+    from lemis.verbs.list import list as verb
+
+    verb(parameters=parameters, json=json)
+
+
+@app.command(
+    epilog="Example: lemis fit scans/ -o work/ --labelled 4 --fold 0 pretrain.epochs=60",
+    rich_help_panel="The whole way",
+)
+def fit(
+    folder: Scans,
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The work folder.")] = Path("work"),
+    method: MethodName = "sal",
+    labelled: Labelled = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(
+            "--fold", min=0, help="Hold out and score this fold only.", show_default="cross-validate"
+        ),
+    ] = None,
+    inductive: Annotated[
+        bool, typer.Option("--inductive", help="Keep held-out scans out of pre-training too; needs --fold.")
+    ] = False,
+    preset: Preset = "small",
+    settings: SettingsFile = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """The main job: check, prepare, pretrain, finetune, predict, evaluate, report. Run again to resume."""
+    from lemis.verbs.fit import fit as verb
+
+    report = verb(
+        folder,
+        output=output,
+        method=method,
+        labelled=labelled,
+        fold=fold,
+        inductive=inductive,
+        preset=preset,
+        settings_file=settings,
+        overrides=overrides or [],
+        seed=seed,
+        device=device,
+    )
+    print(report)
+
+
+@app.command(epilog="Example: lemis check scans/ -o work/", rich_help_panel="Step by step")
+def check(
+    folder: Scans,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Work folder to write index.json to.", show_default=False),
+    ] = None,
+    jobs: Jobs = None,
+    layout: Annotated[
+        str | None, typer.Option("--layout", help="Name of the layout.", show_default="recognised")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """What is in a folder of scans, and what is wrong with it. Exit code 3 when a fault must be repaired."""
+    from lemis.verbs.check import check as verb
+
+    if verb(folder, output=output, json=json, layout=layout, jobs=jobs).errors:
+        raise typer.Exit(3)
+
+
+@app.command(
+    epilog="Example: lemis prepare work/ --preset small spacing_mm=1.5", rich_help_panel="Step by step"
+)
+def prepare(
+    work: Work,
+    overrides: Overrides = None,
+    preset: Preset = None,
+    settings: SettingsFile = None,
+    jobs: Jobs = None,
+) -> None:
+    """Resample, normalise and store every scan once. Run again: only what is missing or changed is done."""
+    from lemis.data.preprocess import Settings
+    from lemis.settings import load_preset, parse_overrides, read_yaml, resolve
+    from lemis.verbs.prepare import prepare as verb
+
+    layers = [load_preset(preset) if preset else {}, read_yaml(settings) if settings else {}]
+    sections = [layer.get("prepare", {}) for layer in layers]
+    verb(work, settings=resolve(Settings, *sections, parse_overrides(overrides or [])), jobs=jobs)
+
+
+@app.command(epilog="Example: lemis pretrain work/ --method pcl epochs=50", rich_help_panel="Step by step")
+def pretrain(
+    work: Work,
+    overrides: Overrides = None,
+    method: MethodName = "sal",
+    backbone: BackboneName = "unet2d",
+    name: RunName = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(
+            "--fold", min=0, help="Leave out this fold's test subjects.", show_default="learn from all"
+        ),
+    ] = None,
+    preset: Preset = None,
+    settings: SettingsFile = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Learn from all prepared scans without their labels. Run again to resume."""
+    from lemis.verbs.pretrain import pretrain as verb
+
+    run = verb(
+        work,
+        method=method,
+        backbone=backbone,
+        name=name,
+        fold=fold,
+        preset=preset,
+        settings_file=settings,
+        overrides=overrides or [],
+        seed=seed,
+        device=device,
+    )
+    print(run)
+
+
+@app.command(
+    epilog="Example: lemis finetune work/ --pretrained work/runs/sal --labelled 4 --fold 0",
+    rich_help_panel="Step by step",
+)
+def finetune(
+    work: Work,
+    overrides: Overrides = None,
+    pretrained: Annotated[
+        Path | None,
+        typer.Option("--pretrained", help="Run folder to start from.", show_default="random weights"),
+    ] = None,
+    backbone: BackboneName = "unet2d",
+    name: RunName = None,
+    labelled: Labelled = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(
+            "--fold", min=0, help="Hold out this fold's test subjects.", show_default="hold out none"
+        ),
+    ] = None,
+    preset: Preset = None,
+    settings: SettingsFile = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train a segmentation network on the labelled scans. Run again to resume."""
+    from lemis.verbs.finetune import finetune as verb
+
+    run = verb(
+        work,
+        pretrained=pretrained,
+        labelled=labelled,
+        fold=fold,
+        backbone=backbone,
+        name=name,
+        preset=preset,
+        settings_file=settings,
+        overrides=overrides or [],
+        seed=seed,
+        device=device,
+    )
+    print(run)
+
+
+@app.command(
+    epilog="Example: lemis predict work/runs/sal-fold0 -i new-scans/ -o masks/",
+    rich_help_panel="Step by step",
+)
+def predict(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN", help="Fine-tuning run; several are averaged.", show_default=False),
+    ],
+    inputs: Annotated[
+        Path | None,
+        typer.Option("--inputs", "-i", help="Scan, or folder of scans.", show_default="the work folder's"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the label maps.", show_default="WORK/predictions"),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Segment scans; each label map lies on its input's own grid, in its format."""
+    from lemis.verbs.predict import predict as verb
+
+    print(verb(runs, inputs=inputs, output=output, device=device))
+
+
+@app.command(epilog="Example: lemis evaluate work/", rich_help_panel="Step by step")
+def evaluate(
+    work: Work,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the scores.", show_default="WORK/evaluation"),
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            "--references", help="Folder of reference labels.", show_default="those in WORK/index.json"
+        ),
+    ] = None,
+    jobs: Jobs = None,
+    json: Json = False,
+) -> None:
+    """Score predictions against reference labels, per scan and structure, in millimetres."""
+    from lemis.verbs.evaluate import evaluate as verb
+
+    verb(work / "predictions", references, work=work, output=output, jobs=jobs, json=json)
+
+
+@app.command(epilog="Example: lemis report work/", rich_help_panel="Step by step")
+def report(
+    work: Work,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="HTML file to write.", show_default="WORK/report/index.html"),
+    ] = None,
+) -> None:
+    """One HTML file that says what was done and how good it is; opens without a network."""
+    from lemis.verbs.report import report as verb
+
+    print(verb(work, output=output))

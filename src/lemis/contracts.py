@@ -1,0 +1,132 @@
+"""What the parts of Lemis promise each other. Each promise is one screen; nothing here computes.
+
+Axis letters: B batch, C channels, d = 2 or 3 spatial dimensions, ``*space`` the spatial axes
+((row, col) in 2D, (slice, row, col) in 3D). Coordinates are pixel indices in that order, pixel centres at integers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+
+class Batch(NamedTuple):
+    """Prepared slices or patches, already on the device. Immutable; a NamedTuple so that DDP and Fabric can walk it."""
+
+    image: Tensor  # (B, C, *space) float, prepared intensities
+    index: Tensor  # (B,) int64, which slice or patch of the data set
+    scan: Tensor  # (B,) int64
+    subject: Tensor  # (B,) int64
+    position: Tensor  # (B,) float in (0, 1], (slice index + 1) / number of slices of the scan
+    spacing_mm: Tensor  # (B, d) float
+    inside: Tensor | None = None  # (B, 1, *space) bool, False where a slice was padded to the batch's shape
+    label: Tensor | None = None  # (B, *space) int64
+
+
+class Elastic(NamedTuple):
+    """A smooth random displacement: white noise on a coarse grid, blurred by a Gaussian; exact at any real point.
+
+    e(y)_k = sum_c  noise[k, c] * prod_a exp(-(y_a - origin_a - c_a * step)^2 / (2 sigma^2))
+    """
+
+    noise: Tensor  # (B, d, *coarse) float, amplitude already applied, in source pixels before the affine
+    sigma_px: Tensor  # (B,) float
+    step_px: float
+    origin_px: Tensor  # (d,) float, view coordinates of coarse grid point 0
+
+
+class Geometry(NamedTuple):
+    """Where each pixel y of a view was read from: x = A [y; 1] + A_linear e(y), in source pixels."""
+
+    to_source: Tensor  # (B, d, d + 1) float: A
+    shape: tuple[int, ...]  # the view's *out
+    elastic: Elastic | None = None  # e; zero where None
+
+
+class View(NamedTuple):
+    """An image read through a geometry. Every correspondence between two views follows from ``geometry`` alone."""
+
+    image: Tensor  # (B, C, *out)
+    geometry: Geometry
+    label: Tensor | None = None  # (B, *out) int64
+    inside: Tensor | None = None  # (B, 1, *out) bool, real (not padded, not outside) pixels of the source
+
+
+class Draw(Protocol):
+    """Random numbers for the rows of this process: rows of one global draw, whatever the number of processes."""
+
+    def uniform(self, rows: int, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """(rows, *shape) float32 in [low, high) on the device."""
+
+    def normal(self, rows: int, *shape: int) -> Tensor:
+        """(rows, *shape) float32, mean 0, standard deviation 1, on the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a method's batches are drawn.
+
+    ``slices``: ``batch_size`` slices, shuffled over all scans.
+    ``groups``: up to ``per_scan`` slices of one scan, then of a scan of another subject, until ``batch_size`` slices are
+    reached; without replacement, slices of one scan side by side in the batch.
+    """
+
+    kind: Literal["slices", "groups"]
+    batch_size: int
+    per_scan: int = 16
+
+
+class Outcome(NamedTuple):
+    """What one forward pass of a method (or of fine-tuning) says."""
+
+    losses: dict[str, Tensor]  # named terms; their plain sum is minimised (weights applied inside)
+    embeddings: dict[str, Tensor] = {}  # detached (N, D) vectors that the loop watches for collapse
+    uninformed: dict[str, float] = {}  # per loss term, its value when the network knows nothing
+
+
+class Backbone(nn.Module, ABC):
+    """A segmentation network cut into an encoder and a decoder."""
+
+    dims: int  # 2 or 3
+    channels: tuple[int, ...]  # per map of ``encode``, finest first
+    strides: tuple[int, ...]
+    decoder_channels: tuple[int, ...]  # per decoder block, deepest first
+    decoder_strides: tuple[int, ...]
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(B, C, *space) -> maps, finest first; the last one is the bottleneck."""
+
+    @abstractmethod
+    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
+        """Maps of ``encode`` -> the map after ``depth`` decoder blocks (all of them by default)."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *space) -> logits (B, classes, *space)."""
+
+    @abstractmethod
+    def part_of(self, parameter_name: str) -> str:
+        """Which part a key of ``state_dict`` belongs to: ``encoder``, ``decoder 1`` ... ``decoder n``, or ``head``."""
+
+
+class Method(nn.Module, ABC):
+    """A way to pre-train: one file, built from (backbone, settings). It never sees the optimiser, the device,
+    mixed precision, the logger or the number of processes."""
+
+    sampling: Sampling
+    trains: tuple[str, ...]  # parts of the backbone that get a gradient and are worth transferring
+
+    @abstractmethod
+    def forward(self, batch: Batch, rng: Draw) -> Outcome:
+        """One step: draw views, embed, compare."""
+
+    def after_step(self, progress: float) -> None:  # noqa: B027  (most methods do nothing here)
+        """Called after each optimiser step; ``progress`` in (0, 1]."""
+
+    def after_epoch(self, progress: float) -> None:  # noqa: B027
+        """Called after each epoch."""

@@ -1,0 +1,1 @@
+"""Scans: from a folder of files to batches of views on the device."""

@@ -1,0 +1,401 @@
+"""What is wrong with a folder of scans: each is read once, each fault names file, values seen and repair.
+
+An error is what would make training or scores wrong: geometry that does not match, values that cannot be
+used, labels that nobody declared. A warning is what may be meant so, and should be known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lemis.data import volume
+from lemis.data.index import Index, Scan
+from lemis.data.layouts import complete, with_grid
+from lemis.errors import LemisError, UsageError
+
+# Headers hold rounded numbers; beyond a twentieth of a voxel a label no longer lies where it was drawn.
+GRID_TOLERANCE_VOXELS = 0.05
+# Labels that went through float arithmetic are off by about 1e-6; resampled ones by tenths.
+INTEGER_TOLERANCE = 1e-3
+# More volumes than any protocol has contrasts: time points.
+MOST_CHANNELS = 8
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong."""
+
+    severity: Literal["error", "warning"]
+    scan: str  # id; "" where no single scan is meant
+    file: str
+    kind: str
+    seen: str
+    repair: str
+
+
+class Seen(NamedTuple):
+    """What one scan turned out to be."""
+
+    scan: Scan  # with its grid and label values; as listed where it could not be read
+    faults: tuple[Fault, ...]
+    channels: int = 0
+    intensities: tuple[tuple[float, float], ...] = ()  # (min, max) per channel
+    content: str = ""  # hash of the voxels of all channels; "" for a constant scan
+    segments: dict[str, int] = {}  # noqa: RUF012  (never written to)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All of a folder."""
+
+    index: Index  # complete
+    faults: tuple[Fault, ...]  # errors first
+    seen: tuple[Seen, ...] = field(repr=False)
+
+    @property
+    def errors(self) -> int:
+        """Number of faults that are errors."""
+        return sum(fault.severity == "error" for fault in self.faults)
+
+
+def faults(index: Index, jobs: int | None = None) -> list[Fault]:
+    """Faults of the scans of an index, errors first."""
+    return list(examine(index, jobs).faults)
+
+
+def examine(index: Index, jobs: int | None = None, done: Callable[[], Any] = lambda: None) -> Findings:
+    """Read every scan and its label, once.
+
+    Args:
+        index: As ``layouts.recognise`` lists it, or complete.
+        jobs: Scans read at a time; the number of processors (8 at most) where None. They are threads: reading
+            and unpacking release Python's lock.
+        done: Called after each scan.
+    """
+
+    def task(scan: Scan) -> Seen:
+        result = _examine_scan(index, scan)
+        done()
+        return result
+
+    with ThreadPoolExecutor(jobs or min(8, os.cpu_count() or 1)) as pool:
+        seen = tuple(pool.map(task, index.scans))
+    read = [one for one in seen if one.channels]
+    filled = complete(index, (s.scan for s in seen), (s.channels for s in read), (s.segments for s in read))
+    found = [fault for one in seen for fault in one.faults]
+    found += (
+        _channel_faults(filled, read) + _label_faults(index, filled) + _duplicates(read) + _slice_axes(read)
+    )
+    found.sort(key=lambda fault: fault.severity)  # "error" < "warning"; stable
+    return Findings(filled, tuple(found), seen)
+
+
+# ---------------------------------------------------------------- one scan
+
+
+class _Report(NamedTuple):
+    """Collects the faults of one file."""
+
+    scan: str
+    file: str
+    found: list[Fault]
+
+    def error(self, kind: str, seen: str, repair: str) -> None:
+        self.found.append(Fault("error", self.scan, self.file, kind, seen, repair))
+
+    def warning(self, kind: str, seen: str, repair: str) -> None:
+        self.found.append(Fault("warning", self.scan, self.file, kind, seen, repair))
+
+
+def _examine_scan(index: Index, scan: Scan) -> Seen:
+    found: list[Fault] = []
+    sources: list[volume.Source] = []
+    ranges: list[tuple[float, float]] = []
+    content = hashlib.blake2b(digest_size=16)
+    for image in scan.images:
+        report = _Report(scan.id, image, found)
+        image_volume = _read(Path(index.root) / image, report)
+        if image_volume is not None:
+            sources.append(image_volume.source)
+            _header_faults(image_volume.source, report)
+            ranges += _intensity_faults(image_volume.array, report)
+            content.update(repr(image_volume.array.shape).encode())
+            content.update(np.ascontiguousarray(image_volume.array, dtype=np.float32).data)
+    if len(sources) < len(scan.images) or not sources:
+        return Seen(scan, tuple(found))
+    for image, source in zip(scan.images[1:], sources[1:], strict=True):
+        _grid_faults(source, sources[0], "channel", scan.images[0], _Report(scan.id, image, found))
+    values: tuple[int, ...] = ()
+    segments: dict[str, int] = {}
+    if scan.label is not None:
+        values, segments = _examine_label(index, scan, sources[0], _Report(scan.id, scan.label, found))
+    return Seen(
+        scan=with_grid(scan, sources[0], values),
+        faults=tuple(found),
+        channels=sum(source.channels for source in sources),
+        intensities=tuple(ranges),
+        content="" if all(low == high for low, high in ranges) else content.hexdigest(),
+        segments=segments,
+    )
+
+
+def _read(path: Path, report: _Report) -> volume.Volume | None:
+    try:
+        return volume.read(path)
+    except UsageError as error:
+        kind = "DICOM series" if path.is_dir() or path.suffix.lower() == ".dcm" else "unreadable file"
+        report.error(kind, error.given, error.next)
+    except (LemisError, OSError, MemoryError) as error:
+        report.error("unreadable file", f"{path}: {error}", "copy or export the file again")
+    return None
+
+
+def _header_faults(source: volume.Source, report: _Report) -> None:
+    if source.codes == (0, 0):
+        report.warning(
+            "unknown orientation",
+            "qform_code and sform_code are 0: left, right, up and down are a guess",
+            "fine if all scans lie alike; otherwise convert the originals again (dcm2niix)",
+        )
+    elif source.codes is not None and min(source.codes) > 0:
+        _compare_forms(source, report)
+    if volume.is_sheared(source.affine):
+        report.warning(
+            "sheared grid",
+            f"axes not at right angles (gantry tilt): affine {np.round(source.affine[:3, :3], 4).tolist()}",
+            "kept as it is; distances in mm are approximate, resample the scan if they matter",
+        )
+    if source.channels > MOST_CHANNELS:
+        report.warning(
+            "time series",
+            f"{source.channels} volumes in one file are taken as channels",
+            "extract the volumes that you mean into files of their own",
+        )
+    if source.format == "picture" and source.dtype in ("P", "PA"):
+        report.error(
+            "palette picture",
+            "its pixels are indices into a palette, not intensities",
+            "save it as greyscale or RGB",
+        )
+
+
+def _compare_forms(source: volume.Source, report: _Report) -> None:
+    qform, sform = source.header.get_qform(), source.header.get_sform()
+    off = volume.corner_distance_mm(qform, sform, source.shape)
+    # A qform cannot hold a shear, so a sheared sform always differs from it; that has its own warning.
+    if off > GRID_TOLERANCE_VOXELS * min(source.spacing_mm) and not volume.is_sheared(source.affine):
+        report.warning(
+            "qform and sform disagree",
+            f"they place a corner {off:.3g} mm apart; we and nibabel take the sform, other programs may not",
+            "make them equal (FSL: fslorient -copysform2qform), after checking which is right",
+        )
+
+
+def _intensity_faults(array: npt.NDArray[Any], report: _Report) -> list[tuple[float, float]]:
+    """Checks one file; returns (min, max) of each of its channels."""
+    if array.dtype.kind == "f":
+        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+        if bad:
+            report.error(
+                "voxels that are not numbers",
+                f"{bad} of {array.size} voxels are NaN or infinite",
+                "find where they come from; outside the body, replace them by the background value",
+            )
+            array = np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0)
+    axes = (0, 1, 2)
+    low, high = np.atleast_1d(array.min(axis=axes)), np.atleast_1d(array.max(axis=axes))
+    ranges = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+    for number, (a, b) in enumerate(ranges):
+        if a == b:
+            which = f"channel {number} of the file" if len(ranges) > 1 else "the scan"
+            report.error("constant scan", f"{which} is {a:g} everywhere", "export it again, or leave it out")
+    return ranges
+
+
+def _grid_faults(
+    source: volume.Source, image: volume.Source, what: str, image_file: str, report: _Report
+) -> None:
+    """Compare a label or a further channel with the first image, in canonical order."""
+    shape, wanted = source.canonical_shape, image.canonical_shape
+    if shape != wanted:
+        report.error(
+            f"{what} on another grid",
+            f"shape {shape}, but {image_file} has {wanted} (both in RAS+ order)",
+            f"resample the {what} to the image (labels: nearest neighbour), or find its own image",
+        )
+        return
+    affine, wanted_affine = source.canonical_affine, image.canonical_affine
+    off = volume.corner_distance_mm(affine, wanted_affine, wanted)
+    if off <= GRID_TOLERANCE_VOXELS * min(image.spacing_mm):
+        return
+    if source.axis_codes != image.axis_codes:
+        report.error(
+            f"{what} orientation",
+            f"axes {source.axis_codes}, but {image_file} has {image.axis_codes}; corners {off:.3g} mm apart",
+            f"if the voxels match, copy the image's affine into the {what}; if not, reorient the {what}",
+        )
+        return
+    spacing, wanted_spacing = np.round(source.spacing_mm, 4), np.round(image.spacing_mm, 4)
+    report.error(
+        f"{what} in another place",
+        f"spacing {_plain(spacing)} and origin {_plain(affine[:3, 3])} mm, but {image_file} has "
+        f"{_plain(wanted_spacing)} and {_plain(wanted_affine[:3, 3])} mm; corners lie {off:.3g} mm apart",
+        f"if the voxels match, copy the image's affine into the {what}; if not, resample it to the image",
+    )
+
+
+def _examine_label(
+    index: Index, scan: Scan, image: volume.Source, report: _Report
+) -> tuple[tuple[int, ...], dict[str, int]]:
+    """Checks a label; returns its values and the names that the file gives them."""
+    label = _read(Path(index.root) / report.file, report)
+    if label is None:
+        return (), {}
+    if label.array.ndim != 3:
+        report.error(
+            "label with channels",
+            f"{label.source.channels} values per voxel; a label map has one",
+            "save one integer per voxel (merge overlapping segments, replace colours by numbers)",
+        )
+        return (), {}
+    _grid_faults(label.source, image, "label", scan.images[0], report)
+    values = _label_values(label.array, report)
+    if len(values) == 1 and values[0] == 0:
+        report.warning(
+            "empty label", "no structure is marked", "fine if none is there; otherwise finish the label"
+        )
+    return values, label.source.segments
+
+
+def _label_values(array: npt.NDArray[Any], report: _Report) -> tuple[int, ...]:
+    unique = np.unique(array)
+    if unique.dtype.kind == "f":
+        if not np.isfinite(unique).all():
+            report.error(
+                "label values that are not numbers",
+                "NaN or infinite values",
+                "replace them by 0 (background)",
+            )
+            unique = unique[np.isfinite(unique)]
+        off = np.abs(unique - np.rint(unique))
+        if off.max(initial=0) > INTEGER_TOLERANCE:
+            report.error(
+                "label values between integers",
+                f"values such as {_plain(unique[off > INTEGER_TOLERANCE][:4])}",
+                "the label was interpolated: make it again with nearest neighbour",
+            )
+        elif off.max(initial=0) > 0:
+            report.warning(
+                "label values near integers",
+                f"up to {off.max():.2g} away from an integer",
+                "they will be rounded",
+            )
+    return tuple(sorted({int(value) for value in np.rint(unique)}))
+
+
+# ---------------------------------------------------------------- all scans together
+
+
+def _channel_faults(index: Index, read: Iterable[Seen]) -> list[Fault]:
+    return [
+        Fault(
+            "error",
+            one.scan.id,
+            one.scan.images[0],
+            "number of channels",
+            f"{one.channels} channel(s) in {len(one.scan.images)} file(s), expected {len(index.channels)} "
+            f"({', '.join(index.channels)})",
+            "give every scan the same channels, or correct channel_names in dataset.json",
+        )
+        for one in read
+        if one.channels != len(index.channels)
+    ]
+
+
+def _label_faults(declared: Index, index: Index) -> list[Fault]:
+    if not declared.labels:
+        return []
+    known = set(declared.labels.values())
+    found = []
+    for scan in index.scans:
+        if unknown := sorted(set(scan.label_values) - known):
+            found.append(
+                Fault(
+                    "error",
+                    scan.id,
+                    scan.label or "",
+                    "label values that are not declared",
+                    f"value(s) {', '.join(map(str, unknown))}; declared are "
+                    + ", ".join(f"{value} {name}" for name, value in declared.labels.items()),
+                    "correct the label, or declare the values in dataset.json",
+                )
+            )
+    present = {value for scan in index.scans for value in scan.label_values}
+    missing = [f"{value} {name}" for name, value in declared.labels.items() if value and value not in present]
+    if present and missing:
+        seen = f"{', '.join(missing)} occur(s) in no label"
+        found.append(
+            Fault("warning", "", "dataset.json", "structure never labelled", seen, "it cannot be learned")
+        )
+    return found
+
+
+def _duplicates(read: Iterable[Seen]) -> list[Fault]:
+    first: dict[str, Scan] = {}
+    found = []
+    for one in read:
+        twin = first.setdefault(one.content, one.scan) if one.content else one.scan
+        if twin.id == one.scan.id:
+            continue
+        same_subject = twin.subject == one.scan.subject
+        found.append(
+            Fault(
+                "warning" if same_subject else "error",
+                one.scan.id,
+                one.scan.images[0],
+                "same voxels twice",
+                f"the voxels of {twin.id} ({twin.images[0]}), "
+                + (
+                    "of the same subject"
+                    if same_subject
+                    else f"of subject {twin.subject}: a test set would leak"
+                ),
+                "remove one of them"
+                + ("" if same_subject else ", or name one subject in subjects.csv (id,subject)"),
+            )
+        )
+    return found
+
+
+def _slice_axes(read: Iterable[Seen]) -> list[Fault]:
+    scans = [one.scan for one in read]
+    if not scans:
+        return []
+    names = ("sagittal (axis 0)", "coronal (axis 1)", "axial (axis 2)")
+    usual = Counter(scan.slice_axis for scan in scans).most_common(1)[0][0]
+    return [
+        Fault(
+            "warning",
+            scan.id,
+            scan.images[0],
+            "other slice direction",
+            f"spacing {_plain(scan.spacing_mm)} mm: {names[scan.slice_axis]} slices; others {names[usual]}",
+            "networks on slices will see another view of the body; leave it out if that is not meant",
+        )
+        for scan in scans
+        if scan.slice_axis != usual
+    ]
+
+
+def _plain(numbers: Iterable[float]) -> str:
+    return "(" + ", ".join(f"{number:.4g}" for number in numbers) + ")"

@@ -1,0 +1,637 @@
+"""Which file is what: the folder layouts we recognise, and the rules from file names to scans and subjects.
+
+- ``nnunet``: imagesTr/ID_0000.EXT (one file per channel), labelsTr/ID.EXT, imagesTs/, dataset.json
+- ``msd``: imagesTr/ID.EXT (channels inside the file), labelsTr/ID.EXT, imagesTs/, dataset.json
+- ``bids``: sub-XX/[ses-YY/]anat/*; labels (``_dseg``, ``_mask``, ``_label-*``) there or in derivatives/
+- ``subjects``: one folder per subject; a word such as seg, label, mask or gt ends the name of a label
+- ``flat``: ID.EXT with ID_seg.EXT beside it, or images/ID.EXT with labels/ID.EXT; or one DICOM series
+- ``csv``: a CSV file with the columns image (or image_NAME, one per channel), label, subject, id
+
+Labels of imagesTs (labelsTs) are left alone, so that nobody trains on a test set by accident.
+
+A subject is, first of all, what a CSV's ``subject`` column or a ``subjects.csv`` (columns id, subject) in the
+folder says, or the folder of the layouts ``bids`` and ``subjects``. Otherwise it is the id without trailing
+parts that name a time, a session or a slice (``acdc001_ED`` -> ``acdc001``; see ``subject_of``).
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lemis.data import dicom, volume
+from lemis.data.index import Index, Scan, slice_axis
+from lemis.errors import DataFault, UsageError
+from lemis.plugins import nearest
+
+TITLES = {
+    "nnunet": "nnU-Net raw",
+    "msd": "Medical Segmentation Decathlon",
+    "bids": "BIDS",
+    "subjects": "one folder per subject",
+    "flat": "flat folder",
+    "csv": "CSV list",
+}
+PICTURES = tuple(suffix for suffix, kind in volume.FORMATS.items() if kind == "picture")
+
+_LABEL_WORD = re.compile(
+    r"(?:^|[_.\- ])(?:d?seg|segm|segmentation|labels?|labelmap|masks?|gt|groundtruth|annotation)$",
+    re.I,
+)
+_LABEL_FOLDER = re.compile(
+    r"^(?:labels?|labelsTr|masks?|seg|segs|segmentations?|annotations?|gt|groundtruth)$", re.I
+)
+_IMAGE_FOLDER = re.compile(r"^(?:images?|imgs?|scans?|volumes?)$", re.I)
+_CHANNEL = re.compile(r"^(.+)_(\d{4})$")
+_BIDS_LABEL = re.compile(r"^(?:dseg|mask|seg|roi)$|^(?:label|seg|lesion)-", re.I)
+_MOMENT = re.compile(
+    r"[_-](?:ED|ES|(?:ses|session|run|frame|phase|time|tp|visit|slice)[-_]?[A-Za-z0-9]+)$", re.I
+)
+_PATIENT_AND_SLICE = re.compile(r"^([A-Za-z].*\d)_\d+$")
+_CINE = re.compile(r"_4d$", re.I)
+
+
+class LeftOut(NamedTuple):
+    """A file that looks like data and is not used, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What file names say; nothing is read yet (shapes, spacings and label values are empty)."""
+
+    index: Index  # ``channels`` and ``labels`` are empty where nothing declares them
+    left_out: tuple[LeftOut, ...] = ()
+
+
+class _Case(NamedTuple):
+    id: str
+    images: tuple[Path, ...]
+    label: Path | None
+    subject: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    cases: list[_Case]
+    channels: tuple[str, ...] = ()
+    labels: dict[str, int] = dataclasses.field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def scan_folder(root: Path, layout: str | None = None, jobs: int | None = None) -> Index:
+    """Recognise a folder and read the grid of every scan and the values of every label.
+
+    Args:
+        root: The folder, or a CSV file.
+        layout: A key of ``TITLES``; recognised from the folder where None.
+        jobs: Threads; the number of processors (8 at most) where None.
+
+    Raises:
+        UsageError: Nothing is recognised, or a name is ambiguous.
+        DataFault: A file cannot be read. ``check.examine`` collects such faults instead of stopping.
+    """
+    index = recognise(root, layout).index
+    with ThreadPoolExecutor(jobs or min(8, os.cpu_count() or 1)) as pool:
+        read = list(pool.map(lambda scan: _read_facts(Path(index.root), scan), index.scans))
+    scans, counts, segments = zip(*read, strict=True)
+    return complete(index, scans, counts, segments)
+
+
+def complete(
+    index: Index, scans: Iterable[Scan], channel_counts: Iterable[int], segments: Iterable[dict[str, int]]
+) -> Index:
+    """The index with its scans read; names that nothing declared come from the files, or are numbers."""
+    scans = tuple(scans)
+    channels, labels = index.channels, dict(index.labels)
+    if not channels:
+        usual = Counter(channel_counts).most_common(1)
+        count = usual[0][0] if usual else 1
+        channels = ("image",) if count == 1 else tuple(f"channel {number}" for number in range(count))
+    if not labels:
+        labels = {"background": 0}
+        for names in segments:
+            labels |= {name: value for name, value in names.items() if value not in labels.values()}
+        for value in sorted({value for scan in scans for value in scan.label_values} - set(labels.values())):
+            labels[f"label {value}"] = value
+    return dataclasses.replace(index, scans=scans, channels=channels, labels=labels)
+
+
+def recognise(root: Path, layout: str | None = None) -> Listing:
+    """List the scans of a folder from its file names. Arguments and errors as in ``scan_folder``."""
+    root = Path(root).expanduser().resolve()
+    if not root.exists():
+        raise UsageError(
+            f"{root} does not exist", allowed="a folder of scans, or a CSV file", next="check the path"
+        )
+    if layout is not None and layout not in TITLES:
+        raise UsageError(
+            f"layout {layout!r}",
+            allowed=", ".join(TITLES),
+            next=f"--layout {nearest(layout, TITLES) or 'flat'}",
+        )
+    for name, find in _LAYOUTS.items():
+        if layout in (None, name):
+            found = find(root)
+            if found is not None and found.cases:
+                return _listing(root if root.is_dir() else root.parent, name, found)
+    raise _nothing(root, layout)
+
+
+def subject_of(scan_id: str, *, picture: bool = False) -> str:
+    """The subject that an id names: the id without trailing parts that name a moment of the same person.
+
+    Dropped from the end, as often as they occur, after ``_`` or ``-``: ``ED``, ``ES``, and ``ses``,
+    ``session``, ``run``, ``frame``, ``phase``, ``time``, ``tp``, ``visit``, ``slice`` with their number or
+    name. Of a 2D picture also a slice number, where what is left starts with a letter and ends with a digit
+    (``chd1001_0063`` -> ``chd1001``, but ``lungct_002`` stays).
+    """
+    subject = scan_id
+    while shorter := _MOMENT.sub("", subject):
+        if shorter == subject:
+            break
+        subject = shorter
+    if picture and (match := _PATIENT_AND_SLICE.match(subject)):
+        return match.group(1)
+    return subject
+
+
+# ---------------------------------------------------------------- the layouts
+
+
+def _imagestr(root: Path) -> tuple[list[Path], dict[str, Path], list[Path], dict[str, Any]] | None:
+    """Files of imagesTr, labels by id, files of imagesTs, dataset.json; None without such folders."""
+    if not (root / "imagesTr").is_dir() and not (root / "imagesTs").is_dir():
+        return None
+    facts_file = root / "dataset.json"
+    facts = _read_json(facts_file) if facts_file.is_file() else {}
+    ending = facts.get("file_ending", "")
+    train, test = (
+        [f for f in _files(root / part) if f.name.endswith(ending)] for part in ("imagesTr", "imagesTs")
+    )
+    labels = {_stem(file): file for file in _files(root / "labelsTr") if file.name.endswith(ending)}
+    return train, labels, test, facts
+
+
+def _nnunet(root: Path) -> _Found | None:
+    parts = _imagestr(root)
+    if parts is None:
+        return None
+    train, labels, test, facts = parts
+    files = train + test
+    if (
+        not files
+        or not all(_CHANNEL.match(_stem(file)) for file in files)
+        or {_stem(f) for f in files} & set(labels)
+    ):
+        return None
+    cases = [_Case(name, images, labels.get(name)) for name, images in _by_channel(train).items()]
+    cases += [_Case(name, images, None) for name, images in _by_channel(test).items()]
+    channels, names = _declared(root / "dataset.json", facts)
+    return _Found(cases, channels, names, _orphans(root, cases, labels.values()))
+
+
+def _msd(root: Path) -> _Found | None:
+    parts = _imagestr(root)
+    if parts is None:
+        return None
+    train, labels, test, facts = parts
+    cases = [_Case(_stem(file), (file,), labels.get(_stem(file))) for file in train]
+    cases += [_Case(_stem(file), (file,), None) for file in test]
+    channels, names = _declared(root / "dataset.json", facts)
+    return _Found(cases, channels, names, _orphans(root, cases, labels.values()))
+
+
+def _bids(root: Path) -> _Found | None:
+    if not root.is_dir() or not any(root.glob("sub-*/")):
+        return None
+    anatomy = [file for file in sorted(root.glob("sub-*/**/anat/*")) if file in _files(file.parent)]
+    derived = [file for file in sorted(root.glob("derivatives/**/sub-*")) if file.is_file() and _known(file)]
+    labels = [
+        file for file in anatomy + derived if any(_BIDS_LABEL.match(t) for t in _stem(file).split("_")[1:])
+    ]
+    groups: dict[str, dict[str, Path]] = {}
+    for file in anatomy:
+        name, _, modality = _stem(file).rpartition("_")
+        if file not in labels:
+            groups.setdefault(name, {})[modality] = file
+    channels = _common_channels(groups, "suffixes")
+    # The longest id that a label's name starts with is its scan's.
+    owners: dict[str, list[Path]] = {name: [] for name in groups}
+    orphans = []
+    for file in labels:
+        matching = [name for name in groups if _stem(file).startswith(f"{name}_")]
+        if matching:
+            owners[max(matching, key=len)].append(file)
+        else:
+            orphans.append(LeftOut(_shown(root, file), "a label without an image of its name"))
+    cases = []
+    for name, images in groups.items():
+        label = _only_one(name, owners[name])
+        cases.append(_Case(name, tuple(images[c] for c in channels), label, name.split("_")[0]))
+    return _Found(cases, channels if len(channels) > 1 else (), _bids_names(root), tuple(orphans))
+
+
+def _subjects(root: Path) -> _Found | None:
+    if not root.is_dir():
+        return None
+    folders = [part for part in sorted(root.iterdir()) if part.is_dir() and not part.name.startswith(".")]
+    contents = {folder.name: _contents(folder) for folder in folders}
+    contents = {name: parts for name, parts in contents.items() if parts[0]}
+    plain = all(_IMAGE_FOLDER.match(name) or _LABEL_FOLDER.match(name) for name in contents)
+    if plain or len(_files(root)) >= len(contents):
+        return None
+    cine = tuple(
+        LeftOut(_shown(root, image), "a time series (_4d)")
+        for images, _ in contents.values()
+        for image in images
+        if _CINE.search(_stem(image))
+    )
+    contents = {
+        name: ([image for image in images if not _CINE.search(_stem(image))], labels)
+        for name, (images, labels) in contents.items()
+    }
+    if any(_pairs(images, labels) for images, labels in contents.values()):
+        cases, orphans = _paired(root, contents)
+        return _Found(cases, left_out=cine + orphans)
+    groups = {
+        name: {_without(_stem(image), name): image for image in images}
+        for name, (images, _) in contents.items()
+    }
+    if all(len(group) <= 1 for group in groups.values()):  # one image each: its name does not matter
+        groups = {name: dict(zip(["image"], group.values(), strict=False)) for name, group in groups.items()}
+    channels = _common_channels(groups, "files")
+    cases = [
+        _Case(name, tuple(groups[name][c] for c in channels), _only_one(name, labels), name)
+        for name, (_, labels) in contents.items()
+        if groups[name]
+    ]
+    return _Found(cases, channels if len(channels) > 1 else (), left_out=cine)
+
+
+def _flat(root: Path) -> _Found | None:
+    if not root.is_dir():
+        return None
+    if dicom.is_series_folder(root):
+        return _Found([_Case(root.name, (root,), None)])
+    files, labels, folder = _files(root), [], root
+    inside = [part for part in sorted(root.iterdir()) if part.is_dir()]
+    if not files:
+        image_folders = [part for part in inside if _IMAGE_FOLDER.match(part.name)]
+        if len(image_folders) != 1:
+            return None
+        folder = image_folders[0]
+        files = _files(folder) + _series_in(folder)
+    for part in inside + [part for part in folder.iterdir() if part.is_dir() and folder != root]:
+        if _LABEL_FOLDER.match(part.name):
+            labels += _files(part)
+    labels += [file for file in files if _LABEL_WORD.search(_stem(file))]
+    images = [file for file in files if file not in labels]
+    by_stem: dict[str, list[Path]] = {}
+    for file in labels:
+        by_stem.setdefault(_LABEL_WORD.sub("", _stem(file)), []).append(file)
+    channels = _by_channel(images)
+    complete_channels = channels and all(
+        [_stem(image)[-4:] for image in group] == [f"{number:04d}" for number in range(len(group))]
+        for group in channels.values()
+    )
+    if not complete_channels or set(by_stem) & {_stem(image) for image in images}:
+        channels = {_stem(image): (image,) for image in images}
+    cases = [_Case(name, group, _only_one(name, by_stem.get(name, []))) for name, group in channels.items()]
+    return _Found(cases, left_out=_orphans(root, cases, labels))
+
+
+def _csv(root: Path) -> _Found | None:
+    if root.is_file():
+        tables = [root] if root.suffix.lower() == ".csv" else []
+    else:
+        tables = [file for file in sorted(root.glob("*.csv")) if _lists_images(file)]
+    if not tables:
+        return None
+    if len(tables) > 1:
+        raise UsageError(
+            f"{root} holds {len(tables)} lists of images: {', '.join(file.name for file in tables)}",
+            allowed="one CSV file, or its path",
+            next=f"give {tables[0]}",
+        )
+    table = tables[0]
+    columns, rows = _read_csv(table)
+    image_columns = _image_columns(columns)
+    if not image_columns:
+        raise UsageError(
+            f"{table} has the columns {', '.join(columns)}",
+            allowed="image (or image_NAME, one per channel), label, subject, id",
+            next="name the column of the image files `image`",
+        )
+    numbered = enumerate(rows, start=2)
+    cases = [_row(table, number, row, image_columns) for number, row in numbered if any(row.values())]
+    twice = {name for name, count in Counter(case.id for case in cases).items() if count > 1}
+    if twice and "id" not in columns:  # files of the same name in different folders
+        cases = [
+            case._replace(id=_long_id(table.parent, case.images[0])) if case.id in twice else case
+            for case in cases
+        ]
+    channels = (
+        tuple(column.removeprefix("image_") for column in image_columns) if len(image_columns) > 1 else ()
+    )
+    return _Found(cases, channels)
+
+
+_LAYOUTS: dict[str, Callable[[Path], _Found | None]] = {
+    "csv": _csv,
+    "nnunet": _nnunet,
+    "msd": _msd,
+    "bids": _bids,
+    "subjects": _subjects,
+    "flat": _flat,
+}
+
+
+# ---------------------------------------------------------------- parts of layouts
+
+
+def _by_channel(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
+    groups: dict[str, list[Path]] = {}
+    for file in files:
+        match = _CHANNEL.match(_stem(file))
+        groups.setdefault(match.group(1) if match else _stem(file), []).append(file)
+    return {name: tuple(sorted(group)) for name, group in groups.items()}
+
+
+def _contents(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Images and labels of one subject's folder; a DICOM series counts as one image."""
+    files = _files(folder)
+    labels = [file for file in files if _LABEL_WORD.search(_stem(file))]
+    images = [file for file in files if file not in labels] + _series_in(folder)
+    if dicom.is_series_folder(folder):
+        images.append(folder)
+    return images, labels
+
+
+def _series_in(folder: Path) -> list[Path]:
+    return [part for part in sorted(folder.iterdir()) if part.is_dir() and dicom.is_series_folder(part)]
+
+
+def _pairs(images: Sequence[Path], labels: Sequence[Path]) -> dict[str, Path]:
+    """Labels by the stem of the one image that they name (``frame01_gt`` -> ``frame01``)."""
+    stems = {_stem(image) for image in images}
+    return {stem: label for label in labels if (stem := _LABEL_WORD.sub("", _stem(label))) in stems}
+
+
+def _paired(
+    root: Path, contents: dict[str, tuple[list[Path], list[Path]]]
+) -> tuple[list[_Case], tuple[LeftOut, ...]]:
+    cases, used = [], set()
+    for folder, (images, labels) in contents.items():
+        pairs = _pairs(images, labels)
+        used |= set(pairs.values())
+        for image in images:
+            stem = _stem(image)
+            name = stem if stem.startswith(folder) else folder if len(images) == 1 else f"{folder}_{stem}"
+            cases.append(_Case(name, (image,), pairs.get(stem), folder))
+    unused = [label for _, labels in contents.values() for label in labels if label not in used]
+    return cases, tuple(
+        LeftOut(_shown(root, label), "a label without an image of its name") for label in unused
+    )
+
+
+def _common_channels(groups: dict[str, dict[str, Path]], what: str) -> tuple[str, ...]:
+    """The channel names that all scans share."""
+    sets = Counter(tuple(sorted(group)) for group in groups.values() if group)
+    if not sets:
+        return ()
+    usual = sets.most_common(1)[0][0]
+    odd = next((name for name, group in groups.items() if group and tuple(sorted(group)) != usual), None)
+    if odd is None:
+        return usual
+    raise UsageError(
+        f"{odd} has the {what} {', '.join(sorted(groups[odd]))}; most others have {', '.join(usual)}",
+        allowed="the same channels in every scan",
+        next="move the others away, or list the files you mean in a CSV (image_NAME, label, subject)",
+    )
+
+
+def _only_one(name: str, labels: Sequence[Path]) -> Path | None:
+    if len(labels) > 1:
+        raise UsageError(
+            f"{name} has {len(labels)} labels: {', '.join(label.name for label in labels)}",
+            allowed="one label map per scan",
+            next="move the others away, or list the files that you mean in a CSV (image, label, subject)",
+        )
+    return labels[0] if labels else None
+
+
+def _orphans(root: Path, cases: Iterable[_Case], labels: Iterable[Path]) -> tuple[LeftOut, ...]:
+    used = {case.label for case in cases}
+    return tuple(
+        LeftOut(_shown(root, f), "a label without an image of its name") for f in labels if f not in used
+    )
+
+
+def _declared(file: Path, facts: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Channel names and label values of a dataset.json: nnU-Net's (name: value) or MSD's ("value": name)."""
+    channels = facts.get("channel_names") or facts.get("modality") or {}
+    names: dict[str, int] = {}
+    for key, value in (facts.get("labels") or {}).items():
+        if isinstance(value, str) and key.lstrip("-").isdigit():
+            names[value] = int(key)
+        elif isinstance(value, int) and key != "ignore":
+            names[key] = value
+        else:
+            raise UsageError(
+                f"{file} declares the label {key!r}: {value}",
+                allowed="one integer per name; regions (lists) and an ignore label are not supported",
+                next="declare the single structures, or remove `labels` to take the values that occur",
+            )
+    if names and 0 not in names.values():
+        names = {"background": 0, **names}
+    return tuple(str(channels[key]) for key in sorted(channels, key=int)), names
+
+
+def _bids_names(root: Path) -> dict[str, int]:
+    """Label names of the first ``*dseg.tsv`` (columns index, name), the root's own or a derivative's."""
+    for table in sorted([*root.glob("*dseg.tsv"), *root.glob("derivatives/**/*dseg.tsv")]):
+        columns, rows = _read_csv(table, "\t")
+        if {"index", "name"} <= set(columns):
+            names = {row["name"]: int(row["index"]) for row in rows if row.get("name")}
+            return names if 0 in names.values() else {"background": 0, **names}
+    return {}
+
+
+def _image_columns(columns: Sequence[str]) -> list[str]:
+    return ["image"] if "image" in columns else [name for name in columns if name.startswith("image_")]
+
+
+def _lists_images(table: Path) -> bool:
+    """An ``image`` column, or ``image_...`` columns that name files (an ``image_name`` may be anything)."""
+    columns, rows = _read_csv(table)
+    found = _image_columns(columns)
+    return found == ["image"] or bool(
+        found and rows and all((table.parent / rows[0][c]).is_file() for c in found)
+    )
+
+
+def _row(table: Path, number: int, row: dict[str, str], image_columns: Sequence[str]) -> _Case:
+    files = {}
+    for column in [*image_columns, "label"]:
+        text = row.get(column, "")
+        files[column] = table.parent / text if text else None
+        if (column != "label" and not text) or (text and not (table.parent / text).exists()):
+            raise DataFault(
+                f"{table.name}, line {number}: {column} {text or 'is empty'}",
+                allowed=f"a file that exists, relative to {table.parent}, or a full path",
+                next="correct the path in the CSV",
+            )
+    images = tuple(file for column in image_columns if (file := files[column]) is not None)
+    return _Case(row.get("id") or _stem(images[0]), images, files["label"], row.get("subject") or None)
+
+
+def _long_id(folder: Path, file: Path) -> str:
+    parents = file.relative_to(folder).parent.parts if file.is_relative_to(folder) else file.parent.parts[-1:]
+    return "_".join([*parents, _stem(file)])
+
+
+def _without(stem: str, folder: str) -> str:
+    return stem.removeprefix(folder).lstrip("_-. ") or stem
+
+
+# ---------------------------------------------------------------- files
+
+
+def _known(file: Path) -> bool:
+    return volume.suffix_of(file) not in ("", ".dcm")
+
+
+def _files(folder: Path) -> list[Path]:
+    """Image files of a folder in order of name; hidden ones (macOS leaves ``._ID.nii.gz``) are none."""
+    if not folder.is_dir():
+        return []
+    return [f for f in sorted(folder.iterdir()) if f.is_file() and _known(f) and not f.name.startswith(".")]
+
+
+def _stem(file: Path) -> str:
+    suffix = volume.suffix_of(file)
+    return file.name[: len(file.name) - len(suffix)]
+
+
+def _shown(root: Path, file: Path) -> str:
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{file} is not JSON: {error}", allowed="a JSON object", next=f"correct {file.name}"
+        ) from error
+    if not isinstance(facts, dict):
+        raise UsageError(
+            f"{file} holds a {type(facts).__name__}", allowed="a JSON object", next=f"correct {file.name}"
+        )
+    return facts
+
+
+def _read_csv(file: Path, delimiter: str = ",") -> tuple[list[str], list[dict[str, str]]]:
+    """Column names in lower case, and all rows below them, stripped; an empty row has no values."""
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        lines = [[cell.strip() for cell in line] for line in csv.reader(stream, delimiter=delimiter)]
+    if not lines:
+        return [], []
+    columns = [name.lower() for name in lines[0]]
+    return columns, [dict(zip(columns, line, strict=False)) for line in lines[1:]]
+
+
+def _listing(root: Path, layout: str, found: _Found) -> Listing:
+    twice = [name for name, count in Counter(case.id for case in found.cases).items() if count > 1]
+    odd = [case.id for case in found.cases if re.search(r'[/\\:*?"<>|]', case.id)]
+    if twice or odd:
+        raise UsageError(
+            f"ids that {'occur twice' if twice else 'are no file names'}: {', '.join((twice or odd)[:5])}",
+            allowed="ids that differ and can be file names",
+            next="rename the files, or give a CSV with an id column",
+        )
+    subjects = _subject_table(root)
+    scans = tuple(
+        Scan(
+            id=case.id,
+            subject=subjects.get(case.id) or case.subject or subject_of(case.id, picture=_is_picture(case)),
+            images=tuple(_shown(root, image) for image in case.images),
+            label=_shown(root, case.label) if case.label else None,
+        )
+        for case in sorted(found.cases, key=lambda case: case.id)
+    )
+    index = Index(root=str(root), layout=layout, channels=found.channels, labels=found.labels, scans=scans)
+    return Listing(index, found.left_out)
+
+
+def _is_picture(case: _Case) -> bool:
+    return volume.suffix_of(case.images[0]) in PICTURES
+
+
+def _subject_table(root: Path) -> dict[str, str]:
+    file = root / "subjects.csv"
+    if not file.is_file():
+        return {}
+    columns, rows = _read_csv(file)
+    if not {"id", "subject"} <= set(columns):
+        raise UsageError(
+            f"{file} has the columns {', '.join(columns)}",
+            allowed="id, subject",
+            next="name the columns id and subject",
+        )
+    return {row["id"]: row["subject"] for row in rows if row.get("subject")}
+
+
+def _read_facts(root: Path, scan: Scan) -> tuple[Scan, int, dict[str, int]]:
+    """The scan with its grid and label values, its number of channels, and the names inside its label."""
+    headers = [volume.read_header(root / image) for image in scan.images]
+    values: tuple[int, ...] = ()
+    segments: dict[str, int] = {}
+    if scan.label is not None:
+        label = volume.read(root / scan.label)
+        values, segments = (
+            tuple(np.unique(np.rint(label.array).astype(np.int64)).tolist()),
+            label.source.segments,
+        )
+    return with_grid(scan, headers[0], values), sum(header.channels for header in headers), segments
+
+
+def with_grid(scan: Scan, source: volume.Source, label_values: tuple[int, ...]) -> Scan:
+    """The scan with the facts of its first image."""
+    spacing = tuple(round(size, 6) for size in source.spacing_mm)
+    return dataclasses.replace(
+        scan,
+        shape=source.canonical_shape,
+        spacing_mm=spacing,
+        slice_axis=slice_axis(spacing),
+        label_values=label_values,
+    )
+
+
+def _nothing(root: Path, layout: str | None) -> UsageError:
+    if root.is_file():
+        seen = f"{root} is a file"
+    else:
+        names = [part.name + ("/" if part.is_dir() else "") for part in sorted(root.iterdir())]
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        seen = f"{root} holds {', '.join(names[:8]) or 'nothing'}{more}"
+    wanted = f"the layout {TITLES[layout]}" if layout else "a layout that we know"
+    return UsageError(
+        f"{seen}: not {wanted}",
+        allowed="imagesTr/ + labelsTr/ (nnU-Net, Decathlon); sub-XX/anat/ (BIDS); one folder per subject; "
+        "ID.nii.gz with ID_seg.nii.gz; images/ + labels/; a CSV with columns image,label,subject",
+        next="give the folder that holds these, or list your files in a CSV",
+    )

@@ -1,0 +1,501 @@
+"""Views: a geometry is drawn first, for the whole batch, and applied once, in one resampling on the device.
+
+Mirror, rotation, scale, elastic displacement, crop and padding are one map from each pixel y of the view to
+the place x of the source that it is read from (``contracts.Geometry``); images, labels and points follow it:
+
+    x = offset + c + M S R (y - c + e(y))      c centre of the view, M mirror, S scale, R rotation, e elastic
+
+2D and 3D are one implementation; d is the number of spatial axes. Pixels are taken as squares or cubes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from math import ceil, pi, sqrt
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from lemis.contracts import Batch, Draw, Elastic, Geometry, View
+from lemis.errors import UsageError
+
+
+def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("a range is written [low, high] with low <= high")
+    return ends
+
+
+def _positive(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] <= 0:
+        raise ValueError("both ends of this range are above 0")
+    return ends
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+PositiveRange = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_positive)]
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spatial:
+    """How the geometry of a view is drawn. [C]: the PCL authors' code, for pre-training and for ACDC."""
+
+    crop: Literal["random", "centre"] = "random"  # place in the slice; all integer places alike [C]
+    p_mirror: Probability = 0.5  # each axis on its own [C]
+    p_spatial: Probability = 0.67  # of elastic, rotation and scale, together [C]
+    p_elastic: Probability = 1.0  # given the above [C]
+    elastic_sigma_px: PositiveRange = (14.0, 17.0)  # of the Gaussian that smooths the displacement [C]
+    elastic_alpha_px: Range = (100.0, 350.0)  # batchgenerators' factor [C]; 1 to 4 px standard deviation
+    p_rotation: Probability = 1.0  # [C]
+    rotation_degrees: Range = (0.0, 360.0)  # in the plane of the slice [C]
+    tilt_row_degrees: Range = (-15.0, 15.0)  # 3D only, about the row axis; small, since volumes are flat
+    tilt_column_degrees: Range = (-15.0, 15.0)  # 3D only, about the column axis
+    p_scale: Probability = 1.0  # [C]
+    p_enlarge: Probability = 0.5  # given a scale: from ``enlarge``, else from ``shrink`` [C]
+    enlarge: PositiveRange = (0.7, 1.0)  # source pixels per view pixel [C]
+    shrink: PositiveRange = (1.0, 1.3)  # source pixels per view pixel [C]
+    interpolation: Interpolation = "bilinear"  # of images; [C] is cubic: "bicubic" is the nearest, in 2D only
+
+
+CROP_ONLY = Spatial(p_mirror=0.0, p_spatial=0.0)
+
+_POINTS_PER_SIGMA = 1.5  # of the coarse noise: the blurred field's variance is then constant to 1e-9
+_MARGIN_SIGMAS = 3.0  # noise around the view, so that the field is as strong at its border as inside
+_NEWTON_STEPS = 4  # from a fixed-point start; at the strongest default 3e-5 of all points miss 1e-3 px
+
+
+# ---------------------------------------------------------------------------------------------------- drawing
+
+
+def draw(
+    settings: Spatial,
+    rows: int,
+    source_shape: Sequence[int],
+    out_shape: Sequence[int],
+    rng: Draw,
+    box: Tensor | None = None,
+) -> Geometry:
+    """Parameters of ``rows`` views.
+
+    Args:
+        settings: What is drawn, and how strong.
+        rows: B.
+        source_shape: Of the images, (rows, cols) or (slices, rows, cols).
+        out_shape: Of the views; where it is larger than the source, the source lies in the middle of zeros.
+        rng: Random numbers; their device is the geometry's.
+        box: (B, 2, d) first pixel and size of the part of each source to crop from; all of it by default.
+    """
+    d = len(source_shape)
+    spatial = rng.uniform(rows) < settings.p_spatial
+    mirror = 1 - 2 * (rng.uniform(rows, d) < settings.p_mirror).float()  # (B, d)
+    with _full_precision(mirror):
+        rotation = _draw_rotation(settings, spatial, d, rng)
+        scale = _draw_scale(settings, spatial, rng)
+        linear = mirror[:, :, None] * scale[:, None, None] * rotation  # (B, d, d)
+        if box is None:
+            whole = torch.tensor([[0] * d, list(source_shape)], device=linear.device)
+            box = whole.expand(rows, 2, d)
+        offset = _draw_offset(settings, box, out_shape, rng)
+        to_source = _about_centre(linear, offset, out_shape)
+        return Geometry(to_source, tuple(out_shape), _draw_elastic(settings, spatial, out_shape, rng))
+
+
+def identity(
+    rows: int,
+    source_shape: Sequence[int],
+    out_shape: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+) -> Geometry:
+    """The view that is the source itself, or its centre padded and cropped to ``out_shape``."""
+    out_shape = source_shape if out_shape is None else out_shape
+    d = len(source_shape)
+    box = torch.tensor([[0] * d, list(source_shape)], device=device).expand(rows, 2, d)
+    linear = torch.eye(d, device=device).expand(rows, d, d)
+    return Geometry(_about_centre(linear, _centred(box, out_shape), out_shape), tuple(out_shape))
+
+
+def take(geometry: Geometry, index: Tensor) -> Geometry:
+    """Rows of a geometry by an index (N,), which may repeat: slices of one scan can share a geometry."""
+    elastic = geometry.elastic
+    if elastic is not None:
+        elastic = elastic._replace(noise=elastic.noise[index], sigma_px=elastic.sigma_px[index])
+    return Geometry(geometry.to_source[index], geometry.shape, elastic)
+
+
+def _draw_rotation(settings: Spatial, spatial: Tensor, d: int, rng: Draw) -> Tensor:
+    """(B, d, d), the unit matrix where nothing is drawn."""
+    rows = len(spatial)
+    on = (spatial & (rng.uniform(rows) < settings.p_rotation)).float()
+    planes = [((d - 2, d - 1), settings.rotation_degrees)]
+    if d == 3:
+        planes += [((0, 2), settings.tilt_row_degrees), ((0, 1), settings.tilt_column_degrees)]
+    total = torch.eye(d, device=spatial.device).expand(rows, d, d)
+    for (i, j), (low, high) in planes:
+        angle = on * rng.uniform(rows, low=low * pi / 180, high=high * pi / 180)
+        one = torch.eye(d, device=spatial.device).repeat(rows, 1, 1)
+        one[:, i, i] = one[:, j, j] = angle.cos()
+        one[:, i, j], one[:, j, i] = -angle.sin(), angle.sin()
+        total = total @ one
+    return total
+
+
+def _draw_scale(settings: Spatial, spatial: Tensor, rng: Draw) -> Tensor:
+    """(B,) source pixels per view pixel, 1 where nothing is drawn."""
+    rows = len(spatial)
+    on = spatial & (rng.uniform(rows) < settings.p_scale)
+    enlarged = rng.uniform(rows, low=settings.enlarge[0], high=settings.enlarge[1])
+    shrunk = rng.uniform(rows, low=settings.shrink[0], high=settings.shrink[1])
+    scale = torch.where(rng.uniform(rows) < settings.p_enlarge, enlarged, shrunk)
+    return torch.where(on, scale, torch.ones_like(scale))
+
+
+def _draw_offset(settings: Spatial, box: Tensor, out_shape: Sequence[int], rng: Draw) -> Tensor:
+    """(B, d) source pixel that lies under pixel 0 of the unturned view."""
+    centred = _centred(box, out_shape)
+    if settings.crop == "centre":
+        return centred
+    places = (box[:, 1] - torch.tensor(out_shape, device=box.device) + 1).clamp(min=1)
+    chosen = (rng.uniform(len(box), len(out_shape)) * places).long()
+    chosen = torch.minimum(chosen, places - 1)  # float32 can round up to ``places`` itself
+    return torch.where(places > 1, box[:, 0] + chosen, centred)
+
+
+def _centred(box: Tensor, out_shape: Sequence[int]) -> Tensor:
+    spare = box[:, 1] - torch.tensor(out_shape, device=box.device)
+    return box[:, 0] + spare.div(
+        2, rounding_mode="trunc"
+    )  # the odd pixel lies behind, padding and cropping alike
+
+
+def _about_centre(linear: Tensor, offset: Tensor, out_shape: Sequence[int]) -> Tensor:
+    """(B, d, d + 1): y -> offset + c + linear (y - c), c the centre of the view."""
+    centre = (torch.tensor(out_shape, device=linear.device) - 1) / 2
+    with _full_precision(linear):
+        return torch.cat([linear, (offset + centre - linear @ centre)[..., None]], dim=-1)
+
+
+def _draw_elastic(settings: Spatial, spatial: Tensor, out_shape: Sequence[int], rng: Draw) -> Elastic | None:
+    """White noise of batchgenerators' strength; None where the settings allow no displacement.
+
+    There a field of U(-1, 1) noise, one number a pixel, is blurred by a unit-sum Gaussian and multiplied by
+    alpha, so each component has the standard deviation alpha sqrt(1/3) prod_a (2 sigma sqrt(pi))^(-1/2).
+    Coarse noise of standard deviation s, blurred by our Gaussian of height 1, has
+    s prod_a (sigma sqrt(pi) / step)^(1/2).
+    """
+    if settings.p_spatial * settings.p_elastic == 0 or settings.elastic_alpha_px == (0, 0):
+        return None
+    rows, d = len(spatial), len(out_shape)
+    on = spatial & (rng.uniform(rows) < settings.p_elastic)
+    sigma = rng.uniform(rows, low=settings.elastic_sigma_px[0], high=settings.elastic_sigma_px[1])
+    alpha = rng.uniform(rows, low=settings.elastic_alpha_px[0], high=settings.elastic_alpha_px[1])
+    step = settings.elastic_sigma_px[0] / _POINTS_PER_SIGMA
+    margin = _MARGIN_SIGMAS * settings.elastic_sigma_px[1]
+    coarse = [ceil((n - 1 + 2 * margin) / step) + 1 for n in out_shape]
+    origin = [(n - 1 - (m - 1) * step) / 2 for n, m in zip(out_shape, coarse, strict=True)]
+    strength = on * alpha / sqrt(3) * (step / (2 * pi * sigma**2)) ** (d / 2)  # (B,)
+    noise = rng.normal(rows, d, *coarse) * strength.view(-1, *[1] * (d + 1))
+    return Elastic(noise, sigma, step, torch.tensor(origin, device=noise.device))
+
+
+# --------------------------------------------------------------------------------------------------- applying
+
+
+def random_view(
+    settings: Spatial, batch: Batch, size_px: int, rng: Draw, *, take: Tensor | None = None
+) -> View:
+    """One view of every image of a batch, with its label and mask where the batch has them.
+
+    Args:
+        settings: How geometry is drawn.
+        batch: Its ``inside`` says which part of each image a random crop is taken from.
+        size_px: Rows and columns of the view; in 3D the number of slices stays.
+        rng: Random numbers.
+        take: (B,) which row's geometry each row takes; its own by default.
+    """
+    source_shape = tuple(batch.image.shape[2:])
+    out_shape = (*source_shape[:-2], size_px, size_px)
+    box = None if batch.inside is None else _box_of(batch.inside)
+    geometry = draw(settings, len(batch.image), source_shape, out_shape, rng, box)
+    if take is not None:
+        geometry = _rows(geometry, take)
+    return apply(geometry, batch.image, batch.label, batch.inside, interpolation=settings.interpolation)
+
+
+_rows = take  # ``random_view`` has an argument of that name
+
+
+def apply(
+    geometry: Geometry,
+    image: Tensor,
+    label: Tensor | None = None,
+    inside: Tensor | None = None,
+    *,
+    interpolation: Interpolation = "bilinear",
+) -> View:
+    """Read images through a geometry; zero outside the source.
+
+    Args:
+        geometry: Of B views.
+        image: (B, C, *space) of any float type; the view is float32 or float64.
+        label: (B, *space) integers, read at the nearest pixel.
+        inside: (B, 1, *space) bool, read at the nearest pixel.
+        interpolation: Of the image.
+
+    Raises:
+        UsageError: Bicubic in 3D.
+    """
+    d = image.dim() - 2
+    if interpolation == "bicubic" and d == 3:
+        raise UsageError(
+            "bicubic interpolation of a 3D image",
+            allowed="bilinear in 3D (it is trilinear there)",
+            next="spatial.interpolation=bilinear",
+        )
+    if image.dtype != torch.float64:
+        image = image.float()
+    masks = [mask for mask in (None if label is None else label[:, None], inside) if mask is not None]
+    with _full_precision(image):
+        grid = _grid(geometry, image.shape[2:]).to(image.dtype)
+        seen = F.grid_sample(image, grid, interpolation, align_corners=False)
+        if not masks:
+            return View(seen, geometry)
+        stacked = (
+            torch.cat([mask.to(image.dtype) for mask in masks], dim=1)
+            if len(masks) > 1
+            else masks[0].to(image.dtype)
+        )
+        nearest = F.grid_sample(stacked, grid, "nearest", align_corners=False)
+    return View(
+        seen,
+        geometry,
+        label=None if label is None else nearest[:, 0].long(),
+        inside=None if inside is None else nearest[:, -1:] > 0.5,
+    )
+
+
+def quarter_turns(view: View, turns: int) -> View:
+    """A view turned by ``turns`` times 90 degrees in the plane of its last two axes; its geometry follows."""
+    for _ in range(turns % 4):
+        view = View(
+            view.image.rot90(1, (-2, -1)),
+            _quarter_turn(view.geometry),
+            None if view.label is None else view.label.rot90(1, (-2, -1)),
+            None if view.inside is None else view.inside.rot90(1, (-2, -1)),
+        )
+    return view
+
+
+def _quarter_turn(geometry: Geometry) -> Geometry:
+    """new[i, j] = old[j, n - 1 - i]: old position = turn @ new position + shift."""
+    *_, n = geometry.shape
+    d = len(geometry.shape)
+    old = geometry.to_source
+    turn, shift = torch.eye(d, device=old.device), torch.zeros(d, device=old.device)
+    turn[-2:, -2:] = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], device=old.device)
+    shift[-1] = n - 1
+    with _full_precision(old):
+        to_source = torch.cat([old[..., :d] @ turn, old[..., :d] @ shift[:, None] + old[..., d:]], dim=-1)
+    shape = (*geometry.shape[:-2], n, geometry.shape[-2])
+    elastic = geometry.elastic
+    if elastic is not None:
+        noise = elastic.noise.rot90(1, (-2, -1))
+        *before, row, column = noise.unbind(1)
+        origin = elastic.origin_px.clone()
+        origin[-2] = n - 1 - elastic.origin_px[-1] - (elastic.noise.shape[-1] - 1) * elastic.step_px
+        origin[-1] = elastic.origin_px[-2]
+        elastic = elastic._replace(noise=torch.stack([*before, -column, row], dim=1), origin_px=origin)
+    return Geometry(to_source, shape, elastic)
+
+
+def _grid(geometry: Geometry, source_shape: Sequence[int]) -> Tensor:
+    """(B, *out, d) as grid_sample wants it: last axis first, -1 and 1 at the image's outer edges."""
+    to_source, d = geometry.to_source, len(geometry.shape)
+    size = torch.tensor(source_shape, device=to_source.device)
+    centre_px = torch.cat([torch.zeros(d, d, device=size.device), (size[:, None] - 1) / 2], dim=1)
+    affine = ((to_source - centre_px) * (2 / size)[:, None]).flip(
+        1
+    )  # (B, d, d + 1), normalised on the small side
+    places = [torch.arange(n, device=size.device, dtype=torch.float32) for n in geometry.shape]
+    grid = affine[..., d].reshape(-1, d, *[1] * d)
+    for axis, place in enumerate(places):
+        along = place.view([-1 if a == axis else 1 for a in range(d)])
+        grid = grid + affine[..., axis].reshape(-1, d, *[1] * d) * along
+    if geometry.elastic is not None:
+        noise = torch.einsum("bij,bj...->bi...", affine[..., :d], geometry.elastic.noise)
+        grid = grid + _field(geometry.elastic._replace(noise=noise), places)
+    return grid.movedim(1, -1)
+
+
+def _field(elastic: Elastic, places: Sequence[Tensor]) -> Tensor:
+    """e on the regular grid of ``places`` (one (n,) a axis): (B, d, *n), one small matrix product an axis."""
+    field = elastic.noise
+    for axis, place in enumerate(places):
+        weights = _weights(elastic, axis, place.expand(len(field), -1))  # (B, n, coarse)
+        # The first coarse axis is contracted, its pixels appended; after d rounds the axes are in order.
+        rest = field.shape[3:]
+        field = (field.flatten(3).mT @ weights.mT[:, None]).view(*field.shape[:2], *rest, -1)
+    return field
+
+
+# ----------------------------------------------------------------------------------------------------- points
+
+
+def source_of(geometry: Geometry, points: Tensor) -> Tensor:
+    """Points (B, K, d) of the view -> the places (B, K, d) of the source that they were read from."""
+    d = points.shape[-1]
+    with _full_precision(points):
+        if geometry.elastic is not None:
+            points = points + _displacement(geometry.elastic, points)
+        moved: Tensor = points @ geometry.to_source[..., :d].mT + geometry.to_source[:, None, :, d]
+        return moved
+
+
+def view_of(geometry: Geometry, points: Tensor) -> Tensor:
+    """Points (B, K, d) of the source -> where in the view (B, K, d) they are seen; also outside the view.
+
+    Exact without elastic; with it y + e(y) = z is solved by Newton's method, to better than 1e-3 px wherever
+    the displacement does not fold the image (at the default strength: practically everywhere).
+    """
+    d = points.shape[-1]
+    linear, shift = geometry.to_source[..., :d], geometry.to_source[:, None, :, d]
+    with _full_precision(points):
+        straight: Tensor = (points - shift) @ torch.linalg.inv(linear).mT
+        elastic = geometry.elastic
+        if elastic is None:
+            return straight
+        y = straight - _displacement(elastic, straight)
+        longest = (
+            elastic.sigma_px[:, None, None] / 2
+        )  # a step further than this leaves where the slope is known
+        for _ in range(_NEWTON_STEPS):
+            value, slope = _displacement_and_slope(elastic, y)
+            step = _solve(slope + torch.eye(d, device=y.device), y + value - straight)
+            length = step.norm(dim=-1, keepdim=True)
+            y = y - step * (longest / length.clamp(min=1e-12)).clamp(max=1)
+        return y
+
+
+def carry_back(
+    features: Tensor,
+    geometry: Geometry,
+    stride: int,
+    source_shape: Sequence[int],
+    out_cells: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Feature maps of views, carried back to one regular grid over the source, where they can be compared.
+
+    Args:
+        features: (B, C, *f); cell k covers the view's pixels [k stride, (k + 1) stride).
+        geometry: Of the views.
+        stride: View pixels per feature cell, and source pixels per cell of the result.
+        source_shape: Of the source, d numbers.
+        out_cells: Cells g of the result along each axis, centred on the source; ``source_shape // stride`` by
+            default.
+
+    Returns:
+        (B, C, *g) float32, read bilinearly, and (B, 1, *g) bool, False where a cell's centre is not in view.
+    """
+    d, device = len(source_shape), features.device
+    cells = tuple(out_cells) if out_cells is not None else tuple(max(1, n // stride) for n in source_shape)
+    with _full_precision(features), torch.no_grad():
+        centres = [
+            (n - 1) / 2 + stride * (torch.arange(g, device=device) - (g - 1) / 2)
+            for n, g in zip(source_shape, cells, strict=True)
+        ]
+        points = torch.cartesian_prod(*centres).view(1, -1, d).expand(len(features), -1, -1)
+        seen = view_of(geometry, points)  # (B, K, d)
+        shape = torch.tensor(geometry.shape, device=device)
+        inside = ((seen >= -0.5) & (seen <= shape - 0.5)).all(-1)
+        covered = torch.tensor(features.shape[2:], device=device) * stride
+        grid = ((seen + 0.5) * (2 / covered) - 1).flip(-1).view(-1, *cells, d)
+    with _full_precision(features):
+        # ``border``: between the outermost cell centres and the view's edge there is only the outermost cell.
+        carried = F.grid_sample(features.float(), grid, "bilinear", "border", align_corners=False)
+    return carried, inside.view(-1, 1, *cells)
+
+
+def _displacement(elastic: Elastic, points: Tensor) -> Tensor:
+    """e at any points (B, K, d), in view pixels: (B, K, d)."""
+    return _evaluate(
+        elastic.noise, [_weights(elastic, axis, points[..., axis]) for axis in range(points.shape[-1])]
+    )
+
+
+def _displacement_and_slope(elastic: Elastic, points: Tensor) -> tuple[Tensor, Tensor]:
+    """e (B, K, d) and its derivative (B, K, d, d), component first, direction last."""
+    d = points.shape[-1]
+    away = [_away(elastic, axis, points[..., axis]) for axis in range(d)]
+    weights = [(-0.5 * u * u).exp() for u in away]
+    slopes = []
+    for axis, u in enumerate(away):
+        rising = u * weights[axis] / -elastic.sigma_px[:, None, None]
+        slopes.append(_evaluate(elastic.noise, [*weights[:axis], rising, *weights[axis + 1 :]]))
+    return _evaluate(elastic.noise, weights), torch.stack(slopes, dim=-1)
+
+
+def _evaluate(noise: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Sum over coarse points c of noise[:, k, c] prod_a weights_a[:, point, c_a].
+
+    ``noise`` is (B, d, *coarse), ``weights`` d times (B, K, coarse_a); the result is (B, K, d).
+    """
+    first, *others = weights
+    b, d = noise.shape[:2]
+    value = (first @ noise.movedim(2, 1).flatten(2)).view(
+        b, -1, d, *noise.shape[3:]
+    )  # (B, K, d, *other axes)
+    for weight in others:
+        value = torch.einsum("bkn,bkdn...->bkd...", weight, value)
+    return value
+
+
+def _weights(elastic: Elastic, axis: int, places: Tensor) -> Tensor:
+    """exp(-(y - coarse point)^2 / (2 sigma^2)) along one axis: (B, N) -> (B, N, coarse)."""
+    away = _away(elastic, axis, places)
+    return (-0.5 * away * away).exp()
+
+
+def _away(elastic: Elastic, axis: int, places: Tensor) -> Tensor:
+    """(y - coarse point) / sigma along one axis: (B, N) -> (B, N, coarse)."""
+    points = torch.arange(elastic.noise.shape[2 + axis], device=places.device) * elastic.step_px
+    per_sigma = 1 / elastic.sigma_px[:, None, None]
+    return places[..., None] * per_sigma - (points + elastic.origin_px[axis]) * per_sigma
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """(..., d, d) and (..., d) -> (..., d) by Cramer's rule, 0 where singular; LAPACK is slow when tiny."""
+    a = matrix.unbind(-1)  # columns
+    if len(a) == 2:
+        det = a[0][..., 0] * a[1][..., 1] - a[1][..., 0] * a[0][..., 1]
+        rows = [
+            torch.stack([a[1][..., 1], -a[1][..., 0]], -1),
+            torch.stack([-a[0][..., 1], a[0][..., 0]], -1),
+        ]
+    else:
+        rows = [torch.linalg.cross(a[(k + 1) % 3], a[(k + 2) % 3]) for k in range(3)]
+        det = (a[0] * rows[0]).sum(-1)
+    solved = torch.stack([(row * right).sum(-1) for row in rows], dim=-1) / det[..., None]
+    return solved.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _box_of(inside: Tensor) -> Tensor:
+    """(B, 1, *space) bool -> (B, 2, d) first pixel and size of the smallest box around what is inside."""
+    d = inside.dim() - 2
+    first, size = [], []
+    for axis in range(d):
+        used = inside.amax(dim=[1, *(a + 2 for a in range(d) if a != axis)]).int()  # (B, n)
+        start, end = used.argmax(1), used.shape[1] - used.flip(1).argmax(1)
+        first.append(start)
+        size.append(end - start)
+    return torch.stack([torch.stack(first, dim=1), torch.stack(size, dim=1)], dim=1)
+
+
+def _full_precision(like: Tensor) -> AbstractContextManager[None]:
+    """Geometry needs float32 even where networks run in bfloat16, which cannot tell pixel 351 from 350."""
+    return torch.autocast(like.device.type, enabled=False)

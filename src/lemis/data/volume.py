@@ -1,0 +1,603 @@
+"""Scans in and label maps out: every format becomes one array in RAS+ order, and goes back on its own grid.
+
+Canonical order is a permutation and flips of the stored axes, no resampling: axis 0 runs to the patient's
+Right, 1 to Anterior, 2 to Superior, as nearly as the stored axes allow. World coordinates are mm, RAS.
+
+- NIfTI (``.nii``, ``.nii.gz``, versions 1 and 2), FreeSurfer (``.mgz``, ``.mgh``): nibabel. The stored affine
+  is kept exactly, shear included. Where qform and sform codes are both 0 the world frame is unknown: we use
+  nibabel's guess, write the header back unchanged, and ``check`` warns.
+- NRRD (``.nrrd``, ``.nhdr``), MetaImage (``.mha``, ``.mhd``): SimpleITK, its LPS turned into RAS.
+- A folder of one DICOM series: see ``dicom.py``. Its label maps are written as NIfTI.
+- PNG, TIFF, JPEG: Pillow. Pixels are 1 mm, x runs to the right, y upwards (the last row is y = 0);
+  the pages of a TIFF are z. Alpha is dropped; a palette picture gives its indices, which is what a mask saved
+  so means.
+
+A fourth axis, or vector voxels, are channels, however many there are; an axis of length 1 is dropped. Stored
+values with slope and intercept are scaled in float64 and returned as float32; others keep their type.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lemis.data import dicom
+from lemis.errors import DataFault, LemisError, UsageError
+
+Array = npt.NDArray[Any]
+Shape3 = tuple[int, int, int]
+
+FORMATS = {
+    ".nii.gz": "nifti",
+    ".nii": "nifti",
+    ".mgz": "mgh",
+    ".mgh": "mgh",
+    ".nrrd": "nrrd",
+    ".nhdr": "nrrd",
+    ".mha": "meta",
+    ".mhd": "meta",
+    ".png": "picture",
+    ".tif": "picture",
+    ".tiff": "picture",
+    ".jpg": "picture",
+    ".jpeg": "picture",
+    ".dcm": "dicom",
+}
+# What a label map may be called, first the one we would choose. JPEG would change the values.
+LABEL_SUFFIXES = {
+    "nifti": (".nii.gz", ".nii"),
+    "mgh": (".mgz", ".mgh"),
+    "nrrd": (".nrrd",),
+    "meta": (".mha", ".mhd"),
+    "dicom": (".nii.gz", ".nii"),
+    "picture": (".png", ".tif", ".tiff"),
+}
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# A written grid may differ from the wanted one by the rounding of a float32 affine, far below any voxel.
+_AFFINE_TOLERANCE_MM = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """What a file says of its own grid: all that is needed to write a label map back on it."""
+
+    path: Path
+    format: str  # nifti, mgh, nrrd, meta, dicom, picture
+    shape: Shape3  # stored order; a 2D file has 1 last
+    channels: int
+    affine: npt.NDArray[np.float64]  # (4, 4), stored voxel -> mm RAS
+    dtype: str  # as stored, before slope and intercept
+    codes: tuple[int, int] | None = None  # NIfTI (qform_code, sform_code)
+    segments: dict[str, int] = field(default_factory=dict)  # names and values inside a .seg.nrrd
+    header: Any = field(default=None, repr=False)  # the format's own header
+
+    @property
+    def orientation(self) -> npt.NDArray[np.float64]:
+        """(3, 2): per stored axis, the canonical axis it becomes and the direction (1 or -1)."""
+        from nibabel.orientations import io_orientation
+
+        found: npt.NDArray[np.float64] = io_orientation(self.affine)
+        return found
+
+    @property
+    def axis_codes(self) -> str:
+        """Directions of the stored axes, ``"LPS"`` for instance."""
+        from nibabel.orientations import aff2axcodes
+
+        return "".join(aff2axcodes(self.affine))
+
+    @property
+    def canonical_shape(self) -> Shape3:
+        """Shape after reordering to RAS+."""
+        shape = [0, 0, 0]
+        for size, (axis, _) in zip(self.shape, self.orientation, strict=True):
+            shape[int(axis)] = size
+        return shape[0], shape[1], shape[2]
+
+    @property
+    def canonical_affine(self) -> npt.NDArray[np.float64]:
+        """(4, 4), canonical voxel -> mm RAS."""
+        from nibabel.orientations import inv_ornt_aff
+
+        affine: npt.NDArray[np.float64] = self.affine @ inv_ornt_aff(self.orientation, self.shape)
+        return affine
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Canonical voxel size."""
+        return _column_norms(self.canonical_affine)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One scan in memory."""
+
+    array: Array  # (X, Y, Z) or (X, Y, Z, C), RAS+
+    affine: npt.NDArray[np.float64]  # (4, 4), voxel of ``array`` -> mm RAS
+    source: Source
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along the axes of ``array``."""
+        return _column_norms(self.affine)
+
+
+def read(path: Path) -> Volume:
+    """Read a file, or a folder that holds one DICOM series.
+
+    Raises:
+        UsageError: There is no such file, or we do not read its format.
+        DataFault: The file is damaged, is no image (DICOM SEG), or holds no intensities (complex numbers).
+    """
+    path = Path(path)
+    source, stored = _reader(path)(path, True)
+    from nibabel.orientations import apply_orientation
+
+    assert stored is not None
+    array = apply_orientation(_native(stored), source.orientation)
+    return Volume(array=array, affine=source.canonical_affine, source=source)
+
+
+def read_header(path: Path) -> Source:
+    """What the file says of its grid, without its voxels. Raises like ``read``."""
+    path = Path(path)
+    source, _ = _reader(path)(path, False)
+    return source
+
+
+def suffix_of(path: Path) -> str:
+    """``".nii.gz"`` and the like (``".nrrd"`` for ``.seg.nrrd``); ``""`` for a format that we do not read."""
+    name = Path(path).name.lower()
+    return next((suffix for suffix in FORMATS if name.endswith(suffix)), "")
+
+
+def label_suffix(path: Path) -> str:
+    """The suffix that a label map of the scan at ``path`` gets: its own where that keeps labels exactly."""
+    path = Path(path)
+    suffix, allowed = suffix_of(path), LABEL_SUFFIXES[_format_of(path)]
+    return suffix if suffix in allowed else allowed[0]
+
+
+def write_labels(labels: Array, like: Source, path: Path) -> Path:
+    """Write a label map on the grid of the file that ``like`` describes, in that file's format.
+
+    Args:
+        labels: (X, Y, Z) integers in canonical order. The smallest integer type that holds them is stored.
+        like: ``read(...).source`` or ``read_header(...)`` of the scan.
+        path: Where to; its suffix is one of ``LABEL_SUFFIXES`` of the scan's format (see ``label_suffix``).
+
+    Raises:
+        UsageError: A suffix of another format, or values that the format cannot hold.
+        LemisError: What was written is not on the scan's grid (nothing is left at ``path``).
+    """
+    path = Path(path)
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != like.canonical_shape:
+        raise ValueError(f"labels {labels.dtype} {labels.shape} for a scan of shape {like.canonical_shape}")
+    allowed = LABEL_SUFFIXES[like.format]
+    if suffix_of(path) not in allowed:
+        raise UsageError(
+            f"label map {path.name} for {like.path.name}",
+            allowed=f"labels of this scan are written as {' or '.join(allowed)}",
+            next=f"name it {path.name.split('.')[0]}{allowed[0]}",
+        )
+    from nibabel.orientations import apply_orientation, ornt_transform
+
+    back = ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), like.orientation)
+    stored = np.ascontiguousarray(apply_orientation(labels, back))
+    stored = stored.astype(_label_type(labels, like.format, path))
+    write = {
+        "nifti": _write_nifti,
+        "mgh": _write_nifti,
+        "dicom": _write_nifti,
+        "picture": _write_picture,
+    }.get(like.format, _write_itk)
+    with _replacing(path) as temporary:
+        write(stored, like, temporary)
+        _same_grid(read_header(temporary), like)
+    return path
+
+
+def write_volume(array: Array, affine: npt.NDArray[np.float64], path: Path) -> Path:
+    """Write ``array``, (X, Y, Z) or (X, Y, Z, C), as NIfTI with the (4, 4) affine voxel -> mm RAS."""
+    import nibabel
+
+    if suffix_of(path) not in LABEL_SUFFIXES["nifti"]:
+        raise UsageError(
+            f"{path}", allowed="write_volume writes .nii and .nii.gz", next=f"{Path(path).stem}.nii.gz"
+        )
+    image = nibabel.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
+    with _replacing(Path(path)) as temporary:
+        nibabel.save(image, temporary)
+    return Path(path)
+
+
+# ---------------------------------------------------------------- which format
+
+
+def _format_of(path: Path) -> str:
+    if path.is_dir():
+        return "dicom"
+    if not path.exists():
+        raise UsageError(
+            f"{path} does not exist", allowed="a file, or a folder of one DICOM series", next="check the path"
+        )
+    suffix = suffix_of(path)
+    if not suffix:
+        raise UsageError(
+            f"{path} is in a format that we do not read",
+            allowed=f"{', '.join(FORMATS)}, or a folder of one DICOM series",
+            next="convert it to .nii.gz",
+        )
+    return FORMATS[suffix]
+
+
+def _reader(path: Path) -> Callable[[Path, bool], tuple[Source, Array | None]]:
+    readers = {
+        "nifti": _nifti,
+        "mgh": _nifti,
+        "nrrd": _itk,
+        "meta": _itk,
+        "dicom": _dicom,
+        "picture": _picture,
+    }
+    return readers[_format_of(path)]
+
+
+def _unreadable(path: Path, error: Exception) -> DataFault:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return DataFault(
+        f"{path} cannot be read: {reason}",
+        allowed="a complete file of the format that its name says",
+        next="copy or export the file again, or leave it out",
+    )
+
+
+def _not_an_intensity(path: Path, what: str, repair: str) -> DataFault:
+    return DataFault(f"{path} holds {what}", allowed="one real number per voxel and channel", next=repair)
+
+
+def _usable(source: Source) -> Source:
+    if min(source.shape) < 1:
+        raise DataFault(
+            f"{source.path} has shape {source.shape}", allowed="at least one voxel", next="export it again"
+        )
+    linear = source.affine[:3, :3]
+    if not np.isfinite(source.affine).all() or abs(np.linalg.det(linear)) < 1e-12:
+        raise DataFault(
+            f"{source.path} has an affine that is no grid: {source.affine[:3].tolist()}",
+            allowed="three directions that are finite and span space",
+            next="write the header anew from the original scan",
+        )
+    return source
+
+
+# ---------------------------------------------------------------- NIfTI and FreeSurfer
+
+
+def _nifti(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
+    import nibabel
+
+    try:
+        image: Any = nibabel.load(path)
+        if not isinstance(image, nibabel.Nifti1Image | nibabel.Nifti2Image | nibabel.MGHImage):
+            raise ValueError(f"its content is {type(image).__name__}")
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    dtype = image.get_data_dtype()
+    if dtype.kind == "c":
+        raise _not_an_intensity(path, f"complex numbers ({dtype})", "save the magnitude as float32")
+    colours = len(dtype.names) if dtype.names else 1  # RGB24, RGBA32
+    shape, channels = _spatial(path, image.shape, colours)
+    header = image.header
+    codes = (int(header["qform_code"]), int(header["sform_code"])) if "sform_code" in header else None
+    source = _usable(
+        Source(
+            path=path,
+            format=FORMATS[suffix_of(path)],
+            shape=shape,
+            channels=channels,
+            affine=np.asarray(image.affine, dtype=np.float64),
+            dtype="RGB" if dtype.names else dtype.newbyteorder("=").name,
+            codes=codes,
+            header=header,
+        )
+    )
+    if not with_voxels:
+        return source, None
+    try:
+        stored = np.asarray(image.dataobj.get_unscaled())
+        slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    if dtype.names:
+        stored = np.stack([stored[name] for name in dtype.names[:3]], axis=-1)  # alpha is no intensity
+    elif (slope, intercept) != (1.0, 0.0):
+        stored = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+    return source, stored.reshape(shape if channels == 1 else (*shape, channels))
+
+
+def _spatial(path: Path, shape: tuple[int, ...], colours: int = 1) -> tuple[Shape3, int]:
+    """Spatial shape and number of channels of a stored (X, Y[, Z[, T[, C]]]) array."""
+    space = (*shape, 1, 1)[:3]
+    rest = [size for size in shape[3:] if size != 1]
+    if len(rest) > 1 or (rest and colours > 1):
+        raise _not_an_intensity(
+            path, f"an array of shape {shape}", "save it with at most one axis of channels"
+        )
+    channels = rest[0] if rest else min(colours, 3)
+    return (int(space[0]), int(space[1]), int(space[2])), int(channels)
+
+
+def _write_nifti(stored: Array, like: Source, path: Path) -> None:
+    import nibabel
+
+    if like.format == "dicom":
+        image = nibabel.Nifti1Image(stored, like.affine)
+        image.set_sform(like.affine, code=1)
+        # A qform cannot hold the shear of a tilted gantry; then the sform alone speaks.
+        image.set_qform(like.affine, code=0 if is_sheared(like.affine) else 1)
+        image.header.set_xyzt_units("mm")
+    else:
+        header = like.header.copy()
+        affine = header.get_best_affine()  # now: an MGH header forgets its spacing with its shape
+        header.set_data_dtype(stored.dtype)
+        if like.format == "nifti":
+            if len(header.get_data_shape()) == 2:
+                stored = stored[:, :, 0]
+            header.set_slope_inter(1.0, 0.0)
+            header.set_intent("none")
+            header["cal_min"] = header["cal_max"] = 0  # the scan's display window hides labels
+        header.set_data_shape(stored.shape)
+        kinds = {
+            "mgh": nibabel.MGHImage,
+            "Nifti1Header": nibabel.Nifti1Image,
+            "Nifti2Header": nibabel.Nifti2Image,
+        }
+        kind = kinds["mgh"] if like.format == "mgh" else kinds[type(header).__name__]
+        # nibabel leaves qform, sform and their codes alone as long as the affine is the header's own.
+        image = kind(stored, affine, header)
+    nibabel.save(image, path)
+
+
+# ---------------------------------------------------------------- NRRD and MetaImage
+
+
+def _itk(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
+    import SimpleITK as sitk  # noqa: N813
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    pixel = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    if "complex" in pixel:
+        raise _not_an_intensity(path, f"complex numbers ({pixel})", "save the magnitude as float32")
+    size, vector = tuple(reader.GetSize()), reader.GetNumberOfComponents()
+    shape, channels = _spatial(path, (*size, vector) if vector > 1 and len(size) > 2 else size)
+    channels = vector if vector > 1 else channels
+    source = _usable(
+        Source(
+            path=path,
+            format=FORMATS[suffix_of(path)],
+            shape=shape,
+            channels=channels,
+            affine=LPS_TO_RAS @ _itk_affine(reader),
+            dtype=pixel,
+            segments=_segments({key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}),
+            header={
+                "dimension": len(size),
+                "spacing": reader.GetSpacing(),
+                "origin": reader.GetOrigin(),
+                "direction": reader.GetDirection(),
+            },
+        )
+    )
+    if not with_voxels:
+        return source, None
+    try:
+        stored = sitk.GetArrayFromImage(reader.Execute())  # (T, Z, Y, X), vector components last
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    axes = tuple(reversed(range(len(size)))) + ((len(size),) if vector > 1 else ())
+    return source, stored.transpose(axes).reshape(shape if channels == 1 else (*shape, channels))
+
+
+def _itk_affine(image: Any) -> npt.NDArray[np.float64]:
+    """(4, 4) voxel -> mm LPS of a SimpleITK image or reader of 2, 3 or 4 dimensions."""
+    n = image.GetDimension()
+    keep = min(n, 3)
+    affine = np.eye(4)
+    direction = np.array(image.GetDirection()).reshape(n, n)[:keep, :keep]
+    affine[:keep, :keep] = direction * np.array(image.GetSpacing())[:keep]
+    affine[:keep, 3] = image.GetOrigin()[:keep]
+    return affine
+
+
+def _segments(facts: dict[str, str]) -> dict[str, int]:
+    """Names and values that 3D Slicer stores in a .seg.nrrd."""
+    found = {}
+    for key, value in facts.items():
+        number, _, what = key.partition("_")
+        if number.startswith("Segment") and what == "LabelValue":
+            found[facts.get(f"{number}_Name", number)] = int(value)
+    return found
+
+
+def _write_itk(stored: Array, like: Source, path: Path) -> None:
+    import SimpleITK as sitk  # noqa: N813
+
+    dimensions = min(like.header["dimension"], 3)
+    image = sitk.GetImageFromArray((stored[:, :, 0] if dimensions == 2 else stored).T)
+    image.SetSpacing(like.header["spacing"][:dimensions])
+    image.SetOrigin(like.header["origin"][:dimensions])
+    full = like.header["dimension"]
+    image.SetDirection(
+        np.array(like.header["direction"]).reshape(full, full)[:dimensions, :dimensions].ravel().tolist()
+    )
+    sitk.WriteImage(image, str(path), useCompression=True)
+
+
+# ---------------------------------------------------------------- DICOM
+
+
+def _dicom(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
+    series = dicom.find_series(path)
+    source = _usable(
+        Source(
+            path=path,
+            format="dicom",
+            shape=series.shape,
+            channels=series.channels,
+            affine=LPS_TO_RAS @ series.affine_lps,
+            dtype=series.dtype,
+        )
+    )
+    if not with_voxels:
+        return source, None
+    try:
+        return source, dicom.read_voxels(series)
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _picture(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            source = _picture_source(path, picture)
+            stored = _pages(picture, source) if with_voxels else None
+    except (OSError, SyntaxError) as error:
+        raise _unreadable(path, error) from error
+    return source, stored
+
+
+def _picture_source(path: Path, picture: Any) -> Source:
+    mode = picture.mode
+    raw = str(picture.tile[0][3]) if picture.tile else ""
+    if ";16" in raw and mode not in ("I", "I;16", "I;16B", "I;16L"):
+        raise _not_an_intensity(
+            path, f"16-bit colour ({raw}), which Pillow cuts to 8 bits", "save one file per channel"
+        )
+    if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "F"):
+        raise _not_an_intensity(path, f"a picture of mode {mode}", "save it as greyscale or RGB")
+    pages, (width, height) = getattr(picture, "n_frames", 1), picture.size
+    affine = np.eye(4)
+    affine[1, 1], affine[1, 3] = -1.0, height - 1.0  # rows are stored from the top, y runs upwards
+    return Source(
+        path=path,
+        format="picture",
+        shape=(width, height, pages),
+        channels=3 if mode in ("RGB", "RGBA") else 1,
+        affine=affine,
+        dtype=mode,
+    )
+
+
+def _pages(picture: Any, source: Source) -> Array:
+    mode = {"RGBA": "RGB", "LA": "L", "PA": "P"}
+    pages = []
+    for number in range(source.shape[2]):
+        if source.shape[2] > 1:
+            picture.seek(number)
+        page = picture.convert(mode[picture.mode]) if picture.mode in mode else picture
+        pages.append(np.asarray(page))
+    if len({page.shape for page in pages}) > 1:
+        raise DataFault(
+            f"{source.path} has pages of different sizes",
+            allowed="pages of one size",
+            next="save one file per page",
+        )
+    stored = np.stack(pages, axis=2).swapaxes(0, 1)  # (rows, columns, page, ...) -> (x, y, z, ...)
+    return stored.astype(np.uint8) if stored.dtype == bool else stored
+
+
+def _write_picture(stored: Array, _like: Source, path: Path) -> None:
+    from PIL import Image
+
+    pages = [Image.fromarray(np.ascontiguousarray(stored[:, :, z].T)) for z in range(stored.shape[2])]
+    tiff = suffix_of(path) in (".tif", ".tiff")
+    options: dict[str, Any] = {"compression": "tiff_lzw"} if tiff else {}
+    if len(pages) > 1:
+        options |= {"save_all": True, "append_images": pages[1:]}
+    pages[0].save(path, **options)
+
+
+# ---------------------------------------------------------------- shared
+
+
+def is_sheared(affine: npt.NDArray[np.float64]) -> bool:
+    """True where the grid's axes are not at right angles (a tilted gantry), beyond rounding."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3)
+
+
+def corner_distance_mm(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], shape: Shape3) -> float:
+    """The farthest that two affines place the same corner of a grid of ``shape`` apart."""
+    corners = np.array(
+        [[x, y, z, 1] for x in (0, shape[0] - 1) for y in (0, shape[1] - 1) for z in (0, shape[2] - 1)]
+    )
+    return float(np.linalg.norm(corners @ (one - other).T, axis=1).max())
+
+
+def _column_norms(affine: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(x), float(y), float(z)
+
+
+def _native(array: Array) -> Array:
+    """The same values in this machine's byte order, in a type that NumPy computes with everywhere."""
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _label_type(labels: Array, kind: str, path: Path) -> npt.DTypeLike:
+    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    types: dict[str, tuple[npt.DTypeLike, ...]] = {
+        "mgh": (np.uint8, np.int16, np.int32),
+        "picture": (np.uint8, np.uint16),
+    }
+    for dtype in types.get(kind, (np.uint8, np.uint16, np.int16, np.int32)):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:  # type: ignore[arg-type]
+            return dtype
+    raise UsageError(
+        f"label values {low} to {high} in {path.name}",
+        allowed="what the format holds: 0 to 65535 in pictures, 32-bit integers elsewhere",
+        next="renumber the labels",
+    )
+
+
+def _same_grid(written: Source, like: Source) -> None:
+    off = corner_distance_mm(written.affine, like.affine, like.shape)
+    if written.shape != like.shape or off > _AFFINE_TOLERANCE_MM:
+        raise LemisError(
+            f"a label map for {like.path} came out on another grid: shape {written.shape} for {like.shape}, "
+            f"{off:.4g} mm apart. It was not kept; please report this file's header."
+        )
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A path of that name in a hidden folder beside it; what lies there moves over ``path`` on success."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        # An .mhd names its data file: that one moves first.
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file == temporary):
+            os.replace(file, path.parent / file.name)

@@ -1,0 +1,228 @@
+"""A run folder: settings, weights, log, versions. Complete: whoever has its path needs nothing else.
+
+    settings.yaml  environment.json  status.json  metrics.jsonl  tensorboard/  model.safetensors  model.json  resume.ckpt
+
+Every file is written under a temporary name and renamed, so a killed process leaves nothing half-written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, final
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lemis import __version__
+from lemis.errors import UsageError
+from lemis.parts import processes
+
+VERSION = 1
+_PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "nibabel", "SimpleITK", "pydantic")
+_PLAIN_EVERY_S = 15.0  # a line of progress where there is no terminal
+
+
+@final
+class Run:
+    """One training run on disk.
+
+    Args:
+        path: The folder; made where it is missing.
+        settings: Resolved settings as plain YAML types. A folder that holds others is refused.
+
+    Raises:
+        UsageError: The folder belongs to a run with other settings.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self.checkpoint = path / "resume.ckpt"
+        self.console = Console(stderr=True)
+        self._writer: Any = None
+        self._started = time.monotonic()
+        self._seconds_before = 0.0
+        path.mkdir(parents=True, exist_ok=True)
+        stored = path / "settings.yaml"
+        if stored.exists():
+            self._refuse_other(yaml.safe_load(stored.read_text(encoding="utf-8")), dict(settings))
+            if (path / "status.json").exists():
+                self._seconds_before = float(self.status().get("seconds", 0.0))
+        elif processes.rank() == 0:
+            write_text(stored, yaml.safe_dump(dict(settings), sort_keys=False))
+            write_text(path / "environment.json", json.dumps(environment(), indent=1))
+
+    def _refuse_other(self, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+        for key, value in _flat(wanted).items():
+            before = _flat(stored).get(key)
+            if before != value:
+                raise UsageError(
+                    f"{self.path} was made with {key}={before!r}, now it is {value!r}",
+                    allowed="the settings that the run was made with",
+                    next="--name NEW for a run of its own, or delete the folder to start again",
+                )
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """``status.json``, empty where the run has not begun."""
+        path = self.path / "status.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    @property
+    def done(self) -> bool:
+        """Training reached its end and the weights are there."""
+        return self.status().get("state") == "done"
+
+    def set_status(self, **facts: Any) -> None:
+        """Merge ``facts`` into ``status.json``."""
+        if processes.rank() == 0:
+            seconds = self._seconds_before + time.monotonic() - self._started
+            write_text(self.path / "status.json", json.dumps({**self.status(), **facts, "seconds": round(seconds, 1)}, indent=1))
+
+    def warn(self, text: str) -> None:
+        """Say it on the console and keep it in ``status.json``."""
+        if processes.rank() == 0:
+            self.console.print(f"[yellow]warning:[/] {text}", highlight=False)
+            self.set_status(warnings=[*self.status().get("warnings", []), text])
+
+    # -- metrics ----------------------------------------------------------------------------------------------------
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """One line of ``metrics.jsonl``, and the same for TensorBoard."""
+        if processes.rank() != 0:
+            return
+        seconds = self._seconds_before + time.monotonic() - self._started
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"step": step, **figures, "seconds": round(seconds, 2)}) + "\n")
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # here, because it costs a second to import
+
+            self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+
+    def forget_after(self, step: int) -> None:
+        """Drop what was logged beyond the checkpoint that training goes on from."""
+        path = self.path / "metrics.jsonl"
+        if path.exists() and processes.rank() == 0:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            write_text(path, "".join(kept))
+
+    @contextmanager
+    def progress(self, total: int, done: int) -> Iterator[Callable[[int, float], None]]:
+        """A bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+        start, begun, last = done, time.monotonic(), [time.monotonic()]
+        if processes.rank() != 0:
+            yield lambda step, loss: None
+            return
+
+        def rate(step: int) -> float:
+            return (step - start) / max(1e-9, time.monotonic() - begun)
+
+        if self.console.is_terminal:
+            columns = (
+                TextColumn(self.path.name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+                TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn(),
+            )  # fmt: skip
+            with Progress(*columns, console=self.console) as bar:
+                task = bar.add_task("", total=total, completed=done, rate="", loss=float("nan"))
+                yield lambda step, loss: bar.update(task, completed=step, rate=f"{rate(step):.1f} steps/s", loss=loss)
+            return
+
+        def line(step: int, loss: float) -> None:
+            if time.monotonic() - last[0] > _PLAIN_EVERY_S or step in (start + 1, total):
+                last[0] = time.monotonic()
+                left = (total - step) / max(1e-9, rate(step))
+                text = f"{self.path.name}: step {step}/{total}, loss {loss:.4f}, {rate(step):.1f} steps/s, {left:.0f} s left"
+                self.console.print(text, highlight=False)
+
+        yield line
+
+    # -- weights ----------------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Everything needed to go on: tensors and plain types only."""
+        if processes.rank() == 0:
+            temporary = self.checkpoint.with_suffix(".part")
+            torch.save(dict(state), temporary)
+            os.replace(temporary, self.checkpoint)
+            self.set_status(step=state["step"])
+
+    def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
+        """The last checkpoint, or None where there is none."""
+        if not self.checkpoint.exists():
+            return None
+        state: dict[str, Any] = torch.load(self.checkpoint, map_location=device, weights_only=True)
+        return state
+
+    def finish(self, weights: Mapping[str, Tensor], facts: Mapping[str, Any], **status: Any) -> None:
+        """Write ``model.safetensors`` and ``model.json``, mark the run done, and drop the checkpoint."""
+        if self._writer is not None:
+            self._writer.close()
+        if processes.rank() == 0:
+            temporary = self.path / "model.safetensors.part"
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
+            os.replace(temporary, self.path / "model.safetensors")
+            write_text(self.path / "model.json", json.dumps({"version": VERSION, **facts}, indent=1))
+            self.set_status(**status, state="done")
+            self.checkpoint.unlink(missing_ok=True)
+
+
+def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and facts of a finished run.
+
+    Raises:
+        UsageError: The folder is not a finished run.
+    """
+    if not (path / "model.json").exists():
+        raise UsageError(
+            f"{path} has no model.json",
+            allowed="the folder of a finished run",
+            next="give work/runs/NAME, or run the same training command again to finish it",
+        )
+    facts: dict[str, Any] = json.loads((path / "model.json").read_text(encoding="utf-8"))
+    return load_file(path / "model.safetensors"), facts
+
+
+def environment() -> dict[str, Any]:
+    """Machine and versions, as plain types."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "lemis": __version__, "python": platform.python_version(), "packages": packages, "platform": platform.platform(),
+        "processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + str(key): value})
+    return flat

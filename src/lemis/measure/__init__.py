@@ -1,0 +1,1 @@
+"""Scores, intervals and tables. No PyTorch here."""

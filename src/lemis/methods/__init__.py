@@ -1,0 +1,1 @@
+"""Pre-training methods, one paper per file: ``Settings``, ``Views``, ``Method``. The folder is the list."""

@@ -1,0 +1,83 @@
+"""PCL: Positional Contrastive Learning for Volumetric Medical Image Segmentation. D. Zeng, Y. Wu, X. Hu, X. Xu, H. Yuan,
+M. Huang, J. Zhuang, J. Hu, Y. Shi. MICCAI 2021, https://arxiv.org/abs/2106.09157.
+
+Slices at about the same relative height of any two scans show about the same anatomy, so they are positives:
+
+    Lambda(i) = { j != i : |p_i - p_j| < t },   p = (slice index + 1) / number of slices
+    L_i       = -1/|Lambda(i)| sum_{j in Lambda(i)} log [ exp(s_ij / tau) / sum_{k != i} exp(s_ik / tau) ],  s = cosine
+
+Differences from the authors' code: both views go through the encoder together (``views_together``), so batch statistics
+are over 2N images; the logarithm is taken stably; views are read from the whole slice in one resampling, so no pixel of
+a rotated view is black unless it lies outside the slice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import log
+from typing import Annotated, final
+
+import torch
+from pydantic import Field
+
+from lemis import contracts
+from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.data import views
+from lemis.parts import heads, processes
+from lemis.parts.contrast import contrast, near
+
+DIMS = (2, 3)
+TRAINS = ("encoder",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The authors' values for ACDC; [C] is their released code."""
+
+    batch_size: Annotated[int, Field(gt=1)] = 32  # slices; twice as many views [C]
+    temperature: Annotated[float, Field(gt=0)] = 0.1  # tau [C]
+    threshold: Annotated[float, Field(gt=0)] = 0.35  # t: 0.35 on ACDC, 0.1 on CHD [C]
+    temperature_base: float | None = 0.07  # [C] scales the loss by tau / 0.07; None is the formula of the paper
+    embedding: int = 512  # [C]
+    views_together: bool = True  # False: one forward pass a view, as [C]
+    size_px: int = 352  # side of a view; 512 on CHD [C]
+    spatial: views.Spatial = field(default_factory=views.Spatial)  # the chain of [C]
+
+
+@final
+class Views:
+    """Two independent geometric views of every slice; no change of intensities."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
+        """``first`` and ``second``, each (B, C, size_px, size_px)."""
+        first, second = (views.random_view(self.settings.spatial, batch, self.settings.size_px, rng) for _ in range(2))
+        return {"first": first, "second": second}
+
+
+@final
+class Method(contracts.Method):
+    """Encoder, global average pooling, Linear-ReLU-Linear; the positional mask; the loss."""
+
+    def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
+        self.trains = TRAINS
+        self.views = Views(settings)
+        self.backbone = backbone
+        self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
+
+    def forward(self, batch: Batch, rng: Draw) -> Outcome:
+        """N slices -> 2N views -> the positional contrast of their 2N embeddings."""
+        pair = self.views(batch, rng)
+        images = [pair["first"].image, pair["second"].image]
+        passes = [torch.cat(images)] if self.settings.views_together else images
+        embedded = [self.project(self.backbone.encode(image)[-1]) for image in passes]
+        z = processes.gather(torch.cat(embedded))  # (2N, embedding)
+        position = processes.gather(torch.cat([batch.position, batch.position]))  # (2N,)
+        scale = self.settings.temperature / (self.settings.temperature_base or self.settings.temperature)
+        loss = scale * contrast(z, near(position, self.settings.threshold), self.settings.temperature)
+        return Outcome({"contrast": loss}, {"global": z.detach()}, {"contrast": scale * log(len(z) - 1)})

@@ -1,0 +1,70 @@
+"""Rotation: Unsupervised Representation Learning by Predicting Image Rotations. S. Gidaris, P. Singh, N. Komodakis.
+ICLR 2018, https://arxiv.org/abs/1803.07728. As the PCL protocol runs it on slices.
+
+    L = 1/(4N) sum_i sum_{r = 0..3} CE( head(encoder(rotate(x_i, 90 r degrees))), r )
+
+Every slice is seen in all four rotations in one batch; no other augmentation. The batch, the head (pooled MLP) and the
+optimiser are those of the PCL authors' next repository. Left out: nothing of the method; the RotNet architecture is not
+used, the backbone is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
+from typing import Annotated, final
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from lemis import contracts
+from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.data import views
+from lemis.parts import heads
+
+DIMS = (2, 3)
+TRAINS = ("encoder",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The PCL authors' values for this baseline."""
+
+    batch_size: Annotated[int, Field(gt=0)] = 16  # slices; four times as many images
+    size_px: int = 352  # side of a view: square, so that a rotated image has the same shape
+
+
+@final
+class Views:
+    """The four in-plane rotations of one randomly placed crop; the view number is the class."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
+        """``0`` to ``3``: quarter turns of the same crop, each (B, C, *out)."""
+        crop = views.random_view(views.CROP_ONLY, batch, self.settings.size_px, rng)
+        return {str(turns): views.quarter_turns(crop, turns) for turns in range(4)}
+
+
+@final
+class Method(contracts.Method):
+    """Encoder, pooled MLP, four classes."""
+
+    def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
+        self.trains = TRAINS
+        self.views = Views(settings)
+        self.backbone = backbone
+        self.classify = heads.PooledMLP(backbone.channels[-1], 4)
+
+    def forward(self, batch: Batch, rng: Draw) -> Outcome:
+        """N slices -> 4N rotated slices -> cross-entropy of the predicted turn."""
+        turned = self.views(batch, rng)
+        features = self.backbone.encode(torch.cat([view.image for view in turned.values()]))[-1]
+        logits = self.classify(features).float()  # (4N, 4)
+        turn = torch.arange(4, device=logits.device).repeat_interleave(len(batch.image))
+        return Outcome({"rotation": F.cross_entropy(logits, turn)}, {}, {"rotation": log(4)})

@@ -1,0 +1,75 @@
+"""SimCLR: A Simple Framework for Contrastive Learning of Visual Representations. T. Chen, S. Kornblith, M. Norouzi,
+G. Hinton. ICML 2020, https://arxiv.org/abs/2002.05709. As the PCL protocol runs it on slices.
+
+    l_i = -log [ exp(s_ij / tau) / sum_{k != i} exp(s_ik / tau) ],  j the other view of the same slice,  s = cosine
+
+Followed: the NT-Xent loss, its two-layer head, and the geometric views of the protocol (PCL, MICCAI 2021), so that only
+the positives differ from PCL. Left out: colour distortion and LARS, which the protocol does not use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import log
+from typing import Annotated, final
+
+import torch
+from pydantic import Field
+
+from lemis import contracts
+from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.data import views
+from lemis.parts import heads, processes
+from lemis.parts.contrast import contrast, same
+
+DIMS = (2, 3)
+TRAINS = ("encoder",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The PCL protocol's values."""
+
+    batch_size: Annotated[int, Field(gt=1)] = 32  # slices
+    temperature: Annotated[float, Field(gt=0)] = 0.1  # tau
+    temperature_base: float | None = 0.07  # scales the loss by tau / 0.07, as PCL's code base does; None does not
+    embedding: int = 512
+    size_px: int = 352  # side of a view
+    spatial: views.Spatial = field(default_factory=views.Spatial)
+
+
+@final
+class Views:
+    """Two independent geometric views of every slice."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
+        """``first`` and ``second``, each (B, C, size_px, size_px)."""
+        first, second = (views.random_view(self.settings.spatial, batch, self.settings.size_px, rng) for _ in range(2))
+        return {"first": first, "second": second}
+
+
+@final
+class Method(contracts.Method):
+    """Encoder, pooled MLP, and a contrast in which only the other view is positive."""
+
+    def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
+        self.trains = TRAINS
+        self.views = Views(settings)
+        self.backbone = backbone
+        self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
+
+    def forward(self, batch: Batch, rng: Draw) -> Outcome:
+        """N slices -> 2N views -> NT-Xent."""
+        pair = self.views(batch, rng)
+        images = torch.cat([pair["first"].image, pair["second"].image])
+        z = processes.gather(self.project(self.backbone.encode(images)[-1]))  # (2N, embedding)
+        slice_of = processes.gather(torch.cat([batch.index, batch.index]))  # (2N,)
+        scale = self.settings.temperature / (self.settings.temperature_base or self.settings.temperature)
+        loss = scale * contrast(z, same(slice_of), self.settings.temperature)
+        return Outcome({"contrast": loss}, {"global": z.detach()}, {"contrast": scale * log(len(z) - 1)})

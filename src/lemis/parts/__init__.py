@@ -1,0 +1,1 @@
+"""What two or more papers share: pure, small, each tested against a slow version."""

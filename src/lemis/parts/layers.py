@@ -1,0 +1,85 @@
+"""Layers that several networks share."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lemis.parts import processes
+
+
+@final
+class BatchNorm(_BatchNorm):
+    """Batch normalisation over the whole batch, whatever the number of processes and of spatial dimensions.
+
+    Same parameters, buffers and values as ``torch.nn.BatchNorm2d`` / ``3d``. In training under several processes
+    the mean and variance are taken over the rows of all of them, on CPU as on GPU
+    (``torch.nn.SyncBatchNorm`` refuses CPU tensors), so that two processes equal one.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected (B, C, ...), got {tuple(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, ...) -> the same shape."""
+        if not (self.training and processes.count() > 1):
+            return super().forward(input)
+        x = input.float()
+        axes = [0, *range(2, x.dim())]
+        count = x.numel() / x.shape[1] * processes.count()
+        mean = processes.total(x.sum(axes)) / count
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        centred = x - mean.view(shape)
+        variance = processes.total(centred.square().sum(axes)) / count
+        self._update_running(mean.detach(), variance.detach() * count / (count - 1))
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
+
+    @torch.no_grad()
+    def _update_running(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+
+
+def kaiming(module: nn.Module, negative_slope: float) -> None:
+    """Kaiming-normal weights and zero biases for every convolution below ``module``; other layers keep their own."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+            nn.init.kaiming_normal_(layer.weight, a=negative_slope)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def pool(x: Tensor) -> Tensor:
+    """Global average over every axis after the channels: (B, C, *space) -> (B, C), in 2D and 3D alike."""
+    return x.flatten(2).mean(2)
+
+
+def unit(x: Tensor, dim: int = 1) -> Tensor:
+    """Vectors of length 1 along ``dim``, in float32; a zero vector stays zero."""
+    return F.normalize(x.float(), dim=dim, eps=1e-12)
+
+
+def centre(x: Tensor, *, scale: bool, eps: float = 1e-5) -> Tensor:
+    """(B, C, *space) minus its mean over the batch of all processes and space; ``scale`` also divides by the deviation.
+
+    What batch normalisation does in training, without parameters or running statistics: for heads that are thrown
+    away. After it, giving every location one and the same vector is no longer an answer.
+    """
+    x = x.float()
+    axes = [0, *range(2, x.dim())]
+    count = x.numel() / x.shape[1] * processes.count()
+    x = x - processes.total(x.sum(axes, keepdim=True)) / count
+    if scale:
+        x = x * torch.rsqrt(processes.total(x.square().sum(axes, keepdim=True)) / count + eps)
+    return x

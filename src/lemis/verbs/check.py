@@ -1,0 +1,270 @@
+"""Say what is in a folder of scans and what is wrong with it; write ``index.json`` for the other verbs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_text
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lemis.data import index as indexing
+from lemis.data import layouts, volume
+from lemis.data.check import Fault, Findings, examine
+from lemis.data.index import Index, Scan
+from lemis.data.layouts import LeftOut
+
+VERSION = 1
+# Faults of one kind are mostly the same fault; the files have all of them.
+_SHOWN = 5
+
+
+class Intensity(NamedTuple):
+    """One channel over all scans."""
+
+    low: float
+    high: float
+    lowest_maximum: float  # of the scan with the smallest maximum
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What ``check`` found."""
+
+    index: Index
+    faults: tuple[Fault, ...]
+    left_out: tuple[LeftOut, ...]
+    intensities: tuple[Intensity, ...]  # per channel
+
+    @property
+    def errors(self) -> int:
+        """Faults that must be repaired before training."""
+        return sum(fault.severity == "error" for fault in self.faults)
+
+    @property
+    def warnings(self) -> int:
+        """Faults that may be meant so."""
+        return len(self.faults) - self.errors
+
+
+def check(
+    folder: Path,
+    *,
+    output: Path | None = None,
+    json: bool = False,
+    layout: str | None = None,
+    jobs: int | None = None,
+) -> Report:
+    """Recognise the layout of a folder, read every scan once, and print what is there and what is wrong.
+
+    Args:
+        folder: The folder of scans, or a CSV file.
+        output: Work folder; gets ``check.json`` (all of this) and, if there is no error, ``index.json``.
+        json: Print the content of ``check.json`` instead of tables.
+        layout: A key of ``layouts.TITLES``; recognised where None.
+        jobs: Scans read at a time; as many as the processor takes where None.
+
+    Raises:
+        UsageError: The folder is not recognised, or its names are ambiguous.
+    """
+    listing = layouts.recognise(Path(folder), layout)
+    findings = _examine(listing.index, jobs)
+    report = Report(findings.index, findings.faults, listing.left_out, _intensities(findings))
+    if output is not None:
+        _write(report, Path(output))
+    if json:
+        print(json_text.dumps(_plain(report), indent=2, ensure_ascii=False))
+    else:
+        _print(report, output, Console(soft_wrap=True, highlight=False))
+    return report
+
+
+def _examine(index: Index, jobs: int | None) -> Findings:
+    console = Console(stderr=True)
+    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=len(index.scans))
+        return examine(index, jobs, lambda: progress.advance(task))
+
+
+def _intensities(findings: Findings) -> tuple[Intensity, ...]:
+    count = len(findings.index.channels)
+    usable = [seen.intensities for seen in findings.seen if len(seen.intensities) == count]
+    channels = zip(*usable, strict=True)
+    return tuple(
+        Intensity(
+            min(low for low, _ in scans), max(high for _, high in scans), min(high for _, high in scans)
+        )
+        for scans in channels
+    )
+
+
+# ---------------------------------------------------------------- files
+
+
+def _write(report: Report, work: Path) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    temporary = work / f".check.json.{os.getpid()}"
+    temporary.write_text(
+        json_text.dumps(_plain(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    os.replace(temporary, work / "check.json")
+    if report.errors:
+        # An index of before would let the other verbs go on with scans that are known to be wrong.
+        (work / "index.json").unlink(missing_ok=True)
+    else:
+        indexing.save(report.index, work / "index.json")
+
+
+def _plain(report: Report) -> dict[str, Any]:
+    index = report.index
+    return {
+        "version": VERSION,
+        "root": index.root,
+        "layout": index.layout,
+        "channels": list(index.channels),
+        "labels": index.labels,
+        "scans": len(index.scans),
+        "subjects": len({scan.subject for scan in index.scans}),
+        "labelled": sum(scan.label is not None for scan in index.scans),
+        "intensities": [channel._asdict() for channel in report.intensities],
+        "errors": report.errors,
+        "warnings": report.warnings,
+        "faults": [dataclasses.asdict(fault) for fault in report.faults],
+        "left_out": [part._asdict() for part in report.left_out],
+    }
+
+
+# ---------------------------------------------------------------- the screen
+
+
+def _print(report: Report, output: Path | None, console: Console) -> None:
+    index = report.index
+    console.print(f"[bold]{index.root}[/bold]: {layouts.TITLES[index.layout]}", markup=True)
+    console.print(_summary(report))
+    if any(scan.label for scan in index.scans):
+        console.print(_structures(index))
+    for severity in ("error", "warning"):
+        _print_faults([fault for fault in report.faults if fault.severity == severity], console)
+    for part in report.left_out[:_SHOWN]:
+        console.print(f"not used: {part.file}: {part.reason}", markup=False)
+    _more(len(report.left_out), console)
+    console.print(_verdict(report, output), markup=False)
+
+
+def _summary(report: Report) -> Table:
+    index, scans = report.index, report.index.scans
+    read = [scan for scan in scans if scan.shape]
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    table.add_row("scans", _of_subjects(scans))
+    table.add_row("labelled", f"{sum(scan.label is not None for scan in scans)} of {len(scans)}")
+    if read:
+        flat = all(volume.suffix_of(Path(scan.images[0])) in layouts.PICTURES for scan in read)
+        unit = "pixels" if flat else "voxels"
+        table.add_row("shape", f"{_spread([scan.shape for scan in read], 0)} {unit}")
+        spacing = f"{_spread([scan.spacing_mm for scan in read], 3)} mm"
+        table.add_row("spacing", "pictures state none: lengths are in pixels" if flat else spacing)
+        table.add_row("slices", _slices(read))
+    for name, found in zip(index.channels, report.intensities, strict=False):
+        table.add_row("intensity", f"{name}: {found.low:.6g} to {found.high:.6g}{_scales(found)}")
+    if not report.intensities:
+        table.add_row("channels", ", ".join(index.channels))
+    return table
+
+
+def _of_subjects(scans: Sequence[Scan]) -> str:
+    per_subject = Counter(scan.subject for scan in scans)
+    most = max(per_subject.values(), default=0)
+    text = f"{_number(len(scans), 'scan')} of {_number(len(per_subject), 'subject')}"
+    if most > 1:
+        subject = per_subject.most_common(1)[0][0]
+        example = next(scan.id for scan in scans if scan.subject == subject)
+        text += f", up to {most} each ({example} is of {subject})"
+    return text
+
+
+def _scales(channel: Intensity) -> str:
+    """A remark where scans differ in scale, as MR scans of several scanners do."""
+    if channel.lowest_maximum <= 0 or channel.high < 10 * channel.lowest_maximum:
+        return ""
+    return f" (scales differ: the maximum of a scan is {channel.lowest_maximum:.6g} to {channel.high:.6g})"
+
+
+def _spread(rows: Sequence[tuple[float, ...]], digits: int) -> str:
+    """Median per axis, and the range where the scans differ."""
+    values = np.array(rows, dtype=float)
+    parts = []
+    for column in values.T:
+        low, high = round(float(column.min()), digits), round(float(column.max()), digits)
+        middle = f"{round(float(np.median(column)), digits):g}"
+        parts.append(middle if low == high else f"{middle} ({low:g} to {high:g})")
+    return " x ".join(parts)
+
+
+def _slices(scans: Sequence[Scan]) -> str:
+    if all(scan.shape[2] == 1 for scan in scans):
+        return "2D images"
+    names = ("sagittal (across axis 0)", "coronal (across axis 1)", "axial (across axis 2)")
+    counts = Counter(scan.slice_axis for scan in scans)
+    total = sum(scan.shape[scan.slice_axis] for scan in scans)
+    if len(counts) == 1:
+        return f"{total}, {names[scans[0].slice_axis]}"
+    return f"{total}, " + ", ".join(
+        f"{names[axis]} in {_number(n, 'scan')}" for axis, n in counts.most_common()
+    )
+
+
+def _structures(index: Index) -> Table:
+    labelled = [scan for scan in index.scans if scan.label_values]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("value", justify="right")
+    table.add_column("structure")
+    table.add_column("in labels", justify="right")
+    for name, value in sorted(index.labels.items(), key=lambda item: item[1]):
+        found = sum(value in scan.label_values for scan in labelled)
+        table.add_row(str(value), name, f"{found} of {len(labelled)}")
+    return table
+
+
+def _print_faults(faults: Sequence[Fault], console: Console) -> None:
+    for kind in dict.fromkeys(fault.kind for fault in faults):
+        same = [fault for fault in faults if fault.kind == kind]
+        colour = "red" if same[0].severity == "error" else "yellow"
+        console.print(f"[{colour}]{same[0].severity}[/{colour}] [bold]{kind}[/bold] ({len(same)})")
+        for fault in same[:_SHOWN]:
+            console.print(f"  {fault.file or fault.scan}: {fault.seen}", markup=False)
+        _more(len(same), console)
+        for repair in _unique(fault.repair for fault in same):
+            console.print(f"  repair: {repair}", markup=False)
+        console.print()
+
+
+def _more(count: int, console: Console) -> None:
+    if count > _SHOWN:
+        console.print(f"  and {count - _SHOWN} more", style="dim")
+
+
+def _unique(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))[:_SHOWN]
+
+
+def _verdict(report: Report, output: Path | None) -> str:
+    if report.errors:
+        written = f"; no index.json written, all faults are in {output}/check.json" if output else ""
+        return f"{_number(report.errors, 'error')} and {_number(report.warnings, 'warning')}{written}"
+    found = f"no errors, {_number(report.warnings, 'warning')}" if report.warnings else "nothing is wrong"
+    return f"{found}; wrote {output}/index.json" if output else found
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,510 @@
+"""Score predicted label maps against references: per scan, on the reference's own grid, in millimetres.
+
+Refuses leakage: a scan whose subject was labelled in training is no test of anything. Says *transductive*
+where pre-training saw the images of the test subjects.
+"""
+
+from __future__ import annotations
+
+import json as json_text
+import math
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from lemis.data import index as indexing
+from lemis.data import volume
+from lemis.data.check import INTEGER_TOLERANCE
+from lemis.errors import DataFault, UsageError
+from lemis.measure import scores, statistics, tables
+
+VERSION = 1
+METRICS = ("dice", "hd95_mm", "assd_mm", "nsd")
+COUNTS = ("missed", "invented", "absent")
+_IN_MM = ("hd95_mm", "assd_mm", "nsd")
+_POOLED = "held_out/pooled_dice"
+_COLUMNS = ("scan", "subject", "structure", *METRICS, "reference_ml", "predicted_ml", "status")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is scored and how it is summed up."""
+
+    scores: scores.Settings = field(default_factory=scores.Settings)
+    intervals: statistics.Settings = field(default_factory=statistics.Settings)
+
+
+class Case(NamedTuple):
+    """One scan to score, and what the networks that segmented it were trained on."""
+
+    scan: str
+    subject: str
+    prediction: Path
+    reference: Path
+    runs: tuple[str, ...]
+    labelled: frozenset[str] | None  # subjects; None where nobody wrote it down
+
+
+def evaluate(
+    predictions: Path,
+    references: Path | None = None,
+    *,
+    work: Path | None = None,
+    output: Path | None = None,
+    settings: Settings | None = None,
+    jobs: int | None = None,
+    json: bool = False,
+) -> dict[str, Any]:
+    """Score the label maps of a folder and write ``per_case.csv`` and ``summary.json``.
+
+    Args:
+        predictions: Folder of label maps named ID.SUFFIX (``work/predictions``), or the work folder with it.
+        references: Folder of reference label maps named alike; by default those named in ``work/index.json``.
+        work: The work folder; by default the parent of ``predictions`` if it has an index.
+        output: Where to write; by default ``evaluation`` beside the predictions.
+        settings: Tolerance and intervals.
+        jobs: Threads; by default one per core.
+        json: Print the summary as JSON instead of a table.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        UsageError: Nothing to score, or a scan whose subject was labelled in training.
+        DataFault: A prediction on another grid than its reference, or with values that no structure has.
+    """
+    settings = settings or Settings()
+    if (predictions / "predictions").is_dir():
+        work, predictions = work or predictions, predictions / "predictions"
+    if work is None and (predictions.parent / "index.json").is_file():
+        work = predictions.parent
+    index = indexing.load(work / "index.json") if work is not None else None
+    record = _record(predictions / "predictions.json")
+    cases, not_scored = _cases(predictions, references, index, record)
+    _refuse_leakage(cases)
+
+    structures = _structures(index, cases)
+    millimetres = _millimetres(cases, record)
+    one = partial(
+        _score_case, structures=structures, millimetres=millimetres is None, settings=settings.scores
+    )
+    per_case = [row for rows in _parallel(one, cases, jobs) for row in rows]
+
+    summary = {
+        **_who(cases, not_scored, record),
+        "settings": asdict(settings),
+        "protocols": _protocols(per_case, list(structures), millimetres, settings),
+        "versions": _versions(),
+    }
+    paper = _paper(record, work, summary["runs"])
+    if paper is not None:
+        summary["protocols"]["paper"] = paper
+    output = output or predictions.parent / "evaluation"
+    output.mkdir(parents=True, exist_ok=True)
+    _write(output / "per_case.csv", tables.comma_separated(per_case, _COLUMNS))
+    text = json_text.dumps(_no_nan(summary), indent=1, ensure_ascii=False)
+    _write(output / "summary.json", text + "\n")
+    if json:
+        print(text)
+    else:
+        _print(summary, output)
+    plain: dict[str, Any] = json_text.loads(text)
+    return plain
+
+
+# ---------------------------------------------------------------- what to score
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What ``predict`` wrote down; empty where the label maps come from elsewhere."""
+    record: dict[str, Any] = json_text.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return record
+
+
+def _made_by(record: Mapping[str, Any], scan: str) -> tuple[tuple[str, ...], frozenset[str] | None]:
+    """Runs that made a prediction, and the subjects whose labels they saw."""
+    entry = record.get("scans", {}).get(scan)
+    facts = {**record, **entry} if isinstance(entry, Mapping) else record
+    runs = facts.get("runs") or ([facts["run"]] if facts.get("run") else [])
+    labelled = facts.get("labelled_subjects")
+    return tuple(runs), None if labelled is None else frozenset(labelled)
+
+
+def _label_maps(folder: Path) -> dict[str, Path]:
+    """Label maps of a folder by scan id."""
+    if not folder.is_dir():
+        raise UsageError(
+            f"{folder} is not a folder",
+            allowed="a folder of label maps",
+            next="run `lemis predict` first, or check the path",
+        )
+    files = (path for path in sorted(folder.iterdir()) if path.is_file() and volume.suffix_of(path))
+    return {path.name[: -len(volume.suffix_of(path))].removesuffix(".seg"): path for path in files}
+
+
+def _cases(
+    predictions: Path, references: Path | None, index: indexing.Index | None, record: Mapping[str, Any]
+) -> tuple[list[Case], dict[str, list[str]]]:
+    """Scans to score, and those that are not, by reason."""
+    predicted = _label_maps(predictions)
+    subjects = {scan.id: scan.subject for scan in index.scans} if index else {}
+    if references is not None:
+        wanted = _label_maps(references)
+    elif index is not None:
+        wanted = {scan.id: indexing.locate(index, scan.label) for scan in index.scans if scan.label}
+    else:
+        raise UsageError(
+            f"{predictions} has no index.json beside it",
+            allowed="a work folder, or two folders of label maps",
+            next=f"lemis evaluate {predictions} REFERENCES",
+        )
+    cases, unlabelled, outside = [], [], []
+    test = record.get("test_subjects")
+    for scan, path in predicted.items():
+        case = Case(scan, subjects.get(scan, scan), path, wanted.get(scan, path), *_made_by(record, scan))
+        if scan not in wanted:
+            unlabelled.append(scan)
+        elif test and case.subject not in test and not _leaks(case):
+            outside.append(scan)
+        else:
+            cases.append(case)
+    if not cases:
+        raise UsageError(
+            f"none of the {len(predicted)} predictions in {predictions} has a reference to score it by",
+            allowed="label maps named like their scans (or like the files of the reference folder)",
+            next="predict scans that have labels and were not trained on, or give a folder of references",
+        )
+    return cases, {"no reference": unlabelled, "subject outside the test fold": outside}
+
+
+def _leaks(case: Case) -> bool:
+    return case.labelled is not None and case.subject in case.labelled
+
+
+def _refuse_leakage(cases: Sequence[Case]) -> None:
+    leaked = [case for case in cases if _leaks(case)]
+    if leaked:
+        raise UsageError(
+            f"{len(leaked)} of {len(cases)} predictions are of subjects that training saw with labels: "
+            f"{', '.join(sorted({case.subject for case in leaked})[:5])}",
+            allowed="scans of subjects that were held out",
+            next=f"predict the held-out subjects only, or remove {leaked[0].prediction.name} and its like",
+        )
+
+
+def _structures(index: indexing.Index | None, cases: Sequence[Case]) -> dict[str, int]:
+    """Names and values of the foreground."""
+    if index is not None:
+        return {name: value for name, value in index.labels.items() if value != 0}
+    values = sorted(
+        {int(value) for case in cases for value in np.unique(_labels(volume.read(case.reference)))} - {0}
+    )
+    return {f"label {value}": value for value in values}
+
+
+def _millimetres(cases: Sequence[Case], record: Mapping[str, Any]) -> str | None:
+    """Why there are no millimetres, or None where there are."""
+    if record.get("nominal_spacing"):
+        return "the spacing of these scans is nominal, so nothing is given in millimetres"
+    if any(volume.FORMATS[volume.suffix_of(case.reference)] == "picture" for case in cases):
+        return "pictures have no spacing, so nothing is given in millimetres"
+    return None
+
+
+# ---------------------------------------------------------------- one scan
+
+
+def _labels(scan: volume.Volume) -> NDArray[np.int64]:
+    """Label values of a label map; refuses channels and fractions."""
+    array = scan.array
+    if array.ndim != 3:
+        raise DataFault(
+            f"{scan.source.path} has {array.ndim} axes",
+            allowed="a label map of one value per voxel",
+            next="merge its channels",
+        )
+    if array.dtype.kind != "f":
+        return array.astype(np.int64)
+    if not (np.isfinite(array).all() and np.abs(array - np.rint(array)).max() <= INTEGER_TOLERANCE):
+        raise DataFault(
+            f"{scan.source.path} holds values that are not whole numbers",
+            allowed="one whole number per voxel",
+            next="round it, or write the labels again with an integer type",
+        )
+    return np.rint(array).astype(np.int64)
+
+
+def _score_case(
+    case: Case, *, structures: Mapping[str, int], millimetres: bool, settings: scores.Settings
+) -> list[dict[str, object]]:
+    prediction, reference = volume.read(case.prediction), volume.read(case.reference)
+    _refuse_other_grid(case, prediction, reference)
+    maps = _labels(prediction), _labels(reference)
+    for labels, path in zip(maps, (case.prediction, case.reference), strict=True):
+        unknown = sorted({int(value) for value in np.unique(labels)} - {0, *structures.values()})
+        if unknown:
+            raise DataFault(
+                f"{path} holds the value{'s' if len(unknown) > 1 else ''} {', '.join(map(str, unknown))}",
+                allowed=", ".join(
+                    f"{value} ({name})" for name, value in {"background": 0, **structures}.items()
+                ),
+                next="name the values in dataset.json and run `lemis check` again, or repair the file",
+            )
+    found = scores.score_structures(*maps, structures, reference.spacing_mm, settings)
+    voxel_ml = abs(float(np.linalg.det(reference.affine[:3, :3]))) / 1000 if millimetres else math.nan
+    return [_row(case, name, result, voxel_ml, millimetres) for name, result in found.items()]
+
+
+def _row(
+    case: Case, structure: str, result: scores.Score, voxel_ml: float, millimetres: bool
+) -> dict[str, object]:
+    return {
+        "scan": case.scan,
+        "subject": case.subject,
+        "structure": structure,
+        "dice": result.dice,
+        **{name: getattr(result, name) if millimetres else math.nan for name in _IN_MM},
+        "reference_ml": result.reference_voxels * voxel_ml,
+        "predicted_ml": result.predicted_voxels * voxel_ml,
+        "status": result.status,
+    }
+
+
+def _refuse_other_grid(case: Case, prediction: volume.Volume, reference: volume.Volume) -> None:
+    shapes = prediction.array.shape[:3], reference.array.shape[:3]
+    # A tenth of a voxel: far above the rounding of float32 headers, far below what a person could correct.
+    tolerance = 0.1 * min(reference.spacing_mm)
+    if shapes[0] == shapes[1]:
+        apart = volume.corner_distance_mm(
+            prediction.affine, reference.affine, reference.source.canonical_shape
+        )
+        if apart <= tolerance:
+            return
+        seen = f"{case.prediction} and {case.reference} lie {apart:.3g} mm apart"
+    else:
+        seen = f"{case.prediction} has shape {shapes[0]}, {case.reference} {shapes[1]}"
+    raise DataFault(
+        seen,
+        allowed="prediction and reference on one grid (shape and affine)",
+        next="predict again on the scan that the reference was drawn on (`lemis predict` keeps its grid)",
+    )
+
+
+def _parallel(
+    function: Callable[[Case], list[dict[str, object]]], cases: Sequence[Case], jobs: int | None
+) -> list[list[dict[str, object]]]:
+    # Threads: reading and the distance transforms are C code that lets go of the interpreter.
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+        results = pool.map(function, cases)
+        quiet = not console.is_terminal
+        return list(
+            track(results, "scoring", total=len(cases), console=console, transient=True, disable=quiet)
+        )
+
+
+# ---------------------------------------------------------------- summing up
+
+
+def _who(
+    cases: Sequence[Case], not_scored: Mapping[str, list[str]], record: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Who was tested, and what training had seen of them."""
+    tested = sorted({case.subject for case in cases})
+    labelled = [case.labelled for case in cases if case.labelled is not None]
+    pretraining = record.get("pretraining_subjects")
+    return {
+        "version": VERSION,
+        "scans": len(cases),
+        "subjects": len(tested),
+        "not_scored": not_scored,
+        "runs": sorted({run for case in cases for run in case.runs}),
+        "transductive": None if pretraining is None else not set(tested).isdisjoint(pretraining),
+        "training_not_recorded": [case.scan for case in cases if case.labelled is None],
+        "subjects_tested": tested,
+        "subjects_labelled_in_training": sorted(set().union(*labelled)) if labelled else None,
+        "subjects_in_pretraining": pretraining,
+    }
+
+
+def _protocols(
+    rows: Sequence[Mapping[str, Any]], structures: Sequence[str], millimetres: str | None, settings: Settings
+) -> dict[str, Any]:
+    by_structure = {name: [row for row in rows if row["structure"] == name] for name in structures}
+    return {
+        "default": {
+            "what": "per scan, on the reference's own grid, mean over scans",
+            "definitions": {**scores.DEFINITIONS, "interval": settings.intervals.definition},
+            "tolerance_mm": settings.scores.tolerance_mm,
+            "without_millimetres": millimetres,
+            "structures": {
+                name: _statistics(found, settings.intervals) for name, found in by_structure.items()
+            },
+            "overall": _overall(rows, settings.intervals),
+        }
+    }
+
+
+def _paper(record: Mapping[str, Any], work: Path | None, runs: Sequence[str]) -> dict[str, Any] | None:
+    """The papers' number: as ``predict`` wrote it, or as the runs scored their held-out fold in training."""
+    if record.get("pooled") is not None:
+        return {"what": scores.PAPER_DEFINITION, **record["pooled"]}
+    if work is None:
+        return None
+    logs = {run: _held_out(work / "runs" / run / "metrics.jsonl") for run in runs}
+    if not logs or not all(logs.values()):
+        return None
+    best = {run: max(lines, key=lambda line: line[_POOLED]) for run, lines in logs.items()}
+    keys = dict.fromkeys(key for line in best.values() for key in line if key.startswith(f"{_POOLED}/"))
+    means = [line[_POOLED] for line in best.values()]
+    return {
+        "what": f"{scores.PAPER_DEFINITION}; best scored step of each run, chosen on the test subjects",
+        "mean": float(np.mean(means)),
+        "std": float(np.std(means)),  # population form, over runs
+        "mean_of_last_steps": float(np.mean([lines[-1][_POOLED] for lines in logs.values()])),
+        "dice": {
+            key.removeprefix(f"{_POOLED}/"): float(np.mean([line[key] for line in best.values()]))
+            for key in keys
+        },
+        "runs": {run: {"step": line["step"], "mean": line[_POOLED]} for run, line in best.items()},
+    }
+
+
+def _held_out(log: Path) -> list[dict[str, Any]]:
+    """Lines of a run's metrics that hold its score on the held-out fold."""
+    if not log.is_file():
+        return []
+    whole = (
+        line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+    )
+    return [figures for figures in map(json_text.loads, whole) if _POOLED in figures]
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: version(name) for name in ("lemis", "numpy", "scipy")}
+    return {"python": platform.python_version(), **packages}
+
+
+def _statistics(rows: Sequence[Mapping[str, Any]], settings: statistics.Settings) -> dict[str, Any]:
+    subjects = [row["subject"] for row in rows]
+    status = Counter(row["status"] for row in rows)
+    means = {
+        name: statistics.estimate([row[name] for row in rows], subjects, settings)._asdict()
+        for name in METRICS
+    }
+    return {**means, **{name: status[name] for name in ("scored", *COUNTS)}}
+
+
+def _overall(rows: Sequence[Mapping[str, Any]], settings: statistics.Settings) -> dict[str, Any]:
+    """Each scan's mean over its structures first (absent ones left out), then the mean over scans."""
+    per_scan: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        per_scan.setdefault(row["scan"], []).append(row)
+    means = [
+        {
+            "subject": found[0]["subject"],
+            "status": "scan",
+            **{name: _mean(row[name] for row in found) for name in METRICS},
+        }
+        for found in per_scan.values()
+    ]
+    status = Counter(row["status"] for row in rows)
+    return {
+        **_statistics(means, settings),
+        **{name: status[name] for name in ("scored", *COUNTS)},
+    }
+
+
+def _mean(values: Iterable[float]) -> float:
+    there = [value for value in values if not math.isnan(value)]
+    return sum(there) / len(there) if there else math.nan
+
+
+def _no_nan(tree: Any) -> Any:
+    """JSON has no NaN: a number that does not exist is null."""
+    if isinstance(tree, Mapping):
+        return {key: _no_nan(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_no_nan(value) for value in tree]
+    return None if isinstance(tree, float) and math.isnan(tree) else tree
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+# ---------------------------------------------------------------- on the terminal
+
+
+def _print(summary: Mapping[str, Any], output: Path) -> None:
+    console = Console()
+    default = summary["protocols"]["default"]
+    level = f"{summary['settings']['intervals']['level']:.0%}"
+    who = f"{summary['scans']} scans of {summary['subjects']} subjects"
+    title = f"{who}; mean over scans, {level} interval below it"
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    # ASSD is in the files: with it the table is wider than 80 columns.
+    heads = {"dice": "Dice", "hd95_mm": "HD95 mm", "nsd": f"NSD {default['tolerance_mm']:g} mm"}
+    names = ["dice"] if default["without_millimetres"] else list(heads)
+    table.add_column("structure")
+    for head in (*(heads[name] for name in names), *COUNTS):
+        table.add_column(head, justify="right")
+    for structure, facts in {**default["structures"], "mean of structures": default["overall"]}.items():
+        means = [_with_interval(facts[name], 1 if name == "hd95_mm" else 3) for name in names]
+        table.add_row(structure, *means, *(str(facts[name]) for name in COUNTS))
+    console.print(table)
+    for line in [*_remarks(summary), f"written: {output}/per_case.csv, summary.json"]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _with_interval(estimate: Mapping[str, Any], digits: int) -> str:
+    mean, low, high = (estimate[name] for name in ("mean", "low", "high"))
+    if math.isnan(mean):
+        return "-"
+    interval = "" if math.isnan(low) else f"\n[dim]{low:.{digits}f}-{high:.{digits}f}[/]"
+    return f"{mean:.{digits}f}{interval}"
+
+
+def _remarks(summary: Mapping[str, Any]) -> list[str]:
+    default = summary["protocols"]["default"]
+    remarks = [
+        f"{len(scans)} not scored: {reason}" for reason, scans in summary["not_scored"].items() if scans
+    ]
+    if default["without_millimetres"]:
+        remarks.append(f"no surface metrics: {default['without_millimetres']}")
+    if any(default["overall"][name] for name in ("missed", "invented")):
+        remarks.append("missed and invented structures count as Dice 0 and the diagonal of the image")
+    if summary["subjects"] < 10:
+        remarks.append(f"{summary['subjects']} subjects are few: intervals from so few are too narrow")
+    if summary["training_not_recorded"] and summary["subjects_labelled_in_training"] is not None:
+        unknown = len(summary["training_not_recorded"])
+        remarks.append(f"{unknown} of the predictions are not in predictions.json: nobody knows if they leak")
+    remarks.append(
+        {
+            True: "transductive: pre-training saw the images (not the labels) of test subjects",
+            False: "not transductive: pre-training saw no image of a test subject",
+            None: "what training saw is not known (no predictions.json beside the predictions)",
+        }[summary["transductive"]]
+    )
+    if "paper" in summary["protocols"]:
+        paper = summary["protocols"]["paper"]["mean"]
+        remarks.append(f"paper protocol (pooled over slices, network grid): mean Dice {paper:.3f}")
+    return remarks

@@ -1,0 +1,138 @@
+"""``lemis finetune``: train a segmentation network on the labelled scans of a split, from pre-trained weights or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from lemis import plugins
+from lemis.contracts import Sampling
+from lemis.data import index
+from lemis.data.samples import Slices
+from lemis.data.split import choose
+from lemis.data.store import Store, open_store
+from lemis.engine import loop, plan
+from lemis.engine.run import Run, load_model
+from lemis.engine.supervised import Objective, network_grid_dice
+from lemis.engine.transfer import print_table, transfer
+from lemis.errors import UsageError
+from lemis.settings import plain
+
+SCORES = 10  # times during training that the held-out fold is scored, for the ``paper`` protocol's best epoch
+
+
+def finetune(
+    work: Path,
+    *,
+    pretrained: Path | None = None,
+    fold: int | None = None,
+    labelled: int | None = None,
+    backbone: str = "unet2d",
+    name: str | None = None,
+    preset: str | None = None,
+    settings_file: Path | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    seed: int = 0,
+    device: str = "auto",
+) -> Path:
+    """Train on the labelled subjects of a fold; score the held-out ones as training goes on.
+
+    The weights that are kept are those of the last step. The held-out score is only written down; nothing is chosen
+    by it.
+
+    Args:
+        work: A folder that ``lemis prepare`` has filled.
+        pretrained: A finished pre-training run; None trains from scratch.
+        fold: Whose test subjects are held out; None trains on every labelled subject and holds out none.
+        labelled: How many of the fold's training subjects give their labels (M); all by default.
+        backbone: File name in ``backbones/``, or a dotted name.
+        name: Of the run; by default method, number of labelled subjects, fold and seed.
+        preset: Of settings, or a YAML file.
+        settings_file: YAML over the preset.
+        overrides: ``key=value`` over both.
+        seed: All randomness follows from it.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Returns:
+        The run folder.
+    """
+    console = Console(stderr=True)
+    settings = plan.finetuning(backbone, plan.base(preset, settings_file), overrides)
+    store = open_store(work / "prepared")
+    fabric = loop.launch(settings.schedule, device)
+    weights, source = load_model(pretrained) if pretrained is not None else ({}, {"method": "scratch"})
+    method = source["method"].rsplit(".", 1)[-1]
+    split = choose(store.scans, fold=fold, labelled=labelled, root=Path(index.load(work / "index.json").root))
+    name = name or f"{pretrained.name if pretrained else method}-m{len(split.labelled_subjects)}-{_fold_name(fold)}"
+    run = Run(
+        work / "runs" / name,
+        {
+            **settings.stored(), "seed": seed, "pretrained": pretrained.name if pretrained else None,
+            "fold": fold, "labelled": list(split.labelled_subjects), "prepared": plain(store.settings),
+        },
+    )  # fmt: skip
+    if run.done:
+        console.print(f"{run.path}: nothing to do", highlight=False)
+        return run.path
+
+    train, held_out = _scans_of(store, split.labelled_subjects), _scans_of(store, split.test_subjects)
+    if not train:
+        raise UsageError(
+            f"none of the subjects {', '.join(split.labelled_subjects)} has a label",
+            allowed="at least one labelled subject to train on",
+            next="label a scan, or choose another --fold",
+        )
+    torch.manual_seed(seed)
+    network = plugins.load("backbones", backbone).Backbone(
+        settings.backbone_settings, in_channels=len(store.channels), num_classes=store.num_classes
+    )
+    if pretrained is not None:
+        print_table(transfer(network, weights, tuple(source["trained"]), pretrained), pretrained, console)
+    objective = Objective(network, settings.objective)
+    slices = Slices(store, train, fabric.device, with_labels=True)
+    console.print(
+        f"fine-tuning {run.path.name} on {len(slices)} slices of {len(train)} scans, "
+        f"{len(split.labelled_subjects)} subjects: {', '.join(split.labelled_subjects)} "
+        f"({fabric.device}, {fabric.strategy.precision.precision})",
+        highlight=False,
+    )
+    run.set_status(verb="finetune", method=method, state="running", slices=len(slices), scans=len(train))
+    sampling = Sampling(kind="slices", batch_size=min(settings.objective.batch_size, len(slices)))
+    scored = Slices(store, held_out, fabric.device, with_labels=True) if held_out else None
+
+    def score() -> dict[str, float]:
+        assert scored is not None
+        pooled = network_grid_dice(network, scored, store.num_classes)
+        each = zip(store.label_names[1:], pooled.dice, strict=True)
+        return {"held_out/pooled_dice": pooled.mean, **{f"held_out/pooled_dice/{k}": value for k, value in each}}
+
+    per_epoch = max(1, len(slices) // sampling.batch_size)
+    steps = settings.schedule.steps or settings.schedule.epochs * per_epoch
+    loop.train(
+        objective, slices, sampling, settings.schedule, run, fabric, seed=seed,
+        evaluate=score if scored else None, evaluate_every_steps=max(1, steps // SCORES),
+    )  # fmt: skip
+    run.finish(
+        network.state_dict(),
+        {
+            "verb": "finetune", "method": method, "backbone": backbone, "backbone_settings": plain(settings.backbone_settings),
+            "channels": list(store.channels), "label_names": list(store.label_names), "label_values": list(store.label_values),
+            "labelled_subjects": list(split.labelled_subjects), "test_subjects": list(split.test_subjects),
+            "pretraining_subjects": source.get("subjects", []), "pretrained": pretrained.name if pretrained else None,
+            "prepared": plain(store.settings), "seed": seed, "fold": fold, "split": split.source,
+        },
+    )  # fmt: skip
+    return run.path
+
+
+def _fold_name(fold: int | None) -> str:
+    return "all" if fold is None else f"fold{fold}"
+
+
+def _scans_of(store: Store, subjects: Sequence[str]) -> list[int]:
+    """Labelled scans of the given subjects."""
+    return [i for i, facts in enumerate(store.scans) if facts.labelled and facts.subject in set(subjects)]

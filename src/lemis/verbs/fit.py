@@ -1,0 +1,163 @@
+"""``lemis fit``: the main job. From a folder of scans with few labels to segmentations, an evaluation and a report.
+
+The sum of check, prepare, pretrain, finetune, predict, evaluate and report; each leaves files, so the same command again
+does only what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lemis.data import index as index_file
+from lemis.data import preprocess
+from lemis.data.index import Index
+from lemis.data.split import Split, choose, number_of_folds
+from lemis.engine import plan
+from lemis.errors import DataFault, UsageError
+from lemis.settings import parse_overrides, resolve
+from lemis.verbs.check import check
+from lemis.verbs.evaluate import evaluate
+from lemis.verbs.finetune import finetune
+from lemis.verbs.predict import predict
+from lemis.verbs.prepare import prepare
+from lemis.verbs.pretrain import pretrain
+from lemis.verbs.report import report
+
+SCRATCH = "scratch"  # no pre-training: the matched baseline
+
+
+def fit(
+    folder: Path,
+    *,
+    output: Path,
+    method: str = "sal",
+    labelled: int | None = None,
+    fold: int | None = None,
+    preset: str | None = "small",
+    settings_file: Path | None = None,
+    overrides: Sequence[str] = (),
+    inductive: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+) -> Path:
+    """Everything, from a folder of scans to ``report/index.html``.
+
+    With ``fold``, that fold's subjects are held out and scored. Without it the labelled subjects are cross-validated:
+    each is predicted by a network that never saw its label, and every unlabelled scan by the ensemble.
+
+    Args:
+        folder: Scans, a few of them labelled.
+        output: The work folder.
+        method: File name in ``methods/``, a dotted name, or ``scratch`` for no pre-training.
+        labelled: Train on the labels of this many subjects only; all by default.
+        fold: Hold out this fold only.
+        preset: Of settings, or a YAML file.
+        settings_file: YAML over the preset.
+        overrides: ``prepare.<key>=...``, ``pretrain.<key>=...``, ``method.<key>=...``, ``backbone.<key>=...``,
+            ``finetune.<key>=...``.
+        inductive: Pre-training leaves out the held-out subjects (needs ``fold``).
+        seed: All randomness follows from it.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Returns:
+        The report.
+
+    Raises:
+        DataFault: ``check`` found errors.
+        UsageError: No label, or a setting that does not exist.
+    """
+    console = Console(stderr=True)
+    if inductive and fold is None:
+        raise UsageError("--inductive without a fold", allowed="--inductive with --fold", next="--fold 0 --inductive")
+    given = _by_section(overrides)
+    tree = plan.base(preset, settings_file)
+    if method != SCRATCH:
+        plan.pretraining(method, "unet2d", tree, given["pretrain"])  # a mistyped setting is refused before any work
+    plan.finetuning("unet2d", tree, given["finetune"])
+
+    console.rule("check")
+    found = check(folder, output=output)
+    if found.errors:
+        raise DataFault(
+            f"{found.errors} errors in {folder}, listed above",
+            allowed="scans without errors",
+            next="repair or remove what is listed, then run the same command again",
+        )
+    console.rule("prepare")
+    prepare(output, settings=resolve(preprocess.Settings, tree.get("prepare", {}), given["prepare"], prefix="prepare."))
+    index = index_file.load(output / "index.json")
+    splits = _splits(index, fold, labelled)
+
+    common: dict[str, Any] = {"preset": preset, "settings_file": settings_file, "seed": seed, "device": device}
+    suffix = f"-seed{seed}" if seed else ""
+    pretrained = None
+    if method != SCRATCH:
+        console.rule("pretrain")
+        name = method.rsplit(".", 1)[-1] + (f"-without-fold{fold}" if inductive else "") + suffix
+        pretrained = pretrain(
+            output, method=method, name=name, overrides=given["pretrain"], fold=fold if inductive else None, **common
+        )
+    console.rule("finetune")
+    start = (pretrained.name if pretrained else SCRATCH + suffix)
+    runs = []
+    for number, split in splits:
+        name = f"{start}-m{len(split.labelled_subjects)}-{'all' if number is None else f'fold{number}'}"
+        runs.append(
+            finetune(
+                output, pretrained=pretrained, name=name, fold=number, labelled=labelled, overrides=given["finetune"], **common
+            )
+        )
+    console.rule("predict")
+    predictions = output / "predictions"
+    for run, (_, split) in zip(runs, splits, strict=True):
+        held_out_scans = [scan.id for scan in index.scans if scan.subject in split.test_subjects]
+        if held_out_scans:
+            predict(run, scans=held_out_scans, output=predictions, device=device)
+    unlabelled = _unlabelled(index)
+    if unlabelled:
+        predict(runs, scans=unlabelled, output=predictions, device=device)
+    if any(split.test_subjects for _, split in splits):
+        console.rule("evaluate")
+        evaluate(predictions, work=output)
+    else:
+        console.print("one labelled subject: nothing is left to evaluate on", highlight=False)
+    console.rule("report")
+    page = report(output)
+    console.print(f"open {page}", highlight=False)
+    return page
+
+
+def _by_section(overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``method.*`` and ``backbone.*`` go to pre-training, ``backbone.*`` to fine-tuning as well."""
+    tree = parse_overrides(overrides)
+    sections = ("prepare", "pretrain", "method", "backbone", "finetune")
+    for key in tree:
+        if key not in sections:
+            raise UsageError(
+                f"setting {key}",
+                allowed="settings that begin with " + ", ".join(f"{section}." for section in sections),
+                next=f"pretrain.{key}=... or finetune.{key}=...",
+            )
+    backbone = {"backbone": tree["backbone"]} if "backbone" in tree else {}
+    method = {"method": tree["method"]} if "method" in tree else {}
+    return {
+        "prepare": tree.get("prepare", {}),
+        "pretrain": {**tree.get("pretrain", {}), **method, **backbone},
+        "finetune": {**tree.get("finetune", {}), **backbone},
+    }
+
+
+def _splits(index: Index, fold: int | None, labelled: int | None) -> list[tuple[int | None, Split]]:
+    """The one fold that was asked for, or all of them; a single labelled subject trains one network on everything."""
+    root = Path(index.root)
+    count = number_of_folds(index.scans, root=root)
+    numbers: list[int | None] = [fold] if fold is not None else list(range(count)) if count > 1 else [None]
+    return [(number, choose(index.scans, fold=number, labelled=labelled, root=root)) for number in numbers]
+
+
+def _unlabelled(index: Index) -> list[str]:
+    return [scan.id for scan in index.scans if scan.label is None]

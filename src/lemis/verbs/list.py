@@ -1,0 +1,103 @@
+"""``lemis list``: what there is to choose from, read from source files, without importing PyTorch."""
+
+from __future__ import annotations
+
+import importlib
+import json as json_format
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lemis import plugins
+from lemis.settings import presets
+
+Facts = dict[str, Any]
+
+SCRATCH: Facts = {
+    "name": "scratch",
+    "title": "no pre-training: the matched baseline",
+    "dims": (2, 3),
+    "trains": (),
+    "settings": [],
+}
+
+# Who takes settings that belong to no plug-in -> folder, file, class.
+SHARED = {
+    "prepare": ("data", "preprocess", "Settings"),
+    "pretrain, finetune": ("engine", "loop", "Settings"),
+    "objective (finetune)": ("engine", "supervised", "Settings"),
+    "spatial (methods, objective)": ("data", "views", "Spatial"),
+    "intensity (objective)": ("data", "intensity", "Intensity"),
+}
+
+
+def list(*, parameters: bool = False, json: bool = False) -> Facts:
+    """Print and return the methods, networks and presets.
+
+    Args:
+        parameters: Also count the weights of each network at its default settings (imports PyTorch).
+        json: Print JSON instead of tables.
+
+    Returns:
+        ``methods`` and ``backbones``: rows of name, title, the file's constants (``dims``, ``trains``) and
+        ``settings``, each with ``name``, ``default`` (source text where it is no plain value) and ``note``;
+        ``presets``: names; ``settings``: those of no plug-in, by the verb or the key that takes them.
+    """
+    facts = {
+        "methods": [SCRATCH, *_plugins("methods")],
+        "backbones": _plugins("backbones"),
+        "presets": presets(),
+        "settings": {owner: plugins.settings_of(*where) for owner, where in SHARED.items()},
+    }
+    if parameters:
+        for backbone in facts["backbones"]:
+            backbone["parameters"] = count_parameters(backbone["name"])
+    if json:
+        print(json_format.dumps(facts, indent=1))
+    else:
+        _print(facts)
+    return facts
+
+
+def count_parameters(backbone: str, *, in_channels: int = 1, num_classes: int = 4) -> int:
+    """Number of weights of a network at its default settings."""
+    module = importlib.import_module(f"lemis.backbones.{backbone}")
+    network = module.Backbone(module.Settings(), in_channels=in_channels, num_classes=num_classes)
+    return sum(weights.numel() for weights in network.parameters())
+
+
+def _plugins(folder: str) -> Any:
+    return [
+        plugins.describe(folder, name) | {"settings": plugins.settings_of(folder, name)}
+        for name in plugins.names(folder)
+    ]
+
+
+def _print(facts: Facts) -> None:
+    console = Console()
+    methods = Table(
+        "method", "dims", "trains", "title", title="How to pre-train (--method)", title_justify="left"
+    )
+    for row in facts["methods"]:
+        methods.add_row(row["name"], _dims(row), ", ".join(row.get("trains", ())), _short(row))
+    networks = Table("backbone", "dims", title="Networks", title_justify="left")
+    counted = any("parameters" in row for row in facts["backbones"])
+    if counted:
+        networks.add_column("parameters", justify="right")
+    networks.add_column("title")
+    for row in facts["backbones"]:
+        count = [f"{row['parameters']:,}"] if counted else []
+        networks.add_row(row["name"], _dims(row), *count, _short(row))
+    console.print(methods, networks, sep="\n")
+    console.print("Presets (--preset): " + ", ".join(facts["presets"]), soft_wrap=True)
+    console.print("`lemis list --json` also shows every setting and its default.")
+
+
+def _short(row: Facts) -> str:
+    # The first sentence of a citation is the paper's title.
+    return str(row["title"]).split(". ")[0].rstrip(".")
+
+
+def _dims(row: Facts) -> str:
+    return ", ".join(f"{dims}D" for dims in row.get("dims", ()))

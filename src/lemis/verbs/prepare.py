@@ -1,0 +1,404 @@
+"""``lemis prepare``: every scan read once, resampled, normalised, and stored for fast reading."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from lemis.data import index as index_file
+from lemis.data import preprocess, store, volume
+from lemis.data.index import Index, Scan
+from lemis.data.preprocess import Facts, Settings
+from lemis.data.store import Store
+from lemis.data.volume import Volume
+from lemis.errors import DataFault, UsageError
+from lemis.settings import plain
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+VOXELS_PER_PROCESS = 30_000_000  # a new process costs about a second, in which one prepares this many
+PLAIN_EVERY_S = 5.0
+# Half a voxel would move a thin wall onto its neighbour; a tenth is rounding of headers.
+GRID_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class _Failure:
+    # Errors travel between processes as plain values: an exception with keyword arguments does not unpickle.
+    scan: str
+    stage: str
+    file: str
+    given: str
+    allowed: str
+    next: str
+
+
+class _Classes(NamedTuple):
+    names: tuple[str, ...]  # background first
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One scan to prepare."""
+
+    scan: Scan
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all scans of one preparation share."""
+
+    index: Index  # without its scans
+    folder: Path
+    settings: Settings
+    label_values: tuple[int, ...]
+
+
+def prepare(
+    work: Path, *, settings: Settings | None = None, jobs: int | None = None, index: Index | None = None
+) -> Store:
+    """Prepare every scan of ``work/index.json`` into ``work/prepared``; scans already done so are kept.
+
+    Args:
+        work: The work folder.
+        settings: How; the defaults of ``preprocess.Settings`` otherwise.
+        jobs: Processes; by default as many as the processor has, and no more than pay off.
+        index: The scans, instead of ``work/index.json``.
+
+    Returns:
+        The finished store.
+
+    Raises:
+        UsageError: No index, or settings that do not go together.
+        DataFault: Scans that cannot be prepared; the others are kept, and a second call tries only those.
+    """
+    work = Path(work)
+    index = index or index_file.load(work / "index.json")
+    settings = settings or Settings()
+    if not index.scans:
+        raise UsageError(
+            f"no scan in the index of {index.root}",
+            allowed="at least one scan",
+            next=f"lemis check SCANS -o {work}",
+        )
+    folder = work / "prepared"
+    folder.mkdir(parents=True, exist_ok=True)
+    classes = _classes(index)
+    console = Console(stderr=True, soft_wrap=True)
+    done = {scan.id: store.read_facts(folder, scan.id) for scan in index.scans}
+    sources = {scan.id: _source_fingerprint(index, scan) for scan in index.scans}
+    extents = _extents(index, settings, done, sources, jobs, console)
+    planes = [preprocess.in_plane(scan.shape, scan.spacing_mm, scan.slice_axis) for scan in index.scans]
+    settled = preprocess.settle(settings, planes, list(extents.values()))
+    tasks = [
+        _task(index, scan, settled, classes, sources[scan.id], extents.get(scan.id)) for scan in index.scans
+    ]
+    meta = {
+        "scans": [scan.id for scan in index.scans],
+        "channels": index.channels,
+        "label_names": classes.names,
+        "label_values": classes.values,
+        "settings": plain(settled),
+    }
+    missing = [task for task in tasks if not _is_done(folder, task, done[task.scan.id])]
+    if not missing and _meta_is(folder, meta):
+        console.print(f"nothing to do: {len(tasks)} scans are prepared in {folder}")
+        return store.open_store(folder)
+    (folder / "meta.json").unlink(missing_ok=True)  # what follows is unfinished until it is written again
+    job = _Job(dataclasses.replace(index, scans=()), folder, settled, classes.values)
+    found = _run(partial(_prepare_scan, job), missing, jobs, console, "prepared")
+    failures = [one for one in found if one is not None]
+    if failures:
+        raise _fault(failures, len(tasks))
+    store.write_meta(folder, **meta)
+    opened = store.open_store(folder)
+    console.print(_summary(opened, len(missing)))
+    return opened
+
+
+# ----------------------------------------------------------------------------------------- what is to be done
+
+
+def _classes(index: Index) -> _Classes:
+    named = {value: name for name, value in index.labels.items()}
+    found = {value for scan in index.scans for value in scan.label_values}
+    unknown = sorted(found - set(named) - {0})
+    if unknown:
+        raise DataFault(
+            f"label values {', '.join(map(str, unknown))} occur in {index.root}",
+            allowed=f"the named ones: {', '.join(f'{name} {value}' for name, value in index.labels.items())}",
+            next="`lemis check` names the scans; correct them, or name the values in dataset.json",
+        )
+    values = (0, *sorted(value for value in named if value != 0))
+    if len(values) > 256:
+        raise UsageError(
+            f"{len(values)} structures", allowed="at most 255 and the background", next="merge some of them"
+        )
+    return _Classes(tuple(named.get(value, "background") for value in values), values)
+
+
+def _task(
+    index: Index, scan: Scan, settings: Settings, classes: _Classes, source: str, extent: float | None
+) -> _Task:
+    facts = preprocess.describe(
+        id=scan.id,
+        subject=scan.subject,
+        images=scan.images,
+        label=scan.label,
+        shape=scan.shape,
+        spacing_mm=scan.spacing_mm,
+        slice_axis=scan.slice_axis,
+        settings=settings,
+    )
+    stamp = _digest([store.VERSION, source, plain(settings), classes.values, index.channels])
+    return _Task(scan, dataclasses.replace(facts, extent_mm=extent, source=source, fingerprint=stamp))
+
+
+def _is_done(folder: Path, task: _Task, done: Facts | None) -> bool:
+    files = [folder / f"{task.scan.id}.npy"]
+    if task.facts.labelled:
+        files.append(folder / f"{task.scan.id}.label.npy")
+    same = done is not None and done.fingerprint == task.facts.fingerprint
+    return same and all(file.is_file() for file in files)
+
+
+def _meta_is(folder: Path, meta: dict[str, Any]) -> bool:
+    written = store.read_meta(folder)
+    return written is not None and all(written.get(key) == plain(value) for key, value in meta.items())
+
+
+def _source_fingerprint(index: Index, scan: Scan) -> str:
+    # A label that was added or corrected since must be seen: time and size of each file are part of it.
+    files = [index_file.locate(index, file) for file in (*scan.images, *([scan.label] if scan.label else []))]
+    stamps = []
+    for file in files:
+        try:
+            facts = file.stat()
+        except FileNotFoundError:
+            raise DataFault(
+                f"scan {scan.id}: {file} is gone",
+                allowed="the files that the index names",
+                next="put it back, or run `lemis check` again",
+            ) from None
+        stamps.append((str(file), facts.st_mtime_ns, facts.st_size))
+    return _digest([stamps, plain(scan)])
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(plain(facts), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _extents(
+    index: Index,
+    settings: Settings,
+    done: dict[str, Facts | None],
+    sources: dict[str, str],
+    jobs: int | None,
+    console: Console,
+) -> dict[str, float]:
+    """Reach of the labelled structures per labelled scan; empty unless the field of view depends on it."""
+    if settings.field_of_view_mm != "auto":
+        return {}
+    extents: dict[str, float] = {}
+    unknown = []
+    for scan in index.scans:
+        facts = done[scan.id]
+        if scan.label is None:
+            continue
+        if facts is not None and facts.source == sources[scan.id] and facts.extent_mm is not None:
+            extents[scan.id] = facts.extent_mm
+        else:
+            unknown.append(scan)
+    found = _run(partial(_extent, dataclasses.replace(index, scans=())), unknown, jobs, console, "measured")
+    failures = [one for one in found if isinstance(one, _Failure)]
+    if failures:
+        raise _fault(failures, len(index.scans))
+    return extents | {
+        scan.id: one for scan, one in zip(unknown, found, strict=True) if isinstance(one, float)
+    }
+
+
+# ------------------------------------------------------------------------------------ in the worker processes
+
+
+def _prepare_scan(job: _Job, task: _Task) -> _Failure | None:
+    scan, stage, file = task.scan, "reading", task.scan.images[0]
+    try:
+        image = _read_image(job.index, scan)
+        stage = "preparing"
+        prepared, facts = preprocess.prepare_image(image.array, task.facts, job.settings)
+        label = None
+        if scan.label is not None:
+            stage, file = "reading", scan.label
+            seen = _read_label(job.index, scan, image)
+            stage = "preparing"
+            label = preprocess.prepare_label(seen, facts, job.settings, job.label_values)
+        stage = "storing"
+        store.write_scan(job.folder, facts, prepared, label)
+    except UsageError as error:
+        return _Failure(scan.id, stage, file, error.given, error.allowed, error.next)
+    except Exception as error:
+        error.add_note(f"while {stage} {file} of scan {scan.id}")
+        raise
+    return None
+
+
+def _extent(index: Index, scan: Scan) -> float | _Failure:
+    assert scan.label is not None
+    try:
+        label = volume.read(index_file.locate(index, scan.label)).array
+        return preprocess.extent_mm(label, scan.spacing_mm, scan.slice_axis)
+    except UsageError as error:
+        return _Failure(scan.id, "reading", scan.label, error.given, error.allowed, error.next)
+
+
+def _read_image(index: Index, scan: Scan) -> Volume:
+    """All channels of a scan, (X, Y, Z, C); the grid is that of the first file."""
+    volumes = [volume.read(index_file.locate(index, file)) for file in scan.images]
+    first = volumes[0]
+    for other, file in zip(volumes[1:], scan.images[1:], strict=True):
+        _expect_grid(other, file, first, scan.images[0])
+    arrays = [one.array if one.array.ndim == 4 else one.array[..., None] for one in volumes]
+    array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=3)
+    if array.shape[3] != len(index.channels):
+        raise DataFault(
+            f"{array.shape[3]} channels",
+            allowed=f"the {len(index.channels)} of the data set: {', '.join(index.channels)}",
+            next="leave the scan out, or export it with all channels",
+        )
+    return dataclasses.replace(first, array=array)
+
+
+def _read_label(index: Index, scan: Scan, image: Volume) -> NDArray[Any]:
+    assert scan.label is not None
+    label = volume.read(index_file.locate(index, scan.label))
+    _expect_grid(label, scan.label, image, scan.images[0])
+    return np.rint(label.array) if label.array.dtype.kind == "f" else label.array
+
+
+def _expect_grid(one: Volume, file: str, other: Volume, other_file: str) -> None:
+    shape = other.source.canonical_shape
+    if one.source.canonical_shape != shape:
+        raise DataFault(
+            f"{file} has shape {one.source.canonical_shape}, {other_file} has {shape}",
+            allowed="one grid for all files of a scan",
+            next="resample one onto the other's grid, or leave the scan out",
+        )
+    apart = volume.corner_distance_mm(one.affine, other.affine, shape)
+    if apart > GRID_TOLERANCE * min(other.spacing_mm):
+        raise DataFault(
+            f"{file} and {other_file} lie {apart:.2f} mm apart",
+            allowed=f"one grid for all files of a scan, to {GRID_TOLERANCE:g} of a voxel",
+            next="resample one onto the other's grid, or correct the header",
+        )
+
+
+# ------------------------------------------------------------------------------ processes, progress, messages
+
+
+def _run(
+    work: Callable[[Item], Result], items: Sequence[Item], jobs: int | None, console: Console, done: str
+) -> list[Result]:
+    """``work`` of every item, in their order, in as many processes as pay off."""
+    jobs = _processes(items) if jobs is None else max(1, min(jobs, len(items)))
+    results: dict[int, Result] = {}
+    with _progress(console, len(items), done) as advance:
+        if jobs == 1:
+            for i, item in enumerate(items):
+                results[i] = work(item)
+                advance(len(results))
+        else:
+            context = multiprocessing.get_context("spawn")  # forking a process that has threads can hang
+            pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_one_thread)
+            try:
+                waiting = {pool.submit(work, item): i for i, item in enumerate(items)}
+                for future in as_completed(waiting):
+                    results[waiting[future]] = future.result()
+                    advance(len(results))
+            finally:
+                pool.shutdown(cancel_futures=True)
+    return [results[i] for i in range(len(items))]
+
+
+def _processes(items: Sequence[Any]) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    voxels = sum(math.prod((item.scan if isinstance(item, _Task) else item).shape) for item in items)
+    return max(1, min(cores, len(items), voxels // VOXELS_PER_PROCESS))
+
+
+def _one_thread() -> None:
+    threadpool_limits(1)  # the processes share the cores already
+
+
+@contextmanager
+def _progress(console: Console, total: int, done: str) -> Iterator[Callable[[int], None]]:
+    """A bar with rate and time left on a terminal, a line every few seconds elsewhere."""
+    if console.is_terminal:
+        columns = (TextColumn(done), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+        with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+            task, start = bar.add_task(done, total=total, rate=""), time.monotonic()
+
+            def advance(count: int) -> None:
+                rate = count / max(1e-9, time.monotonic() - start)
+                bar.update(task, completed=count, rate=f"{rate:.1f} scans/s")
+
+            yield advance
+        return
+    start = said = time.monotonic()
+
+    def say(count: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said < PLAIN_EVERY_S and count < total:
+            return
+        rate, said = count / max(1e-9, now - start), now
+        console.print(
+            f"{done} {count}/{total} scans, {rate:.1f} scans/s, {(total - count) / rate:.0f} s left"
+        )
+
+    yield say
+
+
+def _fault(failures: Sequence[_Failure], total: int) -> DataFault:
+    shown = [f"scan {one.scan}: {one.stage} {one.file}: {one.given}" for one in failures[:5]]
+    more = [f"and {len(failures) - 5} more"] if len(failures) > 5 else []
+    first = failures[0]
+    return DataFault(
+        "\n".join([f"{len(failures)} of {total} scans cannot be prepared", *shown, *more]),
+        allowed=first.allowed,
+        next=first.next,
+    )
+
+
+def _summary(opened: Store, new: int) -> str:
+    slices = sum(facts.slices for facts in opened.scans)
+    labelled = sum(facts.labelled for facts in opened.scans)
+    rows, cols = opened.common_shape
+    spacing = opened.settings["spacing_mm"]
+    at = f"at {spacing:.4g} mm" if isinstance(spacing, float) else "at native spacing"
+    return (
+        f"prepared {new} of {len(opened.scans)} scans, {labelled} labelled, {len(opened.subjects)} subjects: "
+        f"{slices} slices up to {rows} x {cols} pixels {at}, {opened.num_classes - 1} structures, "
+        f"{opened.nbytes_resident / 1e6:.0f} MB in memory; {opened.path}"
+    )

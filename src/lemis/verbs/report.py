@@ -1,0 +1,224 @@
+"""``lemis report``: everything a work folder knows, as one HTML file that opens without a network."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemis import settings
+from lemis.data import index as indexing
+from lemis.data import volume
+from lemis.errors import UsageError
+from lemis.plugins import nearest
+from lemis.report import figures, page
+
+Array = NDArray[Any]
+
+_SLICES = 3  # pictures per example
+_MARGIN_MM = 20.0  # around the structures, so that the neighbourhood can be judged
+_NUMBERS = ("dice", "hd95_mm", "assd_mm", "nsd", "reference_ml", "predicted_ml")
+
+
+def report(work: Path, *, runs: Sequence[str] = (), output: Path | None = None) -> Path:
+    """Write the report of a work folder.
+
+    Args:
+        work: The folder that the other verbs have filled, as far as they have.
+        runs: Names of the runs to show; all of them by default.
+        output: File to write; ``work/report/index.html`` by default.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: ``work`` is no work folder, or a run of that name does not exist.
+    """
+    facts = read_work(work, runs)
+    output = output or work / "report" / "index.html"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    temporary.write_text(page.render(facts), encoding="utf-8")
+    os.replace(temporary, output)
+    return output
+
+
+def read_work(work: Path, runs: Sequence[str] = ()) -> page.WorkFacts:
+    """Read what is there; a part that is missing is None or empty."""
+    parts = ("index.json", "runs", "predictions", "evaluation", "prepared")
+    if not any((work / part).exists() for part in parts):
+        raise UsageError(
+            f"{work} is not a work folder",
+            allowed=f"a folder with at least one of {', '.join(parts)}",
+            next="lemis check SCANS -o WORK makes one",
+        )
+    index = indexing.load(work / "index.json") if (work / "index.json").is_file() else None
+    per_case = _per_case(work / "evaluation" / "per_case.csv")
+    return page.WorkFacts(
+        name=Path(index.root).name if index else work.resolve().name,
+        index=index,
+        prepared=_json(work / "prepared" / "meta.json"),
+        runs=_runs(work / "runs", runs),
+        predictions=_json(work / "predictions" / "predictions.json"),
+        summary=_json(work / "evaluation" / "summary.json"),
+        per_case=per_case,
+        examples=_examples(work / "predictions", index, per_case) if index else (),
+        faults=(_json(work / "check.json") or {}).get("faults"),
+    )
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _per_case(path: Path) -> tuple[page.Facts, ...]:
+    if not path.is_file():
+        return ()
+    with path.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return tuple({**row, **{name: float(row[name] or "nan") for name in _NUMBERS}} for row in rows)
+
+
+# ---------------------------------------------------------------- runs
+
+
+def _runs(folder: Path, wanted: Sequence[str]) -> tuple[page.RunFacts, ...]:
+    """Runs in the order they were begun, pre-training first."""
+    known = sorted(path.parent.name for path in folder.glob("*/settings.yaml"))
+    for name in wanted:
+        if name not in known:
+            guess = nearest(name, known)
+            raise UsageError(
+                f"there is no run {name!r} in {folder}",
+                allowed=", ".join(known) or "no run has been begun",
+                next=f"{guess!r}?" if guess else "lemis pretrain or lemis finetune makes one",
+            )
+    found = [_run(folder / name) for name in wanted or known]
+    return tuple(
+        sorted(
+            found, key=lambda run: (run.verb != "pretrain", str(run.environment.get("started", "")), run.name)
+        )
+    )
+
+
+def _run(folder: Path) -> page.RunFacts:
+    log = folder / "metrics.jsonl"
+    # A line without its end is being written, or was when the machine stopped.
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
+    return page.RunFacts(
+        name=folder.name,
+        status=_json(folder / "status.json") or {},
+        settings=settings.read_yaml(folder / "settings.yaml"),
+        environment=_json(folder / "environment.json") or {},
+        model=_json(folder / "model.json") or {},
+        metrics=tuple(json.loads(line) for line in lines if line.endswith("\n")),
+    )
+
+
+# ---------------------------------------------------------------- examples
+
+
+def _examples(
+    predictions: Path, index: indexing.Index, per_case: Sequence[page.Facts]
+) -> tuple[page.Example, ...]:
+    """The best, the median and the worst scan."""
+    files = {_scan_of(path): path for path in sorted(predictions.glob("*")) if volume.suffix_of(path)}
+    scans = {scan.id: scan for scan in index.scans}
+    shown = [
+        (name, dice)
+        for name, dice, _ in reversed(page.scan_rows(per_case))
+        if not math.isnan(dice) and name in files and name in scans and scans[name].label
+    ]
+    places = {"best": 0, "median": len(shown) // 2, "worst": len(shown) - 1} if shown else {}
+    chosen = {
+        place: rank for rank, place in reversed(places.items())
+    }  # of few scans, one may be several of them
+    return tuple(
+        page.Example(rank=rank, scan=name, dice=dice, slices=_slices(index, scans[name], files[name]))
+        for rank, (name, dice) in ((chosen[place], shown[place]) for place in sorted(chosen))
+    )
+
+
+def _scan_of(path: Path) -> str:
+    return path.name[: -len(volume.suffix_of(path))].removesuffix(".seg")
+
+
+def _slices(index: indexing.Index, scan: indexing.Scan, prediction: Path) -> tuple[page.Slice, ...]:
+    assert scan.label is not None
+    image = volume.read(indexing.locate(index, scan.images[0]))
+    reference = volume.read(indexing.locate(index, scan.label)).array
+    predicted = volume.read(prediction).array
+    structures = {name: value for name, value in index.labels.items() if value != 0}
+    picture = image.source.format == "picture"
+    planes = [_planes(array, scan.slice_axis, picture) for array in (image.array, reference, predicted)]
+    spacing = tuple(mm for axis, mm in enumerate(image.spacing_mm) if axis != scan.slice_axis)[::-1]
+    rows, columns = _crop(planes[1], planes[2], (spacing[0], spacing[1]))
+    planes = [array[:, rows, columns] for array in planes]
+    chosen = choose_slices(planes[1], planes[2], structures)
+    channels = planes[0].ndim == 4 and not (picture and planes[0].shape[-1] == 3)
+    shown = figures.window((planes[0][..., 0] if channels else planes[0])[chosen])
+    return tuple(
+        page.Slice(
+            picture=figures.overlay(
+                shown[place], planes[1][number], planes[2][number], structures, (spacing[0], spacing[1])
+            ),
+            caption=f"slice {number + 1} of {len(planes[1])}",
+        )
+        for place, number in enumerate(chosen)
+    )
+
+
+def _planes(array: Array, slice_axis: int, picture: bool) -> Array:
+    """(slices, rows, cols[, channels]) as readers look: patient's right on the left, front or head on top."""
+    planes = np.swapaxes(np.moveaxis(array, slice_axis, 0), 1, 2)
+    return planes[:, ::-1] if picture else planes[:, ::-1, ::-1]
+
+
+def _crop(reference: Array, predicted: Array, spacing_mm: tuple[float, float]) -> tuple[slice, slice]:
+    """Rows and columns that hold all structures and a margin, about square."""
+    anything = ((reference != 0) | (predicted != 0)).any(axis=0)
+    shape = anything.shape
+    if not anything.any():
+        return slice(0, shape[0]), slice(0, shape[1])
+    boxes = [np.flatnonzero(anything.any(axis=1 - axis)) for axis in (0, 1)]
+    centres = [(box[0] + box[-1] + 1) / 2 * mm for box, mm in zip(boxes, spacing_mm, strict=True)]
+    side = max((box[-1] + 1 - box[0]) * mm for box, mm in zip(boxes, spacing_mm, strict=True))
+    half = side / 2 + max(_MARGIN_MM, 0.15 * side)
+    cuts = [
+        slice(max(0, round((centre - half) / mm)), min(size, round((centre + half) / mm)))
+        for centre, mm, size in zip(centres, spacing_mm, shape, strict=True)
+    ]
+    return cuts[0], cuts[1]
+
+
+def choose_slices(
+    reference: Array, predicted: Array, structures: dict[str, int], most: int = _SLICES
+) -> list[int]:
+    """The slice with most of the structures, then those with most disagreement, no neighbours if possible.
+
+    Args:
+        reference: (slices, rows, cols) label values.
+        predicted: (slices, rows, cols) label values.
+        structures: Name to value.
+        most: How many at most.
+
+    Returns:
+        Slice numbers in the order of the scan.
+    """
+    values = list(structures.values())
+    filled = (np.isin(reference, values) | np.isin(predicted, values)).sum(axis=(1, 2))
+    disagreement = (reference != predicted).sum(axis=(1, 2))
+    chosen = [int(np.argmax(filled))]
+    for apart in (2, 1):
+        for number in np.argsort(-disagreement, kind="stable"):
+            far = all(abs(int(number) - other) >= apart for other in chosen)
+            if len(chosen) < most and far and (disagreement[number] or filled[number]):
+                chosen.append(int(number))
+    return sorted(chosen)

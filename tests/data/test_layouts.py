@@ -1,0 +1,485 @@
+"""Every layout is recognised from its file names, with all ids, labels and subjects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lemis.data import layouts
+from lemis.data.index import Scan
+from lemis.errors import DataFault, UsageError
+
+SHARED = Path(__file__).parents[2] / "../shared/data"
+QUICK = settings(max_examples=25, deadline=None)
+SUFFIXES = st.sampled_from([".nii.gz", ".nii", ".nrrd", ".mha", ".png"])
+
+# Ids as people choose them, some with times of one person; never ending in what marks a channel or a label.
+people = st.from_regex(r"[a-z]{2,6}[A-Z]?-?[0-9]{2,3}", fullmatch=True)
+moments = st.sampled_from(["", "_ED", "_ES", "_frame03", "_ses-2", "_ses-pre_run-1", "-phase1"])
+cohorts = st.dictionaries(
+    people, st.lists(moments, min_size=1, max_size=2, unique=True), min_size=1, max_size=5
+)
+# Ids as people choose them, some with times of one person; none ends in what marks a channel or a label.
+flags = st.lists(st.booleans(), min_size=10, max_size=10)
+
+
+def touch(*files: Path) -> None:
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+
+def wanted(cohort: dict[str, list[str]], labelled: list[bool]) -> dict[str, tuple[str, bool]]:
+    """Id -> (subject, labelled)."""
+    ids = [(person + moment, person) for person, moments in sorted(cohort.items()) for moment in moments]
+    flags = [True, *labelled[1:]]
+    return {name: (person, flag) for (name, person), flag in zip(ids, flags, strict=False)}
+
+
+def found(root: Path, layout: str) -> tuple[layouts.Listing, dict[str, tuple[str, bool]]]:
+    listing = layouts.recognise(root)
+    assert listing.index.layout == layout
+    for scan in listing.index.scans:
+        for file in [*scan.images, *([scan.label] if scan.label else [])]:
+            assert (root / file).exists()
+    return listing, {scan.id: (scan.subject, scan.label is not None) for scan in listing.index.scans}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory):
+    return lambda: tmp_path_factory.mktemp("scans")
+
+
+@QUICK
+@given(cohort=cohorts, labelled=flags, suffix=SUFFIXES, channels=st.integers(1, 3), declared=st.booleans())
+def test_nnunet(folder, cohort, labelled, suffix, channels, declared) -> None:
+    root, scans = folder(), wanted(cohort, labelled)
+    for name, (_, has_label) in scans.items():
+        touch(*[root / "imagesTr" / f"{name}_{channel:04d}{suffix}" for channel in range(channels)])
+        touch(root / "imagesTr" / f"._{name}_0000{suffix}")
+        if has_label:
+            touch(root / "labelsTr" / f"{name}{suffix}")
+    touch(*[root / "imagesTs" / f"test1_{channel:04d}{suffix}" for channel in range(channels)])
+    touch(root / "labelsTs" / f"test1{suffix}")
+    names = [f"mr{channel}" for channel in range(channels)]
+    if declared:
+        facts = {
+            "channel_names": dict(enumerate(names)),
+            "labels": {"background": 0, "RV": 1},
+            "file_ending": suffix,
+        }
+        (root / "dataset.json").write_text(json.dumps(facts))
+    listing, seen = found(root, "nnunet")
+    assert seen == {**scans, "test1": ("test1", False)}
+    assert all(len(scan.images) == channels for scan in listing.index.scans)
+    assert all(
+        [f"{c:04d}" in image for c, image in enumerate(s.images)] == [True] * channels
+        for s in listing.index.scans
+    )
+    assert listing.index.channels == (tuple(names) if declared else ())
+    assert listing.index.labels == ({"background": 0, "RV": 1} if declared else {})
+
+
+@QUICK
+@given(cohort=cohorts, labelled=flags)
+def test_decathlon(folder, cohort, labelled) -> None:
+    root, scans = folder(), wanted(cohort, labelled)
+    for name, (_, has_label) in scans.items():
+        touch(root / "imagesTr" / f"{name}.nii.gz", root / "imagesTr" / f"._{name}.nii.gz")
+        if has_label:
+            touch(root / "labelsTr" / f"{name}.nii.gz")
+    touch(root / "imagesTs" / "test1.nii.gz")
+    facts = {
+        "modality": {"0": "FLAIR", "1": "T1w"},
+        "labels": {"0": "background", "1": "edema", "2": "tumour"},
+    }
+    (root / "dataset.json").write_text(json.dumps(facts))
+    listing, seen = found(root, "msd")
+    assert seen == {**scans, "test1": ("test1", False)}
+    assert listing.index.channels == ("FLAIR", "T1w")
+    assert listing.index.labels == {"background": 0, "edema": 1, "tumour": 2}
+
+
+def test_decathlon_ids_with_four_digits_are_no_channels(tmp_path: Path) -> None:
+    touch(
+        *[tmp_path / f"{part}Tr" / f"case_{n:04d}.nii.gz" for part in ("images", "labels") for n in range(3)]
+    )
+    _, seen = found(tmp_path, "msd")
+    assert set(seen) == {"case_0000", "case_0001", "case_0002"}
+
+
+@QUICK
+@given(
+    people=st.dictionaries(
+        st.from_regex(r"[a-zA-Z0-9]{2,5}", fullmatch=True), st.booleans(), min_size=1, max_size=4
+    ),
+    sessions=st.sampled_from([[""], ["01", "02"]]),
+    modalities=st.sampled_from([["T1w"], ["FLAIR", "T1w"]]),
+    mark=st.sampled_from(["dseg", "label-lesion_mask", "desc-manual_dseg", "space-orig_label-GM_roi"]),
+    derived=st.booleans(),
+)
+def test_bids(folder, people, sessions, modalities, mark, derived) -> None:
+    root, scans = folder(), {}
+    people = {name.lower(): flag for name, flag in people.items()}
+    for person, has_label in people.items():
+        for session in sessions:
+            where = Path(f"sub-{person}") / (f"ses-{session}" if session else "") / "anat"
+            name = f"sub-{person}" + (f"_ses-{session}" if session else "")
+            touch(*[root / where / f"{name}_{modality}.nii.gz" for modality in modalities])
+            touch(root / where.parent / "func" / f"{name}_task-rest_bold.nii.gz")
+            if has_label:
+                touch(root / ("derivatives/manual" if derived else "") / where / f"{name}_{mark}.nii.gz")
+            scans[name] = (f"sub-{person}", has_label)
+    listing, seen = found(root, "bids")
+    assert seen == scans
+    assert listing.index.channels == (tuple(modalities) if len(modalities) > 1 else ())
+    assert all(len(scan.images) == len(modalities) for scan in listing.index.scans)
+    assert not listing.left_out
+
+
+def test_bids_names_its_structures_in_a_table(tmp_path: Path) -> None:
+    touch(tmp_path / "sub-1/anat/sub-1_T1w.nii.gz")
+    touch(
+        tmp_path / "derivatives/x/sub-1/anat/sub-1_dseg.nii.gz",
+        tmp_path / "derivatives/x/sub-2/anat/sub-2_dseg.nii.gz",
+    )
+    (tmp_path / "derivatives/x/dseg.tsv").write_text("index\tname\n1\tcsf\n2\tgrey\n")
+    listing = layouts.recognise(tmp_path)
+    assert listing.index.labels == {"background": 0, "csf": 1, "grey": 2}
+    assert [part.file for part in listing.left_out] == ["derivatives/x/sub-2/anat/sub-2_dseg.nii.gz"]
+
+
+@QUICK
+@given(
+    people=st.dictionaries(people, st.booleans(), min_size=2, max_size=5),
+    images=st.sampled_from([["image"], ["{}_image"], ["flair", "t1"], ["{}_t1", "{}_t1ce", "{}_t2"]]),
+    label=st.sampled_from(["label", "seg", "mask", "{}_seg", "{}-label", "Segmentation", "manual.mask"]),
+    suffix=SUFFIXES,
+)
+def test_one_folder_per_subject(folder, people, images, label, suffix) -> None:
+    root = folder()
+    for person, has_label in people.items():
+        touch(*[root / person / (image.format(person) + suffix) for image in images])
+        if has_label:
+            touch(root / person / (label.format(person) + suffix))
+    touch(root / "README.md")
+    listing, seen = found(root, "subjects")
+    assert seen == {person: (person, has_label) for person, has_label in people.items()}
+    assert all(len(scan.images) == len(images) for scan in listing.index.scans)
+    assert len(listing.index.channels) == (len(images) if len(images) > 1 else 0)
+
+
+def test_several_labelled_times_in_a_subjects_folder_are_scans_of_their_own(tmp_path: Path) -> None:
+    for person in ("patient001", "patient002"):
+        touch(
+            *[
+                tmp_path / person / f"{person}_{part}.nii.gz"
+                for part in ("4d", "frame01", "frame01_gt", "frame12")
+            ]
+        )
+        touch(tmp_path / person / f"{person}_frame12_gt.nii.gz", tmp_path / person / "Info.cfg")
+    listing, seen = found(tmp_path, "subjects")
+    assert seen == {
+        f"{p}_{f}": (p, True) for p in ("patient001", "patient002") for f in ("frame01", "frame12")
+    }
+    assert {part.reason for part in listing.left_out} == {"a time series (_4d)"}
+
+
+def test_names_that_repeat_in_every_folder_are_made_different(tmp_path: Path) -> None:
+    for person in ("p1", "p2"):
+        touch(*[tmp_path / person / f"{name}.nii.gz" for name in ("early", "early_seg", "late", "old_mask")])
+    listing, seen = found(tmp_path, "subjects")
+    assert seen == {f"{p}_{t}": (p, t == "early") for p in ("p1", "p2") for t in ("early", "late")}
+    assert [part.file for part in listing.left_out] == ["p1/old_mask.nii.gz", "p2/old_mask.nii.gz"]
+
+
+@QUICK
+@given(
+    cohort=cohorts,
+    labelled=flags,
+    suffix=SUFFIXES,
+    mark=st.sampled_from(["_seg", "_label", "-label", "_mask", "_gt", ".seg", " labels"]),
+)
+def test_flat_folder(folder, cohort, labelled, suffix, mark) -> None:
+    root, scans = folder(), wanted(cohort, labelled)
+    for name, (_, has_label) in scans.items():
+        touch(root / f"{name}{suffix}")
+        if has_label:
+            touch(root / f"{name}{mark}{suffix}")
+    touch(root / "notes.txt")
+    assert found(root, "flat")[1] == scans
+
+
+@QUICK
+@given(
+    cohort=cohorts,
+    labelled=flags,
+    suffix=SUFFIXES,
+    images=st.sampled_from(["images", "image", "imgs", ""]),
+    labels=st.sampled_from(["labels", "masks", "label", "segmentations"]),
+    mark=st.sampled_from(["", "_seg", "_mask"]),
+    channels=st.sampled_from([0, 2]),
+)
+def test_images_and_labels_side_by_side(
+    folder, cohort, labelled, suffix, images, labels, mark, channels
+) -> None:
+    root, scans = folder(), wanted(cohort, labelled)
+    for name, (_, has_label) in scans.items():
+        ends = [f"_{channel:04d}" for channel in range(channels)] or [""]
+        touch(*[root / images / f"{name}{end}{suffix}" for end in ends])
+        if has_label:
+            touch(root / labels / f"{name}{mark}{suffix}")
+    listing, seen = found(root, "flat")
+    assert seen == scans
+    assert all(len(scan.images) == max(channels, 1) for scan in listing.index.scans)
+
+
+def test_a_label_without_an_image_is_named(tmp_path: Path) -> None:
+    touch(
+        *[tmp_path / "imagesTr" / f"a_{c:04d}.nii.gz" for c in range(2)], tmp_path / "labelsTr" / "a.nii.gz"
+    )
+    touch(tmp_path / "labelsTr" / "b.nii.gz")
+    assert layouts.recognise(tmp_path).left_out == (
+        layouts.LeftOut("labelsTr/b.nii.gz", "a label without an image of its name"),
+    )
+
+
+def test_dicom_series_as_images(tmp_path: Path, write_series) -> None:
+    pixels = np.zeros((3, 4, 2), np.int16)
+    write_series(tmp_path / "one" / "p1", pixels)
+    touch(tmp_path / "one" / "p1" / "label.nii.gz")
+    write_series(tmp_path / "one" / "p2" / "series", pixels)
+    listing, seen = found(tmp_path / "one", "subjects")
+    assert seen == {"p1": ("p1", True), "p2": ("p2", False)}
+    assert [scan.images for scan in listing.index.scans] == [("p1",), ("p2/series",)]
+
+    write_series(tmp_path / "two" / "images" / "p1", pixels)
+    touch(tmp_path / "two" / "labels" / "p1.nii.gz")
+    assert found(tmp_path / "two", "flat")[1] == {"p1": ("p1", True)}
+    assert found(tmp_path / "one" / "p2" / "series", "flat")[1] == {"series": ("series", False)}
+
+
+# ---------------------------------------------------------------- CSV
+
+
+@QUICK
+@given(
+    cohort=cohorts,
+    labelled=flags,
+    named=st.booleans(),
+    columns=st.sampled_from([["image"], ["image_t1", "image_t2"]]),
+)
+def test_csv(folder, cohort, labelled, named, columns) -> None:
+    root, scans = folder(), wanted(cohort, labelled)
+    rows = [[*columns, "Label", "subject" if named else "sex"]]
+    for number, (name, (_, has_label)) in enumerate(scans.items()):
+        files = [f"deep/{name}.nii.gz", *[f"more/{name}_{c}.nii.gz" for c in columns[1:]]]
+        label = f"other/{number}.nrrd" if has_label else ""
+        touch(*[root / file for file in files], *([root / label] if label else []))
+        rows.append([*files, label, f"person {number}" if named else "f"])
+    (root / "list.csv").write_text("\n".join(",".join(row) for row in rows) + "\n,,\n", encoding="utf-8-sig")
+    for path in (root, root / "list.csv"):
+        listing = layouts.recognise(path)
+        assert listing.index.layout == "csv"
+        assert listing.index.root == str(root)
+        seen = {scan.id: (scan.subject, scan.label is not None) for scan in listing.index.scans}
+        if named:
+            assert sorted(subject for subject, _ in seen.values()) == sorted(
+                f"person {n}" for n in range(len(scans))
+            )
+        else:
+            assert seen == scans
+        assert listing.index.channels == (("t1", "t2") if len(columns) == 2 else ())
+
+
+def test_csv_with_one_name_in_many_folders(tmp_path: Path) -> None:
+    touch(tmp_path / "a/scan.nii.gz", tmp_path / "b/scan.nii.gz")
+    (tmp_path / "list.csv").write_text("image\na/scan.nii.gz\nb/scan.nii.gz\n")
+    assert [scan.id for scan in layouts.recognise(tmp_path).index.scans] == ["a_scan", "b_scan"]
+
+
+def test_csv_that_is_wrong(tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("image,label\nnothing.nii.gz,\n")
+    with pytest.raises(DataFault, match=r"list\.csv, line 2: image nothing\.nii\.gz"):
+        layouts.recognise(tmp_path)
+    table.write_text("image,label\n,\n,a\n")
+    with pytest.raises(DataFault, match="line 3: image is empty"):
+        layouts.recognise(tmp_path)
+    table.write_text("scan,label\na,b\n")
+    with pytest.raises(UsageError, match=r"columns scan, label(.|\n)*name the column of the image files"):
+        layouts.recognise(table)
+    table.write_text("image\n")
+    (tmp_path / "again.csv").write_text("image\n")
+    with pytest.raises(UsageError, match=r"2 lists of images: again\.csv, list\.csv"):
+        layouts.recognise(tmp_path)
+
+
+def test_a_table_of_patients_is_no_list_of_scans(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text("image_name,age\nISIC_1,55\n")
+    touch(tmp_path / "ISIC_1.png")
+    found(tmp_path, "flat")
+
+
+# ---------------------------------------------------------------- subjects
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "subject"),
+    [
+        ("acdc001_ED", False, "acdc001"),
+        ("acdc001_ES", False, "acdc001"),
+        ("patient001_frame01", False, "patient001"),
+        ("scd_HF-I-01_ED", False, "scd_HF-I-01"),
+        ("hippocampus_001", False, "hippocampus_001"),
+        ("brats13_0001", False, "brats13_0001"),
+        ("a7_ses-02_run-1", False, "a7"),
+        ("x_tp2", False, "x"),
+        ("ES", False, "ES"),
+        ("redes", False, "redes"),
+        ("curvas10001_0394", True, "curvas10001"),
+        ("chd1001_0063", True, "chd1001"),
+        ("chd1001_0063", False, "chd1001_0063"),
+        ("lungct_002", True, "lungct_002"),
+        ("isbi_z00", True, "isbi_z00"),
+        ("ham_ISIC_0024311", True, "ham_ISIC_0024311"),
+        ("dsb_05040e2e959c", True, "dsb_05040e2e959c"),
+        ("2019_0001", True, "2019_0001"),
+    ],
+)
+def test_subject_of(name: str, picture: bool, subject: str) -> None:
+    assert layouts.subject_of(name, picture=picture) == subject
+
+
+def test_a_table_of_subjects_is_obeyed(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz", tmp_path / "b_ED.nii.gz", tmp_path / "c.nii.gz")
+    (tmp_path / "subjects.csv").write_text("id,subject\na,ann\nc,ann\n")
+    assert [scan.subject for scan in layouts.recognise(tmp_path).index.scans] == ["ann", "b", "ann"]
+    (tmp_path / "subjects.csv").write_text("scan,person\na,ann\n")
+    with pytest.raises(UsageError, match=r"columns scan, person(.|\n)*id, subject"):
+        layouts.recognise(tmp_path)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_nothing_that_we_know(tmp_path: Path) -> None:
+    touch(*[tmp_path / f"page{n}.txt" for n in range(9)])
+    with pytest.raises(UsageError, match=r"page0\.txt(.|\n)*and 1 more(.|\n)*imagesTr(.|\n)*CSV") as caught:
+        layouts.recognise(tmp_path)
+    assert "page8.txt" not in str(caught.value)
+    with pytest.raises(UsageError, match=r"page0\.txt is a file"):
+        layouts.recognise(tmp_path / "page0.txt")
+    with pytest.raises(UsageError, match="does not exist"):
+        layouts.recognise(tmp_path / "nowhere")
+
+
+def test_a_layout_that_is_asked_for(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz")
+    with pytest.raises(UsageError, match=r"not the layout BIDS"):
+        layouts.recognise(tmp_path, "bids")
+    with pytest.raises(UsageError, match=r"'nnunett'(.|\n)*--layout nnunet"):
+        layouts.recognise(tmp_path, "nnunett")
+    assert layouts.recognise(tmp_path, "flat").index.layout == "flat"
+
+
+def test_two_labels_for_one_scan(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz", tmp_path / "a_seg.nii.gz", tmp_path / "a_mask.nii.gz")
+    with pytest.raises(UsageError, match=r"a has 2 labels: a_mask\.nii\.gz, a_seg\.nii\.gz"):
+        layouts.recognise(tmp_path)
+
+
+def test_channels_that_differ(tmp_path: Path) -> None:
+    for person in ("p1", "p2", "p3"):
+        touch(tmp_path / person / "t1.nii.gz", tmp_path / person / "t2.nii.gz")
+    touch(tmp_path / "p3" / "dwi.nii.gz")
+    with pytest.raises(UsageError, match=r"p3 has the files dwi, t1, t2; most others have t1, t2"):
+        layouts.recognise(tmp_path)
+
+
+def test_one_id_twice(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr" / "a_0000.nii.gz", tmp_path / "imagesTs" / "a_0000.nii.gz")
+    with pytest.raises(UsageError, match="ids that occur twice: a"):
+        layouts.recognise(tmp_path)
+
+
+def test_an_id_that_is_no_file_name(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz")
+    (tmp_path / "list.csv").write_text("id,image\np1/a,a.nii.gz\n")
+    with pytest.raises(UsageError, match="ids that are no file names: p1/a"):
+        layouts.recognise(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "holds a list"),
+        ('{"labels": {"whole": [1, 2]}}', r"declares the label 'whole': \[1, 2\](.|\n)*regions"),
+        ('{"labels": {"background": 0, "ignore": 2}}', r"'ignore': 2(.|\n)*ignore label"),
+    ],
+)
+def test_a_dataset_json_that_we_cannot_use(text: str, message: str, tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr" / "a_0000.nii.gz")
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        layouts.recognise(tmp_path)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def test_scan_folder_reads_grids_and_values(tmp_path: Path) -> None:
+    affine = np.diag([-1.5, 1.5, 8.0, 1.0])
+    image = np.zeros((5, 6, 4), np.int16)
+    label = np.zeros((5, 6, 4), np.uint8)
+    label[0], label[1] = 3, 7
+    nibabel.save(nibabel.Nifti1Image(image, affine), tmp_path / "a.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(label, affine), tmp_path / "a_seg.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(image, affine[[0, 2, 1, 3]]), tmp_path / "b.nii.gz")
+    index = layouts.scan_folder(tmp_path, jobs=2)
+    assert index.scans == (
+        Scan(
+            id="a",
+            subject="a",
+            images=("a.nii.gz",),
+            label="a_seg.nii.gz",
+            shape=(5, 6, 4),
+            spacing_mm=(1.5, 1.5, 8.0),
+            slice_axis=2,
+            label_values=(0, 3, 7),
+        ),
+        Scan(
+            id="b",
+            subject="b",
+            images=("b.nii.gz",),
+            shape=(5, 4, 6),
+            spacing_mm=(1.5, 8.0, 1.5),
+            slice_axis=1,
+        ),
+    )
+    assert index.channels == ("image",)
+    assert index.labels == {"background": 0, "label 3": 3, "label 7": 7}
+
+
+def test_channels_inside_the_files_are_counted(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((5, 6, 4, 2), np.int16), np.eye(4)), tmp_path / "a.nii.gz")
+    assert layouts.scan_folder(tmp_path).channels == ("channel 0", "channel 1")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not here (../shared/data)")
+@pytest.mark.parametrize(
+    "split", sorted(SHARED.glob("Dataset*/splits_final.json")), ids=lambda file: file.parent.name
+)
+def test_ids_and_subjects_fit_the_splits_that_come_with_a_data_set(split: Path) -> None:
+    subjects = {scan.id: scan.subject for scan in layouts.recognise(split.parent).index.scans}
+    folds = json.loads(split.read_text())
+    assert set(subjects) == {name for fold in folds for part in fold.values() for name in part}
+    for fold in folds:
+        assert not {subjects[name] for name in fold["train"]} & {subjects[name] for name in fold["val"]}

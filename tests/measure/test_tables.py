@@ -1,0 +1,43 @@
+"""Tables: what goes in comes out, escaped for where it goes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lemis.measure import tables
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"))
+ROWS = [{"method": "sal", "dice": 0.91234, "n": 3}, {"method": "50% & _x|y", "dice": math.nan, "n": 4}]
+
+
+def test_markdown():
+    assert tables.markdown(ROWS) == (
+        "| method | dice | n |\n| --- | ---: | ---: |\n| sal | 0.912 | 3 |\n| 50% & _x\\|y | - | 4 |\n"
+    )
+
+
+def test_csv_keeps_full_precision_and_leaves_missing_fields_empty():
+    assert tables.comma_separated(ROWS) == "method,dice,n\nsal,0.91234,3\n50% & _x|y,,4\n"
+
+
+def test_latex_is_escaped():
+    text = tables.latex(ROWS, ["method", "dice"], digits=2)
+    assert r"\begin{tabular}{lr}" in text
+    assert r"50\% \& \_x|y & - \\" in text
+    assert "sal & 0.91" in text
+
+
+def test_columns_can_be_chosen_and_may_be_missing():
+    assert tables.markdown([{"a": 1}], ["b", "a"]) == "| b | a |\n| ---: | ---: |\n| - | 1 |\n"
+
+
+@given(st.lists(st.fixed_dictionaries({"a": TEXT, "b": st.floats(allow_nan=False)}), min_size=1))
+def test_csv_reads_back(rows: list[dict[str, object]]):
+    text = tables.comma_separated(rows)
+    found = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [(row["a"], float(row["b"])) for row in found] == [(row["a"], row["b"]) for row in rows]

@@ -1,0 +1,330 @@
+"""The command line is wiring: each verb gets what was typed, and each ending has its exit code."""
+
+import ctypes
+import importlib
+import inspect
+import os
+import shlex
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from lemis import cli
+from lemis.errors import DataFault, TrainingStopped, UsageError
+
+VERBS = [
+    "demo",
+    "doctor",
+    "list",
+    "fit",
+    "check",
+    "prepare",
+    "pretrain",
+    "finetune",
+    "predict",
+    "evaluate",
+    "report",
+]
+RESULT = types.SimpleNamespace(errors=0, healthy=True)
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """Every verb replaced by a recorder: a list of (verb, positional, keyword)."""
+    calls = []
+    for verb in VERBS:
+        module = types.ModuleType(f"lemis.verbs.{verb}")
+
+        def record(*args, _verb=verb, **words):
+            calls.append((_verb, args, words))
+            return RESULT
+
+        setattr(module, verb, record)
+        monkeypatch.setitem(sys.modules, f"lemis.verbs.{verb}", module)
+    return calls
+
+
+def run(*words):
+    return CliRunner().invoke(cli.app, list(words))
+
+
+def example(verb):
+    """The example at the end of a verb's help, as words after ``lemis``."""
+    text = run(verb, "--help").output
+    assert "Example: lemis" in text, f"lemis {verb} --help has no example"
+    words = shlex.split(" ".join(text.split("Example:")[1].split()))
+    assert words[0] == "lemis"
+    return words[1:]
+
+
+def test_the_list_of_verbs_is_complete():
+    assert {typer.main.get_command(cli.app).commands[verb].name for verb in VERBS} == set(VERBS)
+    assert set(typer.main.get_command(cli.app).commands) == set(VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_example_in_the_help_runs(verb, called):
+    words = example(verb)
+    assert words[0] == verb
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    assert [call[0] for call in called] == [verb]
+
+
+def test_what_is_typed_reaches_the_verb(called):
+    assert run(
+        "fit", "scans", "-o", "out", "--method", "pcl", "--labelled", "4", "--fold", "1", "--preset", "tiny",
+        "--settings", "mine.yaml", "--seed", "7", "--device", "cpu", "--inductive",
+        "epochs=3", "method.threshold=0.2",
+    ).exit_code == 0  # fmt: skip
+    ((verb, args, words),) = called
+    assert (verb, args) == ("fit", (Path("scans"),))
+    assert words["overrides"] == ["epochs=3", "method.threshold=0.2"]
+    assert {
+        key: words[key]
+        for key in (
+            "output",
+            "method",
+            "labelled",
+            "fold",
+            "preset",
+            "settings_file",
+            "seed",
+            "device",
+            "inductive",
+        )
+    } == {
+        "output": Path("out"),
+        "method": "pcl",
+        "labelled": 4,
+        "fold": 1,
+        "preset": "tiny",
+        "settings_file": Path("mine.yaml"),
+        "seed": 7,
+        "device": "cpu",
+        "inductive": True,
+    }
+
+
+@pytest.mark.parametrize("words", [("fit", "scans"), ("pretrain", "work"), ("finetune", "work")])
+def test_without_overrides_the_verb_gets_none(called, words):
+    assert run(*words).exit_code == 0
+    assert list(called[0][2]["overrides"]) == []
+
+
+def test_prepare_resolves_preset_then_file_then_overrides(called, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("prepare: {spacing_mm: 3.0, image_order: 1}")
+    assert (
+        run("prepare", "work", "--preset", "small", "--settings", str(file), "image_order=3").exit_code == 0
+    )
+    settings = called[0][2]["settings"]
+    assert (settings.spacing_mm, settings.image_order, settings.field_of_view_mm) == (3.0, 3, "auto")
+
+
+def test_a_mistyped_verb_gets_the_nearest():
+    done = run("pretrian", "work")
+    assert done.exit_code == 2
+    assert "Did you mean 'pretrain'?" in done.output
+
+
+def test_a_mistyped_option_gets_the_nearest():
+    done = run("fit", "scans", "--labeled", "3")
+    assert done.exit_code == 2
+    assert "--labelled" in done.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fit",),
+        ("fit", "scans", "--labelled", "0"),
+        ("fit", "scans", "--fold", "-1"),
+        ("fit", "scans", "--device", "tpu"),
+    ],
+)
+def test_bad_arguments_are_the_user_s_input(words, called):
+    assert run(*words).exit_code == 2
+    assert called == []
+
+
+def test_a_bare_lemis_shows_the_help():
+    assert "check" in run().output
+
+
+def test_version():
+    done = run("--version")
+    assert done.exit_code == 0
+    assert done.output.startswith("lemis 0.")
+
+
+# --- how it ends
+
+
+def end(monkeypatch, capsys, verb, behave, *words):
+    """Exit code and stderr of ``lemis verb ...`` as a process would end, where the verb does ``behave``."""
+    module = types.ModuleType(f"lemis.verbs.{verb}")
+    setattr(module, verb, behave)
+    monkeypatch.setitem(sys.modules, f"lemis.verbs.{verb}", module)
+    monkeypatch.setattr(sys, "argv", ["lemis", verb, *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code or 0, capsys.readouterr().err
+
+
+def raising(error):
+    def verb(*args, **words):
+        raise error
+
+    return verb
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("--fold 7", allowed="folds are 0 to 4", next="--fold 0"), 2),
+        (DataFault("scan_01.nii.gz", allowed="finite voxels", next="repair it"), 3),
+        (TrainingStopped("the loss is not finite at step 7"), 1),
+    ],
+)
+def test_our_errors_are_messages_without_a_traceback(monkeypatch, capsys, error, code):
+    ended, stderr = end(monkeypatch, capsys, "report", raising(error), "work")
+    assert ended == code
+    assert stderr == f"error: {error}\n"
+
+
+def test_anything_else_is_our_fault_and_says_so(monkeypatch, capsys):
+    ended, stderr = end(monkeypatch, capsys, "report", raising(ZeroDivisionError("odd")), "work")
+    assert ended == 1
+    assert "Traceback" in stderr
+    assert "ZeroDivisionError: odd" in stderr
+    assert "a fault of Lemis, not yours" in stderr
+
+
+def test_an_interruption_ends_with_130(monkeypatch, capsys):
+    ended, stderr = end(monkeypatch, capsys, "report", raising(KeyboardInterrupt()), "work")
+    assert ended == 130
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(("errors", "code"), [(0, 0), (2, 3)])
+def test_faults_in_the_data_end_check_with_3(monkeypatch, capsys, errors, code):
+    verb = lambda *args, **words: types.SimpleNamespace(errors=errors)  # noqa: E731
+    assert end(monkeypatch, capsys, "check", verb, "scans")[0] == code
+
+
+@pytest.mark.parametrize(("healthy", "code"), [(True, 0), (False, 1)])
+def test_doctor_ends_with_1_when_something_must_be_fixed(monkeypatch, capsys, healthy, code):
+    verb = lambda *args, **words: types.SimpleNamespace(healthy=healthy)  # noqa: E731
+    assert end(monkeypatch, capsys, "doctor", verb)[0] == code
+
+
+# --- start-up
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["fit", "--help"], ["--version"], ["list"], ["list", "--json"], ["nonsense"]]
+)
+def test_torch_is_not_imported_before_a_verb_needs_it(words):
+    code = (
+        "import sys; from lemis import cli\n"
+        f"sys.argv = ['lemis', *{words!r}]\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+class Libc:
+    def __init__(self, answer=1):
+        self.answer, self.set = answer, {}
+
+    def mallopt(self, parameter, value):
+        self.set[parameter] = value
+        return self.answer
+
+
+@pytest.fixture
+def glibc(monkeypatch):
+    library = Libc()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(cli.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    return library
+
+
+def test_freed_memory_is_kept(glibc):
+    assert cli.keep_freed_memory()
+    assert glibc.set == {-3: 2**30, -1: 2**31 - 1}
+
+
+@pytest.mark.parametrize("name", ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_the_user_s_own_choice_of_malloc_is_left_alone(glibc, monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    assert not cli.keep_freed_memory()
+    assert glibc.set == {}
+
+
+def test_other_c_libraries_are_left_alone(glibc, monkeypatch):
+    monkeypatch.setattr(cli.platform, "libc_ver", lambda: ("", ""))
+    assert not cli.keep_freed_memory()
+    assert glibc.set == {}
+
+
+@pytest.mark.parametrize(("verb", "kept"), [("demo", True), ("list", False)])
+def test_only_verbs_that_run_a_network_keep_memory(monkeypatch, capsys, verb, kept):
+    asked = []
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: asked.append(True))
+    end(monkeypatch, capsys, verb, lambda **words: RESULT)
+    assert bool(asked) is kept
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_a_large_freed_block_is_reused_without_new_pages():
+    code = (
+        "import ctypes, resource\n"
+        "from lemis import cli\n"
+        "kept = cli.keep_freed_memory()\n"
+        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "libc = ctypes.CDLL(None); libc.malloc.restype = ctypes.c_void_p\n"
+        "libc.free.argtypes = [ctypes.c_void_p]\n"
+        "size = 200 << 20\n"
+        "def fill():\n"
+        "    block = libc.malloc(ctypes.c_size_t(size)); ctypes.memset(block, 1, size); libc.free(block)\n"
+        "fill(); before = faults(); fill()\n"
+        "print(kept, faults() - before)"
+    )
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    kept, faults = done.stdout.split()
+    if kept == "False":
+        pytest.skip("not glibc")
+    assert int(faults) < 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_takes_what_the_command_line_gives(verb, monkeypatch):
+    real = getattr(importlib.import_module(f"lemis.verbs.{verb}"), verb)
+    bound = []
+
+    def bind(*args, **words):
+        bound.append(inspect.signature(real).bind(*args, **words))
+        return RESULT
+
+    monkeypatch.setattr(f"lemis.verbs.{verb}.{verb}", bind)
+    done = run(*example(verb))
+    assert done.exit_code == 0, done.exception
+    assert len(bound) == 1

@@ -1,0 +1,128 @@
+"""What ``check`` prints, returns and writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from lemis.data import index as indexing
+from lemis.errors import UsageError
+from lemis.verbs.check import check
+
+SHARED = Path(__file__).parents[2] / "../shared/data"
+AFFINE = np.diag([1.5, 1.5, 8.0, 1.0])
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """Three scans of two subjects; p1 has labels."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    label = np.zeros((6, 5, 4), np.uint8)
+    label[1:3, 1:3] = 1
+    for seed, name in enumerate(["p1_ED", "p1_ES", "p2"]):
+        array = np.random.default_rng(seed).integers(0, 10 ** (seed + 1), (6, 5, 4 + seed)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(array, AFFINE), folder / f"{name}.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(label, AFFINE), folder / "p1_ED_seg.nii.gz")
+    return folder
+
+
+def break_label(scans: Path) -> None:
+    label = np.ones((6, 5, 3), np.uint8)
+    nibabel.save(nibabel.Nifti1Image(label, AFFINE), scans / "p1_ED_seg.nii.gz")
+
+
+def test_a_sound_folder(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = check(scans, output=tmp_path / "work")
+    text = capsys.readouterr().out
+    assert (report.errors, report.warnings) == (0, 0)
+    for words in (
+        f"{scans}: flat folder",
+        "3 scans of 2 subjects, up to 2 each (p1_ED is of p1)",
+        "1 of 3",
+        "6 x 5 x 5 (4 to 6) voxels",
+        "1.5 x 1.5 x 8 mm",
+        "15, axial",
+        "image: 0 to 99",
+        "scales differ",
+        "label 1",
+        "nothing is wrong; wrote",
+    ):
+        assert words in text, text
+    index = indexing.load(tmp_path / "work" / "index.json")
+    assert index == report.index
+    assert [scan.subject for scan in index.scans] == ["p1", "p1", "p2"]
+    assert json.loads((tmp_path / "work" / "check.json").read_text())["faults"] == []
+
+
+def test_errors_are_printed_counted_and_stop_the_index(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(scans, output=tmp_path / "work")
+    break_label(scans)
+    report = check(scans, output=tmp_path / "work")
+    text = capsys.readouterr().out
+    assert report.errors == 1
+    assert "error label on another grid (1)" in text
+    assert "p1_ED_seg.nii.gz: shape (6, 5, 3), but p1_ED.nii.gz has (6, 5, 4)" in text
+    assert "repair: resample the label" in text
+    assert "1 error and 0 warnings; no index.json written" in text
+    assert not (tmp_path / "work" / "index.json").exists()
+    assert json.loads((tmp_path / "work" / "check.json").read_text())["faults"][0]["scan"] == "p1_ED"
+
+
+def test_many_faults_of_one_kind_are_cut_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(8):
+        (tmp_path / f"s{number}.nii").write_bytes(b"nothing")
+    report = check(tmp_path)
+    text = capsys.readouterr().out
+    assert report.errors == 8
+    assert "unreadable file (8)" in text
+    assert "s4.nii" in text
+    assert "s5.nii" not in text
+    assert "and 3 more" in text
+
+
+def test_files_that_are_not_used_are_named(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (scans / "other_seg.nii.gz").touch()
+    report = check(scans)
+    assert report.errors == 0
+    assert "not used: other_seg.nii.gz: a label without an image" in capsys.readouterr().out
+
+
+def test_json(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    break_label(scans)
+    report = check(scans, json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["errors"] == report.errors == 1
+    assert (facts["scans"], facts["subjects"], facts["labelled"]) == (3, 2, 1)
+    assert facts["faults"][0]["kind"] == "label on another grid"
+    assert set(facts["faults"][0]) == {"severity", "scan", "file", "kind", "seen", "repair"}
+
+
+def test_layout_and_folder_are_checked(scans: Path) -> None:
+    with pytest.raises(UsageError, match="not the layout BIDS"):
+        check(scans, layout="bids")
+    with pytest.raises(UsageError, match="does not exist"):
+        check(scans / "nowhere")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not here (../shared/data)")
+@pytest.mark.parametrize(
+    ("name", "count", "subjects"),
+    [
+        ("Dataset101_ACDCdev", 100, 50),
+        ("Dataset102_Hippocampus", 130, 130),
+        ("Dataset103_SunnybrookLV", 60, 30),
+    ],
+)
+def test_real_data_sets_pass(
+    name: str, count: int, subjects: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = check(SHARED / name)
+    assert report.errors == report.warnings == 0
+    assert f"{count} scans of {subjects} subjects" in capsys.readouterr().out

@@ -1,0 +1,342 @@
+"""``evaluate`` on small made-up work folders: numbers, refusals, and what the summary says of leakage."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from lemis.data import index as indexing
+from lemis.data import volume
+from lemis.errors import DataFault, UsageError
+from lemis.measure import scores
+from lemis.verbs.evaluate import Settings, evaluate
+
+SHAPE = (16, 14, 5)
+AFFINE = np.diag([-1.5, -1.5, 8.0, 1.0])  # stored LPS: canonical reading has to flip
+
+
+def label_map(shift: int = 0, *, without: int | None = None) -> NDArray[np.uint8]:
+    """Two structures, values 1 and 3."""
+    labels = np.zeros(SHAPE, dtype=np.uint8)
+    labels[3 + shift : 9 + shift, 3:9, 1:4] = 1
+    labels[9 + shift : 12 + shift, 3:9, 1:4] = 3
+    if without is not None:
+        labels[labels == without] = 0
+    return labels
+
+
+def make_work(
+    folder: Path, predicted: dict[str, NDArray[np.uint8]], *, facts: dict[str, Any] | None = None
+) -> Path:
+    """A work folder with one reference and one prediction per scan; subjects are the ids up to ``_``."""
+    data, work = folder / "data", folder / "work"
+    scans = []
+    for scan, labels in predicted.items():
+        volume.write_volume(label_map(), AFFINE, data / f"{scan}.nii.gz")
+        volume.write_volume(labels, AFFINE, work / "predictions" / f"{scan}.nii.gz")
+        row = {
+            "id": scan,
+            "subject": scan.split("_")[0],
+            "images": (f"{scan}.nii.gz",),
+            "label": f"{scan}.nii.gz",
+        }
+        scans.append(indexing.Scan(**row, shape=SHAPE, spacing_mm=(1.5, 1.5, 8.0)))  # type: ignore[arg-type]
+    labels = {"background": 0, "pool": 1, "wall": 3}
+    index = indexing.Index(
+        root=str(data), layout="made up", channels=("MR",), labels=labels, scans=tuple(scans)
+    )
+    indexing.save(index, work / "index.json")
+    if facts is not None:
+        (work / "predictions" / "predictions.json").write_text(json.dumps(facts))
+    return work
+
+
+def rows_of(work: Path) -> list[dict[str, str]]:
+    with (work / "evaluation" / "per_case.csv").open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_numbers_are_those_of_scores(tmp_path: Path):
+    work = make_work(tmp_path, {"a_ED": label_map(), "a_ES": label_map(1), "b_ED": label_map(2)})
+    summary = evaluate(work)
+    rows = rows_of(work)
+    assert [(row["scan"], row["subject"], row["structure"]) for row in rows[:3]] == [
+        ("a_ED", "a", "pool"),
+        ("a_ED", "a", "wall"),
+        ("a_ES", "a", "pool"),
+    ]
+    wanted = scores.score(label_map(1) == 1, label_map() == 1, (1.5, 1.5, 8.0))
+    assert [float(rows[2][name]) for name in ("dice", "hd95_mm", "assd_mm", "nsd")] == pytest.approx(
+        wanted[1:5]
+    )
+    assert float(rows[2]["reference_ml"]) == pytest.approx(6 * 6 * 3 * 1.5 * 1.5 * 8 / 1000)
+    pool = summary["protocols"]["default"]["structures"]["pool"]
+    assert pool["dice"]["mean"] == pytest.approx(
+        np.mean([float(row["dice"]) for row in rows if row["structure"] == "pool"])
+    )
+    assert pool["dice"]["low"] <= pool["dice"]["mean"] <= pool["dice"]["high"]
+    assert (pool["dice"]["scans"], pool["dice"]["subjects"]) == (3, 2)
+    assert summary == json.loads((work / "evaluation" / "summary.json").read_text())
+
+
+def test_definitions_and_tolerance_are_in_the_output(tmp_path: Path):
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map(1)})
+    settings = Settings(scores=scores.Settings(tolerance_mm=1.0))
+    default = evaluate(work, settings=settings)["protocols"]["default"]
+    assert default["definitions"].items() >= scores.DEFINITIONS.items()
+    assert default["tolerance_mm"] == 1.0
+    # Moved by one voxel of 1.5 mm: neither the side faces nor the tolerance of 1 mm let it all pass.
+    assert (
+        default["structures"]["pool"]["nsd"]["mean"]
+        < evaluate(work)["protocols"]["default"]["structures"]["pool"]["nsd"]["mean"]
+    )
+
+
+def test_a_missed_structure_is_in_the_mean_and_counted(tmp_path: Path):
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map(without=3)})
+    wall = evaluate(work)["protocols"]["default"]["structures"]["wall"]
+    assert (wall["scored"], wall["missed"], wall["invented"], wall["absent"]) == (1, 1, 0, 0)
+    assert wall["dice"]["mean"] == 0.5
+    assert wall["hd95_mm"]["mean"] == pytest.approx(scores.diagonal_mm(SHAPE, (1.5, 1.5, 8.0)) / 2)
+
+
+def test_an_absent_structure_is_counted_and_not_scored(tmp_path: Path):
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map(without=3)})
+    volume.write_volume(label_map(without=3), AFFINE, tmp_path / "data" / "b.nii.gz")
+    default = evaluate(work)["protocols"]["default"]
+    assert default["structures"]["wall"]["absent"] == 1
+    assert default["structures"]["wall"]["dice"]["mean"] == 1.0
+    assert default["overall"]["dice"]["mean"] == 1.0
+    assert rows_of(work)[3]["dice"] == ""
+
+
+def test_another_orientation_of_the_same_grid_is_the_same_scan(tmp_path: Path):
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map()})
+    turned = AFFINE @ np.diag([-1, 1, 1, 1.0])
+    turned[0, 3] = AFFINE[0, 0] * (SHAPE[0] - 1)
+    volume.write_volume(label_map()[::-1], turned, work / "predictions" / "a.nii.gz")
+    assert evaluate(work)["protocols"]["default"]["overall"]["dice"]["mean"] == 1.0
+
+
+def test_two_folders_without_a_work_folder(tmp_path: Path):
+    make_work(tmp_path, {"a": label_map(), "b": label_map(1)})
+    summary = evaluate(tmp_path / "work" / "predictions", tmp_path / "data", output=tmp_path / "out")
+    assert summary["transductive"] is None
+    (tmp_path / "work" / "index.json").unlink()
+    bare = evaluate(tmp_path / "work" / "predictions", tmp_path / "data", output=tmp_path / "out")
+    assert list(bare["protocols"]["default"]["structures"]) == ["label 1", "label 3"]
+    assert bare["protocols"]["default"]["overall"] == summary["protocols"]["default"]["overall"]
+    assert (tmp_path / "out" / "per_case.csv").is_file()
+
+
+@pytest.mark.parametrize(("seen", "says"), [(["c", "b"], True), (["c"], False), ([], False)])
+def test_transductive_is_said(
+    tmp_path: Path, seen: list[str], says: bool, capsys: pytest.CaptureFixture[str]
+):
+    facts = {
+        "run": "finetune",
+        "labelled_subjects": ["c"],
+        "pretraining_subjects": seen,
+        "test_subjects": ["a", "b"],
+    }
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map(1)}, facts=facts)
+    summary = evaluate(work)
+    assert summary["transductive"] is says
+    assert summary["subjects_labelled_in_training"] == ["c"]
+    assert ("not transductive" not in capsys.readouterr().out) is says
+
+
+def test_scans_that_are_not_scored_are_named(tmp_path: Path):
+    facts = {"labelled_subjects": ["c"], "pretraining_subjects": [], "test_subjects": ["a"]}
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map(1)}, facts=facts)
+    volume.write_volume(label_map(), AFFINE, work / "predictions" / "new.nii.gz")
+    summary = evaluate(work)
+    assert summary["not_scored"] == {"no reference": ["new"], "subject outside the test fold": ["b"]}
+    assert summary["scans"] == 1
+    assert summary["protocols"]["default"]["overall"]["dice"]["low"] is None  # one subject has no interval
+
+
+def test_the_papers_number_is_carried_under_its_protocol(tmp_path: Path):
+    facts = {"pooled": {"dice": {"pool": 0.7, "wall": 0.5}, "mean": 0.6}}
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map()}, facts=facts)
+    paper = evaluate(work)["protocols"]["paper"]
+    assert paper["mean"] == 0.6
+    assert paper["dice"] == {"pool": 0.7, "wall": 0.5}
+    assert paper["what"] == scores.PAPER_DEFINITION
+
+
+def test_the_papers_number_comes_from_the_runs_otherwise(tmp_path: Path):
+    facts = {
+        "scans": {"a": {"file": "a.nii.gz", "runs": ["one"]}, "b": {"file": "b.nii.gz", "runs": ["two"]}}
+    }
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map()}, facts=facts)
+    assert "paper" not in evaluate(work)["protocols"]
+    for run, figures in {"one": [0.5, 0.9, 0.8], "two": [0.3, 0.4, 0.5]}.items():
+        (work / "runs" / run).mkdir(parents=True)
+        lines = [
+            {"step": 10 * k, "held_out/pooled_dice": v, "held_out/pooled_dice/pool": v}
+            for k, v in enumerate(figures)
+        ]
+        lines.insert(1, {"step": 5, "loss": 1.0})
+        (work / "runs" / run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    paper = evaluate(work)["protocols"]["paper"]
+    assert paper["mean"] == pytest.approx(0.7)
+    assert paper["std"] == pytest.approx(0.2)
+    assert paper["mean_of_last_steps"] == pytest.approx(0.65)
+    assert paper["dice"] == {"pool": pytest.approx(0.7)}
+    assert paper["runs"]["one"] == {"step": 10, "mean": 0.9}
+
+
+def test_each_scan_is_held_against_the_networks_that_made_it(tmp_path: Path):
+    """Cross-validation: every subject was labelled for some network, none for its own."""
+    scans = {
+        "a_ED": {"file": "a_ED.nii.gz", "runs": ["fold0"], "labelled_subjects": ["b"]},
+        "b_ED": {"file": "b_ED.nii.gz", "runs": ["fold1"], "labelled_subjects": ["a"]},
+    }
+    facts = {"version": 1, "scans": scans, "pretraining_subjects": ["a", "b"]}
+    work = make_work(tmp_path, {"a_ED": label_map(), "b_ED": label_map(1)}, facts=facts)
+    summary = evaluate(work)
+    assert summary["runs"] == ["fold0", "fold1"]
+    assert summary["subjects_labelled_in_training"] == ["a", "b"]
+    assert summary["transductive"] is True
+    assert summary["training_not_recorded"] == []
+    scans["b_ED"]["labelled_subjects"] = ["a", "b"]
+    (work / "predictions" / "predictions.json").write_text(json.dumps(facts))
+    with pytest.raises(
+        UsageError, match="1 of 2 predictions are of subjects that training saw with labels: b"
+    ):
+        evaluate(work)
+
+
+def test_a_prediction_that_nobody_recorded_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    scans = {"a": {"file": "a.nii.gz", "runs": ["fold0"], "labelled_subjects": ["c"]}}
+    work = make_work(
+        tmp_path, {"a": label_map(), "b": label_map()}, facts={"scans": scans, "pretraining_subjects": []}
+    )
+    assert evaluate(work)["training_not_recorded"] == ["b"]
+    assert "1 of the predictions are not in predictions.json" in capsys.readouterr().out
+
+
+def test_nominal_spacing_gives_no_millimetres(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    work = make_work(tmp_path, {"a": label_map(1), "b": label_map()}, facts={"nominal_spacing": True})
+    default = evaluate(work)["protocols"]["default"]
+    assert default["without_millimetres"].startswith("the spacing of these scans is nominal")
+    assert default["structures"]["pool"]["hd95_mm"]["mean"] is None
+    assert default["structures"]["pool"]["dice"]["mean"] < 1
+    assert (rows_of(work)[0]["hd95_mm"], rows_of(work)[0]["reference_ml"]) == ("", "")
+    assert "HD95" not in capsys.readouterr().out
+
+
+def test_pictures_give_no_millimetres(tmp_path: Path):
+    from PIL import Image
+
+    for folder in ("predicted", "wanted"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(label_map()[:, :, 2]).save(tmp_path / folder / "a.png")
+    default = evaluate(tmp_path / "predicted", tmp_path / "wanted")["protocols"]["default"]
+    assert default["without_millimetres"].startswith("pictures have no spacing")
+    assert default["overall"]["dice"]["mean"] == 1.0
+
+
+def test_json_is_the_only_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map(1)})
+    summary = evaluate(work, json=True)
+    assert json.loads(capsys.readouterr().out) == summary
+
+
+def test_the_table_shows_interval_and_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map(without=3)})
+    evaluate(work)
+    text = capsys.readouterr().out
+    wall = next(line for line in text.splitlines() if line.strip().startswith("wall"))
+    assert wall.split()[1] == "0.500"
+    assert wall.split()[-3:] == ["1", "0", "0"]
+    assert "0.000-1.000" in text
+    assert max(len(line) for line in text.splitlines() if "written" not in line) <= 80
+    assert "missed and invented structures count as Dice 0" in text
+
+
+def test_threads_change_nothing(tmp_path: Path):
+    work = make_work(tmp_path, {f"s{k}": label_map(k % 3) for k in range(6)})
+    assert evaluate(work, jobs=1) == evaluate(work, jobs=4)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_refuses_a_subject_that_was_labelled_in_training(tmp_path: Path):
+    facts = {"labelled_subjects": ["a"], "pretraining_subjects": [], "test_subjects": ["b"]}
+    work = make_work(tmp_path, {"a_ED": label_map(), "b_ED": label_map()}, facts=facts)
+    with pytest.raises(
+        UsageError, match="1 of 2 predictions are of subjects that training saw with labels: a"
+    ):
+        evaluate(work)
+    assert not (work / "evaluation").exists()
+
+
+def test_refuses_another_shape(tmp_path: Path):
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map()})
+    volume.write_volume(label_map()[:, :, :-1], AFFINE, work / "predictions" / "a.nii.gz")
+    with pytest.raises(DataFault, match=r"a.nii.gz has shape \(16, 14, 4\), .* \(16, 14, 5\)"):
+        evaluate(work)
+
+
+def test_refuses_another_place(tmp_path: Path):
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map()})
+    moved = AFFINE.copy()
+    moved[2, 3] = 8.0
+    volume.write_volume(label_map(), moved, work / "predictions" / "a.nii.gz")
+    with pytest.raises(DataFault, match="lie 8 mm apart"):
+        evaluate(work)
+
+
+def test_refuses_values_that_no_structure_has(tmp_path: Path):
+    work = make_work(tmp_path, {"a": label_map() * 2})
+    with pytest.raises(DataFault, match="holds the values 2, 6"):
+        evaluate(work)
+
+
+def test_refuses_fractions_and_channels(tmp_path: Path):
+    work = make_work(tmp_path, {"a": label_map()})
+    prediction = work / "predictions" / "a.nii.gz"
+    volume.write_volume(label_map().astype(np.float32) / 2, AFFINE, prediction)
+    with pytest.raises(DataFault, match="not whole numbers"):
+        evaluate(work)
+    volume.write_volume(np.stack([label_map()] * 2, axis=-1), AFFINE, prediction)
+    with pytest.raises(DataFault, match="has 4 axes"):
+        evaluate(work)
+    volume.write_volume(label_map().astype(np.float32), AFFINE, prediction)
+    assert evaluate(work)["protocols"]["default"]["overall"]["dice"]["mean"] == 1.0
+
+
+def test_refuses_when_there_is_nothing_to_score(tmp_path: Path):
+    work = make_work(tmp_path, {"a": label_map()})
+    (work / "predictions" / "a.nii.gz").rename(work / "predictions" / "other.nii.gz")
+    with pytest.raises(UsageError, match="none of the 1 predictions"):
+        evaluate(work)
+
+
+def test_refuses_a_folder_that_is_not_there(tmp_path: Path):
+    with pytest.raises(UsageError, match="is not a folder"):
+        evaluate(tmp_path / "nowhere", tmp_path)
+
+
+def test_refuses_predictions_without_any_reference(tmp_path: Path):
+    work = make_work(tmp_path, {"a": label_map()})
+    (work / "index.json").unlink()
+    with pytest.raises(UsageError, match=r"has no index.json beside it"):
+        evaluate(work / "predictions")
+
+
+def test_mean_of_structures_ignores_absent_ones():
+    from lemis.verbs.evaluate import _mean
+
+    assert _mean([1.0, math.nan, 0.0]) == 0.5
+    assert math.isnan(_mean([math.nan]))
