@@ -18,8 +18,8 @@ import torch
 from lemis.backbones import unet2d
 from lemis.contracts import Batch, Draw, Outcome, View
 from lemis.data import phantom, preprocess
-from lemis.data.layouts import scan_folder
 from lemis.data.index import save
+from lemis.data.layouts import scan_folder
 from lemis.data.samples import Slices
 from lemis.data.store import open_store
 from lemis.engine import loop

@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     """Prepared slices or patches, already on the device. Immutable; a NamedTuple so that DDP and Fabric can walk it."""
 
     image: Tensor  # (B, C, *space) float, prepared intensities
-    index: Tensor  # (B,) int64, which slice or patch of the data set
+    index: Tensor  # type: ignore[assignment]  # (B,) int64, which slice or patch of the data set; not tuple.index
     scan: Tensor  # (B,) int64
     subject: Tensor  # (B,) int64
     position: Tensor  # (B,) float in (0, 1], (slice index + 1) / number of slices of the scan
@@ -125,8 +125,8 @@ class Method(nn.Module, ABC):
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """One step: draw views, embed, compare."""
 
-    def after_step(self, progress: float) -> None:  # noqa: B027  (most methods do nothing here)
+    def after_step(self, progress: float) -> None:
         """Called after each optimiser step; ``progress`` in (0, 1]."""
 
-    def after_epoch(self, progress: float) -> None:  # noqa: B027
+    def after_epoch(self, progress: float) -> None:
         """Called after each epoch."""

@@ -1,4 +1,4 @@
-"""Each fault is made on purpose and found under its name, with file, values and repair; a sound folder has none."""
+"""Each fault is made on purpose and found by name, with file, values and repair; a sound folder has none."""
 
 from __future__ import annotations
 

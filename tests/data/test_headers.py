@@ -27,7 +27,14 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 pytestmark = pytest.mark.skipif(
     not FILES, reason="the shared header files are not here (../shared/data/headers)"
 )
-readable = pytest.mark.parametrize("name", sorted(set(FILES) - set(REFUSED)))
+LARGE = {"freesurfer_wm.mgz", "ct_dicom", "ct_dicom_seg.nii.gz", "shear.nii.gz"}
+readable = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in LARGE else ())
+        for name in sorted(set(FILES) - set(REFUSED))
+    ],
+)
 
 
 def stored(scan: volume.Volume) -> tuple[np.ndarray, tuple[int, ...]]:

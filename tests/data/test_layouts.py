@@ -25,7 +25,7 @@ moments = st.sampled_from(["", "_ED", "_ES", "_frame03", "_ses-2", "_ses-pre_run
 cohorts = st.dictionaries(
     people, st.lists(moments, min_size=1, max_size=2, unique=True), min_size=1, max_size=5
 )
-# Ids as people choose them, some with times of one person; none ends in what marks a channel or a label.
+# For every scan whether it has a label; the first one always has: so the folder shows how labels are named.
 flags = st.lists(st.booleans(), min_size=10, max_size=10)
 
 
@@ -378,6 +378,20 @@ def test_nothing_that_we_know(tmp_path: Path) -> None:
         layouts.recognise(tmp_path / "page0.txt")
     with pytest.raises(UsageError, match="does not exist"):
         layouts.recognise(tmp_path / "nowhere")
+
+
+def test_a_folder_of_data_sets(tmp_path: Path) -> None:
+    touch(tmp_path / "one/imagesTr/a_0000.nii.gz", tmp_path / "two/imagesTr/a_0000.nii.gz")
+    with pytest.raises(UsageError, match=r"holds 2 data set\(s\): one, two(.|\n)*give .*one"):
+        layouts.recognise(tmp_path)
+
+
+def test_one_file(tmp_path: Path) -> None:
+    touch(tmp_path / "a_ED.nii.gz", tmp_path / "b.nii.gz")
+    listing = layouts.recognise(tmp_path / "a_ED.nii.gz")
+    assert [(scan.id, scan.subject, scan.images) for scan in listing.index.scans] == [
+        ("a_ED", "a", ("a_ED.nii.gz",))
+    ]
 
 
 def test_a_layout_that_is_asked_for(tmp_path: Path) -> None:

@@ -87,6 +87,14 @@ def test_many_faults_of_one_kind_are_cut_short(tmp_path: Path, capsys: pytest.Ca
     assert "and 3 more" in text
 
 
+def test_many_structures_are_cut_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label = np.arange(120, dtype=np.uint8).reshape(6, 5, 4)
+    nibabel.save(nibabel.Nifti1Image(label, AFFINE), tmp_path / "a.nii")
+    nibabel.save(nibabel.Nifti1Image(label, AFFINE), tmp_path / "a_seg.nii")
+    assert check(tmp_path).errors == 0
+    assert "and 100 more" in capsys.readouterr().out
+
+
 def test_files_that_are_not_used_are_named(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (scans / "other_seg.nii.gz").touch()
     report = check(scans)
@@ -115,9 +123,9 @@ def test_layout_and_folder_are_checked(scans: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "count", "subjects"),
     [
-        ("Dataset101_ACDCdev", 100, 50),
+        pytest.param("Dataset101_ACDCdev", 100, 50, marks=pytest.mark.slow),
         ("Dataset102_Hippocampus", 130, 130),
-        ("Dataset103_SunnybrookLV", 60, 30),
+        pytest.param("Dataset103_SunnybrookLV", 60, 30, marks=pytest.mark.slow),
     ],
 )
 def test_real_data_sets_pass(

@@ -46,7 +46,8 @@ class Backbone(contracts.Backbone):
         self.decoder_channels = tuple(reversed(widths))
         self.decoder_strides = tuple(reversed(self.strides[:-1]))
         self.encoder = nn.ModuleList(
-            [_block(i, o) for i, o in zip([in_channels, *widths[:-1]], widths, strict=True)] + [_bottleneck(8 * f, 16 * f)]
+            [_block(i, o) for i, o in zip([in_channels, *widths[:-1]], widths, strict=True)]
+            + [_bottleneck(8 * f, 16 * f)]
         )
         self.decoder = nn.ModuleList([_Up(2 * width, width) for width in reversed(widths)])
         self.head = nn.Conv2d(f, num_classes, 1, bias=False)
@@ -94,7 +95,11 @@ class _Up(nn.Module):
 def _block(in_channels: int, out_channels: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for channels in (in_channels, out_channels):
-        layers += [nn.Conv2d(channels, out_channels, 3, padding=1), BatchNorm(out_channels), nn.LeakyReLU(SLOPE, inplace=True)]
+        layers += [
+            nn.Conv2d(channels, out_channels, 3, padding=1),
+            BatchNorm(out_channels),
+            nn.LeakyReLU(SLOPE, inplace=True),
+        ]
     return nn.Sequential(*layers)
 
 

@@ -4,7 +4,7 @@
 - ``msd``: imagesTr/ID.EXT (channels inside the file), labelsTr/ID.EXT, imagesTs/, dataset.json
 - ``bids``: sub-XX/[ses-YY/]anat/*; labels (``_dseg``, ``_mask``, ``_label-*``) there or in derivatives/
 - ``subjects``: one folder per subject; a word such as seg, label, mask or gt ends the name of a label
-- ``flat``: ID.EXT with ID_seg.EXT beside it, or images/ID.EXT with labels/ID.EXT; or one DICOM series
+- ``flat``: ID.EXT with ID_seg.EXT beside it, or images/ID.EXT with labels/ID.EXT; one DICOM series; one file
 - ``csv``: a CSV file with the columns image (or image_NAME, one per channel), label, subject, id
 
 Labels of imagesTs (labelsTs) are left alone, so that nobody trains on a test set by accident.
@@ -95,7 +95,7 @@ def scan_folder(root: Path, layout: str | None = None, jobs: int | None = None) 
     """Recognise a folder and read the grid of every scan and the values of every label.
 
     Args:
-        root: The folder, or a CSV file.
+        root: The folder, a CSV file, or one scan.
         layout: A key of ``TITLES``; recognised from the folder where None.
         jobs: Threads; the number of processors (8 at most) where None.
 
@@ -142,6 +142,8 @@ def recognise(root: Path, layout: str | None = None) -> Listing:
             allowed=", ".join(TITLES),
             next=f"--layout {nearest(layout, TITLES) or 'flat'}",
         )
+    if layout is None:
+        _refuse_collection(root)
     for name, find in _LAYOUTS.items():
         if layout in (None, name):
             found = find(root)
@@ -282,8 +284,8 @@ def _subjects(root: Path) -> _Found | None:
 
 
 def _flat(root: Path) -> _Found | None:
-    if not root.is_dir():
-        return None
+    if root.is_file():
+        return _Found([_Case(_stem(root), (root,), None)]) if _known(root) else None
     if dicom.is_series_folder(root):
         return _Found([_Case(root.name, (root,), None)])
     files, labels, folder = _files(root), [], root
@@ -619,6 +621,16 @@ def with_grid(scan: Scan, source: volume.Source, label_values: tuple[int, ...]) 
         slice_axis=slice_axis(spacing),
         label_values=label_values,
     )
+
+
+def _refuse_collection(root: Path) -> None:
+    inside = sorted(part.parent.name for part in root.glob("*/imagesTr")) if root.is_dir() else []
+    if inside and not (root / "imagesTr").exists():
+        raise UsageError(
+            f"{root} holds {len(inside)} data set(s): {', '.join(inside[:4])}{', ...' * (len(inside) > 4)}",
+            allowed="one data set at a time",
+            next=f"give {root / inside[0]}",
+        )
 
 
 def _nothing(root: Path, layout: str | None) -> UsageError:

@@ -49,12 +49,16 @@ def build_backbone(facts: dict[str, Any]) -> Backbone:
     """A fresh network as ``model.json`` describes it."""
     module = plugins.load("backbones", facts["backbone"])
     settings = resolve(module.Settings, facts["backbone_settings"], prefix="backbone.")
-    network: Backbone = module.Backbone(settings, in_channels=len(facts["channels"]), num_classes=len(facts["label_names"]))
+    network: Backbone = module.Backbone(
+        settings, in_channels=len(facts["channels"]), num_classes=len(facts["label_names"])
+    )
     return network
 
 
 @torch.inference_mode()
-def predict_scan(networks: Sequence[Backbone], image: NDArray[np.float16], facts: Facts, device: torch.device) -> NDArray[Any]:
+def predict_scan(
+    networks: Sequence[Backbone], image: NDArray[np.float16], facts: Facts, device: torch.device
+) -> NDArray[Any]:
     """Class indices of one prepared scan on its canonical grid.
 
     Args:
@@ -72,7 +76,9 @@ def predict_scan(networks: Sequence[Backbone], image: NDArray[np.float16], facts
     while start < facts.slices:
         slices = torch.from_numpy(np.ascontiguousarray(image[start : start + slab])).to(device).float()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=False):
-            probabilities = torch.stack([padded_logits(network, slices).softmax(1) for network in networks]).mean(0)
+            probabilities = torch.stack(
+                [padded_logits(network, slices).softmax(1) for network in networks]
+            ).mean(0)
         classes[start : start + slab] = _most_probable(probabilities, facts).cpu().numpy()
         start += slab
         per_slice = 4 * probabilities.shape[1] * int(np.prod(facts.slice_shape))
@@ -84,7 +90,12 @@ def _most_probable(probabilities: Tensor, facts: Facts) -> Tensor:
     """(n, K, h, w) on the prepared field -> (n, H, W) class indices at the scan's own in-plane resolution."""
     field, (rows, cols) = facts.field, facts.resampled_shape
     # Negative padding cuts off what the field of view adds around a small slice.
-    margins = (-field.col0, -(cols - field.col0 - field.width), -field.row0, -(rows - field.row0 - field.height))
+    margins = (
+        -field.col0,
+        -(cols - field.col0 - field.width),
+        -field.row0,
+        -(rows - field.row0 - field.height),
+    )
     whole = F.pad(probabilities, [-margin for margin in margins])
     if min(margins) < 0:
         outside = F.pad(torch.zeros_like(probabilities[:, :1]), [-margin for margin in margins], value=1.0)

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from lemis.contracts import Batch, Outcome, Sampling
+from lemis.contracts import Batch, Method, Outcome, Sampling
 from lemis.data.draw import Rows
 from lemis.data.samples import Slices, draw_batches
 from lemis.engine.collapse import Watch
@@ -34,15 +34,21 @@ class Settings:
     """Optimiser and schedule; the defaults are those of the PCL protocol's pre-training."""
 
     epochs: Annotated[int, Field(gt=0)] = 300  # passes over the slices
-    steps: Annotated[int, Field(gt=0)] | None = None  # optimiser steps; where given, the length instead of ``epochs``
+    steps: Annotated[int, Field(gt=0)] | None = (
+        None  # optimiser steps; where given, the length instead of ``epochs``
+    )
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
-    floor: Annotated[float, Field(ge=0)] = 0.0  # the learning rate never goes below; not where the cosine ends
+    floor: Annotated[float, Field(ge=0)] = (
+        0.0  # the learning rate never goes below; not where the cosine ends
+    )
     schedule: Literal["cosine", "poly", "constant"] = "cosine"  # poly: (1 - T / T_total)^0.9
     warm_up_steps: Annotated[int, Field(ge=0)] = 0  # linear from 0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of SGD
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
-    accumulate: Annotated[int, Field(gt=0)] = 1  # a batch is taken in this many parts; a contrast sees one part at a time
+    accumulate: Annotated[int, Field(gt=0)] = (
+        1  # a batch is taken in this many parts; a contrast sees one part at a time
+    )
     clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
     precision: Literal["auto", "32", "bf16", "16"] = "auto"  # auto: bf16 where the hardware has it, else 32
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
@@ -85,7 +91,8 @@ def train(
         )
     per_epoch = len(draw_batches(sampling, slices.scan, slices.subject, seed=seed, epoch=0))
     total = settings.steps or settings.epochs * per_epoch
-    inner = objective.to(memory_format=torch.channels_last)  # 1.2 to 2.6 times faster in 2D, with bf16
+    # Convolutions in bf16 run up to 2.6 times as fast on a CPU.
+    inner = objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = _optimiser(inner, settings)
     model, optimiser = fabric.setup(inner, optimiser)
     step = _resume(run, inner, optimiser, fabric)
@@ -114,14 +121,20 @@ def train(
                 watch.see(outcome)
                 if step % settings.log_every_steps == 0 or step == total:
                     run.log(step, {"epoch": epoch, "learning_rate": rate, **watch.figures(outcome)})
-                if evaluate is not None and evaluate_every_steps and (step % evaluate_every_steps == 0 or step == total):
+                if (
+                    evaluate is not None
+                    and evaluate_every_steps
+                    and (step % evaluate_every_steps == 0 or step == total)
+                ):
                     run.log(step, {"epoch": epoch, **evaluate()})
                 advance(step, float(loss))
                 if stop.asked or time.monotonic() - last_saved > 60 * settings.checkpoint_minutes:
                     _save(run, step, inner, optimiser, fabric)
                     last_saved = time.monotonic()
                     if stop.acknowledge():
-                        raise TrainingStopped(f"SIGTERM: stopped after step {step}; the same command goes on from there")
+                        raise TrainingStopped(
+                            f"SIGTERM: stopped after step {step}; the same command goes on from there"
+                        )
                 if step == total:
                     break
             watch.end_of_epoch(epoch)
@@ -134,8 +147,8 @@ def learning_rate(settings: Settings, step: int, total: int) -> float:
     if step < settings.warm_up_steps:
         return settings.learning_rate * (step + 1) / settings.warm_up_steps
     share = (step - settings.warm_up_steps) / max(1, total - settings.warm_up_steps)
-    factor = {"cosine": 0.5 * (1 + cos(pi * share)), "poly": (1 - share) ** 0.9, "constant": 1.0}[settings.schedule]
-    return max(settings.learning_rate * factor, settings.floor)
+    factors: dict[str, float] = {"cosine": 0.5 * (1 + cos(pi * share)), "poly": (1 - share) ** 0.9, "constant": 1.0}
+    return max(settings.learning_rate * factors[settings.schedule], settings.floor)
 
 
 def launch(settings: Settings, device: str) -> Fabric:
@@ -145,7 +158,9 @@ def launch(settings: Settings, device: str) -> Fabric:
         UsageError: CUDA was asked for and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda", allowed="auto or cpu: PyTorch sees no CUDA device", next="lemis doctor")
+        raise UsageError(
+            "--device cuda", allowed="auto or cpu: PyTorch sees no CUDA device", next="lemis doctor"
+        )
     accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -163,7 +178,11 @@ def launch(settings: Settings, device: str) -> Fabric:
 def precision(settings: Settings, accelerator: str) -> Any:
     """Fabric's name of the precision. ``auto`` is decided by the hardware, not by timing, so that it is repeatable."""
     if settings.precision == "auto":
-        has_bf16 = torch.cuda.is_bf16_supported() if accelerator == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        has_bf16 = (
+            torch.cuda.is_bf16_supported()
+            if accelerator == "cuda"
+            else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
         return "bf16-mixed" if has_bf16 else "32-true"
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[settings.precision]
 
@@ -172,7 +191,7 @@ def _gradient(model: Any, batch: Batch, settings: Settings, step: int, seed: int
     """Forward and backward of one step, in ``accumulate`` parts; the outcome of the last part."""
     parts = settings.accumulate
     for part in range(parts):
-        piece = Batch(*(None if values is None else values[part::parts] for values in batch))
+        piece = Batch._make(None if values is None else values[part::parts] for values in batch)
         torch.manual_seed(hash((seed, step, part, fabric.global_rank)) % 2**63)  # dropout and the like
         rng = Rows(seed, step * parts + part, fabric.device, fabric.global_rank, fabric.world_size)
         with fabric.no_backward_sync(model, enabled=part < parts - 1):
@@ -232,12 +251,12 @@ def _not_finite(outcome: Outcome, step: int, rows: np.ndarray, slices: Slices, r
 
 
 def _after_step(module: nn.Module, progress: float) -> None:
-    if hasattr(module, "after_step"):
+    if isinstance(module, Method):
         module.after_step(progress)
 
 
 def _after_epoch(module: nn.Module, progress: float) -> None:
-    if hasattr(module, "after_epoch"):
+    if isinstance(module, Method):
         module.after_epoch(progress)
 
 

@@ -79,7 +79,9 @@ def base(preset: str | None, settings_file: Path | None) -> dict[str, Any]:
     return tree
 
 
-def pretraining(method: str, backbone: str, tree: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any]) -> Pretraining:
+def pretraining(
+    method: str, backbone: str, tree: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any]
+) -> Pretraining:
     """Settings of one pre-training run; ``overrides`` are ``epochs=...``, ``method.<key>=...``, ``backbone.<key>=...``."""
     given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
     method_given, backbone_given = given.pop("method", {}), given.pop("backbone", {})
@@ -89,9 +91,13 @@ def pretraining(method: str, backbone: str, tree: Mapping[str, Any], overrides: 
     return Pretraining(
         method=method,
         method_module=methods,
-        method_settings=resolve(methods.Settings, tree.get("methods", {}).get(method, {}), method_given, prefix="method."),
+        method_settings=resolve(
+            methods.Settings, tree.get("methods", {}).get(method, {}), method_given, prefix="method."
+        ),
         backbone=backbone,
-        backbone_settings=resolve(backbones.Settings, tree.get("backbone", {}), backbone_given, prefix="backbone."),
+        backbone_settings=resolve(
+            backbones.Settings, tree.get("backbone", {}), backbone_given, prefix="backbone."
+        ),
         schedule=resolve(loop.Settings, tree.get("pretrain", {}), schedules, given),
     )
 
@@ -100,7 +106,9 @@ def pretraining(method: str, backbone: str, tree: Mapping[str, Any], overrides: 
 PROTOCOL = {"optimiser": "adam", "learning_rate": 5e-4, "floor": 5e-5, "epochs": 200}
 
 
-def finetuning(backbone: str, tree: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any]) -> Finetuning:
+def finetuning(
+    backbone: str, tree: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any]
+) -> Finetuning:
     """Settings of one fine-tuning run; ``overrides`` are ``epochs=...``, ``objective.<key>=...``, ``backbone.<key>=...``."""
     given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
     section = dict(tree.get("finetune", {}))
@@ -110,6 +118,8 @@ def finetuning(backbone: str, tree: Mapping[str, Any], overrides: Sequence[str] 
     return Finetuning(
         objective=resolve(supervised.Settings, objective_section, objective_given, prefix="objective."),
         backbone=backbone,
-        backbone_settings=resolve(backbones.Settings, tree.get("backbone", {}), backbone_given, prefix="backbone."),
+        backbone_settings=resolve(
+            backbones.Settings, tree.get("backbone", {}), backbone_given, prefix="backbone."
+        ),
         schedule=resolve(loop.Settings, PROTOCOL, section, given),
     )

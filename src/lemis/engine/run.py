@@ -90,7 +90,10 @@ class Run:
         """Merge ``facts`` into ``status.json``."""
         if processes.rank() == 0:
             seconds = self._seconds_before + time.monotonic() - self._started
-            write_text(self.path / "status.json", json.dumps({**self.status(), **facts, "seconds": round(seconds, 1)}, indent=1))
+            write_text(
+                self.path / "status.json",
+                json.dumps({**self.status(), **facts, "seconds": round(seconds, 1)}, indent=1),
+            )
 
     def warn(self, text: str) -> None:
         """Say it on the console and keep it in ``status.json``."""
@@ -140,7 +143,9 @@ class Run:
             )  # fmt: skip
             with Progress(*columns, console=self.console) as bar:
                 task = bar.add_task("", total=total, completed=done, rate="", loss=float("nan"))
-                yield lambda step, loss: bar.update(task, completed=step, rate=f"{rate(step):.1f} steps/s", loss=loss)
+                yield lambda step, loss: bar.update(
+                    task, completed=step, rate=f"{rate(step):.1f} steps/s", loss=loss
+                )
             return
 
         def line(step: int, loss: float) -> None:
@@ -175,7 +180,9 @@ class Run:
             self._writer.close()
         if processes.rank() == 0:
             temporary = self.path / "model.safetensors.part"
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary
+            )
             os.replace(temporary, self.path / "model.safetensors")
             write_text(self.path / "model.json", json.dumps({"version": VERSION, **facts}, indent=1))
             self.set_status(**status, state="done")
@@ -224,5 +231,7 @@ def write_text(path: Path, text: str) -> None:
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + str(key): value})
+        flat.update(
+            _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + str(key): value}
+        )
     return flat

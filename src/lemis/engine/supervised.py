@@ -52,7 +52,9 @@ class Objective(nn.Module):
 
 
 @torch.no_grad()
-def network_grid_dice(backbone: Backbone, slices: Slices, num_classes: int, batch_size: int = 32) -> PooledDice:
+def network_grid_dice(
+    backbone: Backbone, slices: Slices, num_classes: int, batch_size: int = 32
+) -> PooledDice:
     """Dice pooled over all slices, on the grid the network sees (the ``paper`` protocol), in evaluation mode."""
     was_training = backbone.training
     backbone.eval()
@@ -63,7 +65,9 @@ def network_grid_dice(backbone: Backbone, slices: Slices, num_classes: int, batc
     return score
 
 
-def _maps(backbone: Backbone, slices: Slices, batches: Sequence[NDArray]) -> Iterator[tuple[NDArray, NDArray]]:
+def _maps(
+    backbone: Backbone, slices: Slices, batches: Sequence[NDArray]
+) -> Iterator[tuple[NDArray, NDArray]]:
     for batch in slices.stream(batches):
         assert batch.label is not None, "a score needs labels"
         predicted = padded_logits(backbone, batch.image).argmax(1)
@@ -80,4 +84,5 @@ def padded_logits(backbone: Backbone, image: Tensor) -> Tensor:
     logits = backbone(nn.functional.pad(image, list(padding)))
     for axis, (lead, size) in enumerate(zip(before, image.shape[2:], strict=True), start=2):
         logits = logits.narrow(axis, lead, size)
-    return logits.float()
+    out: Tensor = logits.float()
+    return out

@@ -26,7 +26,9 @@ class Row:
     reason: str = ""
 
 
-def transfer(backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[str, ...], source: Path) -> list[Row]:
+def transfer(
+    backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[str, ...], source: Path
+) -> list[Row]:
     """Load the parts that pre-training trained; every other part keeps its fresh values.
 
     Args:

@@ -1,5 +1,5 @@
-"""PCL: Positional Contrastive Learning for Volumetric Medical Image Segmentation. D. Zeng, Y. Wu, X. Hu, X. Xu, H. Yuan,
-M. Huang, J. Zhuang, J. Hu, Y. Shi. MICCAI 2021, https://arxiv.org/abs/2106.09157.
+"""PCL: Positional Contrastive Learning for Volumetric Medical Image Segmentation. D. Zeng, Y. Wu, X. Hu, X. Xu,
+H. Yuan, M. Huang, J. Zhuang, J. Hu, Y. Shi. MICCAI 2021, https://arxiv.org/abs/2106.09157.
 
 Slices at about the same relative height of any two scans show about the same anatomy, so they are positives:
 

@@ -43,25 +43,25 @@ TRAINS = ("encoder",)
 class Settings:
     """[P] is stated in the paper; the rest is our reading of it, or PCL's value."""
 
-    batch_size: Annotated[int, Field(gt=1)] = 32  # slices, as PCL: two scans of two subjects [P] where they are long enough
+    batch_size: Annotated[int, Field(gt=1)] = 32  # slices, as PCL: two scans of two subjects [P] where long enough
     per_scan: Annotated[int, Field(gt=1)] = 16  # slices of each scan; the number is lost in the text
     temperature: Annotated[float, Field(gt=0)] = 0.1  # tau
     threshold: Annotated[float, Field(gt=0)] = 0.35  # t of both terms [P]; 0.35 on ACDC, 0.1 on CHD as in PCL
     temperature_base: float | None = 0.07  # None: the formula as printed; 0.07: scaled by tau / 0.07 as PCL's code
     projection: Literal["mlp", "linear"] = "mlp"  # global head: "linear" is the text's word, "mlp" is PCL's head
-    embedding: int = 512
+    embedding: int = 512  # as PCL
     alignment_weight: Annotated[float, Field(ge=0)] = 80.0  # lambda, best of Table 3
     window: Annotated[int, Field(gt=0)] | None = 4  # cells; None is the full alignment loss LA
     level: Annotated[int, Field(ge=0, le=4)] = 3  # encoder map that is aligned: 3 is "s = 4" [P] at stride 8; or 4
     local_channels: int | None = None  # of the linear embedding E; None is the width of the map
-    local_bias: bool = True
-    centring: Literal["none", "mean", "batch"] = "none"  # before the unit norm: subtract the mean; also divide by the std
+    local_bias: bool = True  # of E
+    centring: Literal["none", "mean", "batch"] = "none"  # before the unit norm: minus the mean; and over the std
     stop_gradient: bool = False  # the matched slice is a constant
     warm_up: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of training over which lambda grows from 0
     geometry: Literal["shared", "independent"] = "shared"  # by all slices of a scan in a view, or none
     same_slice: bool = False  # independent geometry: the two views of one slice are a pair too
     size_px: int = 352  # side of a view
-    spatial: views.Spatial = field(default_factory=views.Spatial)
+    spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL
 
 
 @final
@@ -73,12 +73,25 @@ class Views:
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``first`` and ``second``, each (B, C, size_px, size_px)."""
-        # One draw per slice; with shared geometry every slice takes the draw of the first slice of its scan.
-        leader = same(batch.scan).int().argmax(1) if self.settings.geometry == "shared" else None
-        first, second = (
-            views.random_view(self.settings.spatial, batch, self.settings.size_px, rng, take=leader) for _ in range(2)
-        )
+        draw = _OfScans(rng, batch.scan) if self.settings.geometry == "shared" else rng
+        first, second = (views.random_view(self.settings.spatial, batch, self.settings.size_px, draw) for _ in range(2))
         return {"first": first, "second": second}
+
+
+@final
+class _OfScans:
+    """Random numbers in which every slice has those of the first slice of its scan, whichever process holds that."""
+
+    def __init__(self, rng: Draw, scan: Tensor) -> None:
+        rows = len(scan)
+        first = same(processes.gather(scan)).int().argmax(1)
+        self.rng, self.first = rng, first[processes.rank() * rows :][:rows]
+
+    def uniform(self, rows: int, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        return processes.gather(self.rng.uniform(rows, *shape, low=low, high=high))[self.first]
+
+    def normal(self, rows: int, *shape: int) -> Tensor:
+        return processes.gather(self.rng.normal(rows, *shape))[self.first]
 
 
 @final
@@ -97,7 +110,8 @@ class Method(contracts.Method):
         width, local = backbone.channels[-1], backbone.channels[settings.level]
         head = heads.PooledMLP if settings.projection == "mlp" else heads.PooledLinear
         self.project = head(width, settings.embedding)
-        self.embed_local = nn.Conv2d(local, settings.local_channels or local, 1, bias=settings.local_bias)  # E
+        if settings.alignment_weight:  # a layer without a gradient would stop several processes
+            self.embed_local = nn.Conv2d(local, settings.local_channels or local, 1, bias=settings.local_bias)  # E
         self.register_buffer("progress", torch.zeros(()))
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
@@ -143,11 +157,15 @@ class Method(contracts.Method):
         """Mean of L_WLA over the pair set P; scans are taken one by one, since no pair joins two of them."""
         target = x.detach() if self.settings.stop_gradient else None
         total, count = x.new_zeros(()), 0
-        for s in scan.unique():
+        for s in torch.unique(scan):
             rows = (scan == s).nonzero()[:, 0]
             number = int(pairs[rows][:, rows].sum())
             loss = alignment_loss(
-                x[rows], pairs[rows][:, rows], self.settings.window, valid[rows], None if target is None else target[rows]
+                x[rows],
+                pairs[rows][:, rows],
+                self.settings.window,
+                valid[rows],
+                None if target is None else target[rows],
             )
             total, count = total + number * loss, count + number
         return total / max(count, 1)

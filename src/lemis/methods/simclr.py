@@ -33,9 +33,9 @@ class Settings:
     batch_size: Annotated[int, Field(gt=1)] = 32  # slices
     temperature: Annotated[float, Field(gt=0)] = 0.1  # tau
     temperature_base: float | None = 0.07  # scales the loss by tau / 0.07, as PCL's code base does; None does not
-    embedding: int = 512
+    embedding: int = 512  # as PCL
     size_px: int = 352  # side of a view
-    spatial: views.Spatial = field(default_factory=views.Spatial)
+    spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL
 
 
 @final

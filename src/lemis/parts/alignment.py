@@ -11,7 +11,11 @@ from torch import Tensor
 
 
 def alignment_loss(
-    features: Tensor, pairs: Tensor, window: int | None, valid: Tensor | None = None, target: Tensor | None = None
+    features: Tensor,
+    pairs: Tensor,
+    window: int | None,
+    valid: Tensor | None = None,
+    target: Tensor | None = None,
 ) -> Tensor:
     """Mean over pairs (i, j), windows r and cells a of |1 - max_b <x_i^r[a], x_j^r[b]>|.
 
@@ -26,7 +30,7 @@ def alignment_loss(
     Returns:
         Scalar in [0, 2]; 0 when ``pairs`` is empty or no pair shares a valid cell.
     """
-    slices, channels, height, width = features.shape
+    slices, _, height, width = features.shape
     if valid is None:
         valid = torch.ones(slices, height, width, dtype=torch.bool, device=features.device)
     side = (height, width) if window is None else (window, window)

@@ -16,7 +16,7 @@ def contrast(z: Tensor, positives: Tensor, temperature: float) -> Tensor:
     Positives stay in the denominator. Anchors without a positive are left out of the mean.
 
     Args:
-        z: (N, D) embeddings, not normalised; computed in float32 whatever comes in.
+        z: (N, D) embeddings, not normalised; computed in float32, or float64 where that comes in.
         positives: (N, N) bool; the diagonal is ignored.
         temperature: tau.
 

@@ -29,7 +29,7 @@ class BatchNorm(_BatchNorm):
         """(B, C, ...) -> the same shape."""
         if not (self.training and processes.count() > 1):
             return super().forward(input)
-        x = input.float()
+        x = precise(input)
         axes = [0, *range(2, x.dim())]
         count = x.numel() / x.shape[1] * processes.count()
         mean = processes.total(x.sum(axes)) / count
@@ -65,9 +65,14 @@ def pool(x: Tensor) -> Tensor:
     return x.flatten(2).mean(2)
 
 
+def precise(x: Tensor) -> Tensor:
+    """At least float32: half precision is raised to it, float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def unit(x: Tensor, dim: int = 1) -> Tensor:
-    """Vectors of length 1 along ``dim``, in float32; a zero vector stays zero."""
-    return F.normalize(x.float(), dim=dim, eps=1e-12)
+    """Vectors of length 1 along ``dim``, at least float32; a zero vector stays zero."""
+    return F.normalize(precise(x), dim=dim, eps=1e-12)
 
 
 def centre(x: Tensor, *, scale: bool, eps: float = 1e-5) -> Tensor:
@@ -76,7 +81,7 @@ def centre(x: Tensor, *, scale: bool, eps: float = 1e-5) -> Tensor:
     What batch normalisation does in training, without parameters or running statistics: for heads that are thrown
     away. After it, giving every location one and the same vector is no longer an answer.
     """
-    x = x.float()
+    x = precise(x)
     axes = [0, *range(2, x.dim())]
     count = x.numel() / x.shape[1] * processes.count()
     x = x - processes.total(x.sum(axes, keepdim=True)) / count

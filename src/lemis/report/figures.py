@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-# Hues told apart with any colour vision (after Okabe and Ito, 2008), at 3:1 against a white and a near-black page.
+# Told apart with any colour vision (after Okabe and Ito, 2008), at 3:1 against a white and a near-black page.
 STRUCTURE_COLOURS = ("#cc8400", "#3b93d6", "#0f9d73", "#d9667e", "#b86fb0", "#7a7ae0", "#8f8a00", "#868c93")
 LINE_COLOURS = ("#2f7fc1", "#b8741a", "#1a8f6a", "#b4559a", "#7a6fd0", "#8a8a2a")
 # Stands for the page's own text colour, which only the page knows.

@@ -18,7 +18,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lemis import plugins
 from lemis.data.index import Index
+from lemis.data.layouts import TITLES
 from lemis.report import figures
 
 Facts = Mapping[str, Any]
@@ -90,6 +92,7 @@ def render(work: WorkFacts) -> str:
         loader=PackageLoader("lemis.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    colours = figures.structure_colours(_structures(work))
     environment.filters.update(number=number, span=span, duration=duration, picture=_picture)
     return environment.get_template("index.html").render(
         name=work.name,
@@ -99,17 +102,18 @@ def render(work: WorkFacts) -> str:
         fault_groups=fault_groups(work.faults or ()),
         runs=work.runs,
         run_rows=[run_row(run) for run in work.runs],
-        learning=[(run, learning_figures(run, number)) for number, run in enumerate(work.runs)],
+        learning=[(run, learning_figures(run, place, colours)) for place, run in enumerate(work.runs)],
         summary=work.summary,
         default=work.summary["protocols"]["default"] if work.summary else None,
         paper=work.summary["protocols"].get("paper") if work.summary else None,
         plots=score_figures(work),
         scans=scan_rows(work.per_case),
         examples=work.examples,
-        colours=figures.structure_colours(_structures(work)),
+        colours=colours,
         done=sentences(work),
         missing=missing(work),
         methods=methods_paragraph(work),
+        references=references(work),
         settings=[(run.name, flat(run.settings)) for run in work.runs],
         environments=[(run.name, flat(run.environment)) for run in work.runs],
         version=version("lemis"),
@@ -256,6 +260,14 @@ def methods_paragraph(work: WorkFacts) -> str:
     return " ".join(said)
 
 
+def references(work: WorkFacts) -> list[str]:
+    """Citations of the methods and networks of ``work``, as their files give them."""
+    used = [("methods", run.method) for run in work.runs if run.verb == "pretrain"]
+    used += [("backbones", str(run.model.get("backbone"))) for run in work.runs]
+    known = [(folder, name) for folder, name in dict.fromkeys(used) if name in plugins.names(folder)]
+    return [f"{name}: {plugins.describe(folder, name)['title']}" for folder, name in known]
+
+
 def final_runs(work: WorkFacts) -> list[RunFacts]:
     """The finished runs whose predictions were scored; all fine-tuned ones where nobody wrote it down."""
     tuned = [run for run in work.runs if run.verb == "finetune" and run.done]
@@ -344,7 +356,7 @@ def data_rows(index: Index) -> list[tuple[str, str]]:
     return [
         ("Scans", f"{len(scans)} ({labelled} labelled)"),
         ("Subjects", str(len({scan.subject for scan in scans}))),
-        ("Layout of the folder", index.layout),
+        ("Layout of the folder", TITLES.get(index.layout, index.layout)),
         ("Channels", listed(index.channels)),
         ("Structures", listed(names, most=40)),
         ("Shape, voxels", _ranges(shapes, "{:g}")),
@@ -410,7 +422,7 @@ def _structures(work: WorkFacts) -> list[str]:
 # ---------------------------------------------------------------- figures
 
 
-def learning_figures(run: RunFacts, place: int) -> list[tuple[str, Markup]]:
+def learning_figures(run: RunFacts, place: int, structures: Mapping[str, str]) -> list[tuple[str, Markup]]:
     """(caption, SVG) of a run's curves: loss and its terms, held-out score, spread of the embeddings."""
     keys = list(dict.fromkeys(key for line in run.metrics for key in line))
     terms = [key for key in keys if key.startswith("loss/")]
@@ -432,9 +444,9 @@ def learning_figures(run: RunFacts, place: int) -> list[tuple[str, Markup]]:
         lines = {_curve_name(key): _curve(run.metrics, key) for key in wanted}
         if lines:
             alt = f"{caption} of {run.name}: {'; '.join(_curve_in_words(*item) for item in lines.items())}."
-            drawn.append(
-                (caption, Markup(figures.curves(f"run{place}-{panel}", lines, label=label, alt=alt)))
-            )
+            colours = {"mean": figures.TEXT, **structures} if label == "Dice" else {}
+            svg = figures.curves(f"run{place}-{panel}", lines, label=label, alt=alt, colours=colours)
+            drawn.append((caption, Markup(svg)))
     return drawn
 
 

@@ -25,6 +25,7 @@ from lemis.data.layouts import LeftOut
 VERSION = 1
 # Faults of one kind are mostly the same fault; the files have all of them.
 _SHOWN = 5
+_STRUCTURES_SHOWN = 20
 
 
 class Intensity(NamedTuple):
@@ -230,9 +231,12 @@ def _structures(index: Index) -> Table:
     table.add_column("value", justify="right")
     table.add_column("structure")
     table.add_column("in labels", justify="right")
-    for name, value in sorted(index.labels.items(), key=lambda item: item[1]):
+    names = sorted(index.labels.items(), key=lambda item: item[1])
+    for name, value in names[:_STRUCTURES_SHOWN]:
         found = sum(value in scan.label_values for scan in labelled)
         table.add_row(str(value), name, f"{found} of {len(labelled)}")
+    if len(names) > _STRUCTURES_SHOWN:
+        table.add_row("", f"and {len(names) - _STRUCTURES_SHOWN} more", "")
     return table
 
 

@@ -22,7 +22,7 @@ from lemis.engine.transfer import print_table, transfer
 from lemis.errors import UsageError
 from lemis.settings import plain
 
-SCORES = 10  # times during training that the held-out fold is scored, for the ``paper`` protocol's best epoch
+SCORES = 5  # times during training that the held-out fold is scored, for the ``paper`` protocol's best epoch
 
 
 def finetune(
@@ -67,7 +67,10 @@ def finetune(
     weights, source = load_model(pretrained) if pretrained is not None else ({}, {"method": "scratch"})
     method = source["method"].rsplit(".", 1)[-1]
     split = choose(store.scans, fold=fold, labelled=labelled, root=Path(index.load(work / "index.json").root))
-    name = name or f"{pretrained.name if pretrained else method}-m{len(split.labelled_subjects)}-{_fold_name(fold)}"
+    name = (
+        name
+        or f"{pretrained.name if pretrained else method}-m{len(split.labelled_subjects)}-{_fold_name(fold)}"
+    )
     run = Run(
         work / "runs" / name,
         {
@@ -106,9 +109,13 @@ def finetune(
 
     def score() -> dict[str, float]:
         assert scored is not None
-        pooled = network_grid_dice(network, scored, store.num_classes)
+        with fabric.autocast():
+            pooled = network_grid_dice(network, scored, store.num_classes)
         each = zip(store.label_names[1:], pooled.dice, strict=True)
-        return {"held_out/pooled_dice": pooled.mean, **{f"held_out/pooled_dice/{k}": value for k, value in each}}
+        return {
+            "held_out/pooled_dice": pooled.mean,
+            **{f"held_out/pooled_dice/{k}": value for k, value in each},
+        }
 
     per_epoch = max(1, len(slices) // sampling.batch_size)
     steps = settings.schedule.steps or settings.schedule.epochs * per_epoch

@@ -72,11 +72,15 @@ def fit(
     """
     console = Console(stderr=True)
     if inductive and fold is None:
-        raise UsageError("--inductive without a fold", allowed="--inductive with --fold", next="--fold 0 --inductive")
+        raise UsageError(
+            "--inductive without a fold", allowed="--inductive with --fold", next="--fold 0 --inductive"
+        )
     given = _by_section(overrides)
     tree = plan.base(preset, settings_file)
     if method != SCRATCH:
-        plan.pretraining(method, "unet2d", tree, given["pretrain"])  # a mistyped setting is refused before any work
+        plan.pretraining(
+            method, "unet2d", tree, given["pretrain"]
+        )  # a mistyped setting is refused before any work
     plan.finetuning("unet2d", tree, given["finetune"])
 
     console.rule("check")
@@ -88,27 +92,46 @@ def fit(
             next="repair or remove what is listed, then run the same command again",
         )
     console.rule("prepare")
-    prepare(output, settings=resolve(preprocess.Settings, tree.get("prepare", {}), given["prepare"], prefix="prepare."))
+    prepare(
+        output,
+        settings=resolve(preprocess.Settings, tree.get("prepare", {}), given["prepare"], prefix="prepare."),
+    )
     index = index_file.load(output / "index.json")
     splits = _splits(index, fold, labelled)
 
-    common: dict[str, Any] = {"preset": preset, "settings_file": settings_file, "seed": seed, "device": device}
+    common: dict[str, Any] = {
+        "preset": preset,
+        "settings_file": settings_file,
+        "seed": seed,
+        "device": device,
+    }
     suffix = f"-seed{seed}" if seed else ""
     pretrained = None
     if method != SCRATCH:
         console.rule("pretrain")
         name = method.rsplit(".", 1)[-1] + (f"-without-fold{fold}" if inductive else "") + suffix
         pretrained = pretrain(
-            output, method=method, name=name, overrides=given["pretrain"], fold=fold if inductive else None, **common
+            output,
+            method=method,
+            name=name,
+            overrides=given["pretrain"],
+            fold=fold if inductive else None,
+            **common,
         )
     console.rule("finetune")
-    start = (pretrained.name if pretrained else SCRATCH + suffix)
+    start = pretrained.name if pretrained else SCRATCH + suffix
     runs = []
     for number, split in splits:
         name = f"{start}-m{len(split.labelled_subjects)}-{'all' if number is None else f'fold{number}'}"
         runs.append(
             finetune(
-                output, pretrained=pretrained, name=name, fold=number, labelled=labelled, overrides=given["finetune"], **common
+                output,
+                pretrained=pretrained,
+                name=name,
+                fold=number,
+                labelled=labelled,
+                overrides=given["finetune"],
+                **common,
             )
         )
     console.rule("predict")

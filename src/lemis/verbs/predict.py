@@ -58,7 +58,10 @@ def predict(
     output.mkdir(parents=True, exist_ok=True)
     record = _read_record(output)
     chosen = _chosen(index, scans, facts, all_of_them=inputs is not None)
-    made_by = {"runs": [run.name for run in runs], "labelled_subjects": sorted({s for f in facts for s in f["labelled_subjects"]})}
+    made_by = {
+        "runs": [run.name for run in runs],
+        "labelled_subjects": sorted({s for f in facts for s in f["labelled_subjects"]}),
+    }
     waiting = [scan for scan in chosen if not _is_made(record["scans"].get(scan.id), made_by, output)]
     if not waiting:
         console.print(f"{output}: nothing to do", highlight=False)
@@ -86,12 +89,18 @@ def _load(runs: Sequence[Path], device: torch.device) -> tuple[list[Backbone], l
     return [network for network, _ in loaded], facts
 
 
-def _chosen(index: Index, scans: Sequence[str] | None, facts: Sequence[dict[str, Any]], *, all_of_them: bool) -> list[Scan]:
+def _chosen(
+    index: Index, scans: Sequence[str] | None, facts: Sequence[dict[str, Any]], *, all_of_them: bool
+) -> list[Scan]:
     by_id = {scan.id: scan for scan in index.scans}
     if scans is not None:
         for wanted in scans:
             if wanted not in by_id:
-                raise UsageError(f"scan {wanted!r}", allowed=f"one of the {len(by_id)} scans of {index.root}", next="lemis check SCANS")
+                raise UsageError(
+                    f"scan {wanted!r}",
+                    allowed=f"one of the {len(by_id)} scans of {index.root}",
+                    next="lemis check SCANS",
+                )
         return [by_id[wanted] for wanted in scans]
     seen = {subject for fact in facts for subject in fact["labelled_subjects"]}
     chosen = [scan for scan in index.scans if all_of_them or scan.subject not in seen]
@@ -105,7 +114,12 @@ def _chosen(index: Index, scans: Sequence[str] | None, facts: Sequence[dict[str,
 
 
 def _predict_one(
-    scan: Scan, index: Index, networks: Sequence[Backbone], facts: dict[str, Any], output: Path, device: torch.device
+    scan: Scan,
+    index: Index,
+    networks: Sequence[Backbone],
+    facts: dict[str, Any],
+    output: Path,
+    device: torch.device,
 ) -> Path:
     if len(index.channels) != len(facts["channels"]):
         raise UsageError(
@@ -128,7 +142,9 @@ def _predict_one(
 
 def _read_record(output: Path) -> dict[str, Any]:
     path = output / RECORD
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"version": 1, "scans": {}}
+    record: dict[str, Any] = (
+        json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"version": 1, "scans": {}}
+    )
     return record
 
 

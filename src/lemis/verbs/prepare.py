@@ -27,6 +27,7 @@ from lemis.data import index as index_file
 from lemis.data import preprocess, store, volume
 from lemis.data.index import Index, Scan
 from lemis.data.preprocess import Facts, Settings
+from lemis.data.scans import read_image, read_label
 from lemis.data.store import Store
 from lemis.data.volume import Volume
 from lemis.errors import DataFault, UsageError
@@ -37,8 +38,6 @@ Result = TypeVar("Result")
 
 VOXELS_PER_PROCESS = 30_000_000  # a new process costs about a second, in which one prepares this many
 PLAIN_EVERY_S = 5.0
-# Half a voxel would move a thin wall onto its neighbour; a tenth is rounding of headers.
-GRID_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -245,13 +244,13 @@ def _extents(
 def _prepare_scan(job: _Job, task: _Task) -> _Failure | None:
     scan, stage, file = task.scan, "reading", task.scan.images[0]
     try:
-        image = _read_image(job.index, scan)
+        image = read_image(job.index, scan)
         stage = "preparing"
         prepared, facts = preprocess.prepare_image(image.array, task.facts, job.settings)
         label = None
         if scan.label is not None:
             stage, file = "reading", scan.label
-            seen = _read_label(job.index, scan, image)
+            seen = read_label(job.index, scan, image)
             stage = "preparing"
             label = preprocess.prepare_label(seen, facts, job.settings, job.label_values)
         stage = "storing"
@@ -271,47 +270,6 @@ def _extent(index: Index, scan: Scan) -> float | _Failure:
         return preprocess.extent_mm(label, scan.spacing_mm, scan.slice_axis)
     except UsageError as error:
         return _Failure(scan.id, "reading", scan.label, error.given, error.allowed, error.next)
-
-
-def _read_image(index: Index, scan: Scan) -> Volume:
-    """All channels of a scan, (X, Y, Z, C); the grid is that of the first file."""
-    volumes = [volume.read(index_file.locate(index, file)) for file in scan.images]
-    first = volumes[0]
-    for other, file in zip(volumes[1:], scan.images[1:], strict=True):
-        _expect_grid(other, file, first, scan.images[0])
-    arrays = [one.array if one.array.ndim == 4 else one.array[..., None] for one in volumes]
-    array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=3)
-    if array.shape[3] != len(index.channels):
-        raise DataFault(
-            f"{array.shape[3]} channels",
-            allowed=f"the {len(index.channels)} of the data set: {', '.join(index.channels)}",
-            next="leave the scan out, or export it with all channels",
-        )
-    return dataclasses.replace(first, array=array)
-
-
-def _read_label(index: Index, scan: Scan, image: Volume) -> NDArray[Any]:
-    assert scan.label is not None
-    label = volume.read(index_file.locate(index, scan.label))
-    _expect_grid(label, scan.label, image, scan.images[0])
-    return np.rint(label.array) if label.array.dtype.kind == "f" else label.array
-
-
-def _expect_grid(one: Volume, file: str, other: Volume, other_file: str) -> None:
-    shape = other.source.canonical_shape
-    if one.source.canonical_shape != shape:
-        raise DataFault(
-            f"{file} has shape {one.source.canonical_shape}, {other_file} has {shape}",
-            allowed="one grid for all files of a scan",
-            next="resample one onto the other's grid, or leave the scan out",
-        )
-    apart = volume.corner_distance_mm(one.affine, other.affine, shape)
-    if apart > GRID_TOLERANCE * min(other.spacing_mm):
-        raise DataFault(
-            f"{file} and {other_file} lie {apart:.2f} mm apart",
-            allowed=f"one grid for all files of a scan, to {GRID_TOLERANCE:g} of a voxel",
-            next="resample one onto the other's grid, or correct the header",
-        )
 
 
 # ------------------------------------------------------------------------------ processes, progress, messages

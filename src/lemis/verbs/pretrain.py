@@ -57,7 +57,12 @@ def pretrain(
     scans = [i for i, facts in enumerate(store.scans) if facts.subject not in excluded]
     subjects = sorted({store.scans[i].subject for i in scans})
     fabric = loop.launch(settings.schedule, device)
-    stored = {**settings.stored(), "seed": seed, "prepared": plain(store.settings), "excluded": list(excluded)}
+    stored = {
+        **settings.stored(),
+        "seed": seed,
+        "prepared": plain(store.settings),
+        "excluded": list(excluded),
+    }
     run = Run(work / "runs" / (name or method.rsplit(".", 1)[-1]), stored)
     if run.done:
         console.print(f"{run.path}: nothing to do", highlight=False)

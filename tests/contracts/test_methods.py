@@ -1,0 +1,419 @@
+"""Promises of every pre-training method. A file dropped into ``methods/`` is tested here without being named."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lemis import contracts, plugins
+from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.data.draw import Rows
+from lemis.data.samples import Slices, draw_batches
+from lemis.errors import UsageError
+from lemis.settings import plain, resolve
+
+METHODS = plugins.names("methods")
+SMALL = {"batch_size": 8, "per_scan": 4, "size_px": 64, "embedding": 16}  # what a method has of these is made small
+
+# What must be set for a setting to have an effect.
+WHERE = {
+    ("sal", "same_slice"): {"geometry": "independent"},
+}
+# Settings without an effect in these tests, and why.
+INERT = {
+    "spatial.tilt_row_degrees": "turns volumes only; these are slices",
+    "spatial.tilt_column_degrees": "turns volumes only; these are slices",
+}
+
+
+def module_of(name: str) -> ModuleType:
+    return plugins.load("methods", name)
+
+
+def settings_of(name: str, *layers: Mapping[str, Any]) -> Any:
+    cls = module_of(name).Settings
+    has = {field.name for field in dataclasses.fields(cls)}
+    return resolve(cls, {key: value for key, value in SMALL.items() if key in has}, *layers)
+
+
+def build(name: str, *layers: Mapping[str, Any]) -> contracts.Method:
+    """A method on a narrow U-Net; as in pre-training, only what it trains asks for a gradient."""
+    torch.manual_seed(0)
+    unet = plugins.load("backbones", "unet2d")
+    network = unet.Backbone(unet.Settings(base_width=4), in_channels=1, num_classes=2)
+    method: contracts.Method = module_of(name).Method(network, settings_of(name, *layers))
+    for key, parameter in network.named_parameters():
+        parameter.requires_grad_(network.part_of(key) in method.trains)
+    return method
+
+
+def total(outcome: Outcome) -> Tensor:
+    return torch.stack(list(outcome.losses.values())).sum()
+
+
+def figures(outcome: Outcome) -> dict[str, float]:
+    return {key: loss.item() for key, loss in outcome.losses.items()}
+
+
+def own(method: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters of the method's own heads."""
+    return {key: p for key, p in method.named_parameters() if not key.startswith("backbone.")}
+
+
+class Reordered:
+    """A draw whose rows come in another order."""
+
+    def __init__(self, inner: Draw, order: Sequence[int]) -> None:
+        self.inner, self.order = inner, list(order)
+
+    def uniform(self, rows: int, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        assert rows == len(self.order), "one row of numbers per slice of the batch"
+        return self.inner.uniform(rows, *shape, low=low, high=high)[self.order]
+
+    def normal(self, rows: int, *shape: int) -> Tensor:
+        assert rows == len(self.order), "one row of numbers per slice of the batch"
+        return self.inner.normal(rows, *shape)[self.order]
+
+
+def take(batch: Batch, order: Any) -> Batch:
+    return Batch(*(None if values is None else values[order] for values in batch))
+
+
+# ------------------------------------------------------------------------------------------------- the file
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_file_has_the_three_names(name: str) -> None:
+    module = module_of(name)
+    defined = {
+        key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__
+    }
+    assert {key for key in defined if not key.startswith("_")} == {"Settings", "Views", "Method"}
+    assert issubclass(module.Method, contracts.Method)
+    assert module.Method.__final__
+    assert module.Views.__final__
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_file_says_what_it_is_without_being_imported(name: str) -> None:
+    said = plugins.describe("methods", name)
+    assert set(said["dims"]) <= {2, 3}
+    assert said["dims"]
+    assert said["trains"]
+    assert (said["dims"], said["trains"]) == (module_of(name).DIMS, module_of(name).TRAINS)
+    cited = module_of(name).__doc__
+    assert re.search(r"\b(19|20)\d\d\b", cited), "the year of the paper"
+    assert re.search(r"https://\S+", cited), "its address"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_are_frozen_and_have_defaults(name: str) -> None:
+    cls = module_of(name).Settings
+    defaults = cls()
+    fields = dataclasses.fields(cls)
+    assert all(field.kw_only for field in fields)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(defaults, fields[0].name, None)
+    assert resolve(cls, plain(defaults)) == defaults, "the defaults pass their own checks, and survive YAML"
+    silent = [row["name"] for row in plugins.settings_of("methods", name) if not row["note"]]
+    assert not silent, "each default says where it is from, at the end of its line: `lemis list` shows it"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_views_are_views_and_the_same_numbers_give_the_same_ones(name: str, batch: Batch) -> None:
+    drawn = [module_of(name).Views(settings_of(name))(batch, Rows(1, 2, "cpu")) for _ in range(2)]
+    assert all(isinstance(view, View) for view in drawn[0].values())
+    for key, view in drawn[0].items():
+        assert len(view.image) == len(batch.image)
+        assert view.image.shape[2:] == view.geometry.shape
+        assert torch.equal(view.image, drawn[1][key].image)
+    other = module_of(name).Views(settings_of(name))(batch, Rows(1, 3, "cpu"))
+    assert any(not torch.equal(view.image, other[key].image) for key, view in drawn[0].items())
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def train(name: str, slices: Slices, steps: int = 4) -> tuple[contracts.Method, list[dict[str, float]]]:
+    method = build(name)
+    optimiser = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
+    rows = draw_batches(method.sampling, slices.scan, slices.subject, seed=3, epoch=0)
+    rows = (rows * steps)[:steps]
+    seen = []
+    for step, each in enumerate(slices.stream(rows)):
+        outcome = method(each, Rows(3, step, "cpu"))
+        optimiser.zero_grad()
+        total(outcome).backward()
+        optimiser.step()
+        method.after_step((step + 1) / steps)
+        seen.append(figures(outcome))
+    method.after_epoch(1.0)
+    return method, seen
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_trains_with_finite_losses_and_the_same_seed_gives_the_same(name: str, slices: Slices) -> None:
+    before = build(name).state_dict()
+    method, losses = train(name, slices)
+    again, the_same = train(name, slices)
+    assert all(np.isfinite(list(terms.values())).all() for terms in losses)
+    assert losses == the_same
+    for (key, a), b in zip(method.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), key
+    assert any(not torch.equal(value, before[key]) for key, value in method.state_dict().items())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_outcome_is_what_the_contract_says(name: str, batch: Batch) -> None:
+    outcome = build(name)(batch, Rows(0, 0, "cpu"))
+    assert outcome.losses
+    assert all(loss.shape == () and loss.requires_grad for loss in outcome.losses.values())
+    for z in outcome.embeddings.values():
+        assert z.dim() == 2
+        assert len(z) > 1
+        assert not z.requires_grad
+    assert set(outcome.uninformed) <= set(outcome.losses)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_gradient_reaches_what_it_trains_and_nothing_else(name: str, batch: Batch) -> None:
+    method = build(name)
+    network: contracts.Backbone = method.backbone
+    network.requires_grad_(True)
+    assert tuple(method.trains) == module_of(name).TRAINS
+    assert isinstance(method.sampling, Sampling)
+    total(method(batch, Rows(0, 0, "cpu"))).backward()
+    for key, parameter in own(method).items():
+        assert parameter.grad is not None, key
+        assert parameter.grad.abs().max() > 0, key
+    parts = set()
+    for key, parameter in network.named_parameters():
+        parts.add(network.part_of(key))
+        if network.part_of(key) in method.trains:
+            assert parameter.grad is not None, key
+            assert parameter.grad.abs().max() > 0, key
+        else:
+            assert parameter.grad is None, key
+    assert set(method.trains) <= parts
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_order_of_the_batch_does_not_matter(name: str, batch: Batch) -> None:
+    # Scans are shuffled into each other; slices of one scan keep their order, since the first one may lead.
+    count = len(batch.image)
+    order = [row for pair in zip(range(count // 2, count), range(count // 2), strict=True) for row in pair]
+    method = build(name)
+    expected = figures(method(batch, Rows(0, 0, "cpu")))
+    method = build(name)
+    reordered = figures(method(take(batch, order), Reordered(Rows(0, 0, "cpu"), order)))
+    assert reordered == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_network_that_knows_nothing_reaches_the_uninformed_values(name: str, batch: Batch) -> None:
+    method = build(name)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.zero_()
+    outcome = method(batch, Rows(0, 0, "cpu"))
+    assert outcome.uninformed, "the loop needs them to notice a method that learns nothing"
+    for key, value in outcome.uninformed.items():
+        assert outcome.losses[key].item() == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_mixed_precision_and_channels_last(name: str, batch: Batch) -> None:
+    method = build(name)
+    expected = figures(method(batch, Rows(0, 0, "cpu")))
+    method = build(name).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outcome = method(batch, Rows(0, 0, "cpu"))
+    total(outcome).backward()
+    assert all(loss.dtype == torch.float32 for loss in outcome.losses.values())
+    assert figures(outcome) == pytest.approx(expected, rel=0.2)
+
+
+# ------------------------------------------------------------------------------------------------ settings
+
+
+def leaves(cls: Any, prefix: str = "") -> Iterator[str]:
+    """Names of all settings, those of nested classes with a dot."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from leaves(hints[field.name], f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def other_values(cls: Any, key: str, value: Any) -> list[Any]:
+    """Values to try instead of ``value``; not all of them need be allowed."""
+    hint = typing.get_type_hints(cls, include_extras=False)[key]
+    named = [v for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is typing.Literal
+             for v in typing.get_args(part)]  # fmt: skip
+    if named:
+        return named
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, tuple):
+        return [[value[0], value[1] * 1.5]]
+    if value is None:
+        return [3, 0.5, "x"]
+    return [value * 2, value + 1, value - 1] if isinstance(value, int) else [value / 2, value + 0.5, 0.0]
+
+
+def changed(name: str, key: str, base: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The settings ``base`` with other allowed values at ``key``."""
+    holder = settings_of(name, base)
+    *path, last = key.split(".")
+    for part in path:
+        holder = getattr(holder, part)
+    for candidate in other_values(type(holder), last, getattr(holder, last)):
+        layer: dict[str, Any] = {last: candidate}
+        for part in reversed(path):
+            layer = {part: layer}
+        try:
+            there = settings_of(name, base, layer)
+        except UsageError:
+            continue
+        if there != settings_of(name, base):
+            yield plain(there)
+
+
+def fingerprint(name: str, layer: Mapping[str, Any], batch: Batch) -> tuple[Any, ...]:
+    """Everything that a setting could change: sampling, sizes, views, losses, gradients, running statistics."""
+    method = build(name, layer)
+    method.after_step(0.3)
+    views = method.views(batch, Rows(0, 0, "cpu"))
+    outcome = method(batch, Rows(0, 0, "cpu"))
+    total(outcome).backward()
+    return (
+        method.sampling,
+        [tuple(p.shape) for p in method.parameters()],
+        [(view.image.shape, view.image.double().square().sum().item()) for view in views.values()],
+        figures(outcome),
+        outcome.uninformed,
+        [None if p.grad is None else p.grad.double().abs().sum().item() for p in method.parameters()],
+        [b.double().sum().item() for b in method.buffers()],
+    )
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name in METHODS for key in leaves(module_of(name).Settings)])
+def test_every_setting_has_an_effect(name: str, key: str, batch: Batch) -> None:
+    base = WHERE.get((name, key), {})
+    before = fingerprint(name, base, batch)
+    effect = any(fingerprint(name, layer, batch) != before for layer in changed(name, key, base))
+    assert effect != (key in INERT), INERT.get(key, f"{key} changes nothing")
+
+
+# ---------------------------------------------------------------------------------------------------- in 3D
+
+
+class Volumes(contracts.Backbone):
+    """The smallest network in 3D that keeps the contract of an encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dims, self.channels, self.strides = 3, (4, 8), (1, 2)
+        self.decoder_channels, self.decoder_strides = (), ()
+        self.encoder = nn.ModuleList([nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(4, 8, 3, stride=2, padding=1)])
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        first = self.encoder[0](x).relu()
+        return [first, self.encoder[1](first).relu()]
+
+    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
+        return maps[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encode(x)[0]
+
+    def part_of(self, parameter_name: str) -> str:
+        return "encoder"
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if 3 in plugins.describe("methods", name)["dims"]])
+def test_runs_in_3d_where_it_says_so(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.arange(4)
+    batch = Batch(
+        image=torch.randn(4, 1, 6, 20, 18, generator=generator), index=numbers, scan=numbers, subject=numbers,
+        position=(numbers + 1) / 4, spacing_mm=torch.ones(4, 3),
+    )  # fmt: skip
+    layer = {"size_px": 16} if "size_px" in leaves(module_of(name).Settings) else {}
+    method = module_of(name).Method(Volumes(), settings_of(name, layer))
+    outcome = method(batch, Rows(0, 0, "cpu"))
+    total(outcome).backward()
+    assert torch.isfinite(total(outcome))
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in method.parameters())
+
+
+# ------------------------------------------------------------------------------------------ many processes
+
+LAYERS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in METHODS]
+LAYERS += [
+    ("sal", {"geometry": "independent", "centring": "batch", "same_slice": True, "stop_gradient": True}),
+    ("sal", {"alignment_weight": 0.0}),
+    ("pcl", {"views_together": False}),
+]
+
+
+def step(name: str, layer: Mapping[str, Any], batch: Batch, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
+    """Losses and gradients of one step; a process of several sees its share of the rows."""
+    method = build(name, layer)
+    method.after_step(0.5)
+    model = DistributedDataParallel(method) if world > 1 else method
+    size = len(batch.image) // world
+    outcome = model(take(batch, slice(rank * size, (rank + 1) * size)), Rows(5, 7, "cpu", rank, world))
+    total(outcome).backward()
+    found = {f"loss {key}": loss.detach() for key, loss in outcome.losses.items()}
+    found |= {f"gradient {key}": p.grad for key, p in method.named_parameters() if p.grad is not None}
+    return found | {f"buffer {key}": b for key, b in method.named_buffers()}
+
+
+def work(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    batch = Batch(**torch.load(f"{folder}/batch.pt", weights_only=True))
+    torch.save([step(name, layer, batch, rank, world) for name, layer in LAYERS], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def uneven(slices: Slices) -> Batch:
+    """Scans of 3, 3 and 2 slices: the border between two processes lies inside a scan."""
+    rows = np.concatenate([np.flatnonzero(slices.scan == scan)[:count] for scan, count in ((0, 3), (2, 3), (3, 2))])
+    return next(slices.stream([rows]))
+
+
+@pytest.fixture(scope="module")
+def of_two(uneven: Batch, tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Tensor]]]:
+    folder: Path = tmp_path_factory.mktemp("processes")
+    torch.save({key: value for key, value in uneven._asdict().items() if value is not None}, folder / "batch.pt")
+    mp.spawn(work, args=(2, str(folder)), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", range(len(LAYERS)), ids=lambda case: f"{LAYERS[case][0]} {LAYERS[case][1] or ''}")
+def test_two_processes_equal_one(case: int, uneven: Batch, of_two: list[list[dict[str, Tensor]]]) -> None:
+    expected = step(*LAYERS[case], uneven)
+    first, second = (found[case] for found in of_two)
+    assert first.keys() == second.keys() == expected.keys()
+    for key, value in expected.items():
+        got = (first[key] + second[key]) / 2 if key.startswith("loss") else first[key]
+        torch.testing.assert_close(got, value, rtol=2e-3, atol=2e-4, msg=lambda text, key=key: f"{key}: {text}")

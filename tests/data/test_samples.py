@@ -1,0 +1,201 @@
+"""Batches: which slices make one up, and that they are the same from memory and from disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lemis.contracts import Batch, Sampling
+from lemis.data import preprocess, store
+from lemis.data.samples import Slices, draw_batches
+from lemis.errors import UsageError
+
+CPU = torch.device("cpu")
+
+
+def table(*scans: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(subject, number of slices) of each scan -> scan and subject of each row."""
+    counts = [count for _, count in scans]
+    return np.repeat(np.arange(len(scans)), counts), np.repeat([subject for subject, _ in scans], counts)
+
+
+def runs(values: np.ndarray) -> list[int]:
+    """Values without repetition of neighbours: [3, 3, 1, 1] -> [3, 1]."""
+    return [int(v) for k, v in enumerate(values) if k == 0 or v != values[k - 1]]
+
+
+TABLES = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 20)), min_size=1, max_size=8)
+
+
+# ------------------------------------------------------------------------------------------------ which slices
+
+
+@settings(max_examples=100, deadline=None)
+@given(scans=TABLES, batch_size=st.integers(1, 12), seed=st.integers(0, 5), epoch=st.integers(0, 5))
+def test_slices_are_seen_once_an_epoch(scans: list, batch_size: int, seed: int, epoch: int) -> None:
+    scan, subject = table(*scans)
+    sampling = Sampling(kind="slices", batch_size=batch_size)
+    batches = draw_batches(sampling, scan, subject, seed=seed, epoch=epoch)
+    rows = np.concatenate(batches)
+    assert len(set(rows.tolist())) == len(rows)
+    assert set(rows.tolist()) <= set(range(len(scan)))
+    if len(scan) < batch_size:
+        assert [len(batch) for batch in batches] == [len(scan)], "a small set is one small batch"
+    else:
+        assert [len(batch) for batch in batches] == [batch_size] * (len(scan) // batch_size), "the rest is dropped"
+
+
+@settings(max_examples=200, deadline=None)
+@given(scans=TABLES, batch_size=st.integers(2, 24), per_scan=st.integers(2, 16), seed=st.integers(0, 5))
+def test_groups_of_any_set(scans: list, batch_size: int, per_scan: int, seed: int) -> None:
+    scan, subject = table(*scans)
+    sampling = Sampling(kind="groups", batch_size=batch_size, per_scan=per_scan)
+    batches = draw_batches(sampling, scan, subject, seed=seed, epoch=0)
+    sizes = dict(zip(*np.unique(scan, return_counts=True), strict=True))
+    wanted = min(batch_size, len(scan))
+    assert len(batches) == max(1, len(scan) // wanted)
+    for rows in batches:
+        assert len(set(rows.tolist())) == len(rows), "no slice twice in a batch"
+        order = runs(scan[rows])
+        assert len(order) == len(set(order)), "slices of one scan lie side by side"
+        share = max(per_scan, -(-wanted // len(sizes)))  # a few scans give more each than many
+        for place, one in enumerate(order):
+            taken = int((scan[rows] == one).sum())
+            before = int(np.isin(scan[rows], order[:place]).sum())
+            assert taken == min(share, sizes[one], wanted - before)
+        assert len(rows) == wanted or len(order) == len(sizes), "full, or every scan gave what it has"
+        new = [int(subject[scan == one][0]) for one in order]
+        fresh = len(set(new))
+        assert len(set(new[:fresh])) == fresh, "a subject comes again only when all have come"
+        if len(new) > fresh:
+            assert set(new) == set(subject.tolist())
+
+
+def test_groups_are_two_scans_of_two_subjects_where_scans_are_long() -> None:
+    scan, subject = table((0, 30), (0, 25), (1, 40), (1, 20), (2, 35))
+    batches = draw_batches(Sampling(kind="groups", batch_size=32, per_scan=16), scan, subject, seed=0, epoch=0)
+    assert len(batches) == 150 // 32
+    for rows in batches:
+        scans = runs(scan[rows])
+        assert [int((scan[rows] == one).sum()) for one in scans] == [16, 16]
+        assert len(set(subject[rows].tolist())) == 2
+
+
+def test_groups_give_every_scan_its_turn() -> None:
+    scan, subject = table(*[(subject, 8) for subject in range(12)])
+    sampling = Sampling(kind="groups", batch_size=16, per_scan=8)
+    rows = np.concatenate(draw_batches(sampling, scan, subject, seed=0, epoch=0))
+    assert sorted(rows.tolist()) == list(range(len(scan))), "scans that fit whole are each seen once"
+
+
+@pytest.mark.parametrize("kind", ["slices", "groups"])
+def test_seed_and_epoch_decide(kind: str) -> None:
+    scan, subject = table((0, 9), (1, 7), (2, 8), (3, 6))
+    sampling = Sampling(kind=kind, batch_size=8, per_scan=4)
+
+    def rows(seed: int, epoch: int) -> list[list[int]]:
+        return [batch.tolist() for batch in draw_batches(sampling, scan, subject, seed=seed, epoch=epoch)]
+
+    assert rows(1, 2) == rows(1, 2)
+    assert rows(1, 2) != rows(1, 3)
+    assert rows(1, 2) != rows(2, 2)
+    assert rows(1, 2) != rows(2, 1)
+
+
+# ------------------------------------------------------------------------------------------------- the batches
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> store.Store:
+    """Three labelled scans of two subjects and one without a label, of different sizes, two channels."""
+    path: Path = tmp_path_factory.mktemp("prepared")
+    chosen = preprocess.Settings(spacing_mm=1.0)
+    rng = np.random.default_rng(0)
+    scans = [("a1", "a", (12, 10, 4)), ("a2", "a", (8, 14, 3)), ("b1", "b", (11, 9, 5)), ("c1", "c", (6, 6, 2))]
+    for id, subject, shape in scans:
+        labelled = subject != "c"
+        facts = preprocess.describe(
+            id=id, subject=subject, images=("x", "y"), label="z" if labelled else None, shape=shape,
+            spacing_mm=(1.0, 1.0, 5.0), slice_axis=2, settings=chosen,
+        )  # fmt: skip
+        image, facts = preprocess.prepare_image(rng.normal(size=(*shape, 2)), facts, chosen)
+        label = preprocess.prepare_label(rng.integers(1, 3, shape), facts, chosen, (0, 1, 2)) if labelled else None
+        store.write_scan(path, facts, image, label)
+    store.write_meta(
+        path, scans=[id for id, *_ in scans], channels=["x", "y"], label_names=["background", "p", "q"],
+        label_values=[0, 1, 2], settings={},
+    )  # fmt: skip
+    return store.open_store(path)
+
+
+def all_rows(slices: Slices, size: int = 5) -> list[np.ndarray]:
+    order = np.random.default_rng(0).permutation(len(slices))
+    return [order[k : k + size] for k in range(0, len(order), size)]
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    pairs = zip(a, b, strict=True)
+    return all((x is None and y is None) or (x.dtype == y.dtype and torch.equal(x, y)) for x, y in pairs)
+
+
+@pytest.mark.parametrize("scans", [[0, 1, 2], [2], [1, 0]])
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_resident_equals_streamed(prepared: store.Store, scans: list[int], with_labels: bool) -> None:
+    sets = [Slices(prepared, scans, CPU, with_labels=with_labels, resident=resident) for resident in (True, False)]
+    assert [one.resident for one in sets] == [True, False]
+    rows = all_rows(sets[0], 2)  # more batches than are read ahead
+    batches = [list(one.stream(rows)) for one in sets]
+    assert len(batches[0]) == len(batches[1]) == len(rows)
+    assert all(equal(a, b) for a, b in zip(*batches, strict=True))
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_slices_lie_in_the_middle_of_zeros(prepared: store.Store, resident: bool) -> None:
+    slices = Slices(prepared, [0, 1, 2], CPU, with_labels=True, resident=resident)
+    assert slices.shape == (12, 14)
+    assert len(slices) == 12
+    for batch in slices.stream(all_rows(slices)):
+        assert batch.image.dtype == torch.float32
+        assert batch.image.shape[1:] == (2, 12, 14)
+        assert batch.label is not None
+        assert batch.label.dtype == torch.int64
+        for k, row in enumerate(batch.index.tolist()):
+            scan, number = int(slices.scan[row]), row - int((slices.scan < slices.scan[row]).sum())
+            stored = np.asarray(prepared.image(scan)[number], dtype=np.float32)
+            height, width = stored.shape[1:]
+            top, left = (12 - height) // 2, (14 - width) // 2
+            expected = np.zeros((2, 12, 14), np.float32)
+            expected[:, top : top + height, left : left + width] = stored
+            np.testing.assert_array_equal(batch.image[k].numpy(), expected)
+            mask = np.zeros((12, 14), np.int64)
+            mask[top : top + height, left : left + width] = prepared.label(scan)[number]
+            np.testing.assert_array_equal(batch.label[k].numpy(), mask)
+
+
+def test_facts_of_the_rows(prepared: store.Store) -> None:
+    slices = Slices(prepared, [1, 2], CPU)
+    batch = next(slices.stream([np.array([0, 2, 3, 7])]))
+    assert batch.index.tolist() == [0, 2, 3, 7]
+    assert batch.scan.tolist() == [1, 1, 2, 2]
+    assert batch.subject.tolist() == [0, 0, 1, 1]
+    torch.testing.assert_close(batch.position, torch.tensor([1 / 3, 3 / 3, 1 / 5, 5 / 5]))
+    torch.testing.assert_close(batch.spacing_mm, torch.ones(4, 2))
+    assert (batch.label, batch.inside) == (None, None)
+
+
+def test_memory_decides_what_stays_on_the_device(prepared: store.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 12 * 2 * 12 * 14 * 2  # slices, channels, rows, columns, bytes
+    monkeypatch.setattr("lemis.data.samples._memory", lambda device: size * 5 + 10)
+    assert Slices(prepared, [0, 1, 2], CPU).resident
+    monkeypatch.setattr("lemis.data.samples._memory", lambda device: size * 5 - 10)
+    assert not Slices(prepared, [0, 1, 2], CPU).resident
+
+
+def test_no_scan_at_all(prepared: store.Store) -> None:
+    with pytest.raises(UsageError, match=r"no scan to draw slices from[\s\S]*lemis check"):
+        Slices(prepared, [], CPU)

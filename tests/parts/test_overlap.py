@@ -1,0 +1,95 @@
+"""Overlap losses against loops, and where they are known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from lemis.parts.overlap import cross_entropy, soft_dice_loss
+
+
+def example(shape: tuple[int, ...], classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, classes, *shape, generator=generator)
+    return logits, torch.randint(classes, (2, *shape), generator=generator)
+
+
+def slow_dice(logits: Tensor, label: Tensor, smooth: float) -> float:
+    classes = logits.shape[1]
+    voxels = logits.movedim(1, -1).reshape(-1, classes).tolist()
+    truth = label.flatten().tolist()
+    scores = []
+    for c in range(1, classes):
+        overlap = predicted = 0.0
+        for values, t in zip(voxels, truth, strict=True):
+            p = math.exp(values[c]) / sum(math.exp(v) for v in values)
+            predicted += p
+            overlap += p * (t == c)
+        scores.append((2 * overlap + smooth) / (predicted + truth.count(c) + smooth))
+    return 1 - sum(scores) / len(scores)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (3, 2, 4)])
+@pytest.mark.parametrize("smooth", [1e-5, 1.0])
+def test_soft_dice_equals_a_loop(shape: tuple[int, ...], smooth: float) -> None:
+    logits, label = example(shape)
+    assert float(soft_dice_loss(logits, label, smooth)) == pytest.approx(slow_dice(logits, label, smooth), abs=1e-5)
+
+
+def test_a_perfect_answer_costs_nothing_and_a_wrong_one_everything() -> None:
+    _, label = example((6, 6))
+    right = 50 * torch.nn.functional.one_hot(label, 3).movedim(-1, 1).float()
+    wrong = 50 * torch.nn.functional.one_hot((label + 1) % 3, 3).movedim(-1, 1).float()
+    assert float(soft_dice_loss(right, label)) == pytest.approx(0, abs=1e-6)
+    assert float(soft_dice_loss(wrong, label)) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_class_that_is_nowhere_counts_as_right_and_one_pixel_of_it_as_wrong() -> None:
+    label = torch.zeros(1, 4, 4, dtype=torch.long)
+    nothing = torch.zeros(1, 2, 4, 4)
+    nothing[:, 0] = 100
+    assert float(soft_dice_loss(nothing, label)) == pytest.approx(0, abs=1e-6)
+    nothing[0, :, 0, 0] = torch.tensor([0.0, 100.0])
+    assert float(soft_dice_loss(nothing, label)) == pytest.approx(1, abs=1e-4)
+
+
+def test_counts_are_pooled_over_the_batch() -> None:
+    logits, label = example((4, 4))
+    joined = soft_dice_loss(torch.cat([logits[0], logits[1]], 1)[None], torch.cat([label[0], label[1]], 0)[None])
+    torch.testing.assert_close(soft_dice_loss(logits, label), joined)
+
+
+def test_the_background_is_not_scored() -> None:
+    logits, label = example((4, 4), classes=2)
+    expected = slow_dice(logits, label, 1e-5)
+    flipped = soft_dice_loss(logits.flip(1), 1 - label)
+    assert float(soft_dice_loss(logits, label)) == pytest.approx(expected, abs=1e-6)
+    assert float(flipped) != pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (3, 2, 4)])
+def test_cross_entropy_equals_a_loop(shape: tuple[int, ...]) -> None:
+    logits, label = example(shape)
+    voxels = logits.movedim(1, -1).reshape(-1, 3).tolist()
+    terms = [
+        math.log(sum(math.exp(v) for v in values)) - values[t]
+        for values, t in zip(voxels, label.flatten().tolist(), strict=True)
+    ]
+    assert float(cross_entropy(logits, label)) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+
+
+def test_uniform_logits_give_log_classes() -> None:
+    _, label = example((5, 4))
+    assert float(cross_entropy(torch.zeros(2, 3, 5, 4), label)) == pytest.approx(math.log(3), rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", [soft_dice_loss, cross_entropy])
+def test_half_precision_is_raised(loss) -> None:
+    logits, label = example((5, 4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = loss(logits.bfloat16(), label)
+    assert inside.dtype == torch.float32
+    assert float(inside) == pytest.approx(float(loss(logits.bfloat16().float(), label)), rel=1e-6)

@@ -1,0 +1,425 @@
+"""``report`` on small made-up work folders: what is there, what is missing, and nothing else needed."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+from lemis.data import index as indexing
+from lemis.data import volume
+from lemis.errors import UsageError
+from lemis.report import figures, page
+from lemis.verbs.evaluate import evaluate
+from lemis.verbs.report import choose_slices, read_work, report
+
+SHAPE = (20, 18, 6)
+SPACING_MM = (1.5, 1.5, 8.0)
+# A name that would break a page that does not escape what it shows.
+NASTY = "wall <b>&\"'"
+
+
+def label_map(shift: int = 0, *, without: int | None = None) -> NDArray[np.uint8]:
+    labels = np.zeros(SHAPE, dtype=np.uint8)
+    labels[3 + shift : 9 + shift, 5:12, 1:5] = 1
+    labels[9 + shift : 13 + shift, 5:12, 1:5] = 3
+    if without is not None:
+        labels[labels == without] = 0
+    return labels
+
+
+def make_index(folder: Path, predicted: dict[str, NDArray[np.uint8]]) -> Path:
+    data, work, affine = folder / "Heart data", folder / "work", np.diag([*SPACING_MM, 1.0])
+    scans = []
+    for number, (scan, labels) in enumerate(predicted.items()):
+        image = np.random.default_rng(number).normal(100, 10, SHAPE).astype(np.float32) + 50 * (
+            label_map() > 0
+        )
+        volume.write_volume(image, affine, data / f"{scan}_img.nii.gz")
+        volume.write_volume(label_map(), affine, data / f"{scan}.nii.gz")
+        volume.write_volume(labels, affine, work / "predictions" / f"{scan}.nii.gz")
+        scans.append(
+            indexing.Scan(
+                id=scan,
+                subject=scan,
+                images=(f"{scan}_img.nii.gz",),
+                label=f"{scan}.nii.gz",
+                shape=SHAPE,
+                spacing_mm=SPACING_MM,
+                slice_axis=2,
+                label_values=(0, 1, 3),
+            )
+        )
+    labels = {"background": 0, "pool": 1, NASTY: 3}
+    index = indexing.Index(root=str(data), layout="flat", channels=("MR",), labels=labels, scans=tuple(scans))
+    indexing.save(index, work / "index.json")
+    return work
+
+
+def make_run(work: Path, name: str, verb: str, **more: Any) -> None:
+    folder = work / "runs" / name
+    folder.mkdir(parents=True)
+    status = {"verb": verb, "method": "sal", "state": "done", "step": 100, "steps": 100, "seconds": 754.0}
+    (folder / "status.json").write_text(json.dumps({**status, **more.pop("status", {})}))
+    (folder / "settings.yaml").write_text(yaml.safe_dump({"schedule": {"learning_rate": 0.1}, "note": "<i>"}))
+    environment = {"lemis": "0.1.0", "packages": {"torch": "2.13.0"}, "started": "2026-01-01"}
+    (folder / "environment.json").write_text(json.dumps(environment))
+    (folder / "model.json").write_text(json.dumps({"backbone": "unet2d", **more}))
+    lines: list[dict[str, float]] = []
+    for step in range(10, 101, 2):
+        line = {
+            "step": step,
+            "epoch": step // 20,
+            "loss": 3 / step,
+            "loss/one": 2 / step,
+            "loss/two": 1 / step,
+        }
+        lines.append({**line, "embedding/global/std": 0.1, "embedding/global/cosine": 0.2, "seconds": step})
+    lines.append({"step": 100, "held_out/pooled_dice": 0.8, "held_out/pooled_dice/pool": 0.9})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text + '{"step": 102, "lo')  # the machine stopped here
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything there is: two runs, three predictions, one with a missed structure, evaluated."""
+    predicted = {"good": label_map(), "fair": label_map(1), "bad": label_map(2, without=3)}
+    work = make_index(tmp_path_factory.mktemp("report"), predicted)
+    make_run(work, "sal", "pretrain", subjects=["good", "fair", "x"], status={"warnings": ["near collapse"]})
+    make_run(work, "sal-m1-fold0", "finetune", labelled_subjects=["x"], pretrained="sal")
+    facts = {"runs": ["sal-m1-fold0"], "labelled_subjects": ["x"]}
+    record = {"scans": dict.fromkeys(predicted, facts), "pretraining_subjects": ["good", "fair", "x"]}
+    (work / "predictions" / "predictions.json").write_text(json.dumps(record))
+    fault = {
+        "severity": "warning",
+        "scan": "bad",
+        "file": "f",
+        "kind": "odd",
+        "seen": "<7>",
+        "repair": "look",
+    }
+    (work / "check.json").write_text(json.dumps({"faults": [fault]}))
+    (work / "prepared").mkdir()
+    (work / "prepared" / "meta.json").write_text(
+        json.dumps({"settings": {"spacing_mm": 1.25, "normalise": "zscore"}})
+    )
+    evaluate(work)
+    return work
+
+
+@pytest.fixture(scope="module")
+def text(work: Path) -> str:
+    return report(work).read_text(encoding="utf-8")
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, ids, and text outside of style."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "link", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"{tag} closes something else"
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def said(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def parsed(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    assert not reader.open
+    return reader
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_is_one_file_at_the_usual_place(work: Path, text: str):
+    assert text.startswith("<!DOCTYPE html>")
+    assert [path.name for path in (work / "report").iterdir()] == ["index.html"]
+
+
+def test_fetches_nothing_from_anywhere(text: str):
+    for tag, attributes in parsed(text).tags:
+        assert tag not in ("script", "link", "iframe", "object")
+        for name in ("src", "href", "xlink:href", "data"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,")), (
+                tag,
+                attributes,
+            )
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_is_well_formed_and_accessible(text: str):
+    reader = parsed(text)
+    ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [attributes["href"] for tag, attributes in reader.tags if tag == "a"]
+    assert {str(link)[1:] for link in links} <= set(ids)
+    assert reader.tags[0] == ("html", {"lang": "en"})
+    for tag, attributes in reader.tags:
+        if tag == "img":
+            assert attributes["alt"]
+        if tag == "svg":
+            assert attributes.get("aria-label") or attributes.get("aria-hidden")
+        if tag == "th":
+            assert attributes.get("scope") in ("row", "col")
+
+
+def test_what_it_shows_is_escaped(text: str):
+    assert NASTY not in text
+    assert NASTY in parsed(text).said
+    assert "<b>&" not in text
+    assert "<i>" not in text
+
+
+def test_says_what_was_done(text: str):
+    said = parsed(text).said
+    assert "The data: 3 scans of 3 subjects (MR); 3 of them have a label" in said
+    assert "sal learnt from the images of 3 subjects, without labels (100 steps, 13 min)" in said
+    assert "from the weights of “sal”, on 1 labelled subject (x) (100 steps, 13 min)" in said
+    assert "No scan was segmented by a network that had seen a label of its subject" in said
+    assert "The result is transductive" in said
+    assert "near collapse" in said
+    assert "Not there yet" not in said
+
+
+def test_headline_is_the_evaluations(work: Path, text: str):
+    summary = json.loads((work / "evaluation" / "summary.json").read_text())
+    overall = summary["protocols"]["default"]["overall"]
+    said = parsed(text).said
+    assert (
+        f"Dice, mean over scans {overall['dice']['mean']:.3f} 95 % interval {overall['dice']['low']:.3f}–"
+        in said
+    )
+    assert "Structures missed 1 of 6 in the reference; 0 invented" in said
+    assert "Protocol “paper”: mean Dice 0.800" in said
+    assert summary["protocols"]["default"]["definitions"]["hd95_mm"] in said
+
+
+def test_methods_paragraph_holds_only_what_is_proven(text: str):
+    said = parsed(text).said
+    assert (
+        "A segmentation network (unet2d) was pre-trained without labels by sal on the images of 3 "
+        "subjects (100 steps) and then fine-tuned on the labelled scans of 1 subject (100 steps), with Lemis "
+        "0.1.0 and PyTorch 2.13.0. Slices were resampled in their plane to 1.25 mm"
+    ) in said
+    assert "The evaluation is transductive" in said
+    assert "sal: SAL: " in said  # citation
+
+
+def test_settings_versions_and_faults_are_there(text: str):
+    said = parsed(text).said
+    assert "schedule.learning_rate 0.1" in said
+    assert "packages.torch 2.13.0" in said
+    assert "warning : odd (1)" in said or "warning: odd (1)" in said
+    assert "bad <7> look" in said
+
+
+def test_shows_best_median_and_worst(work: Path, text: str):
+    said = parsed(text).said
+    places = [
+        said.index(f"{rank}: {scan}")
+        for rank, scan in (("Best", "good"), ("Median", "fair"), ("Worst", "bad"))
+    ]
+    assert places == sorted(places)
+    for example in read_work(work).examples:
+        for picture in example.slices:
+            assert min(Image.open(io.BytesIO(picture.picture)).size) > 200
+
+
+def test_same_folder_same_bytes(work: Path, text: str, tmp_path: Path):
+    assert report(work, output=tmp_path / "again.html").read_text(encoding="utf-8") == text
+
+
+def test_only_the_runs_that_were_asked_for(work: Path, tmp_path: Path):
+    said = parsed(report(work, runs=["sal"], output=tmp_path / "one.html").read_text()).said
+    assert "Pre-training “sal”" in said
+    assert "Fine-tuning" not in said
+
+
+# ---------------------------------------------------------------- parts that are missing
+
+
+def test_an_index_alone(tmp_path: Path):
+    work = make_index(tmp_path, {"a": label_map()})
+    said = parsed(report(work).read_text()).said
+    assert "Heart data" in said
+    for missing in ("No prepared scans", "No fine-tuned network", "No evaluation"):
+        assert missing in said
+    assert "lemis prepare WORK" in said
+    assert "Result" not in said
+
+
+def test_an_evaluation_alone(tmp_path: Path):
+    work = make_index(tmp_path, {"a": label_map(), "b": label_map(1)})
+    evaluate(work)
+    (work / "index.json").unlink()
+    said = parsed(report(work).read_text()).said
+    assert "No index of scans" in said
+    assert "What training saw is not recorded" in said
+    assert "Dice, mean over scans" in said
+
+
+def test_a_run_that_has_only_begun(tmp_path: Path):
+    work = make_index(tmp_path, {"a": label_map()})
+    make_run(work, "sal", "pretrain", status={"state": "running", "step": 7, "seconds": 3})
+    for name in ("model.json", "metrics.jsonl", "environment.json"):
+        (work / "runs" / "sal" / name).unlink()
+    said = parsed(report(work).read_text()).said
+    assert "7 of 100 steps, 3 s). It is not finished (state: running)" in said
+    (work / "runs" / "sal" / "status.json").unlink()
+    assert "not begun" in parsed(report(work).read_text()).said
+
+
+def test_an_absent_structure_and_one_subject(tmp_path: Path):
+    work = make_index(tmp_path, {"a": label_map(without=3)})
+    volume.write_volume(
+        label_map(without=3), np.diag([*SPACING_MM, 1.0]), tmp_path / "Heart data" / "a.nii.gz"
+    )
+    evaluate(work)
+    said = parsed(report(work).read_text()).said
+    assert "no interval from one subject" in said
+    assert "1 subject is few" in said
+    assert said.count("Best: a") + said.count("Worst: a") == 1
+
+
+def test_pictures_have_no_millimetres(tmp_path: Path):
+    data, work = tmp_path / "skin", tmp_path / "work"
+    (work / "predictions").mkdir(parents=True)
+    data.mkdir()
+    colours = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+    mask = np.zeros((30, 40), dtype=np.uint8)
+    mask[5:20, 6:30] = 1
+    Image.fromarray(colours).save(data / "a_img.png")
+    for place in (data, work / "predictions"):
+        Image.fromarray(mask).save(place / "a.png")
+    scan = indexing.Scan(
+        id="a", subject="a", images=("a_img.png",), label="a.png", shape=(40, 30, 1), spacing_mm=(1, 1, 1)
+    )
+    labels = {"background": 0, "lesion": 1}
+    index = indexing.Index(
+        root=str(data), layout="flat", channels=("R", "G", "B"), labels=labels, scans=(scan,)
+    )
+    indexing.save(index, work / "index.json")
+    evaluate(work)
+    text = report(work).read_text()
+    assert "pictures have no spacing" in parsed(text).said
+    assert "HD95, mm" not in text
+    assert "slice 1 of 1" in text
+
+
+def test_refuses_what_is_no_work_folder(tmp_path: Path):
+    with pytest.raises(UsageError, match="is not a work folder"):
+        report(tmp_path)
+
+
+def test_refuses_a_run_that_does_not_exist(work: Path):
+    with pytest.raises(UsageError, match=r"there is no run 'sal-m1-fold1'[\s\S]*'sal-m1-fold0'\?"):
+        report(work, runs=["sal-m1-fold1"])
+
+
+# ---------------------------------------------------------------- parts of the page
+
+
+def test_slices_are_the_fullest_and_the_worst():
+    reference = np.zeros((9, 10, 10), dtype=int)
+    reference[1:8, 2:6, 2:6] = 1
+    reference[4, 1:8, 1:8] = 1
+    predicted = reference.copy()
+    predicted[1, 2:6, 2:6] = 0
+    predicted[7, 2:4, 2:6] = 0
+    predicted[6, 2:3, 2:6] = 0
+    assert choose_slices(reference, predicted, {"a": 1}) == [1, 4, 7]
+
+
+def test_slices_of_a_thin_scan():
+    one = np.ones((1, 3, 3), dtype=int)
+    assert choose_slices(one, one, {"a": 1}) == [0]
+    assert choose_slices(np.ones((2, 3, 3), dtype=int), np.zeros((2, 3, 3), dtype=int), {"a": 1}) == [0, 1]
+
+
+def test_overlay_has_the_proportions_of_the_body():
+    plane, nothing = np.zeros((20, 10)), np.zeros((20, 10), dtype=int)
+    width, height = Image.open(
+        io.BytesIO(figures.overlay(plane, nothing, nothing, {"a": 1}, (1.0, 4.0)))
+    ).size
+    assert width / height == pytest.approx(2.0, rel=0.02)
+
+
+def test_overlay_draws_the_reference_where_it_is():
+    plane, reference = np.zeros((40, 40)), np.zeros((40, 40), dtype=int)
+    reference[20:, 10:20] = 1  # touches the lower border
+    picture = Image.open(
+        io.BytesIO(figures.overlay(plane, reference, reference * 0, {"a": 1}, (1, 1)))
+    ).convert("RGB")
+    coloured = np.asarray(picture).max(axis=2) > 40
+    rows, columns = np.flatnonzero(coloured.any(axis=1)), np.flatnonzero(coloured.any(axis=0))
+    size = picture.size[0]
+    assert rows[0] / size == pytest.approx(0.5, abs=0.02)
+    assert (columns[0] / size, columns[-1] / size) == pytest.approx((0.25, 0.5), abs=0.02)
+    assert not np.array_equal(picture, Image.new("RGB", picture.size))
+
+
+def test_figures_follow_the_pages_colour_and_do_not_share_ids():
+    lines = {"loss": ([1.0, 2.0], [3.0, math.nan])}
+    first, second = (figures.curves(name, lines, label="loss", alt='a "b" <c>') for name in ("one", "two"))
+    assert "currentColor" in first
+    assert ET.fromstring(first).attrib["aria-label"] == 'a "b" <c>'
+    ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (first, second)]
+    assert not ids[0] & ids[1]
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', first))
+    assert used <= ids[0]
+
+
+def test_running_mean_is_a_mean():
+    flat = figures._running_mean(np.full(200, 2.5))
+    assert flat == pytest.approx(np.full(200, 2.5))
+    noisy = np.random.default_rng(0).normal(size=500)
+    assert figures._running_mean(noisy).std() < 0.4
+    assert len(figures._running_mean(np.arange(3.0))) == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(3.4, "3 s"), (754, "13 min"), (11_100, "3 h 5 min"), (89.9, "90 s"), (5398, "1 h 30 min")],
+)
+def test_durations(seconds: float, words: str):
+    assert page.duration(seconds) == words
+
+
+def test_lists_and_counts():
+    assert page.listed(["a", "b", "c"]) == "a, b and c"
+    assert page.listed(["a"]) == "a"
+    assert page.listed([]) == ""
+    assert page.listed("abcdef", most=2) == "a, b and 4 more"
+    assert (page.count(1, "scan"), page.count(2, "scan")) == ("1 scan", "2 scans")
