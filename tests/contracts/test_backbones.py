@@ -91,12 +91,14 @@ def test_odd_sizes_work_or_say_the_cure(name: str) -> None:
     try:
         logits = network(x)
     except UsageError as error:
-        cured = [int(word) for word in error.next.replace(".", " ").split() if word.isdigit()]
-        assert str(x.shape[-1]) in error.given
-        assert len(cured) == network.dims, f"the sizes that would work: {error.next}"
-        assert network(torch.zeros(2, 1, *cured)).shape[2:] == tuple(cured)
+        message = error
     else:
         assert logits.shape[2:] == x.shape[2:]
+        return
+    cured = [int(word) for word in message.next.replace(".", " ").split() if word.isdigit()]
+    assert str(x.shape[-1]) in message.given
+    assert len(cured) == network.dims, f"the sizes that would work: {message.next}"
+    assert network(torch.zeros(2, 1, *cured)).shape[2:] == tuple(cured)
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -312,10 +312,26 @@ def fingerprint(name: str, layer: Mapping[str, Any], batch: Batch) -> tuple[Any,
     )
 
 
+@pytest.fixture(scope="module")
+def unchanged() -> Callable[..., tuple[Any, ...]]:
+    """``fingerprint``, computed once for the same settings."""
+    found: dict[str, tuple[Any, ...]] = {}
+
+    def of(name: str, layer: Mapping[str, Any], batch: Batch) -> tuple[Any, ...]:
+        key = f"{name} {layer}"
+        if key not in found:
+            found[key] = fingerprint(name, layer, batch)
+        return found[key]
+
+    return of
+
+
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name in METHODS for key in leaves(module_of(name).Settings)])
-def test_every_setting_has_an_effect(name: str, key: str, batch: Batch) -> None:
+def test_every_setting_has_an_effect(
+    name: str, key: str, batch: Batch, unchanged: Callable[..., tuple[Any, ...]]
+) -> None:
     base = WHERE.get((name, key), {})
-    before = fingerprint(name, base, batch)
+    before = unchanged(name, base, batch)
     effect = any(fingerprint(name, layer, batch) != before for layer in changed(name, key, base))
     assert effect != (key in INERT), INERT.get(key, f"{key} changes nothing")
 

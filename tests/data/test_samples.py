@@ -157,22 +157,22 @@ def test_resident_equals_streamed(prepared: store.Store, scans: list[int], with_
 @pytest.mark.parametrize("resident", [True, False])
 def test_slices_lie_in_the_middle_of_zeros(prepared: store.Store, resident: bool) -> None:
     slices = Slices(prepared, [0, 1, 2], CPU, with_labels=True, resident=resident)
-    assert slices.shape == (12, 14)
+    assert slices.shape == (14, 12)
     assert len(slices) == 12
     for batch in slices.stream(all_rows(slices)):
         assert batch.image.dtype == torch.float32
-        assert batch.image.shape[1:] == (2, 12, 14)
+        assert batch.image.shape[1:] == (2, 14, 12)
         assert batch.label is not None
         assert batch.label.dtype == torch.int64
         for k, row in enumerate(batch.index.tolist()):
             scan, number = int(slices.scan[row]), row - int((slices.scan < slices.scan[row]).sum())
             stored = np.asarray(prepared.image(scan)[number], dtype=np.float32)
             height, width = stored.shape[1:]
-            top, left = (12 - height) // 2, (14 - width) // 2
-            expected = np.zeros((2, 12, 14), np.float32)
+            top, left = (14 - height) // 2, (12 - width) // 2
+            expected = np.zeros((2, 14, 12), np.float32)
             expected[:, top : top + height, left : left + width] = stored
             np.testing.assert_array_equal(batch.image[k].numpy(), expected)
-            mask = np.zeros((12, 14), np.int64)
+            mask = np.zeros((14, 12), np.int64)
             mask[top : top + height, left : left + width] = prepared.label(scan)[number]
             np.testing.assert_array_equal(batch.label[k].numpy(), mask)
 

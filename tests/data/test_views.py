@@ -21,9 +21,7 @@ AFFINE = Spatial(p_spatial=1.0, p_elastic=0.0)
 ELASTIC = Spatial(p_spatial=1.0, elastic_sigma_px=(6.0, 8.0), elastic_alpha_px=(20.0, 60.0))
 
 
-def draw(
-    spatial: Spatial, rows: int, source: tuple[int, ...], out: tuple[int, ...], seed: int = 0
-) -> Geometry:
+def draw(spatial: Spatial, rows: int, source: tuple[int, ...], out: tuple[int, ...], seed: int = 0) -> Geometry:
     return views.draw(spatial, rows, source, out, Rows(seed, 0, "cpu"))
 
 
@@ -98,10 +96,7 @@ def test_any_draw(seed: int, source: tuple[int, int], out: tuple[int, int], crop
 def test_a_blob_is_seen_where_view_of_says(spatial: Spatial, source: tuple, out: tuple) -> None:
     d = len(source)
     geometry = draw(spatial, 6, source, out)
-    inner = (
-        torch.tensor(source) / 2
-        + (torch.rand(6, 5, d, generator=torch.Generator().manual_seed(0)) - 0.5) * 12
-    )
+    inner = torch.tensor(source) / 2 + (torch.rand(6, 5, d, generator=torch.Generator().manual_seed(0)) - 0.5) * 12
     width = 1.2  # narrow, so that the elastic field is nearly straight across it
     seen = apply(geometry, blobs(inner, source, width)).image
     expected = view_of(geometry, inner)
@@ -137,9 +132,7 @@ def test_slow_loop_reference() -> None:
         for i in range(out[0]):
             for j in range(out[1]):
                 x, y = slow_source_of(geometry, b, i, j)
-                assert view.image[b, 0, i, j].item() == pytest.approx(
-                    slow_bilinear(image[b, 0], x, y), abs=1e-4
-                )
+                assert view.image[b, 0, i, j].item() == pytest.approx(slow_bilinear(image[b, 0], x, y), abs=1e-4)
                 if min(abs(v % 1 - 0.5) for v in (x, y)) > 1e-4:
                     near = (round(x), round(y))
                     inside = 0 <= near[0] < source[0] and 0 <= near[1] < source[1]
@@ -155,9 +148,7 @@ def slow_source_of(geometry: Geometry, b: int, i: int, j: int) -> tuple[float, f
             for c in range(elastic.noise.shape[3]):
                 away = (i - elastic.origin_px[0].item() - r * elastic.step_px) ** 2
                 away += (j - elastic.origin_px[1].item() - c * elastic.step_px) ** 2
-                e[k] += elastic.noise[b, k, r, c].item() * math.exp(
-                    -away / (2 * elastic.sigma_px[b].item() ** 2)
-                )
+                e[k] += elastic.noise[b, k, r, c].item() * math.exp(-away / (2 * elastic.sigma_px[b].item() ** 2))
     A = geometry.to_source[b].tolist()
     x, y = (row[0] * (i + e[0]) + row[1] * (j + e[1]) + row[2] for row in A)
     return x, y
@@ -244,8 +235,7 @@ def test_crops_stay_in_the_real_part_of_padded_images() -> None:
     inside[1, :, 10:16, 0:30] = True
     batch = batch_of(inside.float(), inside=inside)
     corners = [
-        views.random_view(CROP_ONLY, batch, 10, Rows(seed, 0, "cpu")).geometry.to_source[..., 2]
-        for seed in range(200)
+        views.random_view(CROP_ONLY, batch, 10, Rows(seed, 0, "cpu")).geometry.to_source[..., 2] for seed in range(200)
     ]
     low, high = torch.stack(corners).amin(0), torch.stack(corners).amax(0)
     assert low.tolist() == [[4, 5], [8, 0]]
@@ -261,9 +251,7 @@ def test_flat_3d_equals_2d() -> None:
     to_source = torch.eye(3, 4).repeat(2, 1, 1)
     to_source[:, 1:, 1:] = plane.to_source
     # One slice of noise: in 3D its Gaussian along the slice axis is 1 at the slice itself.
-    noise = torch.cat([torch.zeros(2, 1, *plane.elastic.noise.shape[2:]), plane.elastic.noise], dim=1)[
-        :, :, None
-    ]
+    noise = torch.cat([torch.zeros(2, 1, *plane.elastic.noise.shape[2:]), plane.elastic.noise], dim=1)[:, :, None]
     origin = torch.cat([torch.zeros(1), plane.elastic.origin_px])
     elastic = Elastic(noise, plane.elastic.sigma_px, plane.elastic.step_px, origin)
     solid = Geometry(to_source, (1, 28, 32), elastic)
@@ -326,25 +314,20 @@ def test_displacement_of_grid_and_of_points_are_one_formula(source: tuple, out: 
     elastic = draw(ELASTIC, 3, source, out).elastic
     assert elastic is not None
     grid = views._field(elastic, [torch.arange(n, dtype=torch.float32) for n in out])
-    torch.testing.assert_close(
-        views._displacement(elastic, pixels(out, 3)).mT, grid.flatten(2), atol=1e-4, rtol=0
-    )
+    points = views._displacement(elastic, pixels(out, 3)[:, ::7]).mT
+    torch.testing.assert_close(points, grid.flatten(2)[..., ::7], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("source", "out"), SHAPES)
 def test_slope_is_the_derivative(source: tuple, out: tuple) -> None:
     elastic = draw(ELASTIC, 2, source, out).elastic
     assert elastic is not None
-    elastic = Elastic(
-        elastic.noise.double(), elastic.sigma_px.double(), elastic.step_px, elastic.origin_px.double()
-    )
+    elastic = Elastic(elastic.noise.double(), elastic.sigma_px.double(), elastic.step_px, elastic.origin_px.double())
     points = (torch.rand(2, 20, len(out)) * torch.tensor(out)).double()
     _, slope = views._displacement_and_slope(elastic, points)
     for axis in range(len(out)):
         little = 1e-4 * torch.eye(len(out), dtype=torch.float64)[axis]
-        numeric = (
-            views._displacement(elastic, points + little) - views._displacement(elastic, points - little)
-        ) / 2e-4
+        numeric = (views._displacement(elastic, points + little) - views._displacement(elastic, points - little)) / 2e-4
         torch.testing.assert_close(slope[..., axis], numeric, atol=1e-6, rtol=1e-5)
 
 
@@ -501,15 +484,9 @@ def test_features_of_views_are_carried_to_where_they_came_from(
     known = torch.cat([ramps, torch.ones(3, 1, *source)], dim=1)
     features = pool(apply(geometry, known).image, stride).requires_grad_()
     carried, inside = carry_back(features, geometry, stride, source)
-    u = ((view_of(geometry, pool(ramps, stride).flatten(2).mT) + 0.5) / stride - 0.5).mT.unflatten(
-        2, carried.shape[2:]
-    )
-    between = ((u >= 0) & (u <= torch.tensor(features.shape[2:]).view(1, d, *[1] * d) - 1)).all(
-        1, keepdim=True
-    )
-    whole = (
-        inside & between & (carried[:, d:] > 1 - 1e-5)
-    )  # nothing of it comes from outside the source or the view
+    u = ((view_of(geometry, pool(ramps, stride).flatten(2).mT) + 0.5) / stride - 0.5).mT.unflatten(2, carried.shape[2:])
+    between = ((u >= 0) & (u <= torch.tensor(features.shape[2:]).view(1, d, *[1] * d) - 1)).all(1, keepdim=True)
+    whole = inside & between & (carried[:, d:] > 1 - 1e-5)  # nothing of it comes from outside the source or the view
     assert whole.float().mean() > 0.15
     away = (carried[:, :d] - pool(ramps, stride)).abs().amax(1, keepdim=True)
     assert away[whole].max() < tolerance_px

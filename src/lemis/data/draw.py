@@ -24,9 +24,7 @@ class Rows:
         world: How many processes there are; all of them ask for the same numbers of rows in the same order.
     """
 
-    def __init__(
-        self, seed: int, step: int, device: torch.device | str, rank: int = 0, world: int = 1
-    ) -> None:
+    def __init__(self, seed: int, step: int, device: torch.device | str, rank: int = 0, world: int = 1) -> None:
         self._rank, self._world, self._device = rank, world, torch.device(device)
         self._generator = torch.Generator().manual_seed(_mix(seed, step))
 

@@ -153,9 +153,7 @@ def low_resolution(image: Tensor, settings: Intensity, rng: Draw) -> Tensor:
     for axis in (image.dim() - 2, image.dim() - 1):
         n = image.shape[axis]
         kept = (n * scale).round().clamp(min=1)[:, None]  # (B, 1) samples along this axis
-        place = ((torch.arange(n, device=image.device) + 0.5) * kept / n - 0.5).clamp(
-            min=0
-        )  # in kept samples
+        place = ((torch.arange(n, device=image.device) + 0.5) * kept / n - 0.5).clamp(min=0)  # in kept samples
         before = place.floor().minimum(kept - 1)
         after = (before + 1).minimum(kept - 1)
         weight = _along(place - before, image, axis)

@@ -64,9 +64,7 @@ class Slices:
             "scan": torch.from_numpy(self.scan.astype(np.int64)).to(device),
             "subject": torch.from_numpy(self.subject.astype(np.int64)).to(device),
             "position": torch.from_numpy(self._position.astype(np.float32)).to(device),
-            "spacing_mm": torch.tensor(
-                [store.scans[int(s)].prepared_spacing_mm[1:] for s in self.scan], device=device
-            ),
+            "spacing_mm": torch.tensor([store.scans[int(s)].prepared_spacing_mm[1:] for s in self.scan], device=device),
         }
         if self.resident:
             self._image, self._label = self._read(np.arange(len(self.rows)))
@@ -79,9 +77,7 @@ class Slices:
         if self.resident:
             for rows in batches:
                 index = torch.from_numpy(rows).to(self.device)
-                yield self._batch(
-                    index, self._image[index], None if self._label is None else self._label[index]
-                )
+                yield self._batch(index, self._image[index], None if self._label is None else self._label[index])
             return
         with ThreadPoolExecutor(AHEAD) as pool:
             waiting: list[tuple[np.ndarray, Future[tuple[Tensor, Tensor | None]]]] = []
@@ -110,9 +106,7 @@ class Slices:
                 assert labels is not None, f"{self.store.scans[scan].id} has no label"
                 label[k] = crop_field(labels[index], window)
         image_tensor = torch.from_numpy(image).to(self.device, non_blocking=True)
-        return image_tensor, None if label is None else torch.from_numpy(label).to(
-            self.device, non_blocking=True
-        )
+        return image_tensor, None if label is None else torch.from_numpy(label).to(self.device, non_blocking=True)
 
 
 def draw_batches(
@@ -135,9 +129,7 @@ def draw_batches(
     return _groups(sampling, scan, subject, rng)
 
 
-def _groups(
-    sampling: Sampling, scan: np.ndarray, subject: np.ndarray, rng: np.random.Generator
-) -> list[np.ndarray]:
+def _groups(sampling: Sampling, scan: np.ndarray, subject: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     """Batches of whole groups: scans of different subjects one after the other, until the batch is full."""
     rows_of = {int(s): np.flatnonzero(scan == s) for s in np.unique(scan)}
     batch_size = min(sampling.batch_size, len(scan))
@@ -147,9 +139,7 @@ def _groups(
         chosen: list[np.ndarray] = []
         missing, subjects, taken = batch_size, set[int](), set[int]()
         while missing > 0:
-            if len(queue) < len(
-                rows_of
-            ):  # a whole round is always in sight, so a scan that fits is always found
+            if not rows_of.keys() <= set(queue):  # every scan is in sight, so one that fits is always found
                 queue.extend(int(s) for s in rng.permutation(list(rows_of)))
             one = _next_scan(queue, taken, subjects, subject, rows_of)
             per_scan = max(sampling.per_scan, -(-batch_size // len(rows_of)))

@@ -169,9 +169,7 @@ def _draw_offset(settings: Spatial, box: Tensor, out_shape: Sequence[int], rng: 
 
 def _centred(box: Tensor, out_shape: Sequence[int]) -> Tensor:
     spare = box[:, 1] - torch.tensor(out_shape, device=box.device)
-    return box[:, 0] + spare.div(
-        2, rounding_mode="trunc"
-    )  # the odd pixel lies behind, padding and cropping alike
+    return box[:, 0] + spare.div(2, rounding_mode="trunc")  # the odd pixel lies behind, padding and cropping alike
 
 
 def _about_centre(linear: Tensor, offset: Tensor, out_shape: Sequence[int]) -> Tensor:
@@ -207,9 +205,7 @@ def _draw_elastic(settings: Spatial, spatial: Tensor, out_shape: Sequence[int], 
 # --------------------------------------------------------------------------------------------------- applying
 
 
-def random_view(
-    settings: Spatial, batch: Batch, size_px: int, rng: Draw, *, take: Tensor | None = None
-) -> View:
+def random_view(settings: Spatial, batch: Batch, size_px: int, rng: Draw, *, take: Tensor | None = None) -> View:
     """One view of every image of a batch, with its label and mask where the batch has them.
 
     Args:
@@ -266,11 +262,7 @@ def apply(
         seen = F.grid_sample(image, grid, interpolation, align_corners=False)
         if not masks:
             return View(seen, geometry)
-        stacked = (
-            torch.cat([mask.to(image.dtype) for mask in masks], dim=1)
-            if len(masks) > 1
-            else masks[0].to(image.dtype)
-        )
+        stacked = torch.cat([mask.to(image.dtype) for mask in masks], dim=1)
         nearest = F.grid_sample(stacked, grid, "nearest", align_corners=False)
     return View(
         seen,
@@ -319,9 +311,7 @@ def _grid(geometry: Geometry, source_shape: Sequence[int]) -> Tensor:
     to_source, d = geometry.to_source, len(geometry.shape)
     size = torch.tensor(source_shape, device=to_source.device)
     centre_px = torch.cat([torch.zeros(d, d, device=size.device), (size[:, None] - 1) / 2], dim=1)
-    affine = ((to_source - centre_px) * (2 / size)[:, None]).flip(
-        1
-    )  # (B, d, d + 1), normalised on the small side
+    affine = ((to_source - centre_px) * (2 / size)[:, None]).flip(1)  # (B, d, d + 1), normalised on the small side
     places = [torch.arange(n, device=size.device, dtype=torch.float32) for n in geometry.shape]
     grid = affine[..., d].reshape(-1, d, *[1] * d)
     for axis, place in enumerate(places):
@@ -329,7 +319,7 @@ def _grid(geometry: Geometry, source_shape: Sequence[int]) -> Tensor:
         grid = grid + affine[..., axis].reshape(-1, d, *[1] * d) * along
     if geometry.elastic is not None:
         noise = torch.einsum("bij,bj...->bi...", affine[..., :d], geometry.elastic.noise)
-        grid = grid + _field(geometry.elastic._replace(noise=noise), places)
+        grid += _field(geometry.elastic._replace(noise=noise), places)
     return grid.movedim(1, -1)
 
 
@@ -371,9 +361,7 @@ def view_of(geometry: Geometry, points: Tensor) -> Tensor:
         if elastic is None:
             return straight
         y = straight - _displacement(elastic, straight)
-        longest = (
-            elastic.sigma_px[:, None, None] / 2
-        )  # a step further than this leaves where the slope is known
+        longest = elastic.sigma_px[:, None, None] / 2  # a step further than this leaves where the slope is known
         for _ in range(_NEWTON_STEPS):
             value, slope = _displacement_and_slope(elastic, y)
             step = _solve(slope + torch.eye(d, device=y.device), y + value - straight)
@@ -423,9 +411,7 @@ def carry_back(
 
 def _displacement(elastic: Elastic, points: Tensor) -> Tensor:
     """e at any points (B, K, d), in view pixels: (B, K, d)."""
-    return _evaluate(
-        elastic.noise, [_weights(elastic, axis, points[..., axis]) for axis in range(points.shape[-1])]
-    )
+    return _evaluate(elastic.noise, [_weights(elastic, axis, points[..., axis]) for axis in range(points.shape[-1])])
 
 
 def _displacement_and_slope(elastic: Elastic, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -447,9 +433,7 @@ def _evaluate(noise: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """
     first, *others = weights
     b, d = noise.shape[:2]
-    value = (first @ noise.movedim(2, 1).flatten(2)).view(
-        b, -1, d, *noise.shape[3:]
-    )  # (B, K, d, *other axes)
+    value = (first @ noise.movedim(2, 1).flatten(2)).view(b, -1, d, *noise.shape[3:])  # (B, K, d, *other axes)
     for weight in others:
         value = torch.einsum("bkn,bkdn...->bkd...", weight, value)
     return value

@@ -1,8 +1,8 @@
 """Watching for collapse: embeddings that are all alike, and losses that say nothing was learned.
 
 A collapsed run looks healthy from afar: its loss falls or stands still, and hours later the weights are worth nothing.
-So every embedding that a method names is measured, and the verdict is given at the end of the first epoch, with what to
-change.
+So every embedding that a method names is measured, and the verdict is given at the end of the first epoch (of the first
+that reaches ``FEWEST_STEPS`` after the warm-up), with what to change.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from lemis.engine.run import Run
 
 SMALLEST_SPREAD = 0.1  # of 1; measured on healthy runs after one epoch: 0.3 to 0.9
 NOTHING_LEARNED = 2e-3  # relative distance of a loss to its no-information value
+FEWEST_STEPS = 50  # before a verdict: healthy runs look collapsed in their first 30 steps
 
 
 def spread(z: Tensor) -> float:
@@ -41,8 +42,9 @@ def mean_cosine(z: Tensor) -> float:
 class Watch:
     """Figures for the log at any step, and a warning at the end of an epoch that shows a collapse."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, warm_up_steps: int = 0) -> None:
         self._run = run
+        self._patience = warm_up_steps + FEWEST_STEPS
         self._losses: dict[str, list[Tensor]] = defaultdict(list)
         self._logged: dict[str, int] = defaultdict(int)  # how many of them the log has
         self._last: Outcome | None = None
@@ -67,9 +69,9 @@ class Watch:
             figures[f"embedding/{name}/cosine"] = mean_cosine(z)
         return figures
 
-    def end_of_epoch(self, epoch: int) -> None:
-        """Warn, once per symptom, of what the epoch shows."""
-        if self._last is None:
+    def end_of_epoch(self, epoch: int, step: int) -> None:
+        """Warn, once per symptom, of what the steps since the last verdict show; ``step`` counts those of the run."""
+        if self._last is None or step < self._patience:
             return
         for name, uninformed in self._last.uninformed.items():
             losses = torch.stack(self._losses[name])

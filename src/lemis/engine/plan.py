@@ -79,6 +79,11 @@ def base(preset: str | None, settings_file: Path | None) -> dict[str, Any]:
     return tree
 
 
+def method_of(tree: Mapping[str, Any]) -> str:
+    """The pre-training method that a preset or settings file names; ``sal`` where it names none."""
+    return str(tree.get("method", "sal"))
+
+
 def pretraining(
     method: str, backbone: str, tree: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any]
 ) -> Pretraining:

@@ -50,7 +50,7 @@ class Run:
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path = path
         self.checkpoint = path / "resume.ckpt"
-        self.console = Console(stderr=True)
+        self.console = messages()
         self._writer: Any = None
         self._started = time.monotonic()
         self._seconds_before = 0.0
@@ -61,8 +61,8 @@ class Run:
             if (path / "status.json").exists():
                 self._seconds_before = float(self.status().get("seconds", 0.0))
         elif processes.rank() == 0:
-            write_text(stored, yaml.safe_dump(dict(settings), sort_keys=False))
             write_text(path / "environment.json", json.dumps(environment(), indent=1))
+            write_text(stored, yaml.safe_dump(dict(settings), sort_keys=False))
 
     def _refuse_other(self, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
         for key, value in _flat(wanted).items():
@@ -71,7 +71,7 @@ class Run:
                 raise UsageError(
                     f"{self.path} was made with {key}={before!r}, now it is {value!r}",
                     allowed="the settings that the run was made with",
-                    next="--name NEW for a run of its own, or delete the folder to start again",
+                    next="--name NEW for a run of its own (`lemis fit`: another -o), or delete that folder to start again",
                 )
 
     # -- state ------------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ class Run:
     def warn(self, text: str) -> None:
         """Say it on the console and keep it in ``status.json``."""
         if processes.rank() == 0:
-            self.console.print(f"[yellow]warning:[/] {text}", highlight=False)
+            self.console.print(f"[yellow]warning:[/] {text}")
             self.set_status(warnings=[*self.status().get("warnings", []), text])
 
     # -- metrics ----------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class Run:
                 last[0] = time.monotonic()
                 left = (total - step) / max(1e-9, rate(step))
                 text = f"{self.path.name}: step {step}/{total}, loss {loss:.4f}, {rate(step):.1f} steps/s, {left:.0f} s left"
-                self.console.print(text, highlight=False)
+                self.console.print(text)
 
         yield line
 
@@ -187,6 +187,8 @@ class Run:
             write_text(self.path / "model.json", json.dumps({"version": VERSION, **facts}, indent=1))
             self.set_status(**status, state="done")
             self.checkpoint.unlink(missing_ok=True)
+            for leftover in self.path.glob("*.part"):  # of a process that was killed while it wrote
+                leftover.unlink()
 
 
 def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -203,6 +205,12 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     facts: dict[str, Any] = json.loads((path / "model.json").read_text(encoding="utf-8"))
     return load_file(path / "model.safetensors"), facts
+
+
+def messages() -> Console:
+    """Where verbs that train or predict speak: stderr, the first process only, lines unbroken where nobody looks on."""
+    unbroken = not sys.stderr.isatty()
+    return Console(stderr=True, soft_wrap=unbroken, highlight=False, quiet=processes.rank() != 0)
 
 
 def environment() -> dict[str, Any]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from lemis.contracts import Backbone
+from lemis.engine.run import load_model
 from lemis.errors import UsageError
 
 
@@ -24,6 +27,22 @@ class Row:
     fresh: int = 0
     skipped: int = 0  # there in the source, but not used
     reason: str = ""
+
+
+def load_pretrained(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and facts of a finished pre-training run.
+
+    Raises:
+        UsageError: The folder is not one.
+    """
+    weights, facts = load_model(run)
+    if facts["verb"] != "pretrain":
+        raise UsageError(
+            f"{run} is a {facts['verb']} run: its network has learned from labels",
+            allowed="the folder of a pre-training run",
+            next=f"--pretrained {run.parent / facts['pretrained']}" if facts["pretrained"] else "leave out --pretrained",
+        )
+    return weights, facts
 
 
 def transfer(
@@ -41,7 +60,7 @@ def transfer(
         One row for each part of the network, in its own order.
 
     Raises:
-        UsageError: Not one tensor fits: another backbone or another width.
+        UsageError: Not one parameter fits: another backbone or another width.
     """
     own = backbone.state_dict()
     rows: dict[str, dict[str, Any]] = {}
@@ -58,7 +77,7 @@ def transfer(
         if given is not None:
             row["skipped"] += given.numel()
         row["reason"] = _reason(part, trained, given, tensor)
-    if not chosen:
+    if not chosen.keys() & dict(backbone.named_parameters()).keys():  # counters of steps fit any network
         example = next(iter(own))
         there = tuple(weights[example].shape) if example in weights else "missing"
         raise UsageError(
@@ -71,14 +90,17 @@ def transfer(
 
 
 def print_table(rows: list[Row], source: Path, console: Console) -> None:
-    """The table loaded / fresh / skipped, in numbers of values."""
-    table = Table(title=f"weights from {source}")
-    table.add_column("part")
+    """The table loaded / fresh / skipped, in numbers of values; parts that fared alike share a line."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"weights from {source.name}")
     for column in ("loaded", "fresh", "skipped"):
         table.add_column(column, justify="right")
     table.add_column("why")
-    for row in rows:
-        table.add_row(row.part, f"{row.loaded:,}", f"{row.fresh:,}", f"{row.skipped:,}", row.reason)
+    for (_, reason), alike in groupby(rows, key=lambda row: (row.loaded > 0, row.reason)):
+        same = list(alike)
+        numbers = [sum(getattr(row, name) for row in same) for name in ("loaded", "fresh", "skipped")]
+        parts = same[0].part if len(same) == 1 else f"{same[0].part} to {same[-1].part}"
+        table.add_row(parts, *(f"{number:,}" for number in numbers), reason)
     console.print(table)
 
 

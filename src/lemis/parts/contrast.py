@@ -36,7 +36,7 @@ def contrast(z: Tensor, positives: Tensor, temperature: float) -> Tensor:
 
 def near(position: Tensor, threshold: float) -> Tensor:
     """Pairs of slices whose relative positions differ by less than ``threshold``: (N,) -> (N, N) bool."""
-    # The tolerance keeps 0.7 - 0.35 < 0.35 false in float32, as it is in exact arithmetic.
+    # The tolerance keeps 0.65 - 0.3 < 0.35 false in float32, as it is in exact arithmetic.
     return (position[:, None] - position[None]).abs() < threshold - 1e-6
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from lemis.data import phantom
+from lemis.engine.run import messages
 from lemis.verbs.fit import fit
 
 SUBJECTS = 16  # made-up hearts
@@ -24,13 +23,11 @@ def demo(*, output: Path = Path("demo"), device: str = "auto", seed: int = 0) ->
     Returns:
         The report.
     """
-    console = Console(stderr=True)
     scans, work = output / "scans", output / "work"
     if not (scans / "dataset.json").exists():
         phantom.write_dataset(scans, kind="heart", subjects=SUBJECTS, labelled=LABELLED, seed=seed)
-    console.print(
+    messages().print(
         f"{SUBJECTS} made-up heart scans, {LABELLED} of them labelled, are in {scans}. What follows is\n"
-        f"  lemis fit {scans} -o {work} --preset demo --seed {seed}",
-        highlight=False,
+        f"  lemis fit {scans} -o {work} --preset demo --seed {seed}"
     )
     return fit(scans, output=work, method="sal", preset="demo", seed=seed, device=device)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from lemis import plugins
 from lemis.contracts import Sampling
@@ -16,9 +15,9 @@ from lemis.data.samples import Slices
 from lemis.data.split import choose
 from lemis.data.store import Store, open_store
 from lemis.engine import loop, plan
-from lemis.engine.run import Run, load_model
+from lemis.engine.run import Run, messages
 from lemis.engine.supervised import Objective, network_grid_dice
-from lemis.engine.transfer import print_table, transfer
+from lemis.engine.transfer import load_pretrained, print_table, transfer
 from lemis.errors import UsageError
 from lemis.settings import plain
 
@@ -60,17 +59,14 @@ def finetune(
     Returns:
         The run folder.
     """
-    console = Console(stderr=True)
     settings = plan.finetuning(backbone, plan.base(preset, settings_file), overrides)
     store = open_store(work / "prepared")
     fabric = loop.launch(settings.schedule, device)
-    weights, source = load_model(pretrained) if pretrained is not None else ({}, {"method": "scratch"})
+    console = messages()
+    weights, source = load_pretrained(pretrained) if pretrained is not None else ({}, {"method": "scratch"})
     method = source["method"].rsplit(".", 1)[-1]
     split = choose(store.scans, fold=fold, labelled=labelled, root=Path(index.load(work / "index.json").root))
-    name = (
-        name
-        or f"{pretrained.name if pretrained else method}-m{len(split.labelled_subjects)}-{_fold_name(fold)}"
-    )
+    name = name or _name(pretrained.name if pretrained else method, len(split.labelled_subjects), fold, seed)
     run = Run(
         work / "runs" / name,
         {
@@ -79,7 +75,7 @@ def finetune(
         },
     )  # fmt: skip
     if run.done:
-        console.print(f"{run.path}: nothing to do", highlight=False)
+        console.print(f"{run.path}: nothing to do")
         return run.path
 
     train, held_out = _scans_of(store, split.labelled_subjects), _scans_of(store, split.test_subjects)
@@ -100,8 +96,7 @@ def finetune(
     console.print(
         f"fine-tuning {run.path.name} on {len(slices)} slices of {len(train)} scans, "
         f"{len(split.labelled_subjects)} subjects: {', '.join(split.labelled_subjects)} "
-        f"({fabric.device}, {fabric.strategy.precision.precision})",
-        highlight=False,
+        f"({fabric.device}, {fabric.strategy.precision.precision})"
     )
     run.set_status(verb="finetune", method=method, state="running", slices=len(slices), scans=len(train))
     sampling = Sampling(kind="slices", batch_size=min(settings.objective.batch_size, len(slices)))
@@ -136,8 +131,8 @@ def finetune(
     return run.path
 
 
-def _fold_name(fold: int | None) -> str:
-    return "all" if fold is None else f"fold{fold}"
+def _name(start: str, labelled: int, fold: int | None, seed: int) -> str:
+    return f"{start}-m{labelled}-{'all' if fold is None else f'fold{fold}'}" + (f"-seed{seed}" if seed else "")
 
 
 def _scans_of(store: Store, subjects: Sequence[str]) -> list[int]:

@@ -6,17 +6,17 @@ does only what is missing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from lemis.data import index as index_file
 from lemis.data import preprocess
 from lemis.data.index import Index
 from lemis.data.split import Split, choose, number_of_folds
 from lemis.engine import plan
+from lemis.engine.run import messages
 from lemis.errors import DataFault, UsageError
 from lemis.settings import parse_overrides, resolve
 from lemis.verbs.check import check
@@ -34,7 +34,7 @@ def fit(
     folder: Path,
     *,
     output: Path,
-    method: str = "sal",
+    method: str | None = None,
     labelled: int | None = None,
     fold: int | None = None,
     preset: str | None = "small",
@@ -52,7 +52,8 @@ def fit(
     Args:
         folder: Scans, a few of them labelled.
         output: The work folder.
-        method: File name in ``methods/``, a dotted name, or ``scratch`` for no pre-training.
+        method: File name in ``methods/``, a dotted name, or ``scratch`` for no pre-training; by default the
+            preset's, and ``sal`` where it names none.
         labelled: Train on the labels of this many subjects only; all by default.
         fold: Hold out this fold only.
         preset: Of settings, or a YAML file.
@@ -70,13 +71,20 @@ def fit(
         DataFault: ``check`` found errors.
         UsageError: No label, or a setting that does not exist.
     """
-    console = Console(stderr=True)
+    console = messages()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            f"fit in {os.environ['WORLD_SIZE']} processes",
+            allowed="one process; pretrain and finetune take several",
+            next="this command without torchrun; torchrun --no-python lemis pretrain WORK for many GPUs",
+        )
     if inductive and fold is None:
         raise UsageError(
             "--inductive without a fold", allowed="--inductive with --fold", next="--fold 0 --inductive"
         )
     given = _by_section(overrides)
     tree = plan.base(preset, settings_file)
+    method = method or plan.method_of(tree)
     if method != SCRATCH:
         plan.pretraining(
             method, "unet2d", tree, given["pretrain"]
@@ -87,17 +95,17 @@ def fit(
     found = check(folder, output=output)
     if found.errors:
         raise DataFault(
-            f"{found.errors} errors in {folder}, listed above",
+            f"{found.errors} {'error' if found.errors == 1 else 'errors'} in {folder}, listed above",
             allowed="scans without errors",
             next="repair or remove what is listed, then run the same command again",
         )
+    index = index_file.load(output / "index.json")
+    splits = _splits(index, fold, labelled)
     console.rule("prepare")
     prepare(
         output,
         settings=resolve(preprocess.Settings, tree.get("prepare", {}), given["prepare"], prefix="prepare."),
     )
-    index = index_file.load(output / "index.json")
-    splits = _splits(index, fold, labelled)
 
     common: dict[str, Any] = {
         "preset": preset,
@@ -147,10 +155,10 @@ def fit(
         console.rule("evaluate")
         evaluate(predictions, work=output)
     else:
-        console.print("one labelled subject: nothing is left to evaluate on", highlight=False)
+        console.print("one labelled subject: nothing is left to evaluate on")
     console.rule("report")
     page = report(output)
-    console.print(f"open {page}", highlight=False)
+    console.print(f"open {page}")
     return page
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import track
 
 from lemis.contracts import Backbone
@@ -18,7 +18,8 @@ from lemis.data.index import Index, Scan
 from lemis.data.layouts import scan_folder
 from lemis.data.scans import read_image
 from lemis.engine.inference import load_network, predict_scan
-from lemis.engine.run import write_text
+from lemis.engine.loop import chosen_device
+from lemis.engine.run import messages, write_text
 from lemis.errors import UsageError
 from lemis.settings import resolve
 
@@ -48,9 +49,9 @@ def predict(
     Raises:
         UsageError: Runs that do not belong together, or no scan to predict.
     """
-    console = Console(stderr=True)
+    console = messages()
     runs = [runs] if isinstance(runs, Path) else list(runs)
-    target = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    target = torch.device(chosen_device(device))
     networks, facts = _load(runs, target)
     work = runs[0].parent.parent
     index = index_file.load(work / "index.json") if inputs is None else scan_folder(inputs)
@@ -60,18 +61,21 @@ def predict(
     chosen = _chosen(index, scans, facts, all_of_them=inputs is not None)
     made_by = {
         "runs": [run.name for run in runs],
+        "weights": [_digest(run / "model.safetensors") for run in runs],
         "labelled_subjects": sorted({s for f in facts for s in f["labelled_subjects"]}),
     }
-    waiting = [scan for scan in chosen if not _is_made(record["scans"].get(scan.id), made_by, output)]
+    wanted = {scan.id: {**made_by, "images": _stamps(index, scan)} for scan in chosen}
+    waiting = [scan for scan in chosen if not _is_made(record["scans"].get(scan.id), wanted[scan.id], output)]
     if not waiting:
-        console.print(f"{output}: nothing to do", highlight=False)
+        console.print(f"{output}: nothing to do")
         return output
     names = " + ".join(made_by["runs"])
     for scan in track(waiting, f"predicting with {names}", console=console, disable=not console.is_terminal):
         file = _predict_one(scan, index, networks, facts[0], output, target)
-        record["scans"][scan.id] = {"file": file.name, **made_by}
+        record["scans"][scan.id] = {"file": file.name, **wanted[scan.id]}
         _write_record(output, record, facts)
-    console.print(f"predicted {len(waiting)} scans with {names}: {output}", highlight=False)
+    count = "1 scan" if len(waiting) == 1 else f"{len(waiting)} scans"
+    console.print(f"predicted {count} with {names}: {output}")
     return output
 
 
@@ -154,6 +158,19 @@ def _write_record(output: Path, record: dict[str, Any], facts: Sequence[dict[str
     write_text(output / RECORD, json.dumps(record, indent=1))
 
 
-def _is_made(entry: dict[str, Any] | None, made_by: dict[str, Any], output: Path) -> bool:
-    same = entry is not None and all(entry[key] == value for key, value in made_by.items())
-    return same and entry is not None and (output / entry["file"]).exists()
+def _is_made(entry: dict[str, Any] | None, wanted: dict[str, Any], output: Path) -> bool:
+    if entry is None or not (output / entry["file"]).exists():
+        return False
+    return all(entry.get(key) == value for key, value in wanted.items())
+
+
+def _digest(file: Path) -> str:
+    # A run that was made again under its old name makes its predictions anew.
+    with file.open("rb") as weights:
+        return hashlib.file_digest(weights, "sha256").hexdigest()[:16]
+
+
+def _stamps(index: Index, scan: Scan) -> list[list[Any]]:
+    """Path, time and size of each file of a scan: another scan of the same name is predicted anew."""
+    files = [index_file.locate(index, file) for file in scan.images]
+    return [[str(file.resolve()), file.stat().st_mtime_ns, file.stat().st_size] for file in files]

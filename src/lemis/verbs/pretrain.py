@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from lemis import plugins
 from lemis.data import index
@@ -15,14 +14,14 @@ from lemis.data.samples import Slices
 from lemis.data.split import choose
 from lemis.data.store import open_store
 from lemis.engine import loop, plan
-from lemis.engine.run import Run
+from lemis.engine.run import Run, messages
 from lemis.settings import plain
 
 
 def pretrain(
     work: Path,
     *,
-    method: str = "sal",
+    method: str | None = None,
     backbone: str = "unet2d",
     name: str | None = None,
     preset: str | None = None,
@@ -36,7 +35,7 @@ def pretrain(
 
     Args:
         work: A folder that ``lemis prepare`` has filled.
-        method: File name in ``methods/``, or a dotted name.
+        method: File name in ``methods/``, or a dotted name; by default the preset's, and ``sal`` where it names none.
         backbone: File name in ``backbones/``, or a dotted name.
         name: Of the run; the method's by default.
         preset: Of settings, or a YAML file.
@@ -49,14 +48,16 @@ def pretrain(
     Returns:
         The run folder.
     """
-    console = Console(stderr=True)
-    settings = plan.pretraining(method, backbone, plan.base(preset, settings_file), overrides)
+    tree = plan.base(preset, settings_file)
+    method = method or plan.method_of(tree)
+    settings = plan.pretraining(method, backbone, tree, overrides)
     store = open_store(work / "prepared")
     root = Path(index.load(work / "index.json").root)
     excluded = () if fold is None else choose(store.scans, fold=fold, root=root).test_subjects
     scans = [i for i, facts in enumerate(store.scans) if facts.subject not in excluded]
     subjects = sorted({store.scans[i].subject for i in scans})
     fabric = loop.launch(settings.schedule, device)
+    console = messages()
     stored = {
         **settings.stored(),
         "seed": seed,
@@ -65,7 +66,7 @@ def pretrain(
     }
     run = Run(work / "runs" / (name or method.rsplit(".", 1)[-1]), stored)
     if run.done:
-        console.print(f"{run.path}: nothing to do", highlight=False)
+        console.print(f"{run.path}: nothing to do")
         return run.path
 
     torch.manual_seed(seed)
@@ -78,8 +79,7 @@ def pretrain(
     slices = Slices(store, scans, fabric.device)
     console.print(
         f"pre-training {method} on {len(slices)} slices of {len(scans)} scans, {len(subjects)} subjects "
-        f"({fabric.device}, {fabric.strategy.precision.precision}, {'resident' if slices.resident else 'streamed'})",
-        highlight=False,
+        f"({fabric.device}, {fabric.strategy.precision.precision}, {'resident' if slices.resident else 'streamed'})"
     )
     run.set_status(verb="pretrain", method=method, state="running", slices=len(slices), scans=len(scans))
     loop.train(objective, slices, objective.sampling, settings.schedule, run, fabric, seed=seed)

@@ -1,0 +1,50 @@
+"""What several folders of tests share: one thread, and made-up scans, checked and prepared once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; test processes share the cores
+
+SUBJECTS, LABELLED, SHAPE = 6, 3, (40, 40, 5)
+
+
+@pytest.fixture(scope="session")
+def phantom_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six made-up hearts in nnU-Net's layout, three of them labelled. Read only."""
+    from lemis.data import phantom
+
+    return phantom.write_dataset(
+        tmp_path_factory.mktemp("phantom") / "scans", subjects=SUBJECTS, labelled=LABELLED, shape=SHAPE
+    )
+
+
+@pytest.fixture(scope="session")
+def prepared_work(phantom_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with those scans, checked and prepared with the ``tiny`` preset. Read only."""
+    from lemis.data.preprocess import Settings
+    from lemis.settings import load_preset, resolve
+    from lemis.verbs.check import check
+    from lemis.verbs.prepare import prepare
+
+    work = tmp_path_factory.mktemp("phantom-work")
+    check(phantom_scans, output=work, jobs=1)
+    prepare(work, settings=resolve(Settings, load_preset("tiny")["prepare"]), jobs=1)
+    return work
+
+
+@pytest.fixture
+def work(prepared_work: Path, tmp_path: Path) -> Path:
+    """A copy of the prepared work folder, to train in."""
+    return Path(shutil.copytree(prepared_work, tmp_path / "work"))
+
+
+@pytest.fixture
+def fresh_work(prepared_work: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Further copies of the prepared work folder, by name."""
+    return lambda name: Path(shutil.copytree(prepared_work, tmp_path / name))

@@ -1,0 +1,124 @@
+"""Watching for collapse: figures of known embeddings, and warnings where they belong."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lemis.contracts import Outcome
+from lemis.engine.collapse import FEWEST_STEPS, Watch, mean_cosine, spread
+from lemis.engine.run import Run
+
+EPOCH = FEWEST_STEPS
+
+
+def test_equal_vectors_have_no_spread() -> None:
+    z = torch.full((8, 5), 3.0)
+    assert spread(z) == pytest.approx(0, abs=1e-6)
+    assert mean_cosine(z) == pytest.approx(1)
+
+
+def test_axes_both_ways_are_spread_evenly() -> None:
+    z = torch.cat([torch.eye(6), -torch.eye(6)])
+    assert spread(z) == pytest.approx(1)
+    assert mean_cosine(z) == pytest.approx(-1 / 11)  # each has one opposite among eleven others
+
+
+@given(st.integers(2, 12), st.integers(2, 9), st.integers(0, 99), st.floats(0.1, 100))
+def test_mean_cosine_is_that_of_all_pairs_and_length_does_not_matter(n: int, d: int, seed: int, length: float) -> None:
+    z = torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+    directions = z / z.norm(dim=1, keepdim=True)
+    pairs = [float(directions[i] @ directions[j]) for i in range(n) for j in range(n) if i != j]
+    assert mean_cosine(z) == pytest.approx(np.mean(pairs), abs=1e-5)
+    assert mean_cosine(length * z) == pytest.approx(mean_cosine(z), abs=1e-5)
+    assert spread(length * z) == pytest.approx(spread(z), abs=1e-5)
+    # Both tell the same story: spread^2 = 1 - |mean direction|^2.
+    assert spread(z) ** 2 == pytest.approx((n - 1) / n * (1 - mean_cosine(z)), abs=1e-5)
+
+
+def outcome(loss: float, z: torch.Tensor, name: str = "global") -> Outcome:
+    return Outcome({"contrast": torch.tensor(loss)}, {name: z}, {"contrast": math.log(31)})
+
+
+def watched(run: Run, seen: Outcome, *, epochs: int = 1, warm_up_steps: int = 0, per_epoch: int = EPOCH) -> None:
+    watch = Watch(run, warm_up_steps)
+    for epoch in range(epochs):
+        for _ in range(per_epoch):
+            watch.see(seen)
+        watch.end_of_epoch(epoch, (epoch + 1) * per_epoch)
+
+
+def warnings(run: Run) -> list[str]:
+    found: list[str] = run.status().get("warnings", [])
+    return found
+
+
+HEALTHY = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
+COLLAPSED = torch.ones(32, 16) + 1e-3 * HEALTHY
+
+
+def test_a_healthy_run_is_left_in_peace(tmp_path: Path) -> None:
+    run = Run(tmp_path, {})
+    watched(run, outcome(2.0, HEALTHY), epochs=3)
+    assert warnings(run) == []
+
+
+def test_a_collapsed_embedding_is_named_in_the_first_epoch_and_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path, {})
+    watched(run, outcome(2.0, COLLAPSED), epochs=4)
+    (text,) = warnings(run)
+    assert text.startswith("epoch 1: the global embedding has collapsed")
+    assert "smaller learning_rate" in text
+    assert capsys.readouterr().err.count("warning:") == 1
+
+
+def test_a_collapsed_local_embedding_gets_its_own_advice(tmp_path: Path) -> None:
+    run = Run(tmp_path, {})
+    watched(run, outcome(2.0, COLLAPSED, "local"))
+    assert "method.centring=batch" in warnings(run)[0]
+
+
+def test_a_loss_that_knows_nothing_is_named(tmp_path: Path) -> None:
+    run = Run(tmp_path, {})
+    watched(run, outcome(math.log(31) * 1.001, HEALTHY), epochs=3)
+    (text,) = warnings(run)
+    assert "what a network that knows nothing has (3.4340)" in text
+    assert "warm_up_steps=500" in text
+
+
+def test_only_the_later_half_of_the_steps_counts(tmp_path: Path) -> None:
+    run, watch = Run(tmp_path, {}), Watch(Run(tmp_path, {}))
+    for step in range(EPOCH):
+        watch.see(outcome(math.log(31) if step < EPOCH / 2 else 2.0, HEALTHY))
+    watch.end_of_epoch(0, EPOCH)
+    assert warnings(run) == []
+
+
+def test_no_verdict_on_a_handful_of_steps_or_during_the_warm_up(tmp_path: Path) -> None:
+    run = Run(tmp_path, {})
+    watched(run, outcome(2.0, COLLAPSED), epochs=4, per_epoch=10)
+    assert warnings(run) == []
+    watched(run, outcome(2.0, COLLAPSED), epochs=3, warm_up_steps=120)
+    assert warnings(run) == []
+    watched(run, outcome(2.0, COLLAPSED), epochs=5, per_epoch=10)
+    assert warnings(run)[0].startswith("epoch 5:")
+
+
+def test_figures_name_every_term_and_embedding(tmp_path: Path) -> None:
+    watch = Watch(Run(tmp_path, {}))
+    for loss in (1.0, 2.0, 6.0):
+        watch.see(outcome(loss, COLLAPSED))
+    figures = watch.figures(outcome(6.0, COLLAPSED))
+    assert figures["loss"] == figures["loss/contrast"] == pytest.approx(3.0)
+    assert figures["embedding/global/std"] == pytest.approx(spread(COLLAPSED))
+    assert figures["embedding/global/cosine"] == pytest.approx(mean_cosine(COLLAPSED))
+    watch.see(outcome(8.0, HEALTHY))
+    assert watch.figures(outcome(8.0, HEALTHY))["loss"] == pytest.approx(8.0)  # since the last call

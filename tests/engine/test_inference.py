@@ -1,0 +1,162 @@
+"""Prediction of one scan: known logits land where they belong, whatever the slab, the field and the resampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lemis.contracts import Backbone
+from lemis.data import preprocess
+from lemis.data.preprocess import Facts
+from lemis.engine import inference
+from lemis.engine.inference import predict_scan
+from lemis.engine.run import Run
+from lemis.engine.supervised import padded_logits
+from lemis.errors import UsageError
+
+CPU = torch.device("cpu")
+CLASSES = 4
+
+
+class Reader(Backbone):
+    """The image's own value is its class: the logits say so, and count how they were asked."""
+
+    dims, channels, strides = 2, (1,), (1, 16)
+    decoder_channels, decoder_strides = (1,), (1,)
+
+    def __init__(self, certainty: float = 20.0, shift: int = 0) -> None:
+        super().__init__()
+        self.certainty, self.shift = certainty, shift
+        self.shapes: list[tuple[int, ...]] = []
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        return [x]
+
+    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
+        return maps[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shapes.append(tuple(x.shape))
+        wanted = (x[:, 0].round().long() + self.shift) % CLASSES
+        return self.certainty * torch.nn.functional.one_hot(wanted, CLASSES).movedim(-1, 1).float()
+
+    def part_of(self, parameter_name: str) -> str:
+        return "encoder"
+
+
+def described(
+    shape: tuple[int, int, int], slice_axis: int, spacing: float | str = "native", field: float | None = None
+) -> Facts:
+    mm = [1.0, 1.0, 1.0]
+    mm[slice_axis] = 6.0
+    settings = preprocess.Settings(spacing_mm=spacing, field_of_view_mm=field)  # type: ignore[arg-type]
+    return preprocess.describe(
+        id="a", subject="a", images=("a",), label=None, shape=shape, spacing_mm=mm, slice_axis=slice_axis, settings=settings
+    )
+
+
+def blocks(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
+    """Classes in blocks of four voxels, none of them symmetric."""
+    small = np.random.default_rng(seed).integers(0, CLASSES, [-(-n // 4) for n in shape])
+    large = small.repeat(4, 0).repeat(4, 1).repeat(4, 2)
+    return large[: shape[0], : shape[1], : shape[2]]
+
+
+def prepared(labels: np.ndarray, facts: Facts) -> np.ndarray:
+    """What a network sees: the class values as an image, resampled and cut like one, not normalised."""
+    slices = preprocess.slices_first(labels[..., None].astype(np.float32), facts.slice_axis)
+    slices = preprocess.resample_in_plane(slices, facts.resampled_shape, order=1)
+    return np.ascontiguousarray(preprocess.crop_field(slices, facts.field), np.float16)
+
+
+@pytest.mark.parametrize("slice_axis", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(24, 18, 9), (16, 31, 5)])
+def test_native_spacing_comes_back_exactly(shape: tuple[int, int, int], slice_axis: int) -> None:
+    labels, facts = blocks(shape), described(shape, slice_axis)
+    found = predict_scan([Reader()], prepared(labels, facts), facts, CPU)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, labels)
+
+
+@pytest.mark.parametrize("field", [10.0, 64.0])  # smaller and larger than the slices of 30 x 26 pixels
+def test_outside_the_field_of_view_there_is_background(field: float) -> None:
+    shape = (26, 30, 4)
+    labels, facts = blocks(shape), described(shape, 2, field=field)
+    found = predict_scan([Reader()], prepared(labels, facts), facts, CPU)
+    seen = np.zeros(shape, bool)
+    half = round(field / 2)
+    seen[max(0, 13 - half) : 13 + half, max(0, 15 - half) : 15 + half] = True
+    np.testing.assert_array_equal(found, np.where(seen, labels, 0))
+
+
+def test_a_field_of_another_shape_than_the_slice() -> None:
+    shape = (12, 40, 3)  # wider than the field of 24 one way, narrower the other
+    labels, facts = blocks(shape), described(shape, 2, field=24.0)
+    found = predict_scan([Reader()], prepared(labels, facts), facts, CPU)
+    expected = labels.copy()
+    expected[:, :8] = expected[:, 32:] = 0
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("spacing", [0.5, 2.0])
+def test_resampled_predictions_lie_where_the_structure_is(spacing: float) -> None:
+    shape = (32, 40, 3)
+    labels, facts = np.zeros(shape, int), described((32, 40, 3), 2, spacing=spacing)
+    labels[4:12, 20:36, 1:] = 1  # edges on even pixels, so that both grids share them
+    found = predict_scan([Reader()], prepared(labels, facts), facts, CPU)
+    np.testing.assert_array_equal(found, labels)
+
+
+def test_memory_bounds_the_slab_and_never_changes_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (20, 24, 11)
+    labels, facts = blocks(shape), described(shape, 2)
+    image = prepared(labels, facts)
+    sizes = []
+    for slices in (1, 3, 100):
+        monkeypatch.setattr(inference, "SLAB_BYTES", 4 * CLASSES * 20 * 24 * slices)
+        reader = Reader()
+        np.testing.assert_array_equal(predict_scan([reader], image, facts, CPU), labels)
+        sizes.append([shape[0] for shape in reader.shapes])
+    assert sizes == [[1] * 11, [1, 3, 3, 3, 1], [1, 10]]
+
+
+def test_an_ensemble_averages_probabilities() -> None:
+    shape = (16, 16, 2)
+    labels, facts = np.ones(shape, int), described(shape, 2)
+    # Two are fairly sure of class 2 (p = 0.54), one is certain of class 1: 2/3 of 0.54 against 1/3 of 1 plus the rest.
+    # Logits instead (2 + 2 against 20) would follow the one that shouts.
+    hesitant, certain = Reader(certainty=2.0, shift=1), Reader(certainty=20.0)
+    image = prepared(labels, facts)
+    p = np.exp(2) / (np.exp(2) + 3)
+    assert 3 * p > 1 + 3 * (1 - p) / 3
+    found = predict_scan([hesitant, hesitant, hesitant, certain], image, facts, CPU)
+    assert set(np.unique(found)) == {2}
+    assert set(np.unique(predict_scan([hesitant, certain], image, facts, CPU))) == {1}
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (17, 30), (5, 33)])
+def test_logits_of_any_size_have_that_size_and_place(shape: tuple[int, int]) -> None:
+    reader = Reader()
+    image = torch.from_numpy(blocks((*shape, 1))[None, None, ..., 0]).float()
+    logits = padded_logits(reader, image)
+    assert logits.shape == (1, CLASSES, *shape)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits.argmax(1)[0], image[0, 0].long())
+    (_, _, rows, cols) = reader.shapes[0]
+    assert (rows % 16, cols % 16) == (0, 0)
+    assert (rows - shape[0], cols - shape[1]) < (16, 16)
+
+
+def test_a_pretraining_run_cannot_predict(tmp_path: Path) -> None:
+    run = Run(tmp_path / "sal", {})
+    facts: dict[str, Any] = {"verb": "pretrain"}
+    run.finish({"w": torch.zeros(1)}, facts)
+    with pytest.raises(UsageError, match="is a pretrain run: it has no classes yet") as caught:
+        inference.load_network(run.path, CPU)
+    assert caught.value.next.endswith(f"--pretrained {run.path}")

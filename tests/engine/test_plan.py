@@ -1,0 +1,124 @@
+"""All settings of a run from its layers; every preset that ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lemis import plugins
+from lemis.data import preprocess
+from lemis.engine import loop, plan, supervised
+from lemis.errors import UsageError
+from lemis.settings import load_preset, presets, resolve
+
+
+def test_defaults_are_the_protocols() -> None:
+    settings = plan.pretraining("pcl", "unet2d", {}, ())
+    assert settings.schedule == loop.Settings()
+    assert (settings.method_settings.batch_size, settings.method_settings.temperature) == (32, 0.1)
+    tuned = plan.finetuning("unet2d", {}, ())
+    assert tuned.objective == supervised.Settings()
+    schedule = tuned.schedule
+    assert (schedule.optimiser, schedule.learning_rate, schedule.floor, schedule.epochs) == ("adam", 5e-4, 5e-5, 200)
+
+
+def test_layers_win_in_order() -> None:
+    tree = {
+        "pretrain": {"epochs": 10, "learning_rate": 0.2, "momentum": 0.5},
+        "schedules": {"sal": {"learning_rate": 0.3, "momentum": 0.6}},
+        "methods": {"sal": {"window": 2}, "pcl": {"embedding": 8}},
+        "backbone": {"base_width": 8},
+    }
+    sal = plan.pretraining("sal", "unet2d", tree, ["momentum=0.7", "method.window=3", "backbone.base_width=16"])
+    assert (sal.schedule.epochs, sal.schedule.learning_rate, sal.schedule.momentum) == (10, 0.3, 0.7)
+    assert (sal.method_settings.window, sal.backbone_settings.base_width) == (3, 16)
+    pcl = plan.pretraining("pcl", "unet2d", tree, {"epochs": 4})
+    assert (pcl.schedule.epochs, pcl.schedule.learning_rate, pcl.method_settings.embedding) == (4, 0.2, 8)
+
+
+def test_finetune_has_its_own_section() -> None:
+    tree = {"finetune": {"steps": 5, "objective": {"batch_size": 3}}, "backbone": {"base_width": 8}}
+    tuned = plan.finetuning("unet2d", tree, ["objective.size_px=64", "floor=0"])
+    assert (tuned.schedule.steps, tuned.schedule.floor, tuned.schedule.learning_rate) == (5, 0.0, 5e-4)
+    assert (tuned.objective.batch_size, tuned.objective.size_px, tuned.backbone_settings.base_width) == (3, 64, 8)
+    assert tree["finetune"]["objective"] == {"batch_size": 3}  # layers are not changed
+
+
+def test_what_is_stored_is_plain_and_complete() -> None:
+    stored = plan.pretraining("sal", "unet2d", {}, ()).stored()
+    assert stored["method"]["name"] == "sal"
+    assert stored["method"]["spatial"]["p_mirror"] == 0.5
+    assert stored["backbone"] == {"name": "unet2d", "base_width": 48}
+    assert stored["learning_rate"] == 0.1
+    assert plan.finetuning("unet2d", {}, ()).stored()["objective"]["loss"] == "cross_entropy"
+
+
+def test_a_settings_file_wins_over_the_preset(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("backbone: {base_width: 6}\npretrain: {epochs: 2}\n")
+    tree = plan.base("tiny", file)
+    assert tree["backbone"]["base_width"] == 6
+    assert tree["pretrain"] == {**load_preset("tiny")["pretrain"], "epochs": 2}
+
+
+def test_an_unknown_section_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("pretrian: {epochs: 2}\n")
+    with pytest.raises(UsageError, match="section 'pretrian'") as caught:
+        plan.base(None, file)
+    assert caught.value.next == "pretrain:"
+    assert "finetune" in caught.value.allowed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "next"),
+    [("epoch=3", "epochs=..."), ("method.windw=3", "method.window=..."), ("backbone.width=3", "backbone.base_width=...")],
+)
+def test_an_unknown_setting_is_refused_with_the_nearest(overrides: str, next: str) -> None:
+    with pytest.raises(UsageError, match="unknown setting") as caught:
+        plan.pretraining("sal", "unet2d", {}, [overrides])
+    assert caught.value.next == next
+
+
+def test_an_unknown_setting_of_fine_tuning_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"unknown setting objective\.batchsize") as caught:
+        plan.finetuning("unet2d", {}, ["objective.batchsize=3"])
+    assert caught.value.next == "objective.batch_size=..."
+
+
+def test_the_preset_names_the_method() -> None:
+    assert plan.method_of(load_preset("paper/pcl-acdc")) == "pcl"
+    assert plan.method_of({}) == "sal"
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_resolves_for_every_method_it_names(name: str) -> None:
+    tree = plan.base(name, None)
+    resolve(preprocess.Settings, tree.get("prepare", {}))
+    plan.finetuning("unet2d", tree, ())
+    methods = {plan.method_of(tree), *tree.get("methods", {}), *tree.get("schedules", {})}
+    assert methods <= set(plugins.names("methods"))
+    for method in methods:
+        plan.pretraining(method, "unet2d", tree, ())
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if not name.startswith("paper/")])
+def test_presets_of_ours_serve_every_method(name: str) -> None:
+    assert set(plan.base(name, None)["methods"]) == set(plugins.names("methods"))
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if name.startswith("paper/")])
+def test_presets_of_papers_have_the_papers_values(name: str) -> None:
+    method, data = name.removeprefix("paper/").split("-")
+    tree = plan.base(name, None)
+    settings = plan.pretraining(method, "unet2d", tree, ())
+    assert plan.method_of(tree) == method
+    assert settings.method_settings.threshold == {"acdc": 0.35, "chd": 0.1}[data]
+    assert settings.backbone_settings.base_width == {"acdc": 48, "chd": 32}[data]
+    assert settings.method_settings.size_px == {"acdc": 352, "chd": 512}[data]
+    schedule = settings.schedule
+    assert (schedule.optimiser, schedule.learning_rate, schedule.epochs) == ("sgd", 0.1, 300)
+    tuned = plan.finetuning("unet2d", tree, ())
+    assert tuned.schedule.learning_rate == {"acdc": 5e-4, "chd": 5e-5}[data]
+    assert tuned.objective.spatial.p_spatial == {"acdc": 0.67, "chd": 0.0}[data]

@@ -1,0 +1,194 @@
+"""A run folder: what is in it, what it refuses, and what is left when a process is killed."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from lemis.engine.run import Run, load_model, write_text
+from lemis.errors import UsageError
+
+SETTINGS = {"method": {"name": "pcl", "temperature": 0.1}, "epochs": 3, "learning_rate": 1e-5, "excluded": ["a"]}
+
+
+def steps(run: Run) -> list[int]:
+    return [json.loads(line)["step"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+
+
+def state(step: int) -> dict[str, Any]:
+    return {"step": step, "objective": {"w": torch.arange(3.0)}, "optimiser": {"state": {}, "param_groups": []}}
+
+
+def test_a_new_folder_says_what_it_was_made_with(tmp_path: Path) -> None:
+    run = Run(tmp_path / "deep" / "run", SETTINGS)
+    assert yaml.safe_load((run.path / "settings.yaml").read_text()) == SETTINGS
+    environment = json.loads((run.path / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__
+    assert {"lemis", "python", "platform", "cores", "threads", "command", "started"} <= environment.keys()
+    assert not run.done
+    assert run.status() == {}
+
+
+def test_the_same_settings_are_taken_and_nothing_is_rewritten(tmp_path: Path) -> None:
+    Run(tmp_path, SETTINGS)
+    before = (tmp_path / "environment.json").read_text()
+    Run(tmp_path, SETTINGS)
+    assert (tmp_path / "environment.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("epochs", 4, "epochs=3, now it is 4"),
+        ("method", {"name": "pcl", "temperature": 0.2}, "method.temperature=0.1, now it is 0.2"),
+        ("excluded", [], r"excluded=\['a'\], now it is \[\]"),
+        ("seed", 1, "seed=None, now it is 1"),
+    ],
+)
+def test_other_settings_are_refused_with_the_key_that_differs(
+    tmp_path: Path, key: str, value: Any, said: str
+) -> None:
+    Run(tmp_path, SETTINGS)
+    with pytest.raises(UsageError, match=said) as caught:
+        Run(tmp_path, {**SETTINGS, key: value})
+    assert "--name NEW" in caught.value.next
+
+
+def test_status_is_merged_and_counts_the_seconds_of_every_process(tmp_path: Path) -> None:
+    Run(tmp_path, SETTINGS).set_status(verb="pretrain", state="running")
+    content = json.loads((tmp_path / "status.json").read_text())
+    (tmp_path / "status.json").write_text(json.dumps({**content, "seconds": 100.0}))
+    run = Run(tmp_path, SETTINGS)
+    run.set_status(step=7)
+    status = run.status()
+    assert (status["verb"], status["state"], status["step"]) == ("pretrain", "running", 7)
+    assert 100.0 <= status["seconds"] < 110.0
+
+
+def test_lines_of_the_log_are_json_and_go_to_tensorboard(tmp_path: Path) -> None:
+    run = Run(tmp_path, SETTINGS)
+    run.log(1, {"loss": 0.5})
+    run.log(2, {"loss": 0.25, "held_out/pooled_dice": 0.7})
+    run.finish({"w": torch.zeros(2)}, {})
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (last["step"], last["loss"], last["held_out/pooled_dice"]) == (2, 0.25, 0.7)
+    assert last["seconds"] >= 0
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 0.25)]
+
+
+def test_lines_beyond_a_step_are_forgotten_and_so_is_a_torn_one(tmp_path: Path) -> None:
+    run = Run(tmp_path, SETTINGS)
+    for step in (1, 2, 3, 4):
+        run.log(step, {"loss": 1.0})
+    with (tmp_path / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 1, "lo')
+    run.forget_after(3)
+    assert steps(run) == [1, 2, 3]
+    run.forget_after(0)
+    assert steps(run) == []
+
+
+def test_a_checkpoint_holds_tensors_and_plain_types_only(tmp_path: Path) -> None:
+    run = Run(tmp_path, SETTINGS)
+    assert run.load_checkpoint(torch.device("cpu")) is None
+    run.save_checkpoint(state(5))
+    loaded = torch.load(run.checkpoint, weights_only=True)
+    assert loaded["step"] == run.status()["step"] == 5
+    assert torch.equal(loaded["objective"]["w"], torch.arange(3.0))
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, SETTINGS)
+    run.save_checkpoint(state(5))
+
+    def torn(content: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(OSError, match="no space"):
+        run.save_checkpoint(state(6))
+    assert torch.load(run.checkpoint, weights_only=True)["step"] == 5
+
+
+def test_a_finished_run_has_weights_and_facts_and_nothing_left_over(tmp_path: Path) -> None:
+    run = Run(tmp_path, SETTINGS)
+    run.save_checkpoint(state(5))
+    (tmp_path / "resume.part").write_bytes(b"half")
+    run.finish({"w": torch.arange(6.0).reshape(2, 3).T}, {"verb": "pretrain"}, note="x")
+    assert run.done
+    assert run.status()["note"] == "x"
+    assert not run.checkpoint.exists()
+    assert list(tmp_path.glob("*.part")) == []
+    weights, facts = load_model(tmp_path)
+    assert torch.equal(weights["w"], torch.arange(6.0).reshape(2, 3).T)
+    assert facts == {"version": 1, "verb": "pretrain"}
+
+
+def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
+    Run(tmp_path, SETTINGS)
+    with pytest.raises(UsageError, match=r"has no model\.json") as caught:
+        load_model(tmp_path)
+    assert "work/runs/NAME" in caught.value.next
+
+
+def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "facts.json"
+    write_text(file, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(file, "new \ud800")
+    assert file.read_text() == "old"
+    write_text(file, "new")
+    assert file.read_text() == "new"
+
+
+def test_a_warning_is_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path, SETTINGS)
+    long = "the loss stands still " * 8
+    run.warn(long)
+    run.warn("and another")
+    assert run.status()["warnings"] == [long, "and another"]
+    assert f"warning: {long}" in capsys.readouterr().err  # on one line: nobody looks on, so nothing is wrapped
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path / "sal", SETTINGS)
+    with run.progress(100, 40) as advance:
+        for step in range(41, 101):
+            advance(step, 0.5)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert said[0].startswith("sal: step 41/100, loss 0.5000, ")
+    assert said[1].startswith("sal: step 100/100, loss 0.5000, ")
+    assert said[1].endswith(" steps/s, 0 s left")
+
+
+def test_progress_on_a_terminal_is_a_bar(tmp_path: Path) -> None:
+    run = Run(tmp_path / "sal", SETTINGS)
+    run.console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with run.progress(3, 0) as advance:
+        for step in (1, 2, 3):
+            advance(step, 0.25)
+    shown = run.console.file.getvalue()  # type: ignore[attr-defined]
+    assert "3/3" in shown
+    assert "loss 0.2500" in shown
+
+
+def test_the_environment_names_the_command_without_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/lemis", "pretrain", "work"])
+    Run(tmp_path, SETTINGS)
+    assert json.loads((tmp_path / "environment.json").read_text())["command"] == "lemis pretrain work"

@@ -1,0 +1,115 @@
+"""finetune: from pre-trained weights or none, on the labels of a split."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lemis.data.split import choose
+from lemis.data.store import open_store
+from lemis.engine.run import load_model
+from lemis.errors import UsageError
+from lemis.verbs.finetune import finetune
+from lemis.verbs.pretrain import pretrain
+
+FEW = ("steps=4", "precision=32")
+
+
+def tune(work: Path, **given: object) -> Path:
+    arguments: dict[str, object] = {"preset": "tiny", "overrides": FEW, "device": "cpu", **given}
+    return finetune(work, **arguments)  # type: ignore[arg-type]
+
+
+def test_scratch_on_a_fold_trains_on_its_labels_and_scores_the_held_out(work: Path) -> None:
+    run = tune(work, fold=1)
+    assert run.name == "scratch-m2-fold1"
+    split = choose(open_store(work / "prepared").scans, fold=1)
+    _, facts = load_model(run)
+    assert facts["labelled_subjects"] == list(split.labelled_subjects)
+    assert facts["test_subjects"] == list(split.test_subjects)
+    assert facts["pretraining_subjects"] == []
+    assert facts["pretrained"] is None
+    assert (facts["fold"], facts["label_values"]) == (1, [0, 1, 2, 3])
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    for line in lines:
+        each = [line[f"held_out/pooled_dice/{name}"] for name in ("RV", "MYO", "LV")]
+        assert line["held_out/pooled_dice"] == pytest.approx(sum(each) / 3)
+        assert line["loss"] == pytest.approx(line["loss/cross_entropy"] + line["loss/dice"])
+
+
+def test_without_a_fold_every_label_is_used_and_none_held_out(work: Path) -> None:
+    run = tune(work)
+    assert run.name == "scratch-m3-all"
+    assert "held_out/pooled_dice" not in json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_a_budget_of_labels(work: Path) -> None:
+    run = tune(work, fold=0, labelled=1)
+    assert run.name == "scratch-m1-fold0"
+    assert len(load_model(run)[1]["labelled_subjects"]) == 1
+
+
+def test_pretrained_weights_are_the_start(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start = pretrain(work, method="pcl", preset="tiny", overrides=FEW, device="cpu")
+    capsys.readouterr()
+    # A rate of almost nothing: what comes out is what went in.
+    overrides = ("steps=1", "precision=32", "learning_rate=1e-12", "weight_decay=0", "floor=0")
+    run = tune(work, pretrained=start, fold=0, overrides=overrides)
+    assert run.name == "pcl-m2-fold0"
+    before, after = load_model(start)[0], load_model(run)[0]
+    for name, value in before.items():
+        if name.startswith("encoder") and name.endswith(("weight", "bias")):
+            torch.testing.assert_close(after[name], value, rtol=0, atol=1e-6)
+    facts = load_model(run)[1]
+    assert (facts["pretrained"], facts["method"]) == ("pcl", "pcl")
+    assert facts["pretraining_subjects"] == [f"heart_00{n}" for n in range(1, 7)]
+    said = capsys.readouterr().err
+    assert "weights from pcl" in said
+    assert "not trained by the method" in said
+
+
+def test_the_same_command_again_has_nothing_to_do(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tune(work, fold=0)
+    before = (run / "model.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    tune(work, fold=0)
+    assert capsys.readouterr().err.strip().endswith("scratch-m2-fold0: nothing to do")
+    assert (run / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_seed_has_a_run_of_its_own(work: Path) -> None:
+    one, other = tune(work, fold=0), tune(work, fold=0, seed=1)
+    assert other.name == "scratch-m2-fold0-seed1"
+    assert (one / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
+
+
+def test_a_batch_larger_than_the_labelled_slices_is_cut(work: Path) -> None:
+    run = tune(work, labelled=1, overrides=(*FEW, "objective.batch_size=64"))
+    assert json.loads((run / "status.json").read_text())["slices"] == 5
+
+
+def test_what_is_refused(work: Path) -> None:
+    with pytest.raises(UsageError, match="fold 9"):
+        tune(work, fold=9)
+    with pytest.raises(UsageError, match="7 labelled subjects"):
+        tune(work, labelled=7)
+    with pytest.raises(UsageError, match=r"has no model\.json"):
+        tune(work, pretrained=work / "runs" / "nothing")
+    done = tune(work)
+    with pytest.raises(UsageError, match="has learned from labels") as caught:
+        tune(work, pretrained=done)
+    assert caught.value.next == "leave out --pretrained"
+    with pytest.raises(UsageError, match="nothing of"):
+        start = pretrain(work, method="pcl", preset="tiny", overrides=["steps=1", "backbone.base_width=2"], device="cpu")
+        tune(work, pretrained=start)
+
+
+def test_labels_that_are_gone_from_the_store_are_missed(work: Path) -> None:
+    for file in (work / "prepared").glob("heart_*.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "labelled": False}))
+    with pytest.raises(UsageError, match=r"none of the subjects heart_00\d has a label"):
+        tune(work, labelled=1)

@@ -1,0 +1,207 @@
+"""fit: every step from a folder of scans to a report, and again with nothing to do."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import yaml
+
+from lemis.data import phantom
+from lemis.engine.run import load_model
+from lemis.errors import DataFault, UsageError
+from lemis.verbs.fit import fit
+
+FEW = ("pretrain.steps=2", "pretrain.precision=32", "finetune.steps=2", "finetune.precision=32")
+
+
+def run_fit(scans: Path, output: Path, *more: str, **given: Any) -> Path:
+    arguments: dict[str, Any] = {"method": "pcl", "preset": "tiny", "device": "cpu", **given}
+    return fit(scans, output=output, overrides=[*FEW, *more], **arguments)
+
+
+def record(work: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((work / "predictions" / "predictions.json").read_text())
+    return content
+
+
+@pytest.fixture(scope="module")
+def fitted(phantom_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything done once, cross-validated."""
+    work = tmp_path_factory.mktemp("fitted") / "work"
+    page = run_fit(phantom_scans, work)
+    assert page == work / "report" / "index.html"
+    return work
+
+
+def test_the_labelled_are_cross_validated_and_the_rest_predicted_by_all(fitted: Path) -> None:
+    names = sorted(path.name for path in (fitted / "runs").iterdir())
+    assert names == ["pcl", "pcl-m2-fold0", "pcl-m2-fold1", "pcl-m2-fold2"]
+    scans = record(fitted)["scans"]
+    assert len(scans) == 6
+    for number in range(1, 7):
+        entry = scans[f"heart_00{number}"]
+        assert (fitted / "predictions" / entry["file"]).exists()
+        if number <= 3:  # labelled: by the one network that never saw its label
+            assert len(entry["runs"]) == 1
+            assert f"heart_00{number}" not in entry["labelled_subjects"]
+        else:
+            assert entry["runs"] == names[1:]
+
+
+def test_the_evaluation_and_the_report_are_there(fitted: Path) -> None:
+    summary = json.loads((fitted / "evaluation" / "summary.json").read_text())
+    assert sorted(summary["runs"]) == ["pcl-m2-fold0", "pcl-m2-fold1", "pcl-m2-fold2"]
+    rows = (fitted / "evaluation" / "per_case.csv").read_text().splitlines()
+    assert len(rows) > 3
+    page = (fitted / "report" / "index.html").read_text(encoding="utf-8")
+    assert "pcl-m2-fold0" in page
+
+
+def test_again_there_is_nothing_to_do(fitted: Path, phantom_scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [*fitted.glob("prepared/*"), *fitted.glob("runs/*/*"), *fitted.glob("predictions/*")]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    run_fit(phantom_scans, fitted)
+    said = capsys.readouterr().err
+    assert said.count("nothing to do") >= 1 + 3 + 4  # pre-training, three folds, four groups of predictions
+    assert "step" not in said
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_other_settings_in_the_same_folder_are_refused(fitted: Path, phantom_scans: Path) -> None:
+    with pytest.raises(UsageError, match=r"made with momentum=0\.9, now it is 0\.5") as caught:
+        run_fit(phantom_scans, fitted, "pretrain.momentum=0.5")
+    assert "another -o" in caught.value.next
+
+
+def test_steps_are_announced_and_nobody_else_speaks(
+    phantom_scans: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_fit(phantom_scans, tmp_path / "work", "finetune.precision=bf16", fold=0)
+    said = capfd.readouterr().err
+    rules = re.findall(r"─+ (\w+) ─+", said)
+    assert rules == ["check", "prepare", "pretrain", "finetune", "predict", "evaluate", "report"]
+    assert "Using bfloat16" not in said
+
+
+def test_one_fold_holds_its_subjects_out(phantom_scans: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    run_fit(phantom_scans, work, fold=2, labelled=1)
+    assert sorted(path.name for path in (work / "runs").iterdir()) == ["pcl", "pcl-m1-fold2"]
+    _, facts = load_model(work / "runs" / "pcl-m1-fold2")
+    (held_out,) = facts["test_subjects"]
+    assert set(record(work)["scans"]) == {held_out, "heart_004", "heart_005", "heart_006"}
+    assert held_out in load_model(work / "runs" / "pcl")[1]["subjects"]  # its image, never its label
+
+
+def test_inductive_pretraining_never_saw_the_held_out_scans(phantom_scans: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    run_fit(phantom_scans, work, fold=2, inductive=True)
+    _, facts = load_model(work / "runs" / "pcl-without-fold2-m2-fold2")
+    (held_out,) = facts["test_subjects"]
+    assert held_out not in facts["pretraining_subjects"]
+    assert len(facts["pretraining_subjects"]) == 5
+    assert held_out not in record(work)["pretraining_subjects"]
+
+
+def test_inductive_needs_a_fold(phantom_scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--inductive without a fold"):
+        run_fit(phantom_scans, tmp_path, inductive=True)
+
+
+def test_scratch_and_a_seed(phantom_scans: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    run_fit(phantom_scans, work, method="scratch", fold=0, seed=3)
+    assert [path.name for path in (work / "runs").iterdir()] == ["scratch-seed3-m2-fold0"]
+    assert yaml.safe_load((work / "runs/scratch-seed3-m2-fold0/settings.yaml").read_text())["seed"] == 3
+
+
+def test_one_labelled_subject_trains_one_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scans = phantom.write_dataset(tmp_path / "scans", subjects=3, labelled=1, shape=(40, 40, 5))
+    work = tmp_path / "work"
+    assert run_fit(scans, work).exists()
+    assert "one labelled subject: nothing is left to evaluate on" in capsys.readouterr().err
+    assert sorted(path.name for path in (work / "runs").iterdir()) == ["pcl", "pcl-m1-all"]
+    assert set(record(work)["scans"]) == {"heart_002", "heart_003"}
+    assert not (work / "evaluation").exists()
+
+
+def test_no_label_at_all_is_refused_before_any_work(tmp_path: Path) -> None:
+    scans = phantom.write_dataset(tmp_path / "scans", subjects=2, labelled=0, shape=(32, 32, 4))
+    with pytest.raises(UsageError, match="no scan has a label") as caught:
+        run_fit(scans, tmp_path / "work")
+    assert "label a few scans" in caught.value.next
+    assert not (tmp_path / "work" / "prepared").exists()
+
+
+def test_a_fold_that_is_not_there_is_refused_before_any_work(phantom_scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="fold 7"):
+        run_fit(phantom_scans, tmp_path / "work", fold=7)
+    assert not (tmp_path / "work" / "prepared").exists()
+
+
+def test_faults_of_the_data_stop_it_with_their_own_exit_code(phantom_scans: Path, tmp_path: Path) -> None:
+    scans = Path(shutil.copytree(phantom_scans, tmp_path / "scans"))
+    file = scans / "labelsTr" / "heart_002.nii.gz"
+    label = nibabel.load(file)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(label.dataobj)[:-1], label.affine), file)
+    with pytest.raises(DataFault, match="1 error in") as caught:
+        run_fit(scans, tmp_path / "work")
+    assert caught.value.exit_code == 3
+    assert not (tmp_path / "work" / "prepared").exists()
+
+
+def test_overrides_reach_their_section(phantom_scans: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    more = ("prepare.spacing_mm=3", "method.temperature=0.2", "backbone.base_width=2", "finetune.objective.batch_size=3")
+    run_fit(phantom_scans, work, *more, fold=0)
+    pretraining, finetuning = (
+        yaml.safe_load((work / "runs" / name / "settings.yaml").read_text()) for name in ("pcl", "pcl-m2-fold0")
+    )
+    assert pretraining["prepared"]["spacing_mm"] == 3.0
+    assert pretraining["method"]["temperature"] == 0.2
+    assert (pretraining["steps"], finetuning["steps"]) == (2, 2)
+    assert pretraining["backbone"]["base_width"] == finetuning["backbone"]["base_width"] == 2
+    assert finetuning["objective"]["batch_size"] == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "given", "next"),
+    [
+        ("epochs=3", "setting epochs", "pretrain.epochs=... or finetune.epochs=..."),
+        ("pretrain.epoch=3", "unknown setting pretrain.epoch", "pretrain.epochs=..."),
+        ("method.windw=3", "unknown setting method.windw", "method.window=..."),
+        ("finetune.objective.batch=3", "unknown setting finetune.objective.batch", "finetune.objective.batch_size=..."),
+        ("finetune.step=3", "unknown setting finetune.step", "finetune.steps=..."),
+        ("prepare.spacing=3", "unknown setting prepare.spacing", "prepare.spacing_mm=..."),
+    ],
+)
+def test_a_mistyped_setting_is_refused_with_the_nearest_before_any_work(
+    override: str, given: str, next: str, phantom_scans: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_fit(phantom_scans, tmp_path / "work", override, method="sal")
+    assert (caught.value.given, caught.value.next) == (given, next)
+    assert not (tmp_path / "work").exists()
+
+
+def test_the_method_is_the_presets(phantom_scans: Path, tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("method: scratch\nbackbone: {base_width: 2}\nfinetune: {objective: {size_px: 32}}\n")
+    run_fit(phantom_scans, tmp_path / "work", method=None, preset=str(preset), fold=0)
+    assert [path.name for path in (tmp_path / "work" / "runs").iterdir()] == ["scratch-m2-fold0"]
+
+
+def test_several_processes_are_refused(
+    phantom_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="fit in 2 processes") as caught:
+        run_fit(phantom_scans, tmp_path)
+    assert "torchrun --no-python lemis pretrain" in caught.value.next

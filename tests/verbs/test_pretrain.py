@@ -1,0 +1,93 @@
+"""pretrain: a run folder from a prepared one, and again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lemis import plugins
+from lemis.engine.run import load_model
+from lemis.errors import UsageError
+from lemis.verbs.pretrain import pretrain
+
+FEW = ("steps=2", "precision=32")
+
+
+@pytest.mark.parametrize("method", plugins.names("methods"))
+def test_every_method_trains_and_says_what_it_trained(method: str, work: Path) -> None:
+    run = pretrain(work, method=method, preset="tiny", overrides=FEW, device="cpu")
+    assert run == work / "runs" / method
+    weights, facts = load_model(run)
+    assert facts["verb"] == "pretrain"
+    assert facts["method"] == method
+    assert facts["trained"] == list(plugins.load("methods", method).TRAINS)
+    assert facts["subjects"] == [f"heart_00{n}" for n in range(1, 7)]
+    assert facts["labelled_subjects"] == []
+    assert (facts["channels"], facts["label_names"]) == (["MR"], ["background", "RV", "MYO", "LV"])
+    assert all(bool(torch.isfinite(value).all()) for value in weights.values())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert lines[0]["loss"] == pytest.approx(sum(v for k, v in lines[0].items() if k.startswith("loss/")))
+
+
+def test_only_the_parts_that_a_method_trains_change(work: Path) -> None:
+    first, _ = load_model(pretrain(work, method="pcl", name="one", preset="tiny", overrides=FEW, device="cpu"))
+    more = ("steps=3", "precision=32")
+    second, _ = load_model(pretrain(work, method="pcl", name="two", preset="tiny", overrides=more, device="cpu"))
+    changed = {name.split(".")[0] for name, value in first.items() if not torch.equal(value, second[name])}
+    assert changed == {"encoder"}
+
+
+def test_the_same_command_again_has_nothing_to_do(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = pretrain(work, method="pcl", preset="tiny", overrides=FEW, device="cpu")
+    said = capsys.readouterr().err
+    assert "pre-training pcl on 30 slices of 6 scans, 6 subjects (cpu, 32-true, resident)" in said
+    assert "bfloat16" not in said
+    before = (run / "model.safetensors").stat().st_mtime_ns
+    pretrain(work, method="pcl", preset="tiny", overrides=FEW, device="cpu")
+    assert "nothing to do" in capsys.readouterr().err
+    assert (run / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_other_settings_under_the_same_name_are_refused(work: Path) -> None:
+    pretrain(work, method="pcl", preset="tiny", overrides=FEW, device="cpu")
+    with pytest.raises(UsageError, match=r"made with steps=2, now it is 3"):
+        pretrain(work, method="pcl", preset="tiny", overrides=["steps=3", "precision=32"], device="cpu")
+    with pytest.raises(UsageError, match=r"made with seed=0, now it is 1"):
+        pretrain(work, method="pcl", preset="tiny", overrides=FEW, seed=1, device="cpu")
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(work: Path) -> None:
+    runs = [
+        pretrain(work, method="sal", name=name, preset="tiny", overrides=FEW, seed=seed, device="cpu")
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    one, same, other = ((run / "model.safetensors").read_bytes() for run in runs)
+    assert one == same
+    assert one != other
+
+
+def test_a_fold_leaves_its_test_subjects_out(work: Path) -> None:
+    run = pretrain(work, method="pcl", preset="tiny", overrides=FEW, fold=0, device="cpu")
+    excluded = yaml.safe_load((run / "settings.yaml").read_text())["excluded"]
+    subjects = load_model(run)[1]["subjects"]
+    assert len(excluded) == 1
+    assert sorted([*subjects, *excluded]) == [f"heart_00{n}" for n in range(1, 7)]
+
+
+def test_the_method_is_the_presets(work: Path, tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("method: rotation\nmethods: {rotation: {batch_size: 4, size_px: 32}}\nbackbone: {base_width: 2}\n")
+    run = pretrain(work, preset=str(preset), overrides=FEW, device="cpu")
+    assert load_model(run)[1]["method"] == "rotation"
+
+
+def test_an_unknown_method_and_an_unprepared_folder_are_refused(work: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="pcll"):
+        pretrain(work, method="pcll", preset="tiny", device="cpu")
+    with pytest.raises(UsageError, match="no finished preparation"):
+        pretrain(tmp_path / "nothing", method="pcl", preset="tiny", device="cpu")
