@@ -424,19 +424,6 @@ def test_same_draw_same_view() -> None:
     assert not torch.equal(one.image, other.image)
 
 
-def test_take_shares_one_geometry() -> None:
-    batch = batch_of(torch.rand(1, 1, 40, 40).expand(4, -1, -1, -1), label=torch.randint(0, 3, (4, 40, 40)))
-    leader = torch.tensor([0, 0, 2, 2])
-    view = views.random_view(ELASTIC, batch, 32, Rows(0, 0, "cpu"), take=leader)
-    assert torch.equal(view.image[0], view.image[1])
-    assert torch.equal(view.image[2], view.image[3])
-    assert not torch.equal(view.image[0], view.image[2])
-    assert view.label is not None
-    points = torch.rand(1, 6, 2).expand(4, -1, -1) * 30
-    placed = source_of(view.geometry, points)
-    assert torch.equal(placed[0], placed[1])
-
-
 def test_random_view_of_volumes_keeps_the_slices() -> None:
     batch = batch_of(torch.rand(2, 1, 7, 40, 36))
     assert views.random_view(Spatial(), batch, 24, Rows(0, 0, "cpu")).image.shape == (2, 1, 7, 24, 24)

@@ -87,6 +87,18 @@ def test_an_unknown_setting_of_fine_tuning_is_refused_with_the_nearest() -> None
     assert caught.value.next == "objective.batch_size=..."
 
 
+@pytest.mark.parametrize(("override", "next"), [("method=pcl", "--method pcl"), ("backbone=x", "--backbone x")])
+def test_a_choice_is_no_setting(override: str, next: str) -> None:
+    with pytest.raises(UsageError, match="settings below it") as caught:
+        plan.pretraining("sal", "unet2d", {}, [override])
+    assert caught.value.next == next
+
+
+def test_a_section_that_is_no_mapping_is_refused() -> None:
+    with pytest.raises(UsageError, match="finetune=3"):
+        plan.finetuning("unet2d", {"finetune": 3}, ())
+
+
 def test_the_preset_names_the_method() -> None:
     assert plan.method_of(load_preset("paper/pcl-acdc")) == "pcl"
     assert plan.method_of({}) == "sal"

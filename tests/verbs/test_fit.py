@@ -175,6 +175,8 @@ def test_overrides_reach_their_section(phantom_scans: Path, tmp_path: Path) -> N
     ("override", "given", "next"),
     [
         ("epochs=3", "setting epochs", "pretrain.epochs=... or finetune.epochs=..."),
+        ("method=pcl", "setting method", "--method pcl"),
+        ("prepare=2", "setting prepare", "prepare.SETTING=..."),
         ("pretrain.epoch=3", "unknown setting pretrain.epoch", "pretrain.epochs=..."),
         ("method.windw=3", "unknown setting method.windw", "method.window=..."),
         ("finetune.objective.batch=3", "unknown setting finetune.objective.batch", "finetune.objective.batch_size=..."),

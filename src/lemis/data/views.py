@@ -121,14 +121,6 @@ def identity(
     return Geometry(_about_centre(linear, _centred(box, out_shape), out_shape), tuple(out_shape))
 
 
-def take(geometry: Geometry, index: Tensor) -> Geometry:
-    """Rows of a geometry by an index (N,), which may repeat: slices of one scan can share a geometry."""
-    elastic = geometry.elastic
-    if elastic is not None:
-        elastic = elastic._replace(noise=elastic.noise[index], sigma_px=elastic.sigma_px[index])
-    return Geometry(geometry.to_source[index], geometry.shape, elastic)
-
-
 def _draw_rotation(settings: Spatial, spatial: Tensor, d: int, rng: Draw) -> Tensor:
     """(B, d, d), the unit matrix where nothing is drawn."""
     rows = len(spatial)
@@ -205,7 +197,7 @@ def _draw_elastic(settings: Spatial, spatial: Tensor, out_shape: Sequence[int], 
 # --------------------------------------------------------------------------------------------------- applying
 
 
-def random_view(settings: Spatial, batch: Batch, size_px: int, rng: Draw, *, take: Tensor | None = None) -> View:
+def random_view(settings: Spatial, batch: Batch, size_px: int, rng: Draw) -> View:
     """One view of every image of a batch, with its label and mask where the batch has them.
 
     Args:
@@ -213,18 +205,17 @@ def random_view(settings: Spatial, batch: Batch, size_px: int, rng: Draw, *, tak
         batch: Its ``inside`` says which part of each image a random crop is taken from.
         size_px: Rows and columns of the view; in 3D the number of slices stays.
         rng: Random numbers.
-        take: (B,) which row's geometry each row takes; its own by default.
     """
     source_shape = tuple(batch.image.shape[2:])
     out_shape = (*source_shape[:-2], size_px, size_px)
     box = None if batch.inside is None else _box_of(batch.inside)
     geometry = draw(settings, len(batch.image), source_shape, out_shape, rng, box)
-    if take is not None:
-        geometry = _rows(geometry, take)
     return apply(geometry, batch.image, batch.label, batch.inside, interpolation=settings.interpolation)
 
 
-_rows = take  # ``random_view`` has an argument of that name
+def two_views(settings: Spatial, batch: Batch, size_px: int, rng: Draw) -> dict[str, View]:
+    """``first`` and ``second``: two views of every image of a batch, drawn one after the other."""
+    return {name: random_view(settings, batch, size_px, rng) for name in ("first", "second")}
 
 
 def apply(

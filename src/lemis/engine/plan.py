@@ -85,25 +85,36 @@ def method_of(tree: Mapping[str, Any]) -> str:
 
 
 def pretraining(
-    method: str, backbone: str, tree: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any]
+    method: str,
+    backbone: str,
+    tree: Mapping[str, Any],
+    overrides: Sequence[str] | Mapping[str, Any],
+    *,
+    prefix: str = "",
 ) -> Pretraining:
-    """Settings of one pre-training run; ``overrides`` are ``epochs=...``, ``method.<key>=...``, ``backbone.<key>=...``."""
+    """Settings of one pre-training run.
+
+    Args:
+        method: File name in ``methods/``, or a dotted name.
+        backbone: File name in ``backbones/``, or a dotted name.
+        tree: Sections of the preset and the settings file.
+        overrides: ``epochs=...``, ``method.<key>=...``, ``backbone.<key>=...``.
+        prefix: What the user typed before the schedule's keys, for messages.
+    """
     given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    method_given, backbone_given = given.pop("method", {}), given.pop("backbone", {})
-    methods = plugins.load("methods", method)
-    backbones = plugins.load("backbones", backbone)
-    schedules = tree.get("schedules", {}).get(method, {})
+    own, backbone_given = _section(given, "method"), _section(given, "backbone")
+    schedule = {key: value for key, value in given.items() if key not in ("method", "backbone")}
+    methods, backbones = plugins.load("methods", method), plugins.load("backbones", backbone)
+    preset, special = (_section(_section(tree, name), method) for name in ("methods", "schedules"))
     return Pretraining(
         method=method,
         method_module=methods,
-        method_settings=resolve(
-            methods.Settings, tree.get("methods", {}).get(method, {}), method_given, prefix="method."
-        ),
+        method_settings=resolve(methods.Settings, preset, own, prefix="method."),
         backbone=backbone,
         backbone_settings=resolve(
-            backbones.Settings, tree.get("backbone", {}), backbone_given, prefix="backbone."
+            backbones.Settings, _section(tree, "backbone"), backbone_given, prefix="backbone."
         ),
-        schedule=resolve(loop.Settings, tree.get("pretrain", {}), schedules, given),
+        schedule=resolve(loop.Settings, _section(tree, "pretrain"), special, schedule, prefix=prefix),
     )
 
 
@@ -112,19 +123,42 @@ PROTOCOL = {"optimiser": "adam", "learning_rate": 5e-4, "floor": 5e-5, "epochs":
 
 
 def finetuning(
-    backbone: str, tree: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any]
+    backbone: str,
+    tree: Mapping[str, Any],
+    overrides: Sequence[str] | Mapping[str, Any],
+    *,
+    prefix: str = "",
 ) -> Finetuning:
-    """Settings of one fine-tuning run; ``overrides`` are ``epochs=...``, ``objective.<key>=...``, ``backbone.<key>=...``."""
+    """Settings of one fine-tuning run.
+
+    Args:
+        backbone: File name in ``backbones/``, or a dotted name.
+        tree: Sections of the preset and the settings file.
+        overrides: ``epochs=...``, ``objective.<key>=...``, ``backbone.<key>=...``.
+        prefix: What the user typed before the keys of schedule and objective, for messages.
+    """
     given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    section = dict(tree.get("finetune", {}))
-    objective_given, backbone_given = given.pop("objective", {}), given.pop("backbone", {})
-    objective_section = section.pop("objective", {})
+    backbone_given = _section(given, "backbone")
+    layers = [_section(tree, "finetune"), {key: value for key, value in given.items() if key != "backbone"}]
+    objectives = [_section(layer, "objective") for layer in layers]
+    schedules = [{key: value for key, value in layer.items() if key != "objective"} for layer in layers]
     backbones = plugins.load("backbones", backbone)
     return Finetuning(
-        objective=resolve(supervised.Settings, objective_section, objective_given, prefix="objective."),
+        objective=resolve(supervised.Settings, *objectives, prefix=f"{prefix}objective."),
         backbone=backbone,
         backbone_settings=resolve(
-            backbones.Settings, tree.get("backbone", {}), backbone_given, prefix="backbone."
+            backbones.Settings, _section(tree, "backbone"), backbone_given, prefix="backbone."
         ),
-        schedule=resolve(loop.Settings, PROTOCOL, section, given),
+        schedule=resolve(loop.Settings, PROTOCOL, *schedules, prefix=prefix),
     )
+
+
+def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = tree.get(name, {})
+    if not isinstance(section, Mapping):
+        raise UsageError(
+            f"{name}={section!r}",
+            allowed=f"settings below it: {name}.KEY=VALUE",
+            next=f"--{name} {section}" if name in ("method", "backbone") else f"{name}.KEY=VALUE",
+        )
+    return section

@@ -24,7 +24,7 @@ from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
 from lemis.data import views
 from lemis.parts import heads, processes
-from lemis.parts.contrast import contrast, near
+from lemis.parts.contrast import base_factor, contrast, near
 
 DIMS = (2, 3)
 TRAINS = ("encoder",)
@@ -37,10 +37,10 @@ class Settings:
     batch_size: Annotated[int, Field(gt=1)] = 32  # slices; twice as many views [C]
     temperature: Annotated[float, Field(gt=0)] = 0.1  # tau [C]
     threshold: Annotated[float, Field(gt=0)] = 0.35  # t: 0.35 on ACDC, 0.1 on CHD [C]
-    temperature_base: float | None = 0.07  # [C] scales the loss by tau / 0.07; None is the formula of the paper
-    embedding: int = 512  # [C]
+    temperature_base: Annotated[float, Field(gt=0)] | None = 0.07  # [C] scales the loss by tau / 0.07; None is the formula of the paper
+    embedding: Annotated[int, Field(gt=0)] = 512  # [C]
     views_together: bool = True  # False: one forward pass a view, as [C]
-    size_px: int = 352  # side of a view; 512 on CHD [C]
+    size_px: Annotated[int, Field(gt=0)] = 352  # side of a view; 512 on CHD [C]
     spatial: views.Spatial = field(default_factory=views.Spatial)  # the chain of [C]
 
 
@@ -53,8 +53,7 @@ class Views:
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``first`` and ``second``, each (B, C, size_px, size_px)."""
-        first, second = (views.random_view(self.settings.spatial, batch, self.settings.size_px, rng) for _ in range(2))
-        return {"first": first, "second": second}
+        return views.two_views(self.settings.spatial, batch, self.settings.size_px, rng)
 
 
 @final
@@ -78,6 +77,6 @@ class Method(contracts.Method):
         embedded = [self.project(self.backbone.encode(image)[-1]) for image in passes]
         z = processes.gather(torch.cat(embedded))  # (2N, embedding)
         position = processes.gather(torch.cat([batch.position, batch.position]))  # (2N,)
-        scale = self.settings.temperature / (self.settings.temperature_base or self.settings.temperature)
+        scale = base_factor(self.settings.temperature, self.settings.temperature_base)
         loss = scale * contrast(z, near(position, self.settings.threshold), self.settings.temperature)
         return Outcome({"contrast": loss}, {"global": z.detach()}, {"contrast": scale * log(len(z) - 1)})

@@ -32,7 +32,7 @@ class Settings:
     """The PCL authors' values for this baseline."""
 
     batch_size: Annotated[int, Field(gt=0)] = 16  # slices; four times as many images
-    size_px: int = 352  # side of a view: square, so that a rotated image has the same shape
+    size_px: Annotated[int, Field(gt=0)] = 352  # side of a view: square, so that a rotated image has the same shape
 
 
 @final

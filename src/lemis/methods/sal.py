@@ -32,7 +32,7 @@ from lemis.contracts import Batch, Draw, Outcome, Sampling, View
 from lemis.data import views
 from lemis.parts import heads, processes
 from lemis.parts.alignment import alignment_loss
-from lemis.parts.contrast import contrast, near, same
+from lemis.parts.contrast import base_factor, contrast, near, same
 from lemis.parts.layers import centre, unit
 
 DIMS = (2,)
@@ -47,9 +47,9 @@ class Settings:
     per_scan: Annotated[int, Field(gt=1)] = 16  # slices of each scan; the number is lost in the text
     temperature: Annotated[float, Field(gt=0)] = 0.1  # tau
     threshold: Annotated[float, Field(gt=0)] = 0.35  # t of both terms [P]; 0.35 on ACDC, 0.1 on CHD as in PCL
-    temperature_base: float | None = 0.07  # None: the formula as printed; 0.07: scaled by tau / 0.07 as PCL's code
+    temperature_base: Annotated[float, Field(gt=0)] | None = 0.07  # None: the formula as printed; 0.07: scaled by tau / 0.07 as PCL's code
     projection: Literal["mlp", "linear"] = "mlp"  # global head: "linear" is the text's word, "mlp" is PCL's head
-    embedding: int = 512  # as PCL
+    embedding: Annotated[int, Field(gt=0)] = 512  # as PCL
     alignment_weight: Annotated[float, Field(ge=0)] = 80.0  # lambda, best of Table 3
     window: Annotated[int, Field(gt=0)] | None = 4  # cells; None is the full alignment loss LA
     level: Annotated[int, Field(ge=0, le=4)] = 3  # encoder map that is aligned: 3 is "s = 4" [P] at stride 8; or 4
@@ -60,7 +60,7 @@ class Settings:
     warm_up: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of training over which lambda grows from 0
     geometry: Literal["shared", "independent"] = "shared"  # by all slices of a scan in a view, or none
     same_slice: bool = False  # independent geometry: the two views of one slice are a pair too
-    size_px: int = 352  # side of a view
+    size_px: Annotated[int, Field(gt=0)] = 352  # side of a view
     spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL
 
 
@@ -74,8 +74,7 @@ class Views:
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``first`` and ``second``, each (B, C, size_px, size_px)."""
         draw = _OfScans(rng, batch.scan) if self.settings.geometry == "shared" else rng
-        first, second = (views.random_view(self.settings.spatial, batch, self.settings.size_px, draw) for _ in range(2))
-        return {"first": first, "second": second}
+        return views.two_views(self.settings.spatial, batch, self.settings.size_px, draw)
 
 
 @final
@@ -123,7 +122,7 @@ class Method(contracts.Method):
         close = near(position, self.settings.threshold)
 
         z = processes.gather(self.project(maps[-1]))  # (2N, embedding)
-        scale = self.settings.temperature / (self.settings.temperature_base or self.settings.temperature)
+        scale = base_factor(self.settings.temperature, self.settings.temperature_base)
         losses = {"contrast": scale * contrast(z, close, self.settings.temperature)}
         watched = {"global": z.detach()}
 

@@ -20,7 +20,7 @@ from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
 from lemis.data import views
 from lemis.parts import heads, processes
-from lemis.parts.contrast import contrast, same
+from lemis.parts.contrast import base_factor, contrast, same
 
 DIMS = (2, 3)
 TRAINS = ("encoder",)
@@ -32,9 +32,9 @@ class Settings:
 
     batch_size: Annotated[int, Field(gt=1)] = 32  # slices
     temperature: Annotated[float, Field(gt=0)] = 0.1  # tau
-    temperature_base: float | None = 0.07  # scales the loss by tau / 0.07, as PCL's code base does; None does not
-    embedding: int = 512  # as PCL
-    size_px: int = 352  # side of a view
+    temperature_base: Annotated[float, Field(gt=0)] | None = 0.07  # scales the loss by tau / 0.07, as PCL's code base does; None does not
+    embedding: Annotated[int, Field(gt=0)] = 512  # as PCL
+    size_px: Annotated[int, Field(gt=0)] = 352  # side of a view
     spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL
 
 
@@ -47,8 +47,7 @@ class Views:
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``first`` and ``second``, each (B, C, size_px, size_px)."""
-        first, second = (views.random_view(self.settings.spatial, batch, self.settings.size_px, rng) for _ in range(2))
-        return {"first": first, "second": second}
+        return views.two_views(self.settings.spatial, batch, self.settings.size_px, rng)
 
 
 @final
@@ -70,6 +69,6 @@ class Method(contracts.Method):
         images = torch.cat([pair["first"].image, pair["second"].image])
         z = processes.gather(self.project(self.backbone.encode(images)[-1]))  # (2N, embedding)
         slice_of = processes.gather(torch.cat([batch.index, batch.index]))  # (2N,)
-        scale = self.settings.temperature / (self.settings.temperature_base or self.settings.temperature)
+        scale = base_factor(self.settings.temperature, self.settings.temperature_base)
         loss = scale * contrast(z, same(slice_of), self.settings.temperature)
         return Outcome({"contrast": loss}, {"global": z.detach()}, {"contrast": scale * log(len(z) - 1)})

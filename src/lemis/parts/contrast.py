@@ -34,6 +34,11 @@ def contrast(z: Tensor, positives: Tensor, temperature: float) -> Tensor:
     return per_anchor.masked_fill(~anchors, 0).sum() / anchors.sum().clamp(min=1)
 
 
+def base_factor(temperature: float, base: float | None) -> float:
+    """tau / tau_base, by which the supervised-contrastive code base, and so PCL's, scales its loss; 1 without a base."""
+    return 1.0 if base is None else temperature / base
+
+
 def near(position: Tensor, threshold: float) -> Tensor:
     """Pairs of slices whose relative positions differ by less than ``threshold``: (N,) -> (N, N) bool."""
     # The tolerance keeps 0.65 - 0.3 < 0.35 false in float32, as it is in exact arithmetic.

@@ -85,11 +85,11 @@ def fit(
     given = _by_section(overrides)
     tree = plan.base(preset, settings_file)
     method = method or plan.method_of(tree)
+    # All settings are resolved here once, so that a mistyped one is refused before any work.
     if method != SCRATCH:
-        plan.pretraining(
-            method, "unet2d", tree, given["pretrain"]
-        )  # a mistyped setting is refused before any work
-    plan.finetuning("unet2d", tree, given["finetune"])
+        plan.pretraining(method, "unet2d", tree, given["pretrain"], prefix="pretrain.")
+    plan.finetuning("unet2d", tree, given["finetune"], prefix="finetune.")
+    preparation = resolve(preprocess.Settings, tree.get("prepare", {}), given["prepare"], prefix="prepare.")
 
     console.rule("check")
     found = check(folder, output=output)
@@ -102,10 +102,7 @@ def fit(
     index = index_file.load(output / "index.json")
     splits = _splits(index, fold, labelled)
     console.rule("prepare")
-    prepare(
-        output,
-        settings=resolve(preprocess.Settings, tree.get("prepare", {}), given["prepare"], prefix="prepare."),
-    )
+    prepare(output, settings=preparation)
 
     common: dict[str, Any] = {
         "preset": preset,
@@ -166,12 +163,13 @@ def _by_section(overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
     """``method.*`` and ``backbone.*`` go to pre-training, ``backbone.*`` to fine-tuning as well."""
     tree = parse_overrides(overrides)
     sections = ("prepare", "pretrain", "method", "backbone", "finetune")
-    for key in tree:
-        if key not in sections:
+    for key, value in tree.items():
+        if key not in sections or not isinstance(value, dict):
+            somewhere = f"{key}.SETTING=..." if key in sections else f"pretrain.{key}=... or finetune.{key}=..."
             raise UsageError(
                 f"setting {key}",
                 allowed="settings that begin with " + ", ".join(f"{section}." for section in sections),
-                next=f"pretrain.{key}=... or finetune.{key}=...",
+                next=f"--method {value}" if key == "method" else somewhere,
             )
     backbone = {"backbone": tree["backbone"]} if "backbone" in tree else {}
     method = {"method": tree["method"]} if "method" in tree else {}
