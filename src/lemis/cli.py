@@ -44,16 +44,15 @@ Scans = Annotated[
 ]
 Work = Annotated[
     Path,
-    typer.Argument(
-        metavar="WORK", help="The work folder: index, prepared scans, runs, results.", show_default=False
-    ),
+    typer.Argument(metavar="WORK", help="The work folder: index, prepared scans, runs, results.", show_default=False),
 ]
 MethodName = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--method",
         "-m",
         help="How to pre-train; `lemis list` shows all. A dotted name loads your own module.",
+        show_default="the preset's, else sal",
     ),
 ]
 BackboneName = Annotated[
@@ -69,18 +68,14 @@ Preset = Annotated[
 ]
 SettingsFile = Annotated[
     Path | None,
-    typer.Option(
-        "--settings", metavar="FILE.yaml", help="Settings that win over the preset.", show_default="none"
-    ),
+    typer.Option("--settings", metavar="FILE.yaml", help="Settings that win over the preset.", show_default="none"),
 ]
 Labelled = Annotated[
     int | None,
     typer.Option("--labelled", min=1, help="Use the labels of this many subjects only.", show_default="all"),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
-Device = Annotated[
-    DeviceName, typer.Option("--device", help="Where to compute; auto takes a GPU when there is one.")
-]
+Device = Annotated[DeviceName, typer.Option("--device", help="Where to compute; auto takes a GPU when there is one.")]
 Jobs = Annotated[
     int | None,
     typer.Option("--jobs", min=1, help="Processes that work in parallel.", show_default="all cores"),
@@ -186,13 +181,11 @@ def fit(
     folder: Scans,
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The work folder.")] = Path("work"),
-    method: MethodName = "sal",
+    method: MethodName = None,
     labelled: Labelled = None,
     fold: Annotated[
         int | None,
-        typer.Option(
-            "--fold", min=0, help="Hold out and score this fold only.", show_default="cross-validate"
-        ),
+        typer.Option("--fold", min=0, help="Hold out and score this fold only.", show_default="cross-validate"),
     ] = None,
     inductive: Annotated[
         bool, typer.Option("--inductive", help="Keep held-out scans out of pre-training too; needs --fold.")
@@ -241,9 +234,7 @@ def check(
         raise typer.Exit(3)
 
 
-@app.command(
-    epilog="Example: lemis prepare work/ --preset small spacing_mm=1.5", rich_help_panel="Step by step"
-)
+@app.command(epilog="Example: lemis prepare work/ --preset small spacing_mm=1.5", rich_help_panel="Step by step")
 def prepare(
     work: Work,
     overrides: Overrides = None,
@@ -265,14 +256,12 @@ def prepare(
 def pretrain(
     work: Work,
     overrides: Overrides = None,
-    method: MethodName = "sal",
+    method: MethodName = None,
     backbone: BackboneName = "unet2d",
     name: RunName = None,
     fold: Annotated[
         int | None,
-        typer.Option(
-            "--fold", min=0, help="Leave out this fold's test subjects.", show_default="learn from all"
-        ),
+        typer.Option("--fold", min=0, help="Leave out this fold's test subjects.", show_default="learn from all"),
     ] = None,
     preset: Preset = None,
     settings: SettingsFile = None,
@@ -313,9 +302,7 @@ def finetune(
     labelled: Labelled = None,
     fold: Annotated[
         int | None,
-        typer.Option(
-            "--fold", min=0, help="Hold out this fold's test subjects.", show_default="hold out none"
-        ),
+        typer.Option("--fold", min=0, help="Hold out this fold's test subjects.", show_default="hold out none"),
     ] = None,
     preset: Preset = None,
     settings: SettingsFile = None,
@@ -375,9 +362,7 @@ def evaluate(
     ] = None,
     references: Annotated[
         Path | None,
-        typer.Option(
-            "--references", help="Folder of reference labels.", show_default="those in WORK/index.json"
-        ),
+        typer.Option("--references", help="Folder of reference labels.", show_default="those in WORK/index.json"),
     ] = None,
     jobs: Jobs = None,
     json: Json = False,

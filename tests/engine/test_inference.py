@@ -57,7 +57,14 @@ def described(
     mm[slice_axis] = 6.0
     settings = preprocess.Settings(spacing_mm=spacing, field_of_view_mm=field)  # type: ignore[arg-type]
     return preprocess.describe(
-        id="a", subject="a", images=("a",), label=None, shape=shape, spacing_mm=mm, slice_axis=slice_axis, settings=settings
+        id="a",
+        subject="a",
+        images=("a",),
+        label=None,
+        shape=shape,
+        spacing_mm=mm,
+        slice_axis=slice_axis,
+        settings=settings,
     )
 
 

@@ -122,7 +122,7 @@ def test_warm_up_rises_linearly_to_the_full_rate(warm_up: int, more: int, schedu
 
 
 def test_the_optimiser_gets_the_scheduled_rate(slices: Slices, tmp_path: Path) -> None:
-    objective, run = train(tmp_path, slices, steps=6, warm_up_steps=3, optimiser="sgd", momentum=0, weight_decay=0)
+    _, run = train(tmp_path, slices, steps=6, warm_up_steps=3, optimiser="sgd", momentum=0, weight_decay=0)
     chosen = settings(steps=6, warm_up_steps=3)
     assert [line["learning_rate"] for line in lines(run)] == [loop.learning_rate(chosen, step, 6) for step in range(6)]
 
@@ -222,7 +222,9 @@ def test_figures_are_means_since_the_last_line(slices: Slices, tmp_path: Path) -
 
 
 def test_losses_and_score_of_a_step_share_a_line(slices: Slices, tmp_path: Path) -> None:
-    _, run = train(tmp_path, slices, steps=7, log_every_steps=2, evaluate=lambda: {"score": 1.0}, evaluate_every_steps=3)
+    _, run = train(
+        tmp_path, slices, steps=7, log_every_steps=2, evaluate=lambda: {"score": 1.0}, evaluate_every_steps=3
+    )
     scored = {line["step"]: "score" in line for line in lines(run)}
     assert scored == {2: False, 3: True, 4: False, 6: True, 7: True}
 
@@ -232,6 +234,13 @@ def test_precision_names() -> None:
     assert loop.precision(settings(precision="bf16"), "cpu") == "bf16-mixed"
     assert loop.precision(settings(precision="16"), "cuda") == "16-mixed"
     assert loop.precision(settings(precision="auto"), "cpu") in ("32-true", "bf16-mixed")
+    assert settings(precision=32).precision == "32"  # a number, as YAML reads it
+
+
+def test_half_precision_on_a_cpu_is_refused_and_never_replaced() -> None:
+    with pytest.raises(UsageError, match="precision=16 on a CPU") as caught:
+        loop.launch(settings(precision="16"), "cpu")
+    assert caught.value.next == "precision=bf16"
 
 
 def test_bf16_trains_close_to_float32(slices: Slices, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_two_processes_equal_one(case: str, trained: Trained) -> None:
                 assert shared[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
     (expected, _), (found, _) = map(load_model, runs)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
 
 
 @pytest.mark.slow

@@ -73,7 +73,11 @@ def test_an_unknown_section_is_refused_with_the_nearest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "next"),
-    [("epoch=3", "epochs=..."), ("method.windw=3", "method.window=..."), ("backbone.width=3", "backbone.base_width=...")],
+    [
+        ("epoch=3", "epochs=..."),
+        ("method.windw=3", "method.window=..."),
+        ("backbone.width=3", "backbone.base_width=..."),
+    ],
 )
 def test_an_unknown_setting_is_refused_with_the_nearest(overrides: str, next: str) -> None:
     with pytest.raises(UsageError, match="unknown setting") as caught:

@@ -53,9 +53,7 @@ def test_the_same_settings_are_taken_and_nothing_is_rewritten(tmp_path: Path) ->
         ("seed", 1, "seed=None, now it is 1"),
     ],
 )
-def test_other_settings_are_refused_with_the_key_that_differs(
-    tmp_path: Path, key: str, value: Any, said: str
-) -> None:
+def test_other_settings_are_refused_with_the_key_that_differs(tmp_path: Path, key: str, value: Any, said: str) -> None:
     Run(tmp_path, SETTINGS)
     with pytest.raises(UsageError, match=said) as caught:
         Run(tmp_path, {**SETTINGS, key: value})

@@ -37,7 +37,9 @@ def test_only_the_trained_parts_are_loaded() -> None:
     assert list(rows) == ["encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4", "head"]
     assert rows["encoder"] == Row(part="encoder", loaded=size(own, "encoder"))
     decoder = size(own, "decoder 1")
-    assert rows["decoder 1"] == Row(part="decoder 1", fresh=decoder, skipped=decoder, reason="not trained by the method")
+    assert rows["decoder 1"] == Row(
+        part="decoder 1", fresh=decoder, skipped=decoder, reason="not trained by the method"
+    )
 
 
 def test_every_value_is_counted_once() -> None:

@@ -103,8 +103,9 @@ def test_what_is_refused(work: Path) -> None:
     with pytest.raises(UsageError, match="has learned from labels") as caught:
         tune(work, pretrained=done)
     assert caught.value.next == "leave out --pretrained"
+    narrow = ["steps=1", "backbone.base_width=2"]
+    start = pretrain(work, method="pcl", preset="tiny", overrides=narrow, device="cpu")
     with pytest.raises(UsageError, match="nothing of"):
-        start = pretrain(work, method="pcl", preset="tiny", overrides=["steps=1", "backbone.base_width=2"], device="cpu")
         tune(work, pretrained=start)
 
 

@@ -80,6 +80,7 @@ def test_other_settings_in_the_same_folder_are_refused(fitted: Path, phantom_sca
     assert "another -o" in caught.value.next
 
 
+@pytest.mark.slow
 def test_steps_are_announced_and_nobody_else_speaks(
     phantom_scans: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,6 +101,7 @@ def test_one_fold_holds_its_subjects_out(phantom_scans: Path, tmp_path: Path) ->
     assert held_out in load_model(work / "runs" / "pcl")[1]["subjects"]  # its image, never its label
 
 
+@pytest.mark.slow
 def test_inductive_pretraining_never_saw_the_held_out_scans(phantom_scans: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     run_fit(phantom_scans, work, fold=2, inductive=True)
@@ -115,6 +117,7 @@ def test_inductive_needs_a_fold(phantom_scans: Path, tmp_path: Path) -> None:
         run_fit(phantom_scans, tmp_path, inductive=True)
 
 
+@pytest.mark.slow
 def test_scratch_and_a_seed(phantom_scans: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     run_fit(phantom_scans, work, method="scratch", fold=0, seed=3)
@@ -157,9 +160,15 @@ def test_faults_of_the_data_stop_it_with_their_own_exit_code(phantom_scans: Path
     assert not (tmp_path / "work" / "prepared").exists()
 
 
+@pytest.mark.slow
 def test_overrides_reach_their_section(phantom_scans: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    more = ("prepare.spacing_mm=3", "method.temperature=0.2", "backbone.base_width=2", "finetune.objective.batch_size=3")
+    more = (
+        "prepare.spacing_mm=3",
+        "method.temperature=0.2",
+        "backbone.base_width=2",
+        "finetune.objective.batch_size=3",
+    )
     run_fit(phantom_scans, work, *more, fold=0)
     pretraining, finetuning = (
         yaml.safe_load((work / "runs" / name / "settings.yaml").read_text()) for name in ("pcl", "pcl-m2-fold0")
@@ -200,9 +209,7 @@ def test_the_method_is_the_presets(phantom_scans: Path, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "work" / "runs").iterdir()] == ["scratch-m2-fold0"]
 
 
-def test_several_processes_are_refused(
-    phantom_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_processes_are_refused(phantom_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="fit in 2 processes") as caught:
         run_fit(phantom_scans, tmp_path)

@@ -81,9 +81,24 @@ def test_a_fold_leaves_its_test_subjects_out(work: Path) -> None:
 
 def test_the_method_is_the_presets(work: Path, tmp_path: Path) -> None:
     preset = tmp_path / "mine.yaml"
-    preset.write_text("method: rotation\nmethods: {rotation: {batch_size: 4, size_px: 32}}\nbackbone: {base_width: 2}\n")
+    preset.write_text(
+        "method: rotation\nmethods: {rotation: {batch_size: 4, size_px: 32}}\nbackbone: {base_width: 2}\n"
+    )
     run = pretrain(work, preset=str(preset), overrides=FEW, device="cpu")
     assert load_model(run)[1]["method"] == "rotation"
+
+
+@pytest.mark.parametrize(("learning_rate", "symptoms"), [(0.1, ["loss", "embedding"]), (0.01, [])])
+def test_a_learning_rate_that_collapses_pcl_is_told_as_soon_as_it_shows(
+    learning_rate: float, symptoms: list[str], work: Path
+) -> None:
+    overrides = ("steps=60", "precision=32", f"learning_rate={learning_rate}")
+    run = pretrain(work, method="pcl", preset="tiny", overrides=overrides, device="cpu")
+    warnings = json.loads((run / "status.json").read_text()).get("warnings", [])
+    assert len(warnings) == len(symptoms)
+    for symptom, warning in zip(symptoms, warnings, strict=True):
+        assert symptom in warning
+        assert warning.startswith("epoch 17:")  # three steps an epoch: the first that reaches fifty
 
 
 def test_an_unknown_method_and_an_unprepared_folder_are_refused(work: Path, tmp_path: Path) -> None:

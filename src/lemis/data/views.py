@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lemis.contracts import Batch, Draw, Elastic, Geometry, View
 from lemis.errors import UsageError
+from lemis.parts.layers import precise
 
 
 def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
@@ -396,7 +397,8 @@ def carry_back(
         grid = ((seen + 0.5) * (2 / covered) - 1).flip(-1).view(-1, *cells, d)
     with _full_precision(features):
         # ``border``: between the outermost cell centres and the view's edge there is only the outermost cell.
-        carried = F.grid_sample(features.float(), grid, "bilinear", "border", align_corners=False)
+        features = precise(features)
+        carried = F.grid_sample(features, grid.to(features.dtype), "bilinear", "border", align_corners=False)
     return carried, inside.view(-1, 1, *cells)
 
 

@@ -58,10 +58,7 @@ class Watch:
 
     def figures(self, outcome: Outcome) -> dict[str, float]:
         """Mean of each loss term and of their sum since the last call, and spread and mean cosine of each embedding."""
-        terms = {
-            name: float(torch.stack(losses[self._logged[name] :]).mean())
-            for name, losses in self._losses.items()
-        }
+        terms = {name: float(torch.stack(losses[self._logged[name] :]).mean()) for name, losses in self._losses.items()}
         self._logged.update((name, len(losses)) for name, losses in self._losses.items())
         figures = {"loss": sum(terms.values()), **{f"loss/{name}": value for name, value in terms.items()}}
         for name, z in outcome.embeddings.items():

@@ -76,9 +76,7 @@ def predict_scan(
     while start < facts.slices:
         slices = torch.from_numpy(np.ascontiguousarray(image[start : start + slab])).to(device).float()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=False):
-            probabilities = torch.stack(
-                [padded_logits(network, slices).softmax(1) for network in networks]
-            ).mean(0)
+            probabilities = torch.stack([padded_logits(network, slices).softmax(1) for network in networks]).mean(0)
         classes[start : start + slab] = _most_probable(probabilities, facts).cpu().numpy()
         start += slab
         per_slice = 4 * probabilities.shape[1] * int(np.prod(facts.slice_shape))

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from pydantic import BeforeValidator, Field
-from torch import nn
+from torch import Tensor, nn
 
 from lemis.contracts import Batch, Method, Outcome, Sampling
 from lemis.data.draw import Rows
@@ -30,7 +30,6 @@ from lemis.engine.collapse import Watch
 from lemis.engine.run import Run
 from lemis.errors import TrainingStopped, UsageError
 from lemis.parts import processes
-
 
 # `precision=32` is a number to YAML.
 Precision = Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)]
@@ -41,14 +40,10 @@ class Settings:
     """Optimiser and schedule; the defaults are those of the PCL protocol's pre-training."""
 
     epochs: Annotated[int, Field(gt=0)] = 300  # passes over the slices
-    steps: Annotated[int, Field(gt=0)] | None = (
-        None  # optimiser steps; where given, the length instead of ``epochs``
-    )
+    steps: Annotated[int, Field(gt=0)] | None = None  # optimiser steps; where given, the length instead of ``epochs``
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
-    floor: Annotated[float, Field(ge=0)] = (
-        0.0  # the learning rate never goes below; not where the cosine ends
-    )
+    floor: Annotated[float, Field(ge=0)] = 0.0  # the learning rate never goes below; not where the cosine ends
     schedule: Literal["cosine", "poly", "constant"] = "cosine"  # poly: (1 - T / T_total)^0.9
     warm_up_steps: Annotated[int, Field(ge=0)] = 0  # linear from 0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of SGD
@@ -138,7 +133,9 @@ def train(
                     _save(run, step, inner, optimiser, fabric)
                     last_saved = time.monotonic()
                     if stop:
-                        raise TrainingStopped(f"SIGTERM: stopped after step {step}; the same command goes on from there")
+                        raise TrainingStopped(
+                            f"SIGTERM: stopped after step {step}; the same command goes on from there"
+                        )
                 if step == total:
                     break
     _refuse_not_finite_weights(inner, step, run)
@@ -186,12 +183,16 @@ def chosen_device(device: str) -> str:
 
 
 def precision(settings: Settings, accelerator: str) -> Any:
-    """Fabric's name of the precision. ``auto`` is decided by the hardware, not by timing, so that it is repeatable."""
+    """Fabric's name of the precision. ``auto`` is decided by the hardware, not by timing, so that it is repeatable.
+
+    Raises:
+        UsageError: Half precision on a CPU.
+    """
+    if settings.precision == "16" and accelerator == "cpu":  # Fabric would take bf16 instead
+        raise UsageError("precision=16 on a CPU", allowed="auto, 32 or bf16", next="precision=bf16")
     if settings.precision == "auto":
         has_bf16 = (
-            torch.cuda.is_bf16_supported()
-            if accelerator == "cuda"
-            else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            torch.cuda.is_bf16_supported() if accelerator == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
         )
         return "bf16-mixed" if has_bf16 else "32-true"
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[settings.precision]
@@ -339,7 +340,7 @@ class _Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _hear(self, number: int, _: FrameType | None) -> None:
         self._save, self._stop = True, self._stop or number == signal.SIGTERM
 
     def take(self) -> tuple[bool, bool]:

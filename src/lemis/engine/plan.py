@@ -111,9 +111,7 @@ def pretraining(
         method_module=methods,
         method_settings=resolve(methods.Settings, preset, own, prefix="method."),
         backbone=backbone,
-        backbone_settings=resolve(
-            backbones.Settings, _section(tree, "backbone"), backbone_given, prefix="backbone."
-        ),
+        backbone_settings=resolve(backbones.Settings, _section(tree, "backbone"), backbone_given, prefix="backbone."),
         schedule=resolve(loop.Settings, _section(tree, "pretrain"), special, schedule, prefix=prefix),
     )
 
@@ -146,9 +144,7 @@ def finetuning(
     return Finetuning(
         objective=resolve(supervised.Settings, *objectives, prefix=f"{prefix}objective."),
         backbone=backbone,
-        backbone_settings=resolve(
-            backbones.Settings, _section(tree, "backbone"), backbone_given, prefix="backbone."
-        ),
+        backbone_settings=resolve(backbones.Settings, _section(tree, "backbone"), backbone_given, prefix="backbone."),
         schedule=resolve(loop.Settings, PROTOCOL, *schedules, prefix=prefix),
     )
 

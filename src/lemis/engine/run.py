@@ -1,6 +1,7 @@
 """A run folder: settings, weights, log, versions. Complete: whoever has its path needs nothing else.
 
-    settings.yaml  environment.json  status.json  metrics.jsonl  tensorboard/  model.safetensors  model.json  resume.ckpt
+    settings.yaml  environment.json  status.json  metrics.jsonl  tensorboard/
+    model.safetensors  model.json  resume.ckpt
 
 Every file is written under a temporary name and renamed, so a killed process leaves nothing half-written.
 """
@@ -71,7 +72,7 @@ class Run:
                 raise UsageError(
                     f"{self.path} was made with {key}={before!r}, now it is {value!r}",
                     allowed="the settings that the run was made with",
-                    next="--name NEW for a run of its own (`lemis fit`: another -o), or delete that folder to start again",
+                    next="--name NEW for a run of its own (`lemis fit`: another -o), or delete this folder",
                 )
 
     # -- state ------------------------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ class Run:
         """A bar with rate and time left on a terminal, a plain line now and then elsewhere."""
         start, begun, last = done, time.monotonic(), [time.monotonic()]
         if processes.rank() != 0:
-            yield lambda step, loss: None
+            yield lambda *_: None
             return
 
         def rate(step: int) -> float:
@@ -143,17 +144,15 @@ class Run:
             )  # fmt: skip
             with Progress(*columns, console=self.console) as bar:
                 task = bar.add_task("", total=total, completed=done, rate="", loss=float("nan"))
-                yield lambda step, loss: bar.update(
-                    task, completed=step, rate=f"{rate(step):.1f} steps/s", loss=loss
-                )
+                yield lambda step, loss: bar.update(task, completed=step, rate=f"{rate(step):.1f} steps/s", loss=loss)
             return
 
         def line(step: int, loss: float) -> None:
             if time.monotonic() - last[0] > _PLAIN_EVERY_S or step in (start + 1, total):
                 last[0] = time.monotonic()
                 left = (total - step) / max(1e-9, rate(step))
-                text = f"{self.path.name}: step {step}/{total}, loss {loss:.4f}, {rate(step):.1f} steps/s, {left:.0f} s left"
-                self.console.print(text)
+                speed = f"{rate(step):.1f} steps/s, {left:.0f} s left"
+                self.console.print(f"{self.path.name}: step {step}/{total}, loss {loss:.4f}, {speed}")
 
         yield line
 
@@ -180,9 +179,7 @@ class Run:
             self._writer.close()
         if processes.rank() == 0:
             temporary = self.path / "model.safetensors.part"
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary
-            )
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
             os.replace(temporary, self.path / "model.safetensors")
             write_text(self.path / "model.json", json.dumps({"version": VERSION, **facts}, indent=1))
             self.set_status(**status, state="done")
@@ -223,10 +220,17 @@ def environment() -> dict[str, Any]:
             packages[name] = "not installed"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "lemis": __version__, "python": platform.python_version(), "packages": packages, "platform": platform.platform(),
-        "processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
+        "lemis": __version__,
+        "python": platform.python_version(),
+        "packages": packages,
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def write_text(path: Path, text: str) -> None:
@@ -239,7 +243,5 @@ def write_text(path: Path, text: str) -> None:
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat.update(
-            _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + str(key): value}
-        )
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + str(key): value})
     return flat

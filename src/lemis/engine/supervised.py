@@ -52,9 +52,7 @@ class Objective(nn.Module):
 
 
 @torch.no_grad()
-def network_grid_dice(
-    backbone: Backbone, slices: Slices, num_classes: int, batch_size: int = 32
-) -> PooledDice:
+def network_grid_dice(backbone: Backbone, slices: Slices, num_classes: int, batch_size: int = 32) -> PooledDice:
     """Dice pooled over all slices, on the grid the network sees (the ``paper`` protocol), in evaluation mode."""
     was_training = backbone.training
     backbone.eval()
@@ -65,9 +63,7 @@ def network_grid_dice(
     return score
 
 
-def _maps(
-    backbone: Backbone, slices: Slices, batches: Sequence[NDArray]
-) -> Iterator[tuple[NDArray, NDArray]]:
+def _maps(backbone: Backbone, slices: Slices, batches: Sequence[NDArray]) -> Iterator[tuple[NDArray, NDArray]]:
     for batch in slices.stream(batches):
         assert batch.label is not None, "a score needs labels"
         predicted = padded_logits(backbone, batch.image).argmax(1)

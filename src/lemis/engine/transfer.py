@@ -40,14 +40,14 @@ def load_pretrained(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UsageError(
             f"{run} is a {facts['verb']} run: its network has learned from labels",
             allowed="the folder of a pre-training run",
-            next=f"--pretrained {run.parent / facts['pretrained']}" if facts["pretrained"] else "leave out --pretrained",
+            next=f"--pretrained {run.parent / facts['pretrained']}"
+            if facts["pretrained"]
+            else "leave out --pretrained",
         )
     return weights, facts
 
 
-def transfer(
-    backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[str, ...], source: Path
-) -> list[Row]:
+def transfer(backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[str, ...], source: Path) -> list[Row]:
     """Load the parts that pre-training trained; every other part keeps its fresh values.
 
     Args:

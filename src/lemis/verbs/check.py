@@ -101,9 +101,7 @@ def _intensities(findings: Findings) -> tuple[Intensity, ...]:
     usable = [seen.intensities for seen in findings.seen if len(seen.intensities) == count]
     channels = zip(*usable, strict=True)
     return tuple(
-        Intensity(
-            min(low for low, _ in scans), max(high for _, high in scans), min(high for _, high in scans)
-        )
+        Intensity(min(low for low, _ in scans), max(high for _, high in scans), min(high for _, high in scans))
         for scans in channels
     )
 
@@ -114,9 +112,7 @@ def _intensities(findings: Findings) -> tuple[Intensity, ...]:
 def _write(report: Report, work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
     temporary = work / f".check.json.{os.getpid()}"
-    temporary.write_text(
-        json_text.dumps(_plain(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    temporary.write_text(json_text.dumps(_plain(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, work / "check.json")
     if report.errors:
         # An index of before would let the other verbs go on with scans that are known to be wrong.
@@ -220,9 +216,7 @@ def _slices(scans: Sequence[Scan]) -> str:
     total = sum(scan.shape[scan.slice_axis] for scan in scans)
     if len(counts) == 1:
         return f"{total}, {names[scans[0].slice_axis]}"
-    return f"{total}, " + ", ".join(
-        f"{names[axis]} in {_number(n, 'scan')}" for axis, n in counts.most_common()
-    )
+    return f"{total}, " + ", ".join(f"{names[axis]} in {_number(n, 'scan')}" for axis, n in counts.most_common())
 
 
 def _structures(index: Index) -> Table:

@@ -55,9 +55,7 @@ def doctor(*, output: Path = Path(), device: str = "auto", json: bool = False) -
         device: ``"cuda"`` makes a missing GPU a fault.
         json: Print JSON instead of lines.
     """
-    diagnosis = Diagnosis(
-        findings=(*machine(), *torch_facts(device), *versions(), *known_bad(), *disk(output))
-    )
+    diagnosis = Diagnosis(findings=(*machine(), *torch_facts(device), *versions(), *known_bad(), *disk(output)))
     if json:
         print(
             json_format.dumps(
@@ -71,9 +69,7 @@ def doctor(*, output: Path = Path(), device: str = "auto", json: bool = False) -
 
 def machine() -> Iterator[Finding]:
     """System, cores and memory."""
-    yield Finding(
-        name="system", seen=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    )
+    yield Finding(name="system", seen=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
     yield Finding(name="cores", seen=str(cores()))
     memory_gb = memory_bytes() / 1e9
     if memory_gb < MEMORY_GB:
@@ -128,9 +124,7 @@ def torch_facts(device: str) -> Iterator[Finding]:
         )
     else:
         yield Finding(name="GPU", seen=f"none that torch {torch.__version__} can use; the CPU is used")
-    yield Finding(
-        name="bfloat16 on the CPU", seen="in hardware" if cpu_has_bfloat16() else "no; float32 is used"
-    )
+    yield Finding(name="bfloat16 on the CPU", seen="in hardware" if cpu_has_bfloat16() else "no; float32 is used")
 
 
 def _gpus(torch: Any) -> Iterator[Finding]:
@@ -138,9 +132,7 @@ def _gpus(torch: Any) -> Iterator[Finding]:
         facts = torch.cuda.get_device_properties(index)
         with torch.cuda.device(index):
             bfloat16 = "in hardware" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-        seen = (
-            f"{facts.name}, {facts.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}, bfloat16 {bfloat16}"
-        )
+        seen = f"{facts.name}, {facts.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}, bfloat16 {bfloat16}"
         yield Finding(name=f"GPU {index}", seen=seen)
 
 
@@ -161,9 +153,7 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def versions(
-    requirements: Iterable[str] | None = None, installed: Installed = installed_version
-) -> Iterator[Finding]:
+def versions(requirements: Iterable[str] | None = None, installed: Installed = installed_version) -> Iterator[Finding]:
     """Each package that Lemis needs: its version against the range that Lemis asks for."""
     yield Finding(name="lemis", seen=installed("lemis") or "not installed")
     for text in importlib.metadata.requires("lemis") or () if requirements is None else requirements:

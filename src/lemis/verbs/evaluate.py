@@ -99,9 +99,7 @@ def evaluate(
 
     structures = _structures(index, cases)
     millimetres = _millimetres(cases, record)
-    one = partial(
-        _score_case, structures=structures, millimetres=millimetres is None, settings=settings.scores
-    )
+    one = partial(_score_case, structures=structures, millimetres=millimetres is None, settings=settings.scores)
     per_case = [row for rows in _parallel(one, cases, jobs) for row in rows]
 
     summary = {
@@ -210,9 +208,7 @@ def _structures(index: indexing.Index | None, cases: Sequence[Case]) -> dict[str
     """Names and values of the foreground."""
     if index is not None:
         return {name: value for name, value in index.labels.items() if value != 0}
-    values = sorted(
-        {int(value) for case in cases for value in np.unique(_labels(volume.read(case.reference)))} - {0}
-    )
+    values = sorted({int(value) for case in cases for value in np.unique(_labels(volume.read(case.reference)))} - {0})
     return {f"label {value}": value for value in values}
 
 
@@ -259,9 +255,7 @@ def _score_case(
         if unknown:
             raise DataFault(
                 f"{path} holds the value{'s' if len(unknown) > 1 else ''} {', '.join(map(str, unknown))}",
-                allowed=", ".join(
-                    f"{value} ({name})" for name, value in {"background": 0, **structures}.items()
-                ),
+                allowed=", ".join(f"{value} ({name})" for name, value in {"background": 0, **structures}.items()),
                 next="name the values in dataset.json and run `lemis check` again, or repair the file",
             )
     found = scores.score_structures(*maps, structures, reference.spacing_mm, settings)
@@ -269,9 +263,7 @@ def _score_case(
     return [_row(case, name, result, voxel_ml, millimetres) for name, result in found.items()]
 
 
-def _row(
-    case: Case, structure: str, result: scores.Score, voxel_ml: float, millimetres: bool
-) -> dict[str, object]:
+def _row(case: Case, structure: str, result: scores.Score, voxel_ml: float, millimetres: bool) -> dict[str, object]:
     return {
         "scan": case.scan,
         "subject": case.subject,
@@ -289,9 +281,7 @@ def _refuse_other_grid(case: Case, prediction: volume.Volume, reference: volume.
     # A tenth of a voxel: far above the rounding of float32 headers, far below what a person could correct.
     tolerance = 0.1 * min(reference.spacing_mm)
     if shapes[0] == shapes[1]:
-        apart = volume.corner_distance_mm(
-            prediction.affine, reference.affine, reference.source.canonical_shape
-        )
+        apart = volume.corner_distance_mm(prediction.affine, reference.affine, reference.source.canonical_shape)
         if apart <= tolerance:
             return
         seen = f"{case.prediction} and {case.reference} lie {apart:.3g} mm apart"
@@ -312,17 +302,13 @@ def _parallel(
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
         results = pool.map(function, cases)
         quiet = not console.is_terminal
-        return list(
-            track(results, "scoring", total=len(cases), console=console, transient=True, disable=quiet)
-        )
+        return list(track(results, "scoring", total=len(cases), console=console, transient=True, disable=quiet))
 
 
 # ---------------------------------------------------------------- summing up
 
 
-def _who(
-    cases: Sequence[Case], not_scored: Mapping[str, list[str]], record: Mapping[str, Any]
-) -> dict[str, Any]:
+def _who(cases: Sequence[Case], not_scored: Mapping[str, list[str]], record: Mapping[str, Any]) -> dict[str, Any]:
     """Who was tested, and what training had seen of them."""
     tested = sorted({case.subject for case in cases})
     labelled = [case.labelled for case in cases if case.labelled is not None]
@@ -351,9 +337,7 @@ def _protocols(
             "definitions": {**scores.DEFINITIONS, "interval": settings.intervals.definition},
             "tolerance_mm": settings.scores.tolerance_mm,
             "without_millimetres": millimetres,
-            "structures": {
-                name: _statistics(found, settings.intervals) for name, found in by_structure.items()
-            },
+            "structures": {name: _statistics(found, settings.intervals) for name, found in by_structure.items()},
             "overall": _overall(rows, settings.intervals),
         }
     }
@@ -377,8 +361,7 @@ def _paper(record: Mapping[str, Any], work: Path | None, runs: Sequence[str]) ->
         "std": float(np.std(means)),  # population form, over runs
         "mean_of_last_steps": float(np.mean([lines[-1][_POOLED] for lines in logs.values()])),
         "dice": {
-            key.removeprefix(f"{_POOLED}/"): float(np.mean([line[key] for line in best.values()]))
-            for key in keys
+            key.removeprefix(f"{_POOLED}/"): float(np.mean([line[key] for line in best.values()])) for key in keys
         },
         "runs": {run: {"step": line["step"], "mean": line[_POOLED]} for run, line in best.items()},
     }
@@ -388,9 +371,7 @@ def _held_out(log: Path) -> list[dict[str, Any]]:
     """Lines of a run's metrics that hold its score on the held-out fold."""
     if not log.is_file():
         return []
-    whole = (
-        line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
-    )
+    whole = (line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n"))
     return [figures for figures in map(json_text.loads, whole) if _POOLED in figures]
 
 
@@ -402,10 +383,7 @@ def _versions() -> dict[str, str]:
 def _statistics(rows: Sequence[Mapping[str, Any]], settings: statistics.Settings) -> dict[str, Any]:
     subjects = [row["subject"] for row in rows]
     status = Counter(row["status"] for row in rows)
-    means = {
-        name: statistics.estimate([row[name] for row in rows], subjects, settings)._asdict()
-        for name in METRICS
-    }
+    means = {name: statistics.estimate([row[name] for row in rows], subjects, settings)._asdict() for name in METRICS}
     return {**means, **{name: status[name] for name in ("scored", *COUNTS)}}
 
 
@@ -458,9 +436,7 @@ def _print(summary: Mapping[str, Any], output: Path) -> None:
     level = f"{summary['settings']['intervals']['level']:.0%}"
     who = f"{summary['scans']} scans of {summary['subjects']} subjects"
     title = f"{who}; mean over scans, {level} interval below it"
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     # ASSD is in the files: with it the table is wider than 80 columns.
     heads = {"dice": "Dice", "hd95_mm": "HD95 mm", "nsd": f"NSD {default['tolerance_mm']:g} mm"}
     names = ["dice"] if default["without_millimetres"] else list(heads)
@@ -485,9 +461,7 @@ def _with_interval(estimate: Mapping[str, Any], digits: int) -> str:
 
 def _remarks(summary: Mapping[str, Any]) -> list[str]:
     default = summary["protocols"]["default"]
-    remarks = [
-        f"{len(scans)} not scored: {reason}" for reason, scans in summary["not_scored"].items() if scans
-    ]
+    remarks = [f"{len(scans)} not scored: {reason}" for reason, scans in summary["not_scored"].items() if scans]
     if default["without_millimetres"]:
         remarks.append(f"no surface metrics: {default['without_millimetres']}")
     if any(default["overall"][name] for name in ("missed", "invented")):

@@ -1,4 +1,4 @@
-"""``lemis finetune``: train a segmentation network on the labelled scans of a split, from pre-trained weights or none."""
+"""``lemis finetune``: train a segmentation network on the labelled scans of a split, pre-trained or not."""
 
 from __future__ import annotations
 
@@ -121,8 +121,9 @@ def finetune(
     run.finish(
         network.state_dict(),
         {
-            "verb": "finetune", "method": method, "backbone": backbone, "backbone_settings": plain(settings.backbone_settings),
-            "channels": list(store.channels), "label_names": list(store.label_names), "label_values": list(store.label_values),
+            "verb": "finetune", "method": method, "backbone": backbone,
+            "backbone_settings": plain(settings.backbone_settings), "channels": list(store.channels),
+            "label_names": list(store.label_names), "label_values": list(store.label_values),
             "labelled_subjects": list(split.labelled_subjects), "test_subjects": list(split.test_subjects),
             "pretraining_subjects": source.get("subjects", []), "pretrained": pretrained.name if pretrained else None,
             "prepared": plain(store.settings), "seed": seed, "fold": fold, "split": split.source,

@@ -1,7 +1,7 @@
 """``lemis fit``: the main job. From a folder of scans with few labels to segmentations, an evaluation and a report.
 
-The sum of check, prepare, pretrain, finetune, predict, evaluate and report; each leaves files, so the same command again
-does only what is missing.
+The sum of check, prepare, pretrain, finetune, predict, evaluate and report; each leaves files, so the same command
+again does only what is missing.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ def fit(
             next="this command without torchrun; torchrun --no-python lemis pretrain WORK for many GPUs",
         )
     if inductive and fold is None:
-        raise UsageError(
-            "--inductive without a fold", allowed="--inductive with --fold", next="--fold 0 --inductive"
-        )
+        raise UsageError("--inductive without a fold", allowed="--inductive with --fold", next="--fold 0 --inductive")
     given = _by_section(overrides)
     tree = plan.base(preset, settings_file)
     method = method or plan.method_of(tree)

@@ -76,9 +76,7 @@ def _plugins(folder: str) -> Any:
 
 def _print(facts: Facts) -> None:
     console = Console()
-    methods = Table(
-        "method", "dims", "trains", "title", title="How to pre-train (--method)", title_justify="left"
-    )
+    methods = Table("method", "dims", "trains", "title", title="How to pre-train (--method)", title_justify="left")
     for row in facts["methods"]:
         methods.add_row(row["name"], _dims(row), ", ".join(row.get("trains", ())), _short(row))
     networks = Table("backbone", "dims", title="Networks", title_justify="left")

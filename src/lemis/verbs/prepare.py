@@ -110,9 +110,7 @@ def prepare(
     extents = _extents(index, settings, done, sources, jobs, console)
     planes = [preprocess.in_plane(scan.shape, scan.spacing_mm, scan.slice_axis) for scan in index.scans]
     settled = preprocess.settle(settings, planes, list(extents.values()))
-    tasks = [
-        _task(index, scan, settled, classes, sources[scan.id], extents.get(scan.id)) for scan in index.scans
-    ]
+    tasks = [_task(index, scan, settled, classes, sources[scan.id], extents.get(scan.id)) for scan in index.scans]
     meta = {
         "scans": [scan.id for scan in index.scans],
         "channels": index.channels,
@@ -157,9 +155,7 @@ def _classes(index: Index) -> _Classes:
     return _Classes(tuple(named.get(value, "background") for value in values), values)
 
 
-def _task(
-    index: Index, scan: Scan, settings: Settings, classes: _Classes, source: str, extent: float | None
-) -> _Task:
+def _task(index: Index, scan: Scan, settings: Settings, classes: _Classes, source: str, extent: float | None) -> _Task:
     facts = preprocess.describe(
         id=scan.id,
         subject=scan.subject,
@@ -233,9 +229,7 @@ def _extents(
     failures = [one for one in found if isinstance(one, _Failure)]
     if failures:
         raise _fault(failures, len(index.scans))
-    return extents | {
-        scan.id: one for scan, one in zip(unknown, found, strict=True) if isinstance(one, float)
-    }
+    return extents | {scan.id: one for scan, one in zip(unknown, found, strict=True) if isinstance(one, float)}
 
 
 # ------------------------------------------------------------------------------------ in the worker processes
@@ -331,9 +325,7 @@ def _progress(console: Console, total: int, done: str) -> Iterator[Callable[[int
         if now - said < PLAIN_EVERY_S and count < total:
             return
         rate, said = count / max(1e-9, now - start), now
-        console.print(
-            f"{done} {count}/{total} scans, {rate:.1f} scans/s, {(total - count) / rate:.0f} s left"
-        )
+        console.print(f"{done} {count}/{total} scans, {rate:.1f} scans/s, {(total - count) / rate:.0f} s left")
 
     yield say
 

@@ -86,7 +86,8 @@ def pretrain(
     run.finish(
         network.state_dict(),
         {
-            "verb": "pretrain", "method": method, "backbone": backbone, "backbone_settings": plain(settings.backbone_settings),
+            "verb": "pretrain", "method": method, "backbone": backbone,
+            "backbone_settings": plain(settings.backbone_settings),
             "trained": list(objective.trains), "channels": list(store.channels), "label_names": list(store.label_names),
             "label_values": list(store.label_values), "subjects": subjects, "labelled_subjects": [],
             "prepared": plain(store.settings), "seed": seed,

@@ -102,9 +102,7 @@ def _runs(folder: Path, wanted: Sequence[str]) -> tuple[page.RunFacts, ...]:
             )
     found = [_run(folder / name) for name in wanted or known]
     return tuple(
-        sorted(
-            found, key=lambda run: (run.verb != "pretrain", str(run.environment.get("started", "")), run.name)
-        )
+        sorted(found, key=lambda run: (run.verb != "pretrain", str(run.environment.get("started", "")), run.name))
     )
 
 
@@ -125,9 +123,7 @@ def _run(folder: Path) -> page.RunFacts:
 # ---------------------------------------------------------------- examples
 
 
-def _examples(
-    predictions: Path, index: indexing.Index, per_case: Sequence[page.Facts]
-) -> tuple[page.Example, ...]:
+def _examples(predictions: Path, index: indexing.Index, per_case: Sequence[page.Facts]) -> tuple[page.Example, ...]:
     """The best, the median and the worst scan."""
     files = {_scan_of(path): path for path in sorted(predictions.glob("*")) if volume.suffix_of(path)}
     scans = {scan.id: scan for scan in index.scans}
@@ -137,9 +133,7 @@ def _examples(
         if not math.isnan(dice) and name in files and name in scans and scans[name].label
     ]
     places = {"best": 0, "median": len(shown) // 2, "worst": len(shown) - 1} if shown else {}
-    chosen = {
-        place: rank for rank, place in reversed(places.items())
-    }  # of few scans, one may be several of them
+    chosen = {place: rank for rank, place in reversed(places.items())}  # of few scans, one may be several of them
     return tuple(
         page.Example(rank=rank, scan=name, dice=dice, slices=_slices(index, scans[name], files[name]))
         for rank, (name, dice) in ((chosen[place], shown[place]) for place in sorted(chosen))
@@ -198,9 +192,7 @@ def _crop(reference: Array, predicted: Array, spacing_mm: tuple[float, float]) -
     return cuts[0], cuts[1]
 
 
-def choose_slices(
-    reference: Array, predicted: Array, structures: dict[str, int], most: int = _SLICES
-) -> list[int]:
+def choose_slices(reference: Array, predicted: Array, structures: dict[str, int], most: int = _SLICES) -> list[int]:
     """The slice with most of the structures, then those with most disagreement, no neighbours if possible.
 
     Args:

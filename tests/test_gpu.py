@@ -1,0 +1,137 @@
+"""What a CUDA device must give: the views of the CPU, losses near it, and predictions like it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lemis import contracts, plugins
+from lemis.contracts import Batch, View
+from lemis.data import intensity, views
+from lemis.data.draw import Rows
+from lemis.data.samples import Slices, draw_batches
+from lemis.data.store import open_store
+from lemis.data.volume import read
+from lemis.engine import loop, plan
+from lemis.engine.run import load_model
+from lemis.verbs.finetune import finetune
+from lemis.verbs.predict import predict
+from lemis.verbs.pretrain import pretrain
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def exact_float32() -> Iterator[None]:
+    """TF32 has ten bits: far coarser than what is compared here."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def batch_of(work: Path, device: torch.device, *, with_labels: bool = False) -> Batch:
+    """Eight slices of two scans, the same on every device."""
+    store = open_store(work / "prepared")
+    scans = [i for i, facts in enumerate(store.scans) if facts.labelled or not with_labels]
+    slices = Slices(store, scans, device, with_labels=with_labels)
+    assert slices.resident
+    sampling = contracts.Sampling(kind="groups", batch_size=8, per_scan=4)
+    rows = draw_batches(sampling, slices.scan, slices.subject, seed=0, epoch=0)[:1]
+    return next(slices.stream(rows))
+
+
+def same_place(one: View, other: View) -> None:
+    torch.testing.assert_close(other.geometry.to_source.cpu(), one.geometry.to_source, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(other.image.cpu(), one.image, rtol=1e-3, atol=1e-3)
+    assert one.label is not None
+    assert other.label is not None
+    # A pixel on the border between two nearest neighbours may fall to either.
+    assert float((one.label != other.label.cpu()).float().mean()) < 2e-3
+
+
+def test_resident_batches_are_equal(prepared_work: Path) -> None:
+    one, other = (batch_of(prepared_work, device, with_labels=True) for device in (CPU, CUDA))
+    for name, values in one._asdict().items():
+        found = getattr(other, name)
+        if values is None:
+            assert found is None
+        else:
+            assert found.device.type == "cuda"
+            assert torch.equal(found.cpu(), values), name
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_views_are_equal(prepared_work: Path, interpolation: views.Interpolation) -> None:
+    settings = views.Spatial(interpolation=interpolation)
+    one, other = (
+        views.random_view(settings, batch_of(prepared_work, device, with_labels=True), 48, Rows(1, 2, device))
+        for device in (CPU, CUDA)
+    )
+    same_place(one, other)
+    for turns in range(4):
+        same_place(views.quarter_turns(one, turns), views.quarter_turns(other, turns))
+
+
+def test_intensities_are_equal(prepared_work: Path) -> None:
+    settings = intensity.Intensity()
+    one, other = (
+        intensity.augment(batch_of(prepared_work, device).image, settings, Rows(1, 2, device)) for device in (CPU, CUDA)
+    )
+    torch.testing.assert_close(other.cpu(), one, rtol=1e-3, atol=1e-3)
+
+
+def losses(work: Path, method: str, device: torch.device, *, bf16: bool) -> dict[str, float]:
+    settings = plan.pretraining(method, "unet2d", plan.base("tiny", None), ())
+    torch.manual_seed(0)
+    network = plugins.load("backbones", "unet2d").Backbone(settings.backbone_settings, in_channels=1, num_classes=4)
+    objective = settings.method_module.Method(network, settings.method_settings).to(device)
+    objective.after_step(1.0)  # past the warm-up of an alignment weight
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        outcome: contracts.Outcome = objective(batch_of(work, device), Rows(3, 4, device))
+    total = torch.stack(list(outcome.losses.values())).sum()
+    total.backward()  # type: ignore[no-untyped-call]
+    gradients = [p.grad for name, p in objective.named_parameters() if p.grad is not None]
+    assert gradients
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    return {name: float(loss.detach()) for name, loss in outcome.losses.items()}
+
+
+@pytest.mark.parametrize("method", plugins.names("methods"))
+def test_a_step_on_cuda_is_near_that_on_the_cpu(prepared_work: Path, method: str) -> None:
+    exact = losses(prepared_work, method, CPU, bf16=False)
+    same = losses(prepared_work, method, CUDA, bf16=False)
+    rough = losses(prepared_work, method, CUDA, bf16=True)
+    for name, value in exact.items():
+        assert same[name] == pytest.approx(value, rel=2e-3), name
+        assert rough[name] == pytest.approx(value, rel=0.05, abs=0.02), name
+
+
+@pytest.mark.parametrize("method", ["pcl", "sal"])
+@pytest.mark.parametrize("precision", ["bf16", "16"])
+def test_training_in_half_precision_stays_finite(work: Path, method: str, precision: str) -> None:
+    overrides = ("steps=5", f"precision={precision}")
+    run = pretrain(work, method=method, preset="tiny", overrides=overrides, device="cuda")
+    weights, _ = load_model(run)
+    assert all(bool(torch.isfinite(value).all()) for value in weights.values())
+
+
+def test_auto_takes_the_device_and_its_bf16() -> None:
+    assert loop.chosen_device("auto") == "cuda"
+    expected = "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    assert loop.precision(loop.Settings(), "cuda") == expected
+
+
+def test_a_run_of_the_gpu_predicts_alike_on_the_cpu(work: Path) -> None:
+    run = finetune(work, fold=0, preset="tiny", overrides=("steps=10", "precision=32"), device="cuda")
+    found = []
+    for device in ("cuda", "cpu"):
+        folder = predict(run, scans=["heart_005"], output=work / device, device=device)
+        found.append(read(folder / "heart_005.nii.gz").array)
+    assert float(np.mean(found[0] != found[1])) < 5e-3
