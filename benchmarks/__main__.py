@@ -18,9 +18,8 @@ def main(names: list[str]) -> None:
     unknown = set(names) - set(NAMES)
     if unknown:
         sys.exit(f"unknown benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    print(
-        f"{date.today()}, {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
+    machine = f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    print(f"{date.today()}, {machine}, torch {torch.__version__}")
     for name in names or NAMES:
         module = import_module(f"benchmarks.{name}")
         rows = module.rows()

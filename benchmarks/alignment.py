@@ -1,4 +1,4 @@
-"""(c) Windowed against full alignment loss: time and peak memory, forward and backward, each in a process of its own."""
+"""(c) Windowed against full alignment loss: time and peak memory of forward and backward, in fresh processes."""
 
 from __future__ import annotations
 

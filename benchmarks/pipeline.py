@@ -22,7 +22,7 @@ from lemis.data.index import save
 from lemis.data.layouts import scan_folder
 from lemis.data.samples import Slices
 from lemis.data.store import open_store
-from lemis.engine import loop
+from lemis.engine import launch, loop, schedule
 from lemis.engine.run import Run
 from lemis.methods import pcl
 from lemis.verbs.prepare import prepare
@@ -68,13 +68,13 @@ def _method(width: int, size: int) -> pcl.Method:
     return pcl.Method(network, pcl.Settings(size_px=size))
 
 
-def _schedule() -> loop.Settings:
-    return loop.Settings(steps=STEPS, learning_rate=0.01)
+def _schedule() -> schedule.Settings:
+    return schedule.Settings(steps=STEPS, learning_rate=0.01)
 
 
 def _whole(work: Path, width: int, size: int, name: str) -> float:
     store = open_store(work / "prepared")
-    fabric = loop.launch(_schedule(), "auto")
+    fabric = launch.launch(_schedule(), "auto")
     method = _method(width, size)
     slices = Slices(store, range(len(store.scans)), fabric.device)
     run = Run(work / "runs" / name, {})
@@ -91,13 +91,13 @@ class _SameViews:
         one, two = (View(torch.randn(rows, 1, size, size, device=device), None) for _ in range(2))  # type: ignore[arg-type]
         self.pair = {"first": one, "second": two}
 
-    def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
+    def __call__(self, _batch: Batch, _rng: Draw) -> dict[str, View]:
         return self.pair
 
 
 def _bare(work: Path, width: int, size: int) -> float:
     store = open_store(work / "prepared")
-    fabric = loop.launch(_schedule(), "auto")
+    fabric = launch.launch(_schedule(), "auto")
     method = _method(width, size)
     method.views = _SameViews(size, 32, fabric.device)  # type: ignore[assignment]
     batch = next(Slices(store, range(len(store.scans)), fabric.device).stream([torch.arange(32).numpy()]))

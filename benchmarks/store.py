@@ -7,6 +7,7 @@ import io
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -35,9 +36,9 @@ def rows() -> list[dict[str, object]]:
         times: dict[str, list[float]] = {"store": [], "whole .nii.gz": [], "slice of .nii.gz": []}
         for number in range(ROUNDS):
             chosen = np.random.default_rng(number).integers(len(store.slices.scan), size=COUNT)
-            times["store"].append(_timed(lambda: _from_store(store, chosen)))
-            times["slice of .nii.gz"].append(_timed(lambda: _sliced(store, index, chosen)))
-            times["whole .nii.gz"].append(_timed(lambda: _whole(store, index, chosen)))
+            times["store"].append(_timed(_from_store, store, index, chosen))
+            times["slice of .nii.gz"].append(_timed(_sliced, store, index, chosen))
+            times["whole .nii.gz"].append(_timed(_whole, store, index, chosen))
     return [
         {
             "way": way, "ms": f"{statistics.median(seconds) * 1e3:.1f}",
@@ -52,13 +53,13 @@ def _ratio(fast: list[float], slow: list[float]) -> float:
     return statistics.median(s / f for f, s in zip(fast, slow, strict=True))
 
 
-def _timed(read) -> float:  # type: ignore[no-untyped-def]
+def _timed(read: Callable[[Store, Index, np.ndarray], None], store: Store, index: Index, chosen: np.ndarray) -> float:
     begin = time.perf_counter()
-    read()
+    read(store, index, chosen)
     return time.perf_counter() - begin
 
 
-def _from_store(store: Store, chosen: np.ndarray) -> None:
+def _from_store(store: Store, _index: Index, chosen: np.ndarray) -> None:
     for row in chosen:
         store.image(int(store.slices.scan[row]))[int(store.slices.slice_index[row])].astype(np.float32).sum()
 
@@ -67,9 +68,7 @@ def _sliced(store: Store, index: Index, chosen: np.ndarray) -> None:
     """nibabel's array proxy: decompresses up to the slice."""
     for row in chosen:
         file = locate(index, index.scans[int(store.slices.scan[row])].images[0])
-        np.asarray(
-            nibabel.load(file).dataobj[..., int(store.slices.slice_index[row])], dtype=np.float32
-        ).sum()
+        np.asarray(nibabel.load(file).dataobj[..., int(store.slices.slice_index[row])], dtype=np.float32).sum()
 
 
 def _whole(store: Store, index: Index, chosen: np.ndarray) -> None:

@@ -120,9 +120,7 @@ def test_without_overrides_the_verb_gets_none(called, words):
 def test_prepare_resolves_preset_then_file_then_overrides(called, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("prepare: {spacing_mm: 3.0, image_order: 1}")
-    assert (
-        run("prepare", "work", "--preset", "small", "--settings", str(file), "image_order=3").exit_code == 0
-    )
+    assert run("prepare", "work", "--preset", "small", "--settings", str(file), "image_order=3").exit_code == 0
     settings = called[0][2]["settings"]
     assert (settings.spacing_mm, settings.image_order, settings.field_of_view_mm) == (3.0, 3, "auto")
 
@@ -302,12 +300,8 @@ def test_a_large_freed_block_is_reused_without_new_pages():
         "fill(); before = faults(); fill()\n"
         "print(kept, faults() - before)"
     )
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_"))
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     kept, faults = done.stdout.split()
     if kept == "False":
         pytest.skip("not glibc")

@@ -16,7 +16,7 @@ from lemis.data.draw import Rows
 from lemis.data.samples import Slices, draw_batches
 from lemis.data.store import open_store
 from lemis.data.volume import read
-from lemis.engine import loop, plan
+from lemis.engine import launch, plan, schedule
 from lemis.engine.run import load_model
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
@@ -123,9 +123,9 @@ def test_training_in_half_precision_stays_finite(work: Path, method: str, precis
 
 
 def test_auto_takes_the_device_and_its_bf16() -> None:
-    assert loop.chosen_device("auto") == "cuda"
+    assert launch.chosen_device("auto") == "cuda"
     expected = "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    assert loop.precision(loop.Settings(), "cuda") == expected
+    assert launch.precision(schedule.Settings(), "cuda") == expected
 
 
 def test_a_run_of_the_gpu_predicts_alike_on_the_cpu(work: Path) -> None:

@@ -174,9 +174,7 @@ def test_stored_settings_keep_their_order_and_leave_no_other_file(tmp_path):
         "inner",
         "maybe",
     ]
-    assert settings.resolve(Settings, settings.read_yaml(path)) == Settings(
-        folder=Path("scans"), clip=(1, 99)
-    )
+    assert settings.resolve(Settings, settings.read_yaml(path)) == Settings(folder=Path("scans"), clip=(1, 99))
     assert [entry.name for entry in tmp_path.iterdir()] == ["settings.yaml"]
 
 

@@ -71,8 +71,8 @@ class Sampling:
     """How a method's batches are drawn.
 
     ``slices``: ``batch_size`` slices, shuffled over all scans.
-    ``groups``: up to ``per_scan`` slices of one scan, then of a scan of another subject, until ``batch_size`` slices are
-    reached; without replacement, slices of one scan side by side in the batch.
+    ``groups``: up to ``per_scan`` slices of one scan, then of a scan of another subject, until the batch is full;
+    without replacement, slices of one scan side by side in the batch.
     """
 
     kind: Literal["slices", "groups"]
@@ -84,8 +84,8 @@ class Outcome(NamedTuple):
     """What one forward pass of a method (or of fine-tuning) says."""
 
     losses: dict[str, Tensor]  # named terms; their plain sum is minimised (weights applied inside)
-    embeddings: dict[str, Tensor] = {}  # detached (N, D) vectors that the loop watches for collapse
-    uninformed: dict[str, float] = {}  # per loss term, its value when the network knows nothing
+    embeddings: dict[str, Tensor] = {}  # noqa: RUF012  (of a NamedTuple, never changed)  detached (N, D) vectors that the loop watches for collapse
+    uninformed: dict[str, float] = {}  # noqa: RUF012  per loss term, its value when the network knows nothing
 
 
 class Backbone(nn.Module, ABC):

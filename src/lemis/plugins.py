@@ -82,9 +82,7 @@ def settings_of(folder: str, name: str, cls: str = "Settings") -> list[dict[str,
     """
     source = _source(folder, name)
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {
-        token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT
-    }
+    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
     rows = []
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef) and node.name == cls:

@@ -246,9 +246,7 @@ def test_a_palette_picture_as_image(tmp_path: Path) -> None:
 
 def test_scans_with_other_channels(tmp_path: Path) -> None:
     for name, mode in {"a": "L", "b": "L", "c": "RGB"}.items():
-        picture = Image.fromarray(
-            np.random.default_rng(ord(name)).integers(0, 255, (5, 6, 3)).astype(np.uint8)
-        )
+        picture = Image.fromarray(np.random.default_rng(ord(name)).integers(0, 255, (5, 6, 3)).astype(np.uint8))
         picture.convert(mode).save(tmp_path / f"{name}.png")
     fault = only(tmp_path)
     assert (fault.severity, fault.scan, fault.kind) == (ERROR, "c", "number of channels")
@@ -279,9 +277,7 @@ def test_label_values_between_integers(pair: Path) -> None:
 def test_label_values_near_integers(pair: Path) -> None:
     write(pair / "a_seg.nii.gz", label(1, 2.000001, dtype=np.float64))
     findings = check.examine(layouts.recognise(pair).index)
-    assert [(fault.severity, fault.kind) for fault in findings.faults] == [
-        (WARNING, "label values near integers")
-    ]
+    assert [(fault.severity, fault.kind) for fault in findings.faults] == [(WARNING, "label values near integers")]
     assert findings.index.scans[0].label_values == (0, 1, 2)
 
 
@@ -330,9 +326,7 @@ def test_any_integers_are_fine_where_nothing_is_declared(pair: Path) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not here (../shared/data)")
-@pytest.mark.parametrize(
-    "name", ["Dataset102_Hippocampus", "Dataset104_BraTSmini", "Dataset110_Dermoscopy2D"]
-)
+@pytest.mark.parametrize("name", ["Dataset102_Hippocampus", "Dataset104_BraTSmini", "Dataset110_Dermoscopy2D"])
 def test_real_data_sets_are_sound(name: str) -> None:
     assert find(SHARED / name) == []
 

@@ -24,16 +24,11 @@ REFUSED = {
 }
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-pytestmark = pytest.mark.skipif(
-    not FILES, reason="the shared header files are not here (../shared/data/headers)"
-)
+pytestmark = pytest.mark.skipif(not FILES, reason="the shared header files are not here (../shared/data/headers)")
 LARGE = {"freesurfer_wm.mgz", "ct_dicom", "ct_dicom_seg.nii.gz", "shear.nii.gz"}
 readable = pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in LARGE else ())
-        for name in sorted(set(FILES) - set(REFUSED))
-    ],
+    [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in sorted(set(FILES) - set(REFUSED))],
 )
 
 

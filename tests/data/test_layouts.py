@@ -22,9 +22,7 @@ SUFFIXES = st.sampled_from([".nii.gz", ".nii", ".nrrd", ".mha", ".png"])
 # Ids as people choose them, some with times of one person; never ending in what marks a channel or a label.
 people = st.from_regex(r"[a-z]{2,6}[A-Z]?-?[0-9]{2,3}", fullmatch=True)
 moments = st.sampled_from(["", "_ED", "_ES", "_frame03", "_ses-2", "_ses-pre_run-1", "-phase1"])
-cohorts = st.dictionaries(
-    people, st.lists(moments, min_size=1, max_size=2, unique=True), min_size=1, max_size=5
-)
+cohorts = st.dictionaries(people, st.lists(moments, min_size=1, max_size=2, unique=True), min_size=1, max_size=5)
 # For every scan whether it has a label; the first one always has: so the folder shows how labels are named.
 flags = st.lists(st.booleans(), min_size=10, max_size=10)
 
@@ -79,8 +77,7 @@ def test_nnunet(folder, cohort, labelled, suffix, channels, declared) -> None:
     assert seen == {**scans, "test1": ("test1", False)}
     assert all(len(scan.images) == channels for scan in listing.index.scans)
     assert all(
-        [f"{c:04d}" in image for c, image in enumerate(s.images)] == [True] * channels
-        for s in listing.index.scans
+        [f"{c:04d}" in image for c, image in enumerate(s.images)] == [True] * channels for s in listing.index.scans
     )
     assert listing.index.channels == (tuple(names) if declared else ())
     assert listing.index.labels == ({"background": 0, "RV": 1} if declared else {})
@@ -107,18 +104,14 @@ def test_decathlon(folder, cohort, labelled) -> None:
 
 
 def test_decathlon_ids_with_four_digits_are_no_channels(tmp_path: Path) -> None:
-    touch(
-        *[tmp_path / f"{part}Tr" / f"case_{n:04d}.nii.gz" for part in ("images", "labels") for n in range(3)]
-    )
+    touch(*[tmp_path / f"{part}Tr" / f"case_{n:04d}.nii.gz" for part in ("images", "labels") for n in range(3)])
     _, seen = found(tmp_path, "msd")
     assert set(seen) == {"case_0000", "case_0001", "case_0002"}
 
 
 @QUICK
 @given(
-    people=st.dictionaries(
-        st.from_regex(r"[a-zA-Z0-9]{2,5}", fullmatch=True), st.booleans(), min_size=1, max_size=4
-    ),
+    people=st.dictionaries(st.from_regex(r"[a-zA-Z0-9]{2,5}", fullmatch=True), st.booleans(), min_size=1, max_size=4),
     sessions=st.sampled_from([[""], ["01", "02"]]),
     modalities=st.sampled_from([["T1w"], ["FLAIR", "T1w"]]),
     mark=st.sampled_from(["dseg", "label-lesion_mask", "desc-manual_dseg", "space-orig_label-GM_roi"]),
@@ -177,17 +170,10 @@ def test_one_folder_per_subject(folder, people, images, label, suffix) -> None:
 
 def test_several_labelled_times_in_a_subjects_folder_are_scans_of_their_own(tmp_path: Path) -> None:
     for person in ("patient001", "patient002"):
-        touch(
-            *[
-                tmp_path / person / f"{person}_{part}.nii.gz"
-                for part in ("4d", "frame01", "frame01_gt", "frame12")
-            ]
-        )
+        touch(*[tmp_path / person / f"{person}_{part}.nii.gz" for part in ("4d", "frame01", "frame01_gt", "frame12")])
         touch(tmp_path / person / f"{person}_frame12_gt.nii.gz", tmp_path / person / "Info.cfg")
     listing, seen = found(tmp_path, "subjects")
-    assert seen == {
-        f"{p}_{f}": (p, True) for p in ("patient001", "patient002") for f in ("frame01", "frame12")
-    }
+    assert seen == {f"{p}_{f}": (p, True) for p in ("patient001", "patient002") for f in ("frame01", "frame12")}
     assert {part.reason for part in listing.left_out} == {"a time series (_4d)"}
 
 
@@ -226,9 +212,7 @@ def test_flat_folder(folder, cohort, labelled, suffix, mark) -> None:
     mark=st.sampled_from(["", "_seg", "_mask"]),
     channels=st.sampled_from([0, 2]),
 )
-def test_images_and_labels_side_by_side(
-    folder, cohort, labelled, suffix, images, labels, mark, channels
-) -> None:
+def test_images_and_labels_side_by_side(folder, cohort, labelled, suffix, images, labels, mark, channels) -> None:
     root, scans = folder(), wanted(cohort, labelled)
     for name, (_, has_label) in scans.items():
         ends = [f"_{channel:04d}" for channel in range(channels)] or [""]
@@ -241,9 +225,7 @@ def test_images_and_labels_side_by_side(
 
 
 def test_a_label_without_an_image_is_named(tmp_path: Path) -> None:
-    touch(
-        *[tmp_path / "imagesTr" / f"a_{c:04d}.nii.gz" for c in range(2)], tmp_path / "labelsTr" / "a.nii.gz"
-    )
+    touch(*[tmp_path / "imagesTr" / f"a_{c:04d}.nii.gz" for c in range(2)], tmp_path / "labelsTr" / "a.nii.gz")
     touch(tmp_path / "labelsTr" / "b.nii.gz")
     assert layouts.recognise(tmp_path).left_out == (
         layouts.LeftOut("labelsTr/b.nii.gz", "a label without an image of its name"),
@@ -290,9 +272,7 @@ def test_csv(folder, cohort, labelled, named, columns) -> None:
         assert listing.index.root == str(root)
         seen = {scan.id: (scan.subject, scan.label is not None) for scan in listing.index.scans}
         if named:
-            assert sorted(subject for subject, _ in seen.values()) == sorted(
-                f"person {n}" for n in range(len(scans))
-            )
+            assert sorted(subject for subject, _ in seen.values()) == sorted(f"person {n}" for n in range(len(scans)))
         else:
             assert seen == scans
         assert listing.index.channels == (("t1", "t2") if len(columns) == 2 else ())
@@ -389,9 +369,7 @@ def test_a_folder_of_data_sets(tmp_path: Path) -> None:
 def test_one_file(tmp_path: Path) -> None:
     touch(tmp_path / "a_ED.nii.gz", tmp_path / "b.nii.gz")
     listing = layouts.recognise(tmp_path / "a_ED.nii.gz")
-    assert [(scan.id, scan.subject, scan.images) for scan in listing.index.scans] == [
-        ("a_ED", "a", ("a_ED.nii.gz",))
-    ]
+    assert [(scan.id, scan.subject, scan.images) for scan in listing.index.scans] == [("a_ED", "a", ("a_ED.nii.gz",))]
 
 
 def test_a_layout_that_is_asked_for(tmp_path: Path) -> None:
@@ -488,9 +466,7 @@ def test_channels_inside_the_files_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not here (../shared/data)")
-@pytest.mark.parametrize(
-    "split", sorted(SHARED.glob("Dataset*/splits_final.json")), ids=lambda file: file.parent.name
-)
+@pytest.mark.parametrize("split", sorted(SHARED.glob("Dataset*/splits_final.json")), ids=lambda file: file.parent.name)
 def test_ids_and_subjects_fit_the_splits_that_come_with_a_data_set(split: Path) -> None:
     subjects = {scan.id: scan.subject for scan in layouts.recognise(split.parent).index.scans}
     folds = json.loads(split.read_text())

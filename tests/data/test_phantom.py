@@ -115,16 +115,10 @@ def test_size_does_not_change_the_field_of_view():
     ("abdomen", 1, [""]),
 ])  # fmt: skip
 def test_a_data_set_is_nnunet_raw(tmp_path, kind, phases, names):
-    folder = phantom.write_dataset(
-        tmp_path / "scans", kind, subjects=3, labelled=2, shape=SMALL[kind], phases=phases
-    )
+    folder = phantom.write_dataset(tmp_path / "scans", kind, subjects=3, labelled=2, shape=SMALL[kind], phases=phases)
     ids = [f"{kind}_{number:03d}{name}" for number in (1, 2, 3) for name in names]
-    assert sorted(path.name for path in (folder / "imagesTr").iterdir()) == [
-        f"{id}_0000.nii.gz" for id in ids
-    ]
-    assert sorted(path.name for path in (folder / "labelsTr").iterdir()) == [
-        f"{id}.nii.gz" for id in ids[: 2 * phases]
-    ]
+    assert sorted(path.name for path in (folder / "imagesTr").iterdir()) == [f"{id}_0000.nii.gz" for id in ids]
+    assert sorted(path.name for path in (folder / "labelsTr").iterdir()) == [f"{id}.nii.gz" for id in ids[: 2 * phases]]
     facts = json.loads((folder / "dataset.json").read_text())
     assert facts["labels"] == phantom.LABELS[kind]
     assert facts["numTraining"] == 2 * phases

@@ -173,9 +173,7 @@ def test_clipping_comes_before_the_z_score():
 
 def test_a_constant_channel_is_refused():
     with pytest.raises(DataFault, match=r"channel 1 is constant \(4\)"):
-        preprocess.normalise(
-            np.stack([np.random.default_rng(0).normal(size=(2, 3, 3)), np.full((2, 3, 3), 4)], 1)
-        )
+        preprocess.normalise(np.stack([np.random.default_rng(0).normal(size=(2, 3, 3)), np.full((2, 3, 3), 4)], 1))
 
 
 def test_values_that_are_not_finite_are_refused():
@@ -228,9 +226,7 @@ def test_auto_field_holds_every_structure_and_is_a_multiple_of_sixteen(row, col,
     )  # fmt: skip
     assert facts.prepared_shape[0] == facts.prepared_shape[1]
     assert facts.prepared_shape[0] % 16 == 0
-    whole = preprocess.resample_label(
-        (preprocess.slices_first(label, 2) > 0).astype(np.uint8), facts.resampled_shape
-    )
+    whole = preprocess.resample_label((preprocess.slices_first(label, 2) > 0).astype(np.uint8), facts.resampled_shape)
     assert preprocess.crop_field(whole, facts.field).sum() == whole.sum()
 
 
@@ -238,9 +234,7 @@ def test_auto_field_is_not_larger_than_it_need_be():
     planes = [InPlane((256, 256), (1.0, 1.0))]
     auto = Settings(spacing_mm=1.0, field_of_view_mm="auto")
     assert preprocess.settle(auto, planes, [40.0, 20.0]).field_of_view_mm == 96  # 2 * 40 * 1.1 = 88
-    assert (
-        preprocess.settle(auto, planes, [125.0]).field_of_view_mm == 256
-    )  # 275 would be more than the slice
+    assert preprocess.settle(auto, planes, [125.0]).field_of_view_mm == 256  # 275 would be more than the slice
 
 
 def test_auto_field_without_labels_is_the_whole_slice():
@@ -256,9 +250,7 @@ def test_spacing_is_the_median_of_the_data_set():
     assert preprocess.settle(Settings(), planes).spacing_mm == 1.5
 
 
-@pytest.mark.parametrize(
-    "asked", [{}, {"spacing_mm": "native"}, {"clip_percentiles": [1, 99], "field_of_view_mm": 90}]
-)
+@pytest.mark.parametrize("asked", [{}, {"spacing_mm": "native"}, {"clip_percentiles": [1, 99], "field_of_view_mm": 90}])
 def test_settled_settings_survive_storing(asked):
     chosen = settled(**asked)
     assert resolve(Settings, json.loads(json.dumps(plain(chosen)))) == chosen
@@ -338,9 +330,7 @@ def test_a_flat_colour_image_is_one_slice_of_three_channels():
 @pytest.mark.parametrize("slice_axis", [0, 1, 2])
 def test_labels_come_back_to_the_canonical_grid(slice_axis):
     axes = np.meshgrid(*(np.linspace(-1, 1, size) for size in (40, 36, 32)), indexing="ij")
-    label = (sum(axis**2 for axis in axes) < 0.4).astype(int) + (axes[0] > 0.3) * (
-        sum(a**2 for a in axes) < 0.2
-    )
+    label = (sum(axis**2 for axis in axes) < 0.4).astype(int) + (axes[0] > 0.3) * (sum(a**2 for a in axes) < 0.2)
     facts = described(label.shape, (1.5, 1.5, 1.5), slice_axis, spacing_mm=1.1, field_of_view_mm=50.0)
     prepared = preprocess.prepare_label(label, facts, settled(), (0, 1, 2))
     back = preprocess.restore(preprocess.uncrop_field(prepared, facts.field, facts.resampled_shape), facts)

@@ -179,6 +179,4 @@ def test_real_files_of_splits_do_not_leak(data):
     ids = [path.name.removesuffix(".nii.gz") for path in (SHARED / data / "labelsTr").glob("*.nii.gz")]
     rows = [Row(id, id.rsplit("_", 1)[0]) for id in ids]
     found = [split.choose(rows, fold=fold, root=SHARED / data) for fold in range(5)]
-    assert sorted(subject for one in found for subject in one.test_subjects) == sorted(
-        {row.subject for row in rows}
-    )
+    assert sorted(subject for one in found for subject in one.test_subjects) == sorted({row.subject for row in rows})

@@ -101,9 +101,7 @@ def test_stack_centres_every_slice_in_the_largest_shape(tmp_path):
         np.testing.assert_array_equal(whole.image[(rows, slice(None), *box)], image)
         assert (whole.inside[rows].sum(axis=(1, 2)) == height * width).all()
         assert whole.inside[(rows, *box)].all()
-        assert (whole.image[rows].sum() == image.sum()) or np.isclose(
-            whole.image[rows].sum(), image.sum(), atol=0.1
-        )
+        assert (whole.image[rows].sum() == image.sum()) or np.isclose(whole.image[rows].sum(), image.sum(), atol=0.1)
         assert whole.has_label[rows].all() == (label is not None)
         if label is not None:
             np.testing.assert_array_equal(whole.label[(rows, *box)], label)

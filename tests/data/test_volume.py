@@ -59,9 +59,7 @@ orientations = st.tuples(
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mgz", ".nrrd", ".mha", ".mhd"])
 @given(orientation=orientations)
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_label_map_comes_back_on_the_grid_of_its_scan(
-    suffix: str, orientation: tuple, tmp_path: Path
-) -> None:
+def test_a_label_map_comes_back_on_the_grid_of_its_scan(suffix: str, orientation: tuple, tmp_path: Path) -> None:
     permutation, signs, spacing = orientation
     affine = affine_of(tuple(permutation), signs, spacing)
     stored = RANDOM.integers(-500, 500, SHAPE).astype(np.int16)
@@ -83,9 +81,7 @@ def test_a_label_map_comes_back_on_the_grid_of_its_scan(
 
 @given(orientation=orientations)
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_canonical_order_keeps_every_voxel_at_its_place_in_the_world(
-    orientation: tuple, tmp_path: Path
-) -> None:
+def test_canonical_order_keeps_every_voxel_at_its_place_in_the_world(orientation: tuple, tmp_path: Path) -> None:
     permutation, signs, spacing = orientation
     affine = affine_of(tuple(permutation), signs, spacing)
     stored = np.arange(np.prod(SHAPE), dtype=np.int32).reshape(SHAPE)
@@ -302,9 +298,7 @@ def test_labels_of_a_jpeg_are_png(tmp_path: Path) -> None:
     Image.new("L", (5, 3)).save(tmp_path / "a.jpg")
     assert volume.label_suffix(tmp_path / "a.jpg") == ".png"
     with pytest.raises(UsageError, match=r"written as \.png or \.tif"):
-        volume.write_labels(
-            np.zeros((5, 3, 1), int), volume.read_header(tmp_path / "a.jpg"), tmp_path / "label.jpg"
-        )
+        volume.write_labels(np.zeros((5, 3, 1), int), volume.read_header(tmp_path / "a.jpg"), tmp_path / "label.jpg")
 
 
 def test_large_label_values_of_a_picture(tmp_path: Path) -> None:
@@ -410,9 +404,7 @@ def test_labels_of_another_format_or_shape_are_refused(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["a.nii.gz"]
 
 
-def test_a_label_map_that_lands_elsewhere_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_label_map_that_lands_elsewhere_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(np.zeros(SHAPE, np.int16), np.eye(4), tmp_path / "a.nii.gz")
     source = volume.read_header(tmp_path / "a.nii.gz")
 
@@ -484,9 +476,7 @@ def test_a_tilted_gantry_is_a_shear(tmp_path: Path, write_series) -> None:
 def test_a_missing_slice_is_named_with_its_place(tmp_path: Path, write_series) -> None:
     write_series(tmp_path / "scan", PIXELS)
     (tmp_path / "scan" / "2.dcm").unlink()
-    with pytest.raises(
-        DataFault, match=r"gap of 4\.00 mm(.|\n)*7\.00 mm \(1\.dcm\) and 11\.00 mm \(3\.dcm\)"
-    ):
+    with pytest.raises(DataFault, match=r"gap of 4\.00 mm(.|\n)*7\.00 mm \(1\.dcm\) and 11\.00 mm \(3\.dcm\)"):
         volume.read_header(tmp_path / "scan")
 
 

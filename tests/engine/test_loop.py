@@ -20,7 +20,7 @@ from torch import nn
 from lemis.contracts import Batch, Draw, Outcome, Sampling
 from lemis.data.samples import Slices
 from lemis.data.store import Store, open_store
-from lemis.engine import loop
+from lemis.engine import guards, launch, loop, schedule
 from lemis.engine.run import Run
 from lemis.errors import TrainingStopped, UsageError
 from lemis.settings import resolve
@@ -54,9 +54,9 @@ def slices(opened: Store) -> Slices:
     return Slices(opened, range(len(opened.scans)), CPU)
 
 
-def settings(**given: Any) -> loop.Settings:
+def settings(**given: Any) -> schedule.Settings:
     plain = {"steps": 10, "learning_rate": 0.05, "precision": "32", "log_every_steps": 1}
-    return resolve(loop.Settings, {**plain, **given})
+    return resolve(schedule.Settings, {**plain, **given})
 
 
 def train(path: Path, slices: Slices, objective: nn.Module | None = None, **given: Any) -> tuple[nn.Module, Run]:
@@ -66,7 +66,7 @@ def train(path: Path, slices: Slices, objective: nn.Module | None = None, **give
     chosen = settings(**given)
     run = Run(path, {})
     sampling = extra.pop("sampling", SAMPLING)
-    loop.train(objective, slices, sampling, chosen, run, loop.launch(chosen, "cpu"), seed=3, **extra)
+    loop.train(objective, slices, sampling, chosen, run, launch.launch(chosen, "cpu"), seed=3, **extra)
     return objective, run
 
 
@@ -90,32 +90,32 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 def test_cosine_schedule() -> None:
     chosen = settings(learning_rate=0.1, schedule="cosine")
     expected = [0.05 * (1 + math.cos(math.pi * step / 300)) for step in range(300)]
-    assert [loop.learning_rate(chosen, step, 300) for step in range(300)] == pytest.approx(expected)
+    assert [schedule.learning_rate(chosen, step, 300) for step in range(300)] == pytest.approx(expected)
 
 
 def test_poly_schedule() -> None:
     chosen = settings(learning_rate=0.2, schedule="poly")
     expected = [0.2 * (1 - step / 70) ** 0.9 for step in range(70)]
-    assert [loop.learning_rate(chosen, step, 70) for step in range(70)] == pytest.approx(expected)
+    assert [schedule.learning_rate(chosen, step, 70) for step in range(70)] == pytest.approx(expected)
 
 
 def test_constant_schedule() -> None:
     chosen = settings(learning_rate=0.2, schedule="constant")
-    assert {loop.learning_rate(chosen, step, 70) for step in range(70)} == {0.2}
+    assert {schedule.learning_rate(chosen, step, 70) for step in range(70)} == {0.2}
 
 
 def test_the_floor_cuts_the_schedule_and_does_not_shift_it() -> None:
     low = settings(learning_rate=5e-4, floor=5e-5)
     free = settings(learning_rate=5e-4)
-    rates = [loop.learning_rate(low, step, 100) for step in range(100)]
-    assert rates == [max(5e-5, loop.learning_rate(free, step, 100)) for step in range(100)]
+    rates = [schedule.learning_rate(low, step, 100) for step in range(100)]
+    assert rates == [max(5e-5, schedule.learning_rate(free, step, 100)) for step in range(100)]
     assert min(rates) == 5e-5
 
 
 @given(st.integers(1, 50), st.integers(1, 200), st.sampled_from(["cosine", "poly", "constant"]))
 def test_warm_up_rises_linearly_to_the_full_rate(warm_up: int, more: int, schedule: str) -> None:
     chosen = settings(learning_rate=0.4, warm_up_steps=warm_up, schedule=schedule)
-    rates = [loop.learning_rate(chosen, step, warm_up + more) for step in range(warm_up + more)]
+    rates = [schedule.learning_rate(chosen, step, warm_up + more) for step in range(warm_up + more)]
     assert rates[:warm_up] == pytest.approx([0.4 * (step + 1) / warm_up for step in range(warm_up)])
     assert rates[warm_up] == pytest.approx(0.4)
     assert all(later <= earlier for earlier, later in zip(rates[warm_up:], rates[warm_up + 1 :], strict=False))
@@ -124,7 +124,9 @@ def test_warm_up_rises_linearly_to_the_full_rate(warm_up: int, more: int, schedu
 def test_the_optimiser_gets_the_scheduled_rate(slices: Slices, tmp_path: Path) -> None:
     _, run = train(tmp_path, slices, steps=6, warm_up_steps=3, optimiser="sgd", momentum=0, weight_decay=0)
     chosen = settings(steps=6, warm_up_steps=3)
-    assert [line["learning_rate"] for line in lines(run)] == [loop.learning_rate(chosen, step, 6) for step in range(6)]
+    assert [line["learning_rate"] for line in lines(run)] == [
+        schedule.learning_rate(chosen, step, 6) for step in range(6)
+    ]
 
 
 # --------------------------------------------------------------------------------------------------- one step
@@ -155,7 +157,7 @@ def test_more_parts_than_rows_are_refused(slices: Slices, tmp_path: Path) -> Non
 
 def test_a_batch_that_the_processes_cannot_share_is_refused() -> None:
     with pytest.raises(UsageError, match="a batch of 10 on 4 processes") as caught:
-        loop._refuse_batch(10, 1, 4)
+        guards.refuse_batch(10, 1, 4)
     assert caught.value.next == "batch_size=12"
 
 
@@ -204,7 +206,7 @@ def test_another_seed_draws_other_batches(slices: Slices, tmp_path: Path) -> Non
     for seed, fake in enumerate(fakes):
         chosen = settings(steps=1)
         run = Run(tmp_path / str(seed), {})
-        loop.train(fake, slices, SAMPLING, chosen, run, loop.launch(chosen, "cpu"), seed=seed)
+        loop.train(fake, slices, SAMPLING, chosen, run, launch.launch(chosen, "cpu"), seed=seed)
     assert fakes[0].seen != fakes[1].seen
 
 
@@ -230,16 +232,16 @@ def test_losses_and_score_of_a_step_share_a_line(slices: Slices, tmp_path: Path)
 
 
 def test_precision_names() -> None:
-    assert loop.precision(settings(precision="32"), "cpu") == "32-true"
-    assert loop.precision(settings(precision="bf16"), "cpu") == "bf16-mixed"
-    assert loop.precision(settings(precision="16"), "cuda") == "16-mixed"
-    assert loop.precision(settings(precision="auto"), "cpu") in ("32-true", "bf16-mixed")
+    assert launch.precision(settings(precision="32"), "cpu") == "32-true"
+    assert launch.precision(settings(precision="bf16"), "cpu") == "bf16-mixed"
+    assert launch.precision(settings(precision="16"), "cuda") == "16-mixed"
+    assert launch.precision(settings(precision="auto"), "cpu") in ("32-true", "bf16-mixed")
     assert settings(precision=32).precision == "32"  # a number, as YAML reads it
 
 
 def test_half_precision_on_a_cpu_is_refused_and_never_replaced() -> None:
     with pytest.raises(UsageError, match="precision=16 on a CPU") as caught:
-        loop.launch(settings(precision="16"), "cpu")
+        launch.launch(settings(precision="16"), "cpu")
     assert caught.value.next == "precision=bf16"
 
 
@@ -254,7 +256,7 @@ def test_bf16_trains_close_to_float32(slices: Slices, tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_without_a_device_is_refused() -> None:
     with pytest.raises(UsageError, match="--device cuda") as caught:
-        loop.launch(settings(), "cuda")
+        launch.launch(settings(), "cuda")
     assert caught.value.next == "lemis doctor"
 
 
@@ -284,7 +286,7 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(
     run = Run(tmp_path, {})
     chosen = settings(checkpoint_minutes=1e-9)
     with pytest.raises(TrainingStopped, match="the loss of step 4 is not finite: square = inf") as caught:
-        loop.train(objective, slices, SAMPLING, chosen, run, loop.launch(chosen, "cpu"), seed=3)
+        loop.train(objective, slices, SAMPLING, chosen, run, launch.launch(chosen, "cpu"), seed=3)
     ids = {slices.store.scans[int(slices.scan[row])].id for row in objective.seen[3]}
     assert all(id in str(caught.value) for id in ids)
     assert str(run.checkpoint) in str(caught.value)

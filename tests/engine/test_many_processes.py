@@ -32,11 +32,11 @@ STEPS = 5
 WORKER = """
 import json, sys
 from pathlib import Path
-from lemis.engine import loop
+from lemis.engine import launch
 from lemis.verbs.pretrain import pretrain
 
 # In double precision rounding cannot tip a ReLU or a maximum over its edge, so nothing hides a wrong gradient.
-loop.precision = lambda settings, accelerator: "64-true"
+launch.precision = lambda settings, accelerator: "64-true"
 work, cases, few = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
 for name, (method, *overrides) in cases.items():
     pretrain(work, method=method, name=name, preset="tiny", overrides=[*few, *overrides], device="cpu")

@@ -8,19 +8,19 @@ import pytest
 
 from lemis import plugins
 from lemis.data import preprocess
-from lemis.engine import loop, plan, supervised
+from lemis.engine import plan, schedule, supervised
 from lemis.errors import UsageError
 from lemis.settings import load_preset, presets, resolve
 
 
 def test_defaults_are_the_protocols() -> None:
     settings = plan.pretraining("pcl", "unet2d", {}, ())
-    assert settings.schedule == loop.Settings()
+    assert settings.schedule == schedule.Settings()
     assert (settings.method_settings.batch_size, settings.method_settings.temperature) == (32, 0.1)
     tuned = plan.finetuning("unet2d", {}, ())
     assert tuned.objective == supervised.Settings()
-    schedule = tuned.schedule
-    assert (schedule.optimiser, schedule.learning_rate, schedule.floor, schedule.epochs) == ("adam", 5e-4, 5e-5, 200)
+    given = tuned.schedule
+    assert (given.optimiser, given.learning_rate, given.floor, given.epochs) == ("adam", 5e-4, 5e-5, 200)
 
 
 def test_layers_win_in_order() -> None:
@@ -133,8 +133,8 @@ def test_presets_of_papers_have_the_papers_values(name: str) -> None:
     assert settings.method_settings.threshold == {"acdc": 0.35, "chd": 0.1}[data]
     assert settings.backbone_settings.base_width == {"acdc": 48, "chd": 32}[data]
     assert settings.method_settings.size_px == {"acdc": 352, "chd": 512}[data]
-    schedule = settings.schedule
-    assert (schedule.optimiser, schedule.learning_rate, schedule.epochs) == ("sgd", 0.1, 300)
+    given = settings.schedule
+    assert (given.optimiser, given.learning_rate, given.epochs) == ("sgd", 0.1, 300)
     tuned = plan.finetuning("unet2d", tree, ())
     assert tuned.schedule.learning_rate == {"acdc": 5e-4, "chd": 5e-5}[data]
     assert tuned.objective.spatial.p_spatial == {"acdc": 0.67, "chd": 0.0}[data]

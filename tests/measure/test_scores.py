@@ -25,14 +25,10 @@ def blob(seed: int, shape: tuple[int, ...] = (14, 12, 7)) -> Mask:
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, size) for size in shape], indexing="ij"))
     centre = rng.uniform(-0.3, 0.3, size=(3, 1, 1, 1))
-    return np.asarray(
-        np.linalg.norm(grid - centre, axis=0) + rng.normal(0, 0.15, shape) < rng.uniform(0.4, 0.8)
-    )
+    return np.asarray(np.linalg.norm(grid - centre, axis=0) + rng.normal(0, 0.15, shape) < rng.uniform(0.4, 0.8))
 
 
-def slow(
-    prediction: Mask, reference: Mask, spacing: tuple[float, ...], tolerance: float
-) -> tuple[float, ...]:
+def slow(prediction: Mask, reference: Mask, spacing: tuple[float, ...], tolerance: float) -> tuple[float, ...]:
     """Every voxel and every pair by hand."""
 
     def surface(mask: Mask) -> NDArray[np.float64]:
@@ -165,9 +161,7 @@ def test_distances_scale_with_the_spacing(seed: int, factor: float):
     plain = scores.score(first, second, (1, 1, 2))
     scaled = scores.score(first, second, (factor, factor, 2 * factor))
     if plain.status != "absent":
-        assert (scaled.hd95_mm, scaled.assd_mm) == pytest.approx(
-            (plain.hd95_mm * factor, plain.assd_mm * factor)
-        )
+        assert (scaled.hd95_mm, scaled.assd_mm) == pytest.approx((plain.hd95_mm * factor, plain.assd_mm * factor))
 
 
 def test_room_around_the_masks_changes_nothing():
@@ -204,12 +198,8 @@ def test_equals_monai(spacing: tuple[float, ...]):
         found = scores.score(first, second, spacing, tolerance_mm=2.0)
         theirs = (
             metrics.compute_dice(*pair, include_background=True),
-            metrics.compute_hausdorff_distance(
-                *pair, include_background=True, percentile=95, spacing=spacing
-            ),
-            metrics.compute_average_surface_distance(
-                *pair, include_background=True, symmetric=True, spacing=spacing
-            ),
+            metrics.compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing),
+            metrics.compute_average_surface_distance(*pair, include_background=True, symmetric=True, spacing=spacing),
             metrics.compute_surface_dice(*pair, [2.0], include_background=True, spacing=spacing),
         )
         assert found[1:5] == pytest.approx([float(value) for value in theirs], rel=1e-5)

@@ -128,9 +128,7 @@ def test_layout_and_folder_are_checked(scans: Path) -> None:
         pytest.param("Dataset103_SunnybrookLV", 60, 30, marks=pytest.mark.slow),
     ],
 )
-def test_real_data_sets_pass(
-    name: str, count: int, subjects: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_real_data_sets_pass(name: str, count: int, subjects: int, capsys: pytest.CaptureFixture[str]) -> None:
     report = check(SHARED / name)
     assert report.errors == report.warnings == 0
     assert f"{count} scans of {subjects} subjects" in capsys.readouterr().out

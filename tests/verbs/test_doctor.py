@@ -63,9 +63,7 @@ def test_what_must_be_fixed_comes_with_one_line_that_says_how(monkeypatch, tmp_p
 
 
 def test_a_note_is_not_a_fault():
-    assert Diagnosis(
-        findings=(Finding(name="memory", seen="4 GB", state="note", fix="smaller batches"),)
-    ).healthy
+    assert Diagnosis(findings=(Finding(name="memory", seen="4 GB", state="note", fix="smaller batches"),)).healthy
 
 
 def test_versions_out_of_range_and_missing_packages_are_named():
@@ -165,9 +163,7 @@ def test_a_container_may_have_less_memory_than_its_machine(tmp_path):
     assert memory_bytes(limit) == memory_bytes(tmp_path / "absent") > 1e6
 
 
-@pytest.mark.parametrize(
-    ("flags", "has"), [("fpu avx2 avx512_bf16", True), ("fpu avx2", False), ("asimd bf16", True)]
-)
+@pytest.mark.parametrize(("flags", "has"), [("fpu avx2 avx512_bf16", True), ("fpu avx2", False), ("asimd bf16", True)])
 def test_bfloat16_is_read_from_the_processor_s_flags(tmp_path, flags, has):
     (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
     assert cpu_has_bfloat16(tmp_path / "cpuinfo") is has

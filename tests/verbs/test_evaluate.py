@@ -32,9 +32,7 @@ def label_map(shift: int = 0, *, without: int | None = None) -> NDArray[np.uint8
     return labels
 
 
-def make_work(
-    folder: Path, predicted: dict[str, NDArray[np.uint8]], *, facts: dict[str, Any] | None = None
-) -> Path:
+def make_work(folder: Path, predicted: dict[str, NDArray[np.uint8]], *, facts: dict[str, Any] | None = None) -> Path:
     """A work folder with one reference and one prediction per scan; subjects are the ids up to ``_``."""
     data, work = folder / "data", folder / "work"
     scans = []
@@ -49,9 +47,7 @@ def make_work(
         }
         scans.append(indexing.Scan(**row, shape=SHAPE, spacing_mm=(1.5, 1.5, 8.0)))  # type: ignore[arg-type]
     labels = {"background": 0, "pool": 1, "wall": 3}
-    index = indexing.Index(
-        root=str(data), layout="made up", channels=("MR",), labels=labels, scans=tuple(scans)
-    )
+    index = indexing.Index(root=str(data), layout="made up", channels=("MR",), labels=labels, scans=tuple(scans))
     indexing.save(index, work / "index.json")
     if facts is not None:
         (work / "predictions" / "predictions.json").write_text(json.dumps(facts))
@@ -73,9 +69,7 @@ def test_numbers_are_those_of_scores(tmp_path: Path):
         ("a_ES", "a", "pool"),
     ]
     wanted = scores.score(label_map(1) == 1, label_map() == 1, (1.5, 1.5, 8.0))
-    assert [float(rows[2][name]) for name in ("dice", "hd95_mm", "assd_mm", "nsd")] == pytest.approx(
-        wanted[1:5]
-    )
+    assert [float(rows[2][name]) for name in ("dice", "hd95_mm", "assd_mm", "nsd")] == pytest.approx(wanted[1:5])
     assert float(rows[2]["reference_ml"]) == pytest.approx(6 * 6 * 3 * 1.5 * 1.5 * 8 / 1000)
     pool = summary["protocols"]["default"]["structures"]["pool"]
     assert pool["dice"]["mean"] == pytest.approx(
@@ -137,9 +131,7 @@ def test_two_folders_without_a_work_folder(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("seen", "says"), [(["c", "b"], True), (["c"], False), ([], False)])
-def test_transductive_is_said(
-    tmp_path: Path, seen: list[str], says: bool, capsys: pytest.CaptureFixture[str]
-):
+def test_transductive_is_said(tmp_path: Path, seen: list[str], says: bool, capsys: pytest.CaptureFixture[str]):
     facts = {
         "run": "finetune",
         "labelled_subjects": ["c"],
@@ -173,16 +165,13 @@ def test_the_papers_number_is_carried_under_its_protocol(tmp_path: Path):
 
 
 def test_the_papers_number_comes_from_the_runs_otherwise(tmp_path: Path):
-    facts = {
-        "scans": {"a": {"file": "a.nii.gz", "runs": ["one"]}, "b": {"file": "b.nii.gz", "runs": ["two"]}}
-    }
+    facts = {"scans": {"a": {"file": "a.nii.gz", "runs": ["one"]}, "b": {"file": "b.nii.gz", "runs": ["two"]}}}
     work = make_work(tmp_path, {"a": label_map(), "b": label_map()}, facts=facts)
     assert "paper" not in evaluate(work)["protocols"]
     for run, figures in {"one": [0.5, 0.9, 0.8], "two": [0.3, 0.4, 0.5]}.items():
         (work / "runs" / run).mkdir(parents=True)
         lines = [
-            {"step": 10 * k, "held_out/pooled_dice": v, "held_out/pooled_dice/pool": v}
-            for k, v in enumerate(figures)
+            {"step": 10 * k, "held_out/pooled_dice": v, "held_out/pooled_dice/pool": v} for k, v in enumerate(figures)
         ]
         lines.insert(1, {"step": 5, "loss": 1.0})
         (work / "runs" / run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -209,17 +198,13 @@ def test_each_scan_is_held_against_the_networks_that_made_it(tmp_path: Path):
     assert summary["training_not_recorded"] == []
     scans["b_ED"]["labelled_subjects"] = ["a", "b"]
     (work / "predictions" / "predictions.json").write_text(json.dumps(facts))
-    with pytest.raises(
-        UsageError, match="1 of 2 predictions are of subjects that training saw with labels: b"
-    ):
+    with pytest.raises(UsageError, match="1 of 2 predictions are of subjects that training saw with labels: b"):
         evaluate(work)
 
 
 def test_a_prediction_that_nobody_recorded_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     scans = {"a": {"file": "a.nii.gz", "runs": ["fold0"], "labelled_subjects": ["c"]}}
-    work = make_work(
-        tmp_path, {"a": label_map(), "b": label_map()}, facts={"scans": scans, "pretraining_subjects": []}
-    )
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map()}, facts={"scans": scans, "pretraining_subjects": []})
     assert evaluate(work)["training_not_recorded"] == ["b"]
     assert "1 of the predictions are not in predictions.json" in capsys.readouterr().out
 
@@ -274,9 +259,7 @@ def test_threads_change_nothing(tmp_path: Path):
 def test_refuses_a_subject_that_was_labelled_in_training(tmp_path: Path):
     facts = {"labelled_subjects": ["a"], "pretraining_subjects": [], "test_subjects": ["b"]}
     work = make_work(tmp_path, {"a_ED": label_map(), "b_ED": label_map()}, facts=facts)
-    with pytest.raises(
-        UsageError, match="1 of 2 predictions are of subjects that training saw with labels: a"
-    ):
+    with pytest.raises(UsageError, match="1 of 2 predictions are of subjects that training saw with labels: a"):
         evaluate(work)
     assert not (work / "evaluation").exists()
 

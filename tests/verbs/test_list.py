@@ -17,9 +17,7 @@ def test_everything_is_listed_with_its_settings(capsys):
     assert "small" in facts["presets"]
     for rows in [row["settings"] for row in facts["methods"][1:]] + [*facts["settings"].values()]:
         assert rows
-        assert all(
-            set(row) == {"name", "default", "note"} and isinstance(row["default"], PLAIN) for row in rows
-        )
+        assert all(set(row) == {"name", "default", "note"} and isinstance(row["default"], PLAIN) for row in rows)
     printed = capsys.readouterr().out
     assert "no pre-training: the matched baseline" in " ".join(printed.split())
     assert "lemis list --json" in printed

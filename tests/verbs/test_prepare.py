@@ -72,9 +72,7 @@ def test_every_scan_is_prepared(work, capsys):
     assert opened.scans[1].resampled_shape == (13, 13)
     assert opened.image(0).shape == (4, 1, 18, 14)
     assert opened.label(2) is None
-    assert "prepared 3 of 3 scans, 2 labelled, 2 subjects: 13 slices" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert "prepared 3 of 3 scans, 2 labelled, 2 subjects: 13 slices" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_is_stored_is_the_scan_in_canonical_order(work):
@@ -86,9 +84,7 @@ def test_what_is_stored_is_the_scan_in_canonical_order(work):
     label = volume.read(index_file.locate(index, index.scans[0].label)).array
     classes = opened.label(0)
     assert classes is not None
-    np.testing.assert_array_equal(
-        preprocess.from_classes(preprocess.restore(classes, opened.scans[0]), VALUES), label
-    )
+    np.testing.assert_array_equal(preprocess.from_classes(preprocess.restore(classes, opened.scans[0]), VALUES), label)
 
 
 def test_the_same_again_is_nothing_to_do(work, capsys):
@@ -174,9 +170,7 @@ def test_an_interrupted_preparation_is_not_a_store(work):
     prepare(work)
     index = index_file.load(work / "index.json")
     index_file.locate(index, index.scans[1].images[0]).write_bytes(b"not a scan")
-    with pytest.raises(
-        DataFault, match=r"1 of 3 scans[\s\S]*scan s1_b: reading s1_b_0000\.nii\.gz: .*cannot be read"
-    ):
+    with pytest.raises(DataFault, match=r"1 of 3 scans[\s\S]*scan s1_b: reading s1_b_0000\.nii\.gz: .*cannot be read"):
         prepare(work)
     with pytest.raises(UsageError, match="no finished preparation"):
         store.open_store(work / "prepared")

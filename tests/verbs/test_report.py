@@ -43,9 +43,7 @@ def make_index(folder: Path, predicted: dict[str, NDArray[np.uint8]]) -> Path:
     data, work, affine = folder / "Heart data", folder / "work", np.diag([*SPACING_MM, 1.0])
     scans = []
     for number, (scan, labels) in enumerate(predicted.items()):
-        image = np.random.default_rng(number).normal(100, 10, SHAPE).astype(np.float32) + 50 * (
-            label_map() > 0
-        )
+        image = np.random.default_rng(number).normal(100, 10, SHAPE).astype(np.float32) + 50 * (label_map() > 0)
         volume.write_volume(image, affine, data / f"{scan}_img.nii.gz")
         volume.write_volume(label_map(), affine, data / f"{scan}.nii.gz")
         volume.write_volume(labels, affine, work / "predictions" / f"{scan}.nii.gz")
@@ -111,9 +109,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (work / "check.json").write_text(json.dumps({"faults": [fault]}))
     (work / "prepared").mkdir()
-    (work / "prepared" / "meta.json").write_text(
-        json.dumps({"settings": {"spacing_mm": 1.25, "normalise": "zscore"}})
-    )
+    (work / "prepared" / "meta.json").write_text(json.dumps({"settings": {"spacing_mm": 1.25, "normalise": "zscore"}}))
     evaluate(work)
     return work
 
@@ -217,10 +213,7 @@ def test_headline_is_the_evaluations(work: Path, text: str):
     summary = json.loads((work / "evaluation" / "summary.json").read_text())
     overall = summary["protocols"]["default"]["overall"]
     said = parsed(text).said
-    assert (
-        f"Dice, mean over scans {overall['dice']['mean']:.3f} 95 % interval {overall['dice']['low']:.3f}–"
-        in said
-    )
+    assert f"Dice, mean over scans {overall['dice']['mean']:.3f} 95 % interval {overall['dice']['low']:.3f}–" in said
     assert "Structures missed 1 of 6 in the reference; 0 invented" in said
     assert "Protocol “paper”: mean Dice 0.800" in said
     assert summary["protocols"]["default"]["definitions"]["hd95_mm"] in said
@@ -247,10 +240,7 @@ def test_settings_versions_and_faults_are_there(text: str):
 
 def test_shows_best_median_and_worst(work: Path, text: str):
     said = parsed(text).said
-    places = [
-        said.index(f"{rank}: {scan}")
-        for rank, scan in (("Best", "good"), ("Median", "fair"), ("Worst", "bad"))
-    ]
+    places = [said.index(f"{rank}: {scan}") for rank, scan in (("Best", "good"), ("Median", "fair"), ("Worst", "bad"))]
     assert places == sorted(places)
     for example in read_work(work).examples:
         for picture in example.slices:
@@ -303,9 +293,7 @@ def test_a_run_that_has_only_begun(tmp_path: Path):
 
 def test_an_absent_structure_and_one_subject(tmp_path: Path):
     work = make_index(tmp_path, {"a": label_map(without=3)})
-    volume.write_volume(
-        label_map(without=3), np.diag([*SPACING_MM, 1.0]), tmp_path / "Heart data" / "a.nii.gz"
-    )
+    volume.write_volume(label_map(without=3), np.diag([*SPACING_MM, 1.0]), tmp_path / "Heart data" / "a.nii.gz")
     evaluate(work)
     said = parsed(report(work).read_text()).said
     assert "no interval from one subject" in said
@@ -327,9 +315,7 @@ def test_pictures_have_no_millimetres(tmp_path: Path):
         id="a", subject="a", images=("a_img.png",), label="a.png", shape=(40, 30, 1), spacing_mm=(1, 1, 1)
     )
     labels = {"background": 0, "lesion": 1}
-    index = indexing.Index(
-        root=str(data), layout="flat", channels=("R", "G", "B"), labels=labels, scans=(scan,)
-    )
+    index = indexing.Index(root=str(data), layout="flat", channels=("R", "G", "B"), labels=labels, scans=(scan,))
     indexing.save(index, work / "index.json")
     evaluate(work)
     text = report(work).read_text()
@@ -370,18 +356,14 @@ def test_slices_of_a_thin_scan():
 
 def test_overlay_has_the_proportions_of_the_body():
     plane, nothing = np.zeros((20, 10)), np.zeros((20, 10), dtype=int)
-    width, height = Image.open(
-        io.BytesIO(figures.overlay(plane, nothing, nothing, {"a": 1}, (1.0, 4.0)))
-    ).size
+    width, height = Image.open(io.BytesIO(figures.overlay(plane, nothing, nothing, {"a": 1}, (1.0, 4.0)))).size
     assert width / height == pytest.approx(2.0, rel=0.02)
 
 
 def test_overlay_draws_the_reference_where_it_is():
     plane, reference = np.zeros((40, 40)), np.zeros((40, 40), dtype=int)
     reference[20:, 10:20] = 1  # touches the lower border
-    picture = Image.open(
-        io.BytesIO(figures.overlay(plane, reference, reference * 0, {"a": 1}, (1, 1)))
-    ).convert("RGB")
+    picture = Image.open(io.BytesIO(figures.overlay(plane, reference, reference * 0, {"a": 1}, (1, 1)))).convert("RGB")
     coloured = np.asarray(picture).max(axis=2) > 40
     rows, columns = np.flatnonzero(coloured.any(axis=1)), np.flatnonzero(coloured.any(axis=0))
     size = picture.size[0]

@@ -1,4 +1,4 @@
-"""U-Net in two dimensions (Ronneberger et al., MICCAI 2015, https://arxiv.org/abs/1505.04597) as the PCL protocol has it.
+"""U-Net of the PCL protocol in two dimensions (Ronneberger et al., MICCAI 2015, https://arxiv.org/abs/1505.04597).
 
 Four levels of two (Conv3x3, BatchNorm, LeakyReLU) with max-pooling between them, a bottleneck of two (Conv3x3, ReLU)
 without normalisation, and a mirror-image decoder with transposed convolutions and skip connections.

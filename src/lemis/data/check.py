@@ -93,9 +93,7 @@ def examine(index: Index, jobs: int | None = None, done: Callable[[], Any] = lam
     read = [one for one in seen if one.channels]
     filled = complete(index, (s.scan for s in seen), (s.channels for s in read), (s.segments for s in read))
     found = [fault for one in seen for fault in one.faults]
-    found += (
-        _channel_faults(filled, read) + _label_faults(index, filled) + _duplicates(read) + _slice_axes(read)
-    )
+    found += _channel_faults(filled, read) + _label_faults(index, filled) + _duplicates(read) + _slice_axes(read)
     found.sort(key=lambda fault: fault.severity)  # "error" < "warning"; stable
     return Findings(filled, tuple(found), seen)
 
@@ -222,9 +220,7 @@ def _intensity_faults(array: npt.NDArray[Any], report: _Report) -> list[tuple[fl
     return ranges
 
 
-def _grid_faults(
-    source: volume.Source, image: volume.Source, what: str, image_file: str, report: _Report
-) -> None:
+def _grid_faults(source: volume.Source, image: volume.Source, what: str, image_file: str, report: _Report) -> None:
     """Compare a label or a further channel with the first image, in canonical order."""
     shape, wanted = source.canonical_shape, image.canonical_shape
     if shape != wanted:
@@ -271,9 +267,7 @@ def _examine_label(
     _grid_faults(label.source, image, "label", scan.images[0], report)
     values = _label_values(label.array, report)
     if len(values) == 1 and values[0] == 0:
-        report.warning(
-            "empty label", "no structure is marked", "fine if none is there; otherwise finish the label"
-        )
+        report.warning("empty label", "no structure is marked", "fine if none is there; otherwise finish the label")
     return values, label.source.segments
 
 
@@ -344,9 +338,7 @@ def _label_faults(declared: Index, index: Index) -> list[Fault]:
     missing = [f"{value} {name}" for name, value in declared.labels.items() if value and value not in present]
     if present and missing:
         seen = f"{', '.join(missing)} occur(s) in no label"
-        found.append(
-            Fault("warning", "", "dataset.json", "structure never labelled", seen, "it cannot be learned")
-        )
+        found.append(Fault("warning", "", "dataset.json", "structure never labelled", seen, "it cannot be learned"))
     return found
 
 
@@ -365,13 +357,8 @@ def _duplicates(read: Iterable[Seen]) -> list[Fault]:
                 one.scan.images[0],
                 "same voxels twice",
                 f"the voxels of {twin.id} ({twin.images[0]}), "
-                + (
-                    "of the same subject"
-                    if same_subject
-                    else f"of subject {twin.subject}: a test set would leak"
-                ),
-                "remove one of them"
-                + ("" if same_subject else ", or name one subject in subjects.csv (id,subject)"),
+                + ("of the same subject" if same_subject else f"of subject {twin.subject}: a test set would leak"),
+                "remove one of them" + ("" if same_subject else ", or name one subject in subjects.csv (id,subject)"),
             )
         )
     return found

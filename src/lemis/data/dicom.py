@@ -183,9 +183,7 @@ def _arrange(folder: Path, files: list[Path], headers: list[Any]) -> Series:
     across, down = headers[0].GetSpacing()[:2]  # ITK's x runs along the columns of the file
     affine[:3, 0], affine[:3, 1] = orientation[:3] * across, orientation[3:] * down
     # The step between positions, not the normal: so a tilted gantry stays the shear that it is.
-    step = (
-        (place[-1] - place[0]) / (len(place) - 1) if len(place) > 1 else normal * headers[0].GetSpacing()[2]
-    )
+    step = (place[-1] - place[0]) / (len(place) - 1) if len(place) > 1 else normal * headers[0].GetSpacing()[2]
     affine[:3, 2], affine[:3, 3] = step, place[0]
     import SimpleITK as sitk  # noqa: N813
 

@@ -48,15 +48,11 @@ _LABEL_WORD = re.compile(
     r"(?:^|[_.\- ])(?:d?seg|segm|segmentation|labels?|labelmap|masks?|gt|groundtruth|annotation)$",
     re.I,
 )
-_LABEL_FOLDER = re.compile(
-    r"^(?:labels?|labelsTr|masks?|seg|segs|segmentations?|annotations?|gt|groundtruth)$", re.I
-)
+_LABEL_FOLDER = re.compile(r"^(?:labels?|labelsTr|masks?|seg|segs|segmentations?|annotations?|gt|groundtruth)$", re.I)
 _IMAGE_FOLDER = re.compile(r"^(?:images?|imgs?|scans?|volumes?)$", re.I)
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 _BIDS_LABEL = re.compile(r"^(?:dseg|mask|seg|roi)$|^(?:label|seg|lesion)-", re.I)
-_MOMENT = re.compile(
-    r"[_-](?:ED|ES|(?:ses|session|run|frame|phase|time|tp|visit|slice)[-_]?[A-Za-z0-9]+)$", re.I
-)
+_MOMENT = re.compile(r"[_-](?:ED|ES|(?:ses|session|run|frame|phase|time|tp|visit|slice)[-_]?[A-Za-z0-9]+)$", re.I)
 _PATIENT_AND_SLICE = re.compile(r"^([A-Za-z].*\d)_\d+$")
 _CINE = re.compile(r"_4d$", re.I)
 
@@ -133,9 +129,7 @@ def recognise(root: Path, layout: str | None = None) -> Listing:
     """List the scans of a folder from its file names. Arguments and errors as in ``scan_folder``."""
     root = Path(root).expanduser().resolve()
     if not root.exists():
-        raise UsageError(
-            f"{root} does not exist", allowed="a folder of scans, or a CSV file", next="check the path"
-        )
+        raise UsageError(f"{root} does not exist", allowed="a folder of scans, or a CSV file", next="check the path")
     if layout is not None and layout not in TITLES:
         raise UsageError(
             f"layout {layout!r}",
@@ -180,9 +174,7 @@ def _imagestr(root: Path) -> tuple[list[Path], dict[str, Path], list[Path], dict
     facts_file = root / "dataset.json"
     facts = _read_json(facts_file) if facts_file.is_file() else {}
     ending = facts.get("file_ending", "")
-    train, test = (
-        [f for f in _files(root / part) if f.name.endswith(ending)] for part in ("imagesTr", "imagesTs")
-    )
+    train, test = ([f for f in _files(root / part) if f.name.endswith(ending)] for part in ("imagesTr", "imagesTs"))
     labels = {_stem(file): file for file in _files(root / "labelsTr") if file.name.endswith(ending)}
     return train, labels, test, facts
 
@@ -193,11 +185,7 @@ def _nnunet(root: Path) -> _Found | None:
         return None
     train, labels, test, facts = parts
     files = train + test
-    if (
-        not files
-        or not all(_CHANNEL.match(_stem(file)) for file in files)
-        or {_stem(f) for f in files} & set(labels)
-    ):
+    if not files or not all(_CHANNEL.match(_stem(file)) for file in files) or {_stem(f) for f in files} & set(labels):
         return None
     cases = [_Case(name, images, labels.get(name)) for name, images in _by_channel(train).items()]
     cases += [_Case(name, images, None) for name, images in _by_channel(test).items()]
@@ -221,9 +209,7 @@ def _bids(root: Path) -> _Found | None:
         return None
     anatomy = [file for file in sorted(root.glob("sub-*/**/anat/*")) if file in _files(file.parent)]
     derived = [file for file in sorted(root.glob("derivatives/**/sub-*")) if file.is_file() and _known(file)]
-    labels = [
-        file for file in anatomy + derived if any(_BIDS_LABEL.match(t) for t in _stem(file).split("_")[1:])
-    ]
+    labels = [file for file in anatomy + derived if any(_BIDS_LABEL.match(t) for t in _stem(file).split("_")[1:])]
     groups: dict[str, dict[str, Path]] = {}
     for file in anatomy:
         name, _, modality = _stem(file).rpartition("_")
@@ -268,10 +254,7 @@ def _subjects(root: Path) -> _Found | None:
     if any(_pairs(images, labels) for images, labels in contents.values()):
         cases, orphans = _paired(root, contents)
         return _Found(cases, left_out=cine + orphans)
-    groups = {
-        name: {_without(_stem(image), name): image for image in images}
-        for name, (images, _) in contents.items()
-    }
+    groups = {name: {_without(_stem(image), name): image for image in images} for name, (images, _) in contents.items()}
     if all(len(group) <= 1 for group in groups.values()):  # one image each: its name does not matter
         groups = {name: dict(zip(["image"], group.values(), strict=False)) for name, group in groups.items()}
     channels = _common_channels(groups, "files")
@@ -342,12 +325,9 @@ def _csv(root: Path) -> _Found | None:
     twice = {name for name, count in Counter(case.id for case in cases).items() if count > 1}
     if twice and "id" not in columns:  # files of the same name in different folders
         cases = [
-            case._replace(id=_long_id(table.parent, case.images[0])) if case.id in twice else case
-            for case in cases
+            case._replace(id=_long_id(table.parent, case.images[0])) if case.id in twice else case for case in cases
         ]
-    channels = (
-        tuple(column.removeprefix("image_") for column in image_columns) if len(image_columns) > 1 else ()
-    )
+    channels = tuple(column.removeprefix("image_") for column in image_columns) if len(image_columns) > 1 else ()
     return _Found(cases, channels)
 
 
@@ -392,9 +372,7 @@ def _pairs(images: Sequence[Path], labels: Sequence[Path]) -> dict[str, Path]:
     return {stem: label for label in labels if (stem := _LABEL_WORD.sub("", _stem(label))) in stems}
 
 
-def _paired(
-    root: Path, contents: dict[str, tuple[list[Path], list[Path]]]
-) -> tuple[list[_Case], tuple[LeftOut, ...]]:
+def _paired(root: Path, contents: dict[str, tuple[list[Path], list[Path]]]) -> tuple[list[_Case], tuple[LeftOut, ...]]:
     cases, used = [], set()
     for folder, (images, labels) in contents.items():
         pairs = _pairs(images, labels)
@@ -404,9 +382,7 @@ def _paired(
             name = stem if stem.startswith(folder) else folder if len(images) == 1 else f"{folder}_{stem}"
             cases.append(_Case(name, (image,), pairs.get(stem), folder))
     unused = [label for _, labels in contents.values() for label in labels if label not in used]
-    return cases, tuple(
-        LeftOut(_shown(root, label), "a label without an image of its name") for label in unused
-    )
+    return cases, tuple(LeftOut(_shown(root, label), "a label without an image of its name") for label in unused)
 
 
 def _common_channels(groups: dict[str, dict[str, Path]], what: str) -> tuple[str, ...]:
@@ -437,9 +413,7 @@ def _only_one(name: str, labels: Sequence[Path]) -> Path | None:
 
 def _orphans(root: Path, cases: Iterable[_Case], labels: Iterable[Path]) -> tuple[LeftOut, ...]:
     used = {case.label for case in cases}
-    return tuple(
-        LeftOut(_shown(root, f), "a label without an image of its name") for f in labels if f not in used
-    )
+    return tuple(LeftOut(_shown(root, f), "a label without an image of its name") for f in labels if f not in used)
 
 
 def _declared(file: Path, facts: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -480,9 +454,7 @@ def _lists_images(table: Path) -> bool:
     """An ``image`` column, or ``image_...`` columns that name files (an ``image_name`` may be anything)."""
     columns, rows = _read_csv(table)
     found = _image_columns(columns)
-    return found == ["image"] or bool(
-        found and rows and all((table.parent / rows[0][c]).is_file() for c in found)
-    )
+    return found == ["image"] or bool(found and rows and all((table.parent / rows[0][c]).is_file() for c in found))
 
 
 def _row(table: Path, number: int, row: dict[str, str], image_columns: Sequence[str]) -> _Case:
@@ -540,9 +512,7 @@ def _read_json(file: Path) -> dict[str, Any]:
             f"{file} is not JSON: {error}", allowed="a JSON object", next=f"correct {file.name}"
         ) from error
     if not isinstance(facts, dict):
-        raise UsageError(
-            f"{file} holds a {type(facts).__name__}", allowed="a JSON object", next=f"correct {file.name}"
-        )
+        raise UsageError(f"{file} holds a {type(facts).__name__}", allowed="a JSON object", next=f"correct {file.name}")
     return facts
 
 

@@ -165,9 +165,7 @@ def _heart(
     draw = anatomy.uniform
     slices, gap_mm = shape[2], float(draw(8, 10))
     t = np.linspace(1.05, -0.07, slices, dtype=np.float32)[:, None, None]  # 0 at the valves, 1 at the apex
-    scene = _open(
-        anatomy, shape, gap_mm, FIELD_MM["heart"], air=0.02, turn_degrees=22, shift_mm=10, bend_mm=2.2
-    )
+    scene = _open(anatomy, shape, gap_mm, FIELD_MM["heart"], air=0.02, turn_degrees=22, shift_mm=10, bend_mm=2.2)
     blood, fat, muscle = draw(0.68, 0.95), draw(0.7, 1.0), draw(0.24, 0.36)
     myocardium, liver = muscle * draw(0.85, 1.2), draw(0.3, 0.5)
     _torso(scene, anatomy, t, fat=fat, muscle=muscle, liver=liver, blood=blood)
@@ -280,9 +278,7 @@ def _abdomen(
 ) -> tuple[_Scene, float]:
     """Axial CT from the lower poles of the kidneys to the dome of the liver, portal venous phase, in HU."""
     draw, gap_mm = anatomy.uniform, 3.0 * 44 / shape[2] if shape[2] < 40 else 3.0
-    scene = _open(
-        anatomy, shape, gap_mm, FIELD_MM["abdomen"], air=-1000, turn_degrees=4, shift_mm=8, bend_mm=6
-    )
+    scene = _open(anatomy, shape, gap_mm, FIELD_MM["abdomen"], air=-1000, turn_degrees=4, shift_mm=8, bend_mm=6)
     dims = scene.u.shape
     height, width, skin = draw(98, 118), draw(138, 165), draw(9, 24)
     fat, muscle = draw(-112, -95), draw(48, 62)
@@ -328,9 +324,7 @@ def _abdomen(
 def _liver(scene: _Scene, anatomy: np.random.Generator, cavity: NDArray[np.bool_], *, value: float) -> None:
     draw = anatomy.uniform
     top = draw(22, 36)
-    _blob(
-        scene, -4 + draw(-6, 6), -72, 74, 52, z0=top, depth=draw(64, 82), value=value, label=1, where=cavity
-    )
+    _blob(scene, -4 + draw(-6, 6), -72, 74, 52, z0=top, depth=draw(64, 82), value=value, label=1, where=cavity)
     _blob(
         scene,
         -44,
@@ -363,9 +357,7 @@ def _kidney(scene: _Scene, anatomy: np.random.Generator, side: int, label: int, 
     v0, u0, z0 = 46 + draw(-6, 6), side * (56 + draw(-6, 6)), -22 + 8 * (side > 0) + draw(-8, 8)
     height, width, depth, lean = draw(25, 31), draw(22, 27), draw(46, 56), side * draw(0.3, 0.7)
     cortex = draw(145, 195)
-    _blob(
-        scene, v0, u0, height + 5, width + 5, lean, z0=z0, depth=depth + 6, value=fat, label=0
-    )  # its capsule
+    _blob(scene, v0, u0, height + 5, width + 5, lean, z0=z0, depth=depth + 6, value=fat, label=0)  # its capsule
     _blob(scene, v0, u0, height, width, lean, z0=z0, depth=depth, value=cortex, label=label)
     _blob(scene, v0, u0, height * 0.62, width * 0.62, lean, z0=z0, depth=depth * 0.7, value=cortex * 0.72)
     hilum = (v0 - 0.35 * height, u0 - side * 0.95 * width)
@@ -481,9 +473,7 @@ def _blob(
         seen[box] = share
 
 
-def _box(
-    scene: _Scene, v0: PerSlice, u0: PerSlice, reach: PerSlice, z0: float, depth: float
-) -> tuple[slice, ...]:
+def _box(scene: _Scene, v0: PerSlice, u0: PerSlice, reach: PerSlice, z0: float, depth: float) -> tuple[slice, ...]:
     # The part of the scene that the shape can touch, found on every fourth pixel.
     step = 4
     far = reach + (step + 2) * scene.pixel_mm

@@ -157,9 +157,7 @@ def resampled_shape(shape: Shape2, spacing_mm: tuple[float, float], target_mm: f
     return rows, cols
 
 
-def resample_in_plane(
-    image: Array, shape: Shape2, *, order: int = 3, antialias: bool = False
-) -> NDArray[np.float32]:
+def resample_in_plane(image: Array, shape: Shape2, *, order: int = 3, antialias: bool = False) -> NDArray[np.float32]:
     """(..., H, W) -> (..., *shape) float32 by B-splines, edges repeated; the grids share their outer edges.
 
     Equal to ``scipy.ndimage.zoom(..., mode="nearest", grid_mode=True)`` with factor 1 along the other axes,
@@ -173,9 +171,7 @@ def resample_in_plane(
     return out
 
 
-def resample_label(
-    label: Array, shape: Shape2, *, interpolation: Literal["linear", "nearest"] = "linear"
-) -> Array:
+def resample_label(label: Array, shape: Shape2, *, interpolation: Literal["linear", "nearest"] = "linear") -> Array:
     """(n, H, W) class indices -> (n, *shape), the same dtype.
 
     ``linear``: each class as a 0/1 map resampled linearly, the largest wins; a tie goes to the lower class.
@@ -267,9 +263,7 @@ def normalise(
 def field_of_view(shape: Shape2, size: Shape2 | None) -> FieldOfView:
     """The central rectangle of ``size`` pixels on a slice of ``shape``; the whole slice without ``size``."""
     height, width = size or shape
-    return FieldOfView(
-        row0=_offset(shape[0], height), col0=_offset(shape[1], width), height=height, width=width
-    )
+    return FieldOfView(row0=_offset(shape[0], height), col0=_offset(shape[1], width), height=height, width=width)
 
 
 def crop_field(array: Array, field: FieldOfView) -> Array:
@@ -380,9 +374,7 @@ def settle(settings: Settings, planes: Sequence[InPlane], extents_mm: Sequence[f
     return dataclasses.replace(settings, spacing_mm=spacing, field_of_view_mm=field)
 
 
-def _auto_field_mm(
-    spacing: float | Literal["native"], planes: Sequence[InPlane], extent: float
-) -> float | None:
+def _auto_field_mm(spacing: float | Literal["native"], planes: Sequence[InPlane], extent: float) -> float | None:
     if extent == 0:
         return None
     # With native spacing the multiple of 16 holds for a scan of median spacing.
@@ -422,15 +414,9 @@ def describe(
     resampled, size = plane.shape, None
     if settings.spacing_mm != "native":
         resampled = resampled_shape(plane.shape, plane.spacing_mm, settings.spacing_mm)
-    row_mm, col_mm = (
-        mm * (old / new) for mm, old, new in zip(plane.spacing_mm, plane.shape, resampled, strict=True)
-    )
+    row_mm, col_mm = (mm * (old / new) for mm, old, new in zip(plane.spacing_mm, plane.shape, resampled, strict=True))
     if settings.field_of_view_mm is not None:
-        unit = (
-            plane.spacing_mm
-            if settings.spacing_mm == "native"
-            else (settings.spacing_mm, settings.spacing_mm)
-        )
+        unit = plane.spacing_mm if settings.spacing_mm == "native" else (settings.spacing_mm, settings.spacing_mm)
         size = (round(settings.field_of_view_mm / unit[0]), round(settings.field_of_view_mm / unit[1]))
         size = (max(1, size[0]), max(1, size[1]))
     x, y, z = (int(length) for length in shape[:3])
@@ -460,17 +446,13 @@ def prepare_image(array: Array, facts: Facts, settings: Settings) -> tuple[NDArr
     """
     _expect_shape("the image", array.shape[:3], facts)
     image = slices_first(array if array.ndim == 4 else array[..., None], facts.slice_axis)
-    image = resample_in_plane(
-        image, facts.resampled_shape, order=settings.image_order, antialias=settings.antialias
-    )
+    image = resample_in_plane(image, facts.resampled_shape, order=settings.image_order, antialias=settings.antialias)
     image, intensity = normalise(image, settings.clip_percentiles)
     prepared = np.ascontiguousarray(crop_field(image, facts.field), np.float16)
     return prepared, dataclasses.replace(facts, intensity=intensity)
 
 
-def prepare_label(
-    label: Array, facts: Facts, settings: Settings, label_values: Sequence[int]
-) -> NDArray[np.uint8]:
+def prepare_label(label: Array, facts: Facts, settings: Settings, label_values: Sequence[int]) -> NDArray[np.uint8]:
     """Canonical (X, Y, Z) label values -> prepared (n, H, W) class indices.
 
     Raises:

@@ -95,9 +95,7 @@ def choose(
         sides = found[fold]
         source = f"fold {fold} of {len(found)}, {source}"
     chosen = sides.train if labelled is None else labelled_subset(sides.train, labelled, seed=seed)
-    return Split(
-        train_subjects=sides.train, labelled_subjects=chosen, test_subjects=sides.test, source=source
-    )
+    return Split(train_subjects=sides.train, labelled_subjects=chosen, test_subjects=sides.test, source=source)
 
 
 def number_of_folds(scans: Iterable[Scanned], *, root: Path | None = None) -> int:
@@ -192,9 +190,7 @@ def _natural(subject: str) -> tuple[Any, ...]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], subject
 
 
-def _folds_of(
-    with_label: Sequence[Scanned], subjects: tuple[str, ...], root: Path | None
-) -> tuple[list[Fold], str]:
+def _folds_of(with_label: Sequence[Scanned], subjects: tuple[str, ...], root: Path | None) -> tuple[list[Fold], str]:
     if root is not None and (root / FILE).is_file():
         return read_splits(root / FILE, {scan.id: scan.subject for scan in with_label}), FILE
     k = min(FOLDS, len(subjects))

@@ -188,9 +188,7 @@ def open_store(path: Path) -> Store:
     )
 
 
-def write_scan(
-    path: Path, facts: Facts, image: NDArray[np.float16], label: NDArray[np.uint8] | None = None
-) -> None:
+def write_scan(path: Path, facts: Facts, image: NDArray[np.float16], label: NDArray[np.uint8] | None = None) -> None:
     """Store one prepared scan. ``ID.json`` goes first and comes last: where it is, the arrays are whole.
 
     Args:

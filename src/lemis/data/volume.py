@@ -210,9 +210,7 @@ def write_volume(array: Array, affine: npt.NDArray[np.float64], path: Path) -> P
     import nibabel
 
     if suffix_of(path) not in LABEL_SUFFIXES["nifti"]:
-        raise UsageError(
-            f"{path}", allowed="write_volume writes .nii and .nii.gz", next=f"{Path(path).stem}.nii.gz"
-        )
+        raise UsageError(f"{path}", allowed="write_volume writes .nii and .nii.gz", next=f"{Path(path).stem}.nii.gz")
     image = nibabel.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
     with _replacing(Path(path)) as temporary:
@@ -267,9 +265,7 @@ def _not_an_intensity(path: Path, what: str, repair: str) -> DataFault:
 
 def _usable(source: Source) -> Source:
     if min(source.shape) < 1:
-        raise DataFault(
-            f"{source.path} has shape {source.shape}", allowed="at least one voxel", next="export it again"
-        )
+        raise DataFault(f"{source.path} has shape {source.shape}", allowed="at least one voxel", next="export it again")
     linear = source.affine[:3, :3]
     if not np.isfinite(source.affine).all() or abs(np.linalg.det(linear)) < 1e-12:
         raise DataFault(
@@ -330,9 +326,7 @@ def _spatial(path: Path, shape: tuple[int, ...], colours: int = 1) -> tuple[Shap
     space = (*shape, 1, 1)[:3]
     rest = [size for size in shape[3:] if size != 1]
     if len(rest) > 1 or (rest and colours > 1):
-        raise _not_an_intensity(
-            path, f"an array of shape {shape}", "save it with at most one axis of channels"
-        )
+        raise _not_an_intensity(path, f"an array of shape {shape}", "save it with at most one axis of channels")
     channels = rest[0] if rest else min(colours, 3)
     return (int(space[0]), int(space[1]), int(space[2])), int(channels)
 
@@ -548,9 +542,7 @@ def is_sheared(affine: npt.NDArray[np.float64]) -> bool:
 
 def corner_distance_mm(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], shape: Shape3) -> float:
     """The farthest that two affines place the same corner of a grid of ``shape`` apart."""
-    corners = np.array(
-        [[x, y, z, 1] for x in (0, shape[0] - 1) for y in (0, shape[1] - 1) for z in (0, shape[2] - 1)]
-    )
+    corners = np.array([[x, y, z, 1] for x in (0, shape[0] - 1) for y in (0, shape[1] - 1) for z in (0, shape[2] - 1)])
     return float(np.linalg.norm(corners @ (one - other).T, axis=1).max())
 
 

@@ -6,55 +6,24 @@ equals step N without one, to the bit on a CPU.
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import cos, pi
-from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from lemis.contracts import Batch, Method, Outcome, Sampling
 from lemis.data.draw import Rows
 from lemis.data.samples import Slices, draw_batches
 from lemis.engine.collapse import Watch
+from lemis.engine.guards import Signals, not_finite, refuse_batch, refuse_not_finite_weights
 from lemis.engine.run import Run
-from lemis.errors import TrainingStopped, UsageError
+from lemis.engine.schedule import Settings, build_optimiser, learning_rate
+from lemis.errors import TrainingStopped
 from lemis.parts import processes
-
-# `precision=32` is a number to YAML.
-Precision = Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Optimiser and schedule; the defaults are those of the PCL protocol's pre-training."""
-
-    epochs: Annotated[int, Field(gt=0)] = 300  # passes over the slices
-    steps: Annotated[int, Field(gt=0)] | None = None  # optimiser steps; where given, the length instead of ``epochs``
-    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0)] = 0.1
-    floor: Annotated[float, Field(ge=0)] = 0.0  # the learning rate never goes below; not where the cosine ends
-    schedule: Literal["cosine", "poly", "constant"] = "cosine"  # poly: (1 - T / T_total)^0.9
-    warm_up_steps: Annotated[int, Field(ge=0)] = 0  # linear from 0
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of SGD
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
-    accumulate: Annotated[int, Field(gt=0)] = (
-        1  # a batch is taken in this many parts; a contrast sees one part at a time
-    )
-    clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
-    precision: Precision = "auto"  # auto: bf16 where the hardware has it, else 32
-    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
-    log_every_steps: Annotated[int, Field(gt=0)] = 10
 
 
 def train(
@@ -86,17 +55,17 @@ def train(
         UsageError: A batch that cannot be spread over the processes and parts.
         TrainingStopped: The loss or the weights are not finite, or the run was told to stop by SIGTERM.
     """
-    _refuse_batch(sampling.batch_size, settings.accumulate, fabric.world_size)
+    refuse_batch(sampling.batch_size, settings.accumulate, fabric.world_size)
     per_epoch = len(draw_batches(sampling, slices.scan, slices.subject, seed=seed, epoch=0))
     total = settings.steps or settings.epochs * per_epoch
     # Convolutions in bf16 run up to 2.6 times as fast on a CPU.
     inner = objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = _optimiser(inner, settings)
+    optimiser = build_optimiser(inner, settings)
     model, optimiser = fabric.setup(inner, optimiser)
     step = _resume(run, inner, optimiser, fabric)
     watch = Watch(run, settings.warm_up_steps)
     last_saved = time.monotonic()
-    with run.progress(total, step) as advance, _Signals() as signals:
+    with run.progress(total, step) as advance, Signals() as signals:
         while step < total:
             epoch = step // per_epoch
             batches = draw_batches(sampling, slices.scan, slices.subject, seed=seed, epoch=epoch)
@@ -110,7 +79,7 @@ def train(
                 outcome, save, stop = _together(outcome, late, signals)
                 loss = torch.stack(list(outcome.losses.values())).sum().detach()
                 if not bool(torch.isfinite(loss)):
-                    raise _not_finite(outcome, step, rows, slices, run)
+                    raise not_finite(outcome, step, rows, slices, run)
                 if settings.clip_norm is not None:
                     fabric.clip_gradients(model, optimiser, max_norm=settings.clip_norm)
                 optimiser.step()
@@ -138,64 +107,7 @@ def train(
                         )
                 if step == total:
                     break
-    _refuse_not_finite_weights(inner, step, run)
-
-
-def learning_rate(settings: Settings, step: int, total: int) -> float:
-    """Of step ``step``, counted from 0, of ``total``."""
-    if step < settings.warm_up_steps:
-        return settings.learning_rate * (step + 1) / settings.warm_up_steps
-    share = (step - settings.warm_up_steps) / max(1, total - settings.warm_up_steps)
-    factors: dict[str, float] = {"cosine": 0.5 * (1 + cos(pi * share)), "poly": (1 - share) ** 0.9, "constant": 1.0}
-    return max(settings.learning_rate * factors[settings.schedule], settings.floor)
-
-
-def launch(settings: Settings, device: str) -> Fabric:
-    """Fabric for ``auto``, ``cpu`` or ``cuda``; processes are those that torchrun started, else this one.
-
-    Raises:
-        UsageError: CUDA was asked for and there is none.
-    """
-    accelerator = chosen_device(device)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the verbs say device and precision themselves
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=local,
-        num_nodes=world // local,
-        strategy="ddp" if world > 1 else "auto",
-        precision=precision(settings, accelerator),
-    )
-    fabric.launch()
-    return fabric
-
-
-def chosen_device(device: str) -> str:
-    """``auto``, ``cpu`` or ``cuda`` -> ``cpu`` or ``cuda``.
-
-    Raises:
-        UsageError: CUDA was asked for and there is none.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda", allowed="auto or cpu: PyTorch sees no CUDA device", next="lemis doctor")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-
-
-def precision(settings: Settings, accelerator: str) -> Any:
-    """Fabric's name of the precision. ``auto`` is decided by the hardware, not by timing, so that it is repeatable.
-
-    Raises:
-        UsageError: Half precision on a CPU.
-    """
-    if settings.precision == "16" and accelerator == "cpu":  # Fabric would take bf16 instead
-        raise UsageError("precision=16 on a CPU", allowed="auto, 32 or bf16", next="precision=bf16")
-    if settings.precision == "auto":
-        has_bf16 = (
-            torch.cuda.is_bf16_supported() if accelerator == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
-        return "bf16-mixed" if has_bf16 else "32-true"
-    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[settings.precision]
+    refuse_not_finite_weights(inner, step, run)
 
 
 def _gradient(model: Any, batch: Batch, settings: Settings, step: int, seed: int, fabric: Fabric) -> Outcome:
@@ -215,7 +127,7 @@ def _gradient(model: Any, batch: Batch, settings: Settings, step: int, seed: int
     return outcome._replace(losses=losses)
 
 
-def _together(outcome: Outcome, late: bool, signals: _Signals) -> tuple[Outcome, bool, bool]:
+def _together(outcome: Outcome, late: bool, signals: Signals) -> tuple[Outcome, bool, bool]:
     """Losses averaged over the processes; whether any of them wants to save, and whether any wants to stop."""
     save, stop = signals.take()
     save = save or late
@@ -231,15 +143,6 @@ def _due(every: int | None, step: int, total: int) -> bool:
     return bool(every) and (step % (every or 1) == 0 or step == total)
 
 
-def _optimiser(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.optimiser == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay)
-    kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=rate, weight_decay=decay)
-
-
 def _resume(run: Run, module: nn.Module, optimiser: Any, fabric: Fabric) -> int:
     state = run.load_checkpoint(fabric.device)
     if state is None:
@@ -253,7 +156,7 @@ def _resume(run: Run, module: nn.Module, optimiser: Any, fabric: Fabric) -> int:
 
 
 def _save(run: Run, step: int, module: nn.Module, optimiser: Any, fabric: Fabric) -> None:
-    _refuse_not_finite_weights(module, step, run)
+    refuse_not_finite_weights(module, step, run)
     run.save_checkpoint(
         {
             "step": step,
@@ -270,47 +173,6 @@ def _rows_of_process(rows: np.ndarray, fabric: Fabric) -> np.ndarray:
     return rows[fabric.global_rank * size : (fabric.global_rank + 1) * size]
 
 
-def _not_finite(outcome: Outcome, step: int, rows: np.ndarray, slices: Slices, run: Run) -> TrainingStopped:
-    terms = ", ".join(f"{name} = {float(value):.4g}" for name, value in outcome.losses.items())
-    scans = sorted({slices.store.scans[int(scan)].id for scan in slices.scan[rows]})
-    return TrainingStopped(
-        f"the loss of step {step + 1} is not finite: {terms}\n"
-        f"  scans of the batch: {', '.join(scans)}\n"
-        f"  last good checkpoint: {_kept(run)}\n"
-        f"  next:    run `lemis check` on these scans; then a smaller learning_rate, clip_norm=1, or precision=32"
-    )
-
-
-def _refuse_not_finite_weights(module: nn.Module, step: int, run: Run) -> None:
-    # A gradient can overflow where its loss does not; such weights must never replace good ones on disk.
-    for name, values in module.state_dict().items():
-        if not bool(torch.isfinite(values).all()):
-            raise TrainingStopped(
-                f"after step {step} the weights are not finite ({name})\n"
-                f"  last good checkpoint: {_kept(run)}\n"
-                f"  next:    a smaller learning_rate, clip_norm=1, or precision=32"
-            )
-
-
-def _kept(run: Run) -> str:
-    return str(run.checkpoint) if run.checkpoint.exists() else "none yet"
-
-
-def _refuse_batch(batch_size: int, parts: int, world: int) -> None:
-    if batch_size % world:
-        raise UsageError(
-            f"a batch of {batch_size} on {world} processes",
-            allowed="a batch size that the number of processes divides",
-            next=f"batch_size={-(-batch_size // world) * world}",
-        )
-    if parts > batch_size // world:
-        raise UsageError(
-            f"accumulate={parts} for a batch of {batch_size // world} in each process",
-            allowed=f"1 to {batch_size // world}",
-            next=f"accumulate={batch_size // world}",
-        )
-
-
 def _after_step(module: nn.Module, progress: float) -> None:
     if isinstance(module, Method):
         module.after_step(progress)
@@ -319,31 +181,3 @@ def _after_step(module: nn.Module, progress: float) -> None:
 def _after_epoch(module: nn.Module, progress: float) -> None:
     if isinstance(module, Method):
         module.after_epoch(progress)
-
-
-class _Signals:
-    """SIGUSR1 asks for a checkpoint; SIGTERM asks for one and for the end. Outside the main thread nothing is heard."""
-
-    def __init__(self) -> None:
-        self._save = self._stop = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
-            for name in ("SIGTERM", "SIGUSR1"):
-                if hasattr(signal, name):  # Windows has no SIGUSR1
-                    number = getattr(signal, name)
-                    self._before[number] = signal.signal(number, self._hear)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _hear(self, number: int, _: FrameType | None) -> None:
-        self._save, self._stop = True, self._stop or number == signal.SIGTERM
-
-    def take(self) -> tuple[bool, bool]:
-        """Was a checkpoint asked for, and the end? A request is given out once; that for the end stays."""
-        asked, self._save = self._save, False
-        return asked or self._stop, self._stop

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from lemis import plugins
-from lemis.engine import loop, supervised
+from lemis.engine import schedule, supervised
 from lemis.errors import UsageError
 from lemis.settings import load_preset, merge, parse_overrides, plain, read_yaml, resolve
 
@@ -29,7 +29,7 @@ class Pretraining:
     method_settings: Any
     backbone: str
     backbone_settings: Any
-    schedule: loop.Settings
+    schedule: schedule.Settings
 
     def stored(self) -> dict[str, Any]:
         """As plain YAML types."""
@@ -47,7 +47,7 @@ class Finetuning:
     objective: supervised.Settings
     backbone: str
     backbone_settings: Any
-    schedule: loop.Settings
+    schedule: schedule.Settings
 
     def stored(self) -> dict[str, Any]:
         """As plain YAML types."""
@@ -103,7 +103,7 @@ def pretraining(
     """
     given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
     own, backbone_given = _section(given, "method"), _section(given, "backbone")
-    schedule = {key: value for key, value in given.items() if key not in ("method", "backbone")}
+    timing = {key: value for key, value in given.items() if key not in ("method", "backbone")}
     methods, backbones = plugins.load("methods", method), plugins.load("backbones", backbone)
     preset, special = (_section(_section(tree, name), method) for name in ("methods", "schedules"))
     return Pretraining(
@@ -112,7 +112,7 @@ def pretraining(
         method_settings=resolve(methods.Settings, preset, own, prefix="method."),
         backbone=backbone,
         backbone_settings=resolve(backbones.Settings, _section(tree, "backbone"), backbone_given, prefix="backbone."),
-        schedule=resolve(loop.Settings, _section(tree, "pretrain"), special, schedule, prefix=prefix),
+        schedule=resolve(schedule.Settings, _section(tree, "pretrain"), special, timing, prefix=prefix),
     )
 
 
@@ -145,7 +145,7 @@ def finetuning(
         objective=resolve(supervised.Settings, *objectives, prefix=f"{prefix}objective."),
         backbone=backbone,
         backbone_settings=resolve(backbones.Settings, _section(tree, "backbone"), backbone_given, prefix="backbone."),
-        schedule=resolve(loop.Settings, PROTOCOL, *schedules, prefix=prefix),
+        schedule=resolve(schedule.Settings, PROTOCOL, *schedules, prefix=prefix),
     )
 
 

@@ -69,9 +69,7 @@ class PooledDice(NamedTuple):
     mean: float
 
 
-def score(
-    prediction: Mask, reference: Mask, spacing_mm: Sequence[float], *, tolerance_mm: float = 2.0
-) -> Score:
+def score(prediction: Mask, reference: Mask, spacing_mm: Sequence[float], *, tolerance_mm: float = 2.0) -> Score:
     """Score one structure.
 
     Args:

@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 INTERVAL = (
-    "{level:.0%} percentile interval of the mean, {draws} bootstrap draws of subjects with all their scans, "
-    "seed {seed}"
+    "{level:.0%} percentile interval of the mean, {draws} bootstrap draws of subjects with all their scans, seed {seed}"
 )
 
 
@@ -59,29 +58,21 @@ def estimate(values: ArrayLike, subjects: Sequence[str], settings: Settings | No
     _, cluster = np.unique(names, return_inverse=True)
     count = int(cluster.max()) + 1
     low, high = _interval(array, cluster, settings) if count > 1 else (np.nan, np.nan)
-    return Estimate(
-        float(array.mean()), low, high, float(np.median(array)), float(array.std()), int(array.size), count
-    )
+    return Estimate(float(array.mean()), low, high, float(np.median(array)), float(array.std()), int(array.size), count)
 
 
 def paired_difference(
     ours: ArrayLike, theirs: ArrayLike, subjects: Sequence[str], settings: Settings | None = None
 ) -> Estimate:
     """Mean of ``ours - theirs`` on the same scans, with interval; where either is NaN it is left out."""
-    return estimate(
-        np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64), subjects, settings
-    )
+    return estimate(np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64), subjects, settings)
 
 
-def _interval(
-    values: NDArray[np.float64], cluster: NDArray[np.intp], settings: Settings
-) -> tuple[float, float]:
+def _interval(values: NDArray[np.float64], cluster: NDArray[np.intp], settings: Settings) -> tuple[float, float]:
     sums, sizes = np.bincount(cluster, weights=values), np.bincount(cluster)
     count = len(sizes)
     # How often each subject is drawn: (draws, subjects). The mean of a draw is over scans, as ours is.
-    times = np.random.default_rng(settings.seed).multinomial(
-        count, np.full(count, 1 / count), size=settings.draws
-    )
+    times = np.random.default_rng(settings.seed).multinomial(count, np.full(count, 1 / count), size=settings.draws)
     means = (times @ sums) / (times @ sizes)
     tail = (1 - settings.level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])

@@ -37,7 +37,7 @@ class Settings:
     batch_size: Annotated[int, Field(gt=1)] = 32  # slices; twice as many views [C]
     temperature: Annotated[float, Field(gt=0)] = 0.1  # tau [C]
     threshold: Annotated[float, Field(gt=0)] = 0.35  # t: 0.35 on ACDC, 0.1 on CHD [C]
-    temperature_base: Annotated[float, Field(gt=0)] | None = 0.07  # [C] scales the loss by tau / 0.07; None is the formula of the paper
+    temperature_base: Annotated[float, Field(gt=0)] | None = 0.07  # [C]: the loss times tau / 0.07; None: as printed
     embedding: Annotated[int, Field(gt=0)] = 512  # [C]
     views_together: bool = True  # False: one forward pass a view, as [C]
     size_px: Annotated[int, Field(gt=0)] = 352  # side of a view; 512 on CHD [C]

@@ -47,7 +47,7 @@ class Settings:
     per_scan: Annotated[int, Field(gt=1)] = 16  # slices of each scan; the number is lost in the text
     temperature: Annotated[float, Field(gt=0)] = 0.1  # tau
     threshold: Annotated[float, Field(gt=0)] = 0.35  # t of both terms [P]; 0.35 on ACDC, 0.1 on CHD as in PCL
-    temperature_base: Annotated[float, Field(gt=0)] | None = 0.07  # None: the formula as printed; 0.07: scaled by tau / 0.07 as PCL's code
+    temperature_base: Annotated[float, Field(gt=0)] | None = 0.07  # PCL: the loss times tau / 0.07; None: as printed
     projection: Literal["mlp", "linear"] = "mlp"  # global head: "linear" is the text's word, "mlp" is PCL's head
     embedding: Annotated[int, Field(gt=0)] = 512  # as PCL
     alignment_weight: Annotated[float, Field(ge=0)] = 80.0  # lambda, best of Table 3

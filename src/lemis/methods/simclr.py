@@ -32,7 +32,7 @@ class Settings:
 
     batch_size: Annotated[int, Field(gt=1)] = 32  # slices
     temperature: Annotated[float, Field(gt=0)] = 0.1  # tau
-    temperature_base: Annotated[float, Field(gt=0)] | None = 0.07  # scales the loss by tau / 0.07, as PCL's code base does; None does not
+    temperature_base: Annotated[float, Field(gt=0)] | None = 0.07  # PCL: the loss times tau / 0.07; None: as printed
     embedding: Annotated[int, Field(gt=0)] = 512  # as PCL
     size_px: Annotated[int, Field(gt=0)] = 352  # side of a view
     spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL

@@ -35,7 +35,7 @@ def contrast(z: Tensor, positives: Tensor, temperature: float) -> Tensor:
 
 
 def base_factor(temperature: float, base: float | None) -> float:
-    """tau / tau_base, by which the supervised-contrastive code base, and so PCL's, scales its loss; 1 without a base."""
+    """tau / tau_base, by which the code base of supervised contrast, and so PCL's, scales its loss; 1 without one."""
     return 1.0 if base is None else temperature / base
 
 

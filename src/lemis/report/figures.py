@@ -125,9 +125,7 @@ def boxes(
             showfliers=False, boxprops=ink, whiskerprops=ink, capprops=ink,
             medianprops={**ink, "linewidth": 2},
         )  # fmt: skip
-        for place, points, colour in zip(
-            places.tolist(), groups.values(), _colours(len(groups)), strict=True
-        ):
+        for place, points, colour in zip(places.tolist(), groups.values(), _colours(len(groups)), strict=True):
             _scatter(axes, place, points, colour)
         axes.set_xticks(places, list(groups))
         axes.set_ylabel(label)
@@ -160,9 +158,7 @@ def _scatter(axes: Any, place: float, points: Sequence[tuple[float, bool]], colo
         alpha=0.85,
         zorder=3,
     )
-    axes.scatter(
-        place + offset[~found], values[~found], s=34, marker="x", color=TEXT, linewidths=1.4, zorder=4
-    )
+    axes.scatter(place + offset[~found], values[~found], s=34, marker="x", color=TEXT, linewidths=1.4, zorder=4)
 
 
 def _colours(count: int) -> list[str]:
@@ -250,9 +246,7 @@ def _svg(name: str, draw: Callable[[Figure], None], *, size: tuple[float, float]
         for axes in figure.axes:
             axes.patch.set_alpha(0)
         out = io.StringIO()
-        figure.savefig(
-            out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = out.getvalue()
     text = text[text.index("<svg") :].replace(TEXT, "currentColor")
     # Several figures live in one page: ids must not meet.

@@ -130,11 +130,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def span(estimate: Facts, digits: int = 3) -> str:
     """``0.880–0.940``, empty where there is no interval."""
-    return (
-        ""
-        if estimate["low"] is None
-        else f"{number(estimate['low'], digits)}–{number(estimate['high'], digits)}"
-    )
+    return "" if estimate["low"] is None else f"{number(estimate['low'], digits)}–{number(estimate['high'], digits)}"
 
 
 def duration(seconds: float) -> str:
@@ -205,11 +201,7 @@ def _run_sentence(run: RunFacts) -> str:
         on = f"the images of {count(len(seen), 'subject')}" if seen else "images"
         return f"Pre-training “{run.name}”: {run.method} learnt from {on}, without labels ({took}).{state}"
     labelled = run.model.get("labelled_subjects") or run.settings.get("labelled") or []
-    who = (
-        f"on {count(len(labelled), 'labelled subject')} ({listed(labelled)})"
-        if labelled
-        else "on labelled scans"
-    )
+    who = f"on {count(len(labelled), 'labelled subject')} ({listed(labelled)})" if labelled else "on labelled scans"
     start = run.model.get("pretrained") or run.settings.get("pretrained")
     begun = f"from the weights of “{start}”" if start else "from scratch"
     return f"Fine-tuning “{run.name}”: {begun}, {who} ({took}).{state}"
@@ -222,9 +214,7 @@ def _evaluation_sentences(summary: Facts) -> list[str]:
     if not unknown:
         said.append("No scan was segmented by a network that had seen a label of its subject.")
     elif summary["subjects_labelled_in_training"] is not None:
-        said.append(
-            f"Which labels training had seen is not recorded for {count(len(unknown), 'prediction')}."
-        )
+        said.append(f"Which labels training had seen is not recorded for {count(len(unknown), 'prediction')}.")
     said.append(
         {
             True: "The result is transductive: pre-training had seen the images (never the labels) of test "
@@ -286,9 +276,7 @@ def _trained_how(work: WorkFacts, final: Sequence[RunFacts]) -> str:
         begun += "trained from random weights"
     else:
         seen = count(len(source.model.get("subjects", [])), "subject")
-        begun += (
-            f"pre-trained without labels by {source.method} on the images of {seen} ({_steps([source])}) "
-        )
+        begun += f"pre-trained without labels by {source.method} on the images of {seen} ({_steps([source])}) "
         begun += "and then fine-tuned"
     times = f" in {len(final)} runs with different training subjects" if several else ""
     how = f"{begun}{times} on the labelled scans of {_labelled(final)} ({_steps(final)}), with {tools}."
@@ -310,9 +298,7 @@ def _steps(runs: Sequence[RunFacts]) -> str:
 def _prepared_how(prepared: Facts) -> str:
     settings = prepared.get("settings", {})
     spacing = settings.get("spacing_mm")
-    where = (
-        f"to {spacing:g} mm" if isinstance(spacing, int | float) else "to the median spacing of the data set"
-    )
+    where = f"to {spacing:g} mm" if isinstance(spacing, int | float) else "to the median spacing of the data set"
     normalised = {"zscore": "each scan was normalised to zero mean and unit variance"}
     how = normalised.get(str(settings.get("normalise")), f"normalisation: {settings.get('normalise')}")
     return f"Slices were resampled in their plane {where}; {how}."
@@ -347,9 +333,7 @@ def data_rows(index: Index) -> list[tuple[str, str]]:
     labelled = sum(scan.label is not None for scan in scans)
     values = Counter(value for scan in scans for value in scan.label_values)
     names = [
-        f"{name} ({value}; in {count(values[value], 'scan')})"
-        for name, value in index.labels.items()
-        if value != 0
+        f"{name} ({value}; in {count(values[value], 'scan')})" for name, value in index.labels.items() if value != 0
     ]
     shapes = [scan.shape for scan in scans if scan.shape]
     spacings = [scan.spacing_mm for scan in scans if scan.spacing_mm]
@@ -378,10 +362,7 @@ def fault_groups(faults: Sequence[Facts]) -> list[tuple[str, str, list[Facts]]]:
     groups: dict[tuple[str, str], list[Facts]] = {}
     for fault in faults:
         groups.setdefault((fault["severity"], fault["kind"]), []).append(fault)
-    return [
-        (severity, kind, found)
-        for (severity, kind), found in sorted(groups.items(), key=lambda item: item[0])
-    ]
+    return [(severity, kind, found) for (severity, kind), found in sorted(groups.items(), key=lambda item: item[0])]
 
 
 def run_row(run: RunFacts) -> dict[str, str]:
@@ -489,9 +470,7 @@ def score_figures(work: WorkFacts) -> list[tuple[str, Markup]]:
         }
         groups = {name: points for name, points in groups.items() if points}
         if groups:
-            medians = "; ".join(
-                f"{name} median {median(v for v, _ in points):.3g}" for name, points in groups.items()
-            )
+            medians = "; ".join(f"{name} median {median(v for v, _ in points):.3g}" for name, points in groups.items())
             svg = figures.boxes(
                 f"boxes-{metric}", groups, label=label, millimetres=millimetres, alt=f"{caption}. {medians}."
             )

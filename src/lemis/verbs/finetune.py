@@ -14,7 +14,7 @@ from lemis.data import index
 from lemis.data.samples import Slices
 from lemis.data.split import choose
 from lemis.data.store import Store, open_store
-from lemis.engine import loop, plan
+from lemis.engine import launch, loop, plan
 from lemis.engine.run import Run, messages
 from lemis.engine.supervised import Objective, network_grid_dice
 from lemis.engine.transfer import load_pretrained, print_table, transfer
@@ -61,7 +61,7 @@ def finetune(
     """
     settings = plan.finetuning(backbone, plan.base(preset, settings_file), overrides)
     store = open_store(work / "prepared")
-    fabric = loop.launch(settings.schedule, device)
+    fabric = launch.launch(settings.schedule, device)
     console = messages()
     weights, source = load_pretrained(pretrained) if pretrained is not None else ({}, {"method": "scratch"})
     method = source["method"].rsplit(".", 1)[-1]

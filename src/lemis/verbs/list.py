@@ -25,7 +25,7 @@ SCRATCH: Facts = {
 # Who takes settings that belong to no plug-in -> folder, file, class.
 SHARED = {
     "prepare": ("data", "preprocess", "Settings"),
-    "pretrain, finetune": ("engine", "loop", "Settings"),
+    "pretrain, finetune": ("engine", "schedule", "Settings"),
     "objective (finetune)": ("engine", "supervised", "Settings"),
     "spatial (methods, objective)": ("data", "views", "Spatial"),
     "intensity (objective)": ("data", "intensity", "Intensity"),

@@ -18,7 +18,7 @@ from lemis.data.index import Index, Scan
 from lemis.data.layouts import scan_folder
 from lemis.data.scans import read_image
 from lemis.engine.inference import load_network, predict_scan
-from lemis.engine.loop import chosen_device
+from lemis.engine.launch import chosen_device
 from lemis.engine.run import messages, write_text
 from lemis.errors import UsageError
 from lemis.settings import resolve

@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -29,7 +27,6 @@ from lemis.data.index import Index, Scan
 from lemis.data.preprocess import Facts, Settings
 from lemis.data.scans import read_image, read_label
 from lemis.data.store import Store
-from lemis.data.volume import Volume
 from lemis.errors import DataFault, UsageError
 from lemis.settings import plain
 

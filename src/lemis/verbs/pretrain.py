@@ -13,7 +13,7 @@ from lemis.data import index
 from lemis.data.samples import Slices
 from lemis.data.split import choose
 from lemis.data.store import open_store
-from lemis.engine import loop, plan
+from lemis.engine import launch, loop, plan
 from lemis.engine.run import Run, messages
 from lemis.settings import plain
 
@@ -56,7 +56,7 @@ def pretrain(
     excluded = () if fold is None else choose(store.scans, fold=fold, root=root).test_subjects
     scans = [i for i, facts in enumerate(store.scans) if facts.subject not in excluded]
     subjects = sorted({store.scans[i].subject for i in scans})
-    fabric = loop.launch(settings.schedule, device)
+    fabric = launch.launch(settings.schedule, device)
     console = messages()
     stored = {
         **settings.stored(),

@@ -1,0 +1,89 @@
+"""What stops a training run: signals from outside, values that are not finite, batches that do not fit."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import nn
+
+from lemis.contracts import Outcome
+from lemis.data.samples import Slices
+from lemis.engine.run import Run
+from lemis.errors import TrainingStopped, UsageError
+
+
+def not_finite(outcome: Outcome, step: int, rows: np.ndarray, slices: Slices, run: Run) -> TrainingStopped:
+    """The error for a loss that is not finite: the step, its terms, the scans of the batch ``rows``, what is kept."""
+    terms = ", ".join(f"{name} = {float(value):.4g}" for name, value in outcome.losses.items())
+    scans = sorted({slices.store.scans[int(scan)].id for scan in slices.scan[rows]})
+    return TrainingStopped(
+        f"the loss of step {step + 1} is not finite: {terms}\n"
+        f"  scans of the batch: {', '.join(scans)}\n"
+        f"  last good checkpoint: {_kept(run)}\n"
+        f"  next:    run `lemis check` on these scans; then a smaller learning_rate, clip_norm=1, or precision=32"
+    )
+
+
+def refuse_not_finite_weights(module: nn.Module, step: int, run: Run) -> None:
+    """A gradient can overflow where its loss does not; such weights must never replace good ones on disk."""
+    for name, values in module.state_dict().items():
+        if not bool(torch.isfinite(values).all()):
+            raise TrainingStopped(
+                f"after step {step} the weights are not finite ({name})\n"
+                f"  last good checkpoint: {_kept(run)}\n"
+                f"  next:    a smaller learning_rate, clip_norm=1, or precision=32"
+            )
+
+
+def _kept(run: Run) -> str:
+    return str(run.checkpoint) if run.checkpoint.exists() else "none yet"
+
+
+def refuse_batch(batch_size: int, parts: int, world: int) -> None:
+    """A batch must spread evenly over the processes, and be no smaller than its parts."""
+    if batch_size % world:
+        raise UsageError(
+            f"a batch of {batch_size} on {world} processes",
+            allowed="a batch size that the number of processes divides",
+            next=f"batch_size={-(-batch_size // world) * world}",
+        )
+    if parts > batch_size // world:
+        raise UsageError(
+            f"accumulate={parts} for a batch of {batch_size // world} in each process",
+            allowed=f"1 to {batch_size // world}",
+            next=f"accumulate={batch_size // world}",
+        )
+
+
+@final
+class Signals:
+    """SIGUSR1 asks for a checkpoint; SIGTERM asks for one and for the end. Outside the main thread nothing is heard."""
+
+    def __init__(self) -> None:
+        self._save = self._stop = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
+            for name in ("SIGTERM", "SIGUSR1"):
+                if hasattr(signal, name):  # Windows has no SIGUSR1
+                    number = getattr(signal, name)
+                    self._before[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number: int, _: FrameType | None) -> None:
+        self._save, self._stop = True, self._stop or number == signal.SIGTERM
+
+    def take(self) -> tuple[bool, bool]:
+        """Was a checkpoint asked for, and the end? A request is given out once; that for the end stays."""
+        asked, self._save = self._save, False
+        return asked or self._stop, self._stop

@@ -1,0 +1,53 @@
+"""Optimiser and learning rate: a function of the step alone, so that a resumed run has them right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BeforeValidator, Field
+from torch import nn
+
+# `precision=32` is a number to YAML.
+Precision = Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Optimiser and schedule; the defaults are those of the PCL protocol's pre-training."""
+
+    epochs: Annotated[int, Field(gt=0)] = 300  # passes over the slices
+    steps: Annotated[int, Field(gt=0)] | None = None  # optimiser steps; where given, the length instead of ``epochs``
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    floor: Annotated[float, Field(ge=0)] = 0.0  # the learning rate never goes below; not where the cosine ends
+    schedule: Literal["cosine", "poly", "constant"] = "cosine"  # poly: (1 - T / T_total)^0.9
+    warm_up_steps: Annotated[int, Field(ge=0)] = 0  # linear from 0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of SGD
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    accumulate: Annotated[int, Field(gt=0)] = 1  # parts a batch is taken in; a contrast sees one part at a time
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
+    precision: Precision = "auto"  # auto: bf16 where the hardware has it, else 32
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    log_every_steps: Annotated[int, Field(gt=0)] = 10
+
+
+def learning_rate(settings: Settings, step: int, total: int) -> float:
+    """Of step ``step``, counted from 0, of ``total``."""
+    if step < settings.warm_up_steps:
+        return settings.learning_rate * (step + 1) / settings.warm_up_steps
+    share = (step - settings.warm_up_steps) / max(1, total - settings.warm_up_steps)
+    factors: dict[str, float] = {"cosine": 0.5 * (1 + cos(pi * share)), "poly": (1 - share) ** 0.9, "constant": 1.0}
+    return max(settings.learning_rate * factors[settings.schedule], settings.floor)
+
+
+def build_optimiser(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """Over the parameters that require a gradient."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay)
+    kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
+    return kind(parameters, lr=rate, weight_decay=decay)
