@@ -46,8 +46,8 @@ def outcome(loss: float, z: torch.Tensor, name: str = "global") -> Outcome:
     return Outcome({"contrast": torch.tensor(loss)}, {name: z}, {"contrast": math.log(31)})
 
 
-def watched(run: Run, seen: Outcome, *, epochs: int = 1, warm_up_steps: int = 0, per_epoch: int = EPOCH) -> None:
-    watch = Watch(run, warm_up_steps)
+def watched(run: Run, seen: Outcome, *, epochs: int = 1, patience: int = FEWEST_STEPS, per_epoch: int = EPOCH) -> None:
+    watch = Watch(run, patience)
     for epoch in range(epochs):
         for _ in range(per_epoch):
             watch.see(seen)
@@ -102,11 +102,17 @@ def test_only_the_later_half_of_the_steps_counts(tmp_path: Path) -> None:
     assert warnings(run) == []
 
 
-def test_no_verdict_on_a_handful_of_steps_or_during_the_warm_up(tmp_path: Path) -> None:
+def test_a_first_epoch_before_the_patience_ends_is_a_note_and_no_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = Run(tmp_path, {})
     watched(run, outcome(2.0, COLLAPSED), epochs=4, per_epoch=10)
     assert warnings(run) == []
-    watched(run, outcome(2.0, COLLAPSED), epochs=3, warm_up_steps=120)
+    said = capsys.readouterr().err
+    assert said.count("note: epoch 1: the global embedding has collapsed") == 1
+    assert "smaller learning_rate" in said
+    assert "warning:" not in said
+    watched(run, outcome(2.0, COLLAPSED), epochs=3, patience=170)
     assert warnings(run) == []
     watched(run, outcome(2.0, COLLAPSED), epochs=5, per_epoch=10)
     assert warnings(run)[0].startswith("epoch 5:")

@@ -113,8 +113,8 @@ def test_the_floor_cuts_the_schedule_and_does_not_shift_it() -> None:
 
 
 @given(st.integers(1, 50), st.integers(1, 200), st.sampled_from(["cosine", "poly", "constant"]))
-def test_warm_up_rises_linearly_to_the_full_rate(warm_up: int, more: int, schedule: str) -> None:
-    chosen = settings(learning_rate=0.4, warm_up_steps=warm_up, schedule=schedule)
+def test_warm_up_rises_linearly_to_the_full_rate(warm_up: int, more: int, shape: str) -> None:
+    chosen = settings(learning_rate=0.4, warm_up_steps=warm_up, schedule=shape)
     rates = [schedule.learning_rate(chosen, step, warm_up + more) for step in range(warm_up + more)]
     assert rates[:warm_up] == pytest.approx([0.4 * (step + 1) / warm_up for step in range(warm_up)])
     assert rates[warm_up] == pytest.approx(0.4)

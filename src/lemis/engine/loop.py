@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lemis.contracts import Batch, Method, Outcome, Sampling
 from lemis.data.draw import Rows
 from lemis.data.samples import Slices, draw_batches
-from lemis.engine.collapse import Watch
+from lemis.engine.collapse import FEWEST_STEPS, PATIENCE_SHARE, Watch
 from lemis.engine.guards import Signals, not_finite, refuse_batch, refuse_not_finite_weights
 from lemis.engine.run import Run
 from lemis.engine.schedule import Settings, build_optimiser, learning_rate
@@ -63,7 +63,7 @@ def train(
     optimiser = build_optimiser(inner, settings)
     model, optimiser = fabric.setup(inner, optimiser)
     step = _resume(run, inner, optimiser, fabric)
-    watch = Watch(run, settings.warm_up_steps)
+    watch = Watch(run, settings.warm_up_steps + max(FEWEST_STEPS, int(PATIENCE_SHARE * total)))
     last_saved = time.monotonic()
     with run.progress(total, step) as advance, Signals() as signals:
         while step < total:

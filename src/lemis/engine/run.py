@@ -96,6 +96,11 @@ class Run:
                 json.dumps({**self.status(), **facts, "seconds": round(seconds, 1)}, indent=1),
             )
 
+    def note(self, text: str) -> None:
+        """Say it on the console, once."""
+        if processes.rank() == 0:
+            self.console.print(f"note: {text}")
+
     def warn(self, text: str) -> None:
         """Say it on the console and keep it in ``status.json``."""
         if processes.rank() == 0:
