@@ -60,6 +60,11 @@ def test_other_settings_are_refused_with_the_key_that_differs(tmp_path: Path, ke
     assert "--name NEW" in caught.value.next
 
 
+def test_settings_without_effect_on_the_weights_may_change(tmp_path: Path) -> None:
+    Run(tmp_path, {**SETTINGS, "checkpoint_minutes": 10.0})
+    Run(tmp_path, {**SETTINGS, "checkpoint_minutes": 1.0})
+
+
 def test_status_is_merged_and_counts_the_seconds_of_every_process(tmp_path: Path) -> None:
     Run(tmp_path, SETTINGS).set_status(verb="pretrain", state="running")
     content = json.loads((tmp_path / "status.json").read_text())

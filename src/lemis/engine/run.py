@@ -33,6 +33,7 @@ from lemis.parts import processes
 
 VERSION = 1
 _PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "nibabel", "SimpleITK", "pydantic")
+WITHOUT_EFFECT = ("checkpoint_minutes", "log_every_steps")  # on the weights: a run may go on with other ones
 _PLAIN_EVERY_S = 15.0  # a line of progress where there is no terminal
 
 
@@ -68,7 +69,7 @@ class Run:
     def _refuse_other(self, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
         for key, value in _flat(wanted).items():
             before = _flat(stored).get(key)
-            if before != value:
+            if before != value and key not in WITHOUT_EFFECT:
                 raise UsageError(
                     f"{self.path} was made with {key}={before!r}, now it is {value!r}",
                     allowed="the settings that the run was made with",
