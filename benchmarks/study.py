@@ -81,16 +81,16 @@ def _cell(work: Path, method: str, fold: int, labelled: int, seed: int, preset: 
     if not (folder / "evaluation" / "summary.json").exists():
         predict(run, scans=_held_out(work, run), output=folder / "predictions")
         evaluate(folder / "predictions", work=work, output=folder / "evaluation")
-    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     pooled = [line["held_out/pooled_dice"] for line in logged if "held_out/pooled_dice" in line]
-    minutes = json.loads((run / "status.json").read_text())["seconds"] / 60
+    minutes = json.loads((run / "status.json").read_text(encoding="utf-8"))["seconds"] / 60
     return Cell(method, fold, labelled, seed, pooled[-1], max(pooled), _per_scan(folder), minutes)
 
 
 def _held_out(work: Path, run: Path) -> list[str]:
     from lemis.data import index
 
-    test = set(json.loads((run / "model.json").read_text())["test_subjects"])
+    test = set(json.loads((run / "model.json").read_text(encoding="utf-8"))["test_subjects"])
     return [scan.id for scan in index.load(work / "index.json").scans if scan.subject in test]
 
 

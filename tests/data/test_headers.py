@@ -15,7 +15,7 @@ from lemis.errors import DataFault
 HEADERS = Path(__file__).parents[2] / "../shared/data/headers"
 MANIFEST = HEADERS / "manifest.json"
 FILES: dict[str, Any] = (
-    {entry["file"]: entry for entry in json.loads(MANIFEST.read_text())} if MANIFEST.is_file() else {}
+    {entry["file"]: entry for entry in json.loads(MANIFEST.read_text(encoding="utf-8"))} if MANIFEST.is_file() else {}
 )
 REFUSED = {
     "complex64.nii.gz": "complex numbers",

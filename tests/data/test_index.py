@@ -52,9 +52,9 @@ def test_what_is_saved_comes_back(index: Index, tmp_path_factory: pytest.TempPat
 
 def test_the_file_has_one_line_per_scan(tmp_path: Path) -> None:
     file = indexing.save(SMALL, tmp_path / "work" / "index.json")
-    lines = [line for line in file.read_text().splitlines() if '"id"' in line]
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if '"id"' in line]
     assert len(lines) == 1
-    assert json.loads(file.read_text())["labels"] == {"background": 0, "Milz": 1}
+    assert json.loads(file.read_text(encoding="utf-8"))["labels"] == {"background": 0, "Milz": 1}
 
 
 def test_files_lie_under_the_root_unless_they_say_otherwise() -> None:

@@ -469,7 +469,7 @@ def test_channels_inside_the_files_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("split", sorted(SHARED.glob("Dataset*/splits_final.json")), ids=lambda file: file.parent.name)
 def test_ids_and_subjects_fit_the_splits_that_come_with_a_data_set(split: Path) -> None:
     subjects = {scan.id: scan.subject for scan in layouts.recognise(split.parent).index.scans}
-    folds = json.loads(split.read_text())
+    folds = json.loads(split.read_text(encoding="utf-8"))
     assert set(subjects) == {name for fold in folds for part in fold.values() for name in part}
     for fold in folds:
         assert not {subjects[name] for name in fold["train"]} & {subjects[name] for name in fold["val"]}

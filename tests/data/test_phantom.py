@@ -119,7 +119,7 @@ def test_a_data_set_is_nnunet_raw(tmp_path, kind, phases, names):
     ids = [f"{kind}_{number:03d}{name}" for number in (1, 2, 3) for name in names]
     assert sorted(path.name for path in (folder / "imagesTr").iterdir()) == [f"{id}_0000.nii.gz" for id in ids]
     assert sorted(path.name for path in (folder / "labelsTr").iterdir()) == [f"{id}.nii.gz" for id in ids[: 2 * phases]]
-    facts = json.loads((folder / "dataset.json").read_text())
+    facts = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     assert facts["labels"] == phantom.LABELS[kind]
     assert facts["numTraining"] == 2 * phases
     assert facts["channel_names"] == {"0": phantom.CHANNELS[kind]}

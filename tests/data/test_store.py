@@ -132,7 +132,10 @@ def test_facts_survive_json(tmp_path):
     assert facts is not None
     assert isinstance(facts.field, preprocess.FieldOfView)
     assert isinstance(facts.slice_shape, tuple)
-    assert json.loads((tmp_path / "s1_a.json").read_text())["intensity"][0]["mean"] == facts.intensity[0].mean
+    assert (
+        json.loads((tmp_path / "s1_a.json").read_text(encoding="utf-8"))["intensity"][0]["mean"]
+        == facts.intensity[0].mean
+    )
 
 
 def test_a_rewritten_scan_is_read_anew(tmp_path):
@@ -170,7 +173,7 @@ def test_an_unfinished_store_is_refused(tmp_path):
 
 def test_a_store_of_another_version_is_refused(tmp_path):
     write(tmp_path)
-    meta = json.loads((tmp_path / "meta.json").read_text())
+    meta = json.loads((tmp_path / "meta.json").read_text(encoding="utf-8"))
     (tmp_path / "meta.json").write_text(json.dumps({**meta, "version": 99}))
     with pytest.raises(UsageError, match="version 99"):
         store.open_store(tmp_path)

@@ -71,7 +71,7 @@ def train(path: Path, slices: Slices, objective: nn.Module | None = None, **give
 
 
 def lines(run: Run) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def weights(objective: nn.Module) -> dict[str, torch.Tensor]:

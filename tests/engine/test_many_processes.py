@@ -68,7 +68,7 @@ def trained(prepared_work: Path, tmp_path_factory: pytest.TempPathFactory) -> Tr
 
 
 def lines(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.mark.slow

@@ -43,7 +43,11 @@ def wait_for(there: Callable[[], bool], process: subprocess.Popen[str], seconds:
 
 def last_step(run: Path) -> int:
     log = run / "metrics.jsonl"
-    whole = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")] if log.exists() else []
+    whole = (
+        [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        if log.exists()
+        else []
+    )
     return int(json.loads(whole[-1])["step"]) if whole else 0
 
 
@@ -73,7 +77,7 @@ def test_killed_at_random_moments_fit_ends_with_the_same_bits(phantom_scans: Pat
     for run in runs:
         other = whole / "runs" / run.name
         assert (run / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
-        steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+        steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         assert steps == list(range(1, 61))
         assert {path.name for path in run.iterdir()} == {path.name for path in other.iterdir()}
         assert (run / "environment.json").exists()

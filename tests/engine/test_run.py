@@ -20,7 +20,7 @@ SETTINGS = {"method": {"name": "pcl", "temperature": 0.1}, "epochs": 3, "learnin
 
 
 def steps(run: Run) -> list[int]:
-    return [json.loads(line)["step"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line)["step"] for line in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def state(step: int) -> dict[str, Any]:
@@ -29,8 +29,8 @@ def state(step: int) -> dict[str, Any]:
 
 def test_a_new_folder_says_what_it_was_made_with(tmp_path: Path) -> None:
     run = Run(tmp_path / "deep" / "run", SETTINGS)
-    assert yaml.safe_load((run.path / "settings.yaml").read_text()) == SETTINGS
-    environment = json.loads((run.path / "environment.json").read_text())
+    assert yaml.safe_load((run.path / "settings.yaml").read_text(encoding="utf-8")) == SETTINGS
+    environment = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
     assert environment["packages"]["torch"] == torch.__version__
     assert {"lemis", "python", "platform", "cores", "threads", "command", "started"} <= environment.keys()
     assert not run.done
@@ -39,9 +39,9 @@ def test_a_new_folder_says_what_it_was_made_with(tmp_path: Path) -> None:
 
 def test_the_same_settings_are_taken_and_nothing_is_rewritten(tmp_path: Path) -> None:
     Run(tmp_path, SETTINGS)
-    before = (tmp_path / "environment.json").read_text()
+    before = (tmp_path / "environment.json").read_text(encoding="utf-8")
     Run(tmp_path, SETTINGS)
-    assert (tmp_path / "environment.json").read_text() == before
+    assert (tmp_path / "environment.json").read_text(encoding="utf-8") == before
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_settings_without_effect_on_the_weights_may_change(tmp_path: Path) -> No
 
 def test_status_is_merged_and_counts_the_seconds_of_every_process(tmp_path: Path) -> None:
     Run(tmp_path, SETTINGS).set_status(verb="pretrain", state="running")
-    content = json.loads((tmp_path / "status.json").read_text())
+    content = json.loads((tmp_path / "status.json").read_text(encoding="utf-8"))
     (tmp_path / "status.json").write_text(json.dumps({**content, "seconds": 100.0}))
     run = Run(tmp_path, SETTINGS)
     run.set_status(step=7)
@@ -81,7 +81,7 @@ def test_lines_of_the_log_are_json_and_go_to_tensorboard(tmp_path: Path) -> None
     run.log(1, {"loss": 0.5})
     run.log(2, {"loss": 0.25, "held_out/pooled_dice": 0.7})
     run.finish({"w": torch.zeros(2)}, {})
-    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    last = json.loads((tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert (last["step"], last["loss"], last["held_out/pooled_dice"]) == (2, 0.25, 0.7)
     assert last["seconds"] >= 0
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -154,9 +154,9 @@ def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     write_text(file, "old")
     with pytest.raises(UnicodeEncodeError):
         write_text(file, "new \ud800")
-    assert file.read_text() == "old"
+    assert file.read_text(encoding="utf-8") == "old"
     write_text(file, "new")
-    assert file.read_text() == "new"
+    assert file.read_text(encoding="utf-8") == "new"
 
 
 def test_a_warning_is_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,4 +194,4 @@ def test_progress_on_a_terminal_is_a_bar(tmp_path: Path) -> None:
 def test_the_environment_names_the_command_without_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/lemis", "pretrain", "work"])
     Run(tmp_path, SETTINGS)
-    assert json.loads((tmp_path / "environment.json").read_text())["command"] == "lemis pretrain work"
+    assert json.loads((tmp_path / "environment.json").read_text(encoding="utf-8"))["command"] == "lemis pretrain work"

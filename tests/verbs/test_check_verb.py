@@ -56,7 +56,7 @@ def test_a_sound_folder(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     index = indexing.load(tmp_path / "work" / "index.json")
     assert index == report.index
     assert [scan.subject for scan in index.scans] == ["p1", "p1", "p2"]
-    assert json.loads((tmp_path / "work" / "check.json").read_text())["faults"] == []
+    assert json.loads((tmp_path / "work" / "check.json").read_text(encoding="utf-8"))["faults"] == []
 
 
 def test_errors_are_printed_counted_and_stop_the_index(
@@ -72,7 +72,7 @@ def test_errors_are_printed_counted_and_stop_the_index(
     assert "repair: resample the label" in text
     assert "1 error and 0 warnings; no index.json written" in text
     assert not (tmp_path / "work" / "index.json").exists()
-    assert json.loads((tmp_path / "work" / "check.json").read_text())["faults"][0]["scan"] == "p1_ED"
+    assert json.loads((tmp_path / "work" / "check.json").read_text(encoding="utf-8"))["faults"][0]["scan"] == "p1_ED"
 
 
 def test_many_faults_of_one_kind_are_cut_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

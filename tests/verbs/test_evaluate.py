@@ -55,7 +55,7 @@ def make_work(folder: Path, predicted: dict[str, NDArray[np.uint8]], *, facts: d
 
 
 def rows_of(work: Path) -> list[dict[str, str]]:
-    with (work / "evaluation" / "per_case.csv").open() as lines:
+    with (work / "evaluation" / "per_case.csv").open(encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
 
 
@@ -77,7 +77,7 @@ def test_numbers_are_those_of_scores(tmp_path: Path):
     )
     assert pool["dice"]["low"] <= pool["dice"]["mean"] <= pool["dice"]["high"]
     assert (pool["dice"]["scans"], pool["dice"]["subjects"]) == (3, 2)
-    assert summary == json.loads((work / "evaluation" / "summary.json").read_text())
+    assert summary == json.loads((work / "evaluation" / "summary.json").read_text(encoding="utf-8"))
 
 
 def test_definitions_and_tolerance_are_in_the_output(tmp_path: Path):

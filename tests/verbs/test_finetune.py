@@ -33,7 +33,7 @@ def test_scratch_on_a_fold_trains_on_its_labels_and_scores_the_held_out(work: Pa
     assert facts["pretraining_subjects"] == []
     assert facts["pretrained"] is None
     assert (facts["fold"], facts["label_values"]) == (1, [0, 1, 2, 3])
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     for line in lines:
         each = [line[f"held_out/pooled_dice/{name}"] for name in ("RV", "MYO", "LV")]
@@ -44,7 +44,9 @@ def test_scratch_on_a_fold_trains_on_its_labels_and_scores_the_held_out(work: Pa
 def test_without_a_fold_every_label_is_used_and_none_held_out(work: Path) -> None:
     run = tune(work)
     assert run.name == "scratch-m3-all"
-    assert "held_out/pooled_dice" not in json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert "held_out/pooled_dice" not in json.loads(
+        (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    )
 
 
 def test_a_budget_of_labels(work: Path) -> None:
@@ -89,7 +91,7 @@ def test_a_seed_has_a_run_of_its_own(work: Path) -> None:
 
 def test_a_batch_larger_than_the_labelled_slices_is_cut(work: Path) -> None:
     run = tune(work, labelled=1, overrides=(*FEW, "objective.batch_size=64"))
-    assert json.loads((run / "status.json").read_text())["slices"] == 5
+    assert json.loads((run / "status.json").read_text(encoding="utf-8"))["slices"] == 5
 
 
 def test_what_is_refused(work: Path) -> None:
@@ -111,6 +113,6 @@ def test_what_is_refused(work: Path) -> None:
 
 def test_labels_that_are_gone_from_the_store_are_missed(work: Path) -> None:
     for file in (work / "prepared").glob("heart_*.json"):
-        file.write_text(json.dumps({**json.loads(file.read_text()), "labelled": False}))
+        file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "labelled": False}))
     with pytest.raises(UsageError, match=r"none of the subjects heart_00\d has a label"):
         tune(work, labelled=1)

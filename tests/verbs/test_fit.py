@@ -27,7 +27,7 @@ def run_fit(scans: Path, output: Path, *more: str, **given: Any) -> Path:
 
 
 def record(work: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((work / "predictions" / "predictions.json").read_text())
+    content: dict[str, Any] = json.loads((work / "predictions" / "predictions.json").read_text(encoding="utf-8"))
     return content
 
 
@@ -56,9 +56,9 @@ def test_the_labelled_are_cross_validated_and_the_rest_predicted_by_all(fitted: 
 
 
 def test_the_evaluation_and_the_report_are_there(fitted: Path) -> None:
-    summary = json.loads((fitted / "evaluation" / "summary.json").read_text())
+    summary = json.loads((fitted / "evaluation" / "summary.json").read_text(encoding="utf-8"))
     assert sorted(summary["runs"]) == ["pcl-m2-fold0", "pcl-m2-fold1", "pcl-m2-fold2"]
-    rows = (fitted / "evaluation" / "per_case.csv").read_text().splitlines()
+    rows = (fitted / "evaluation" / "per_case.csv").read_text(encoding="utf-8").splitlines()
     assert len(rows) > 3
     page = (fitted / "report" / "index.html").read_text(encoding="utf-8")
     assert "pcl-m2-fold0" in page
@@ -122,7 +122,7 @@ def test_scratch_and_a_seed(phantom_scans: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     run_fit(phantom_scans, work, method="scratch", fold=0, seed=3)
     assert [path.name for path in (work / "runs").iterdir()] == ["scratch-seed3-m2-fold0"]
-    assert yaml.safe_load((work / "runs/scratch-seed3-m2-fold0/settings.yaml").read_text())["seed"] == 3
+    assert yaml.safe_load((work / "runs/scratch-seed3-m2-fold0/settings.yaml").read_text(encoding="utf-8"))["seed"] == 3
 
 
 def test_one_labelled_subject_trains_one_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,7 +171,8 @@ def test_overrides_reach_their_section(phantom_scans: Path, tmp_path: Path) -> N
     )
     run_fit(phantom_scans, work, *more, fold=0)
     pretraining, finetuning = (
-        yaml.safe_load((work / "runs" / name / "settings.yaml").read_text()) for name in ("pcl", "pcl-m2-fold0")
+        yaml.safe_load((work / "runs" / name / "settings.yaml").read_text(encoding="utf-8"))
+        for name in ("pcl", "pcl-m2-fold0")
     )
     assert pretraining["prepared"]["spacing_mm"] == 3.0
     assert pretraining["method"]["temperature"] == 0.2

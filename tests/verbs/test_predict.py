@@ -41,12 +41,12 @@ def runs(tuned: Path, tmp_path: Path) -> Path:
 
 def retell(run: Path, **facts: Any) -> None:
     """Change what ``model.json`` says."""
-    content = json.loads((run / "model.json").read_text())
+    content = json.loads((run / "model.json").read_text(encoding="utf-8"))
     (run / "model.json").write_text(json.dumps({**content, **facts}))
 
 
 def record(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "predictions.json").read_text())
+    content: dict[str, Any] = json.loads((folder / "predictions.json").read_text(encoding="utf-8"))
     return content
 
 
@@ -126,7 +126,7 @@ def test_runs_that_do_not_belong_together(runs: Path) -> None:
 
 
 def test_scans_with_other_channels(runs: Path) -> None:
-    content = json.loads((runs.parent / "index.json").read_text())
+    content = json.loads((runs.parent / "index.json").read_text(encoding="utf-8"))
     (runs.parent / "index.json").write_text(json.dumps({**content, "channels": ["T1", "T2"]}))
     with pytest.raises(UsageError, match=r"scans with 2 channels \(T1, T2\)") as caught:
         predict(runs / "a", device="cpu")

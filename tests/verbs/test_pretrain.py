@@ -29,7 +29,7 @@ def test_every_method_trains_and_says_what_it_trained(method: str, work: Path) -
     assert facts["labelled_subjects"] == []
     assert (facts["channels"], facts["label_names"]) == (["MR"], ["background", "RV", "MYO", "LV"])
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert lines[0]["loss"] == pytest.approx(sum(v for k, v in lines[0].items() if k.startswith("loss/")))
 
@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(work: Path) -
 
 def test_a_fold_leaves_its_test_subjects_out(work: Path) -> None:
     run = pretrain(work, method="pcl", preset="tiny", overrides=FEW, fold=0, device="cpu")
-    excluded = yaml.safe_load((run / "settings.yaml").read_text())["excluded"]
+    excluded = yaml.safe_load((run / "settings.yaml").read_text(encoding="utf-8"))["excluded"]
     subjects = load_model(run)[1]["subjects"]
     assert len(excluded) == 1
     assert sorted([*subjects, *excluded]) == [f"heart_00{n}" for n in range(1, 7)]
@@ -94,7 +94,7 @@ def test_a_learning_rate_that_collapses_pcl_is_told_as_soon_as_it_shows(
 ) -> None:
     overrides = ("steps=60", "precision=32", f"learning_rate={learning_rate}")
     run = pretrain(work, method="pcl", preset="tiny", overrides=overrides, device="cpu")
-    warnings = json.loads((run / "status.json").read_text()).get("warnings", [])
+    warnings = json.loads((run / "status.json").read_text(encoding="utf-8")).get("warnings", [])
     assert len(warnings) == len(symptoms)
     for symptom, warning in zip(symptoms, warnings, strict=True):
         assert symptom in warning

@@ -210,7 +210,7 @@ def test_says_what_was_done(text: str):
 
 
 def test_headline_is_the_evaluations(work: Path, text: str):
-    summary = json.loads((work / "evaluation" / "summary.json").read_text())
+    summary = json.loads((work / "evaluation" / "summary.json").read_text(encoding="utf-8"))
     overall = summary["protocols"]["default"]["overall"]
     said = parsed(text).said
     assert f"Dice, mean over scans {overall['dice']['mean']:.3f} 95 % interval {overall['dice']['low']:.3f}–" in said
@@ -252,7 +252,7 @@ def test_same_folder_same_bytes(work: Path, text: str, tmp_path: Path):
 
 
 def test_only_the_runs_that_were_asked_for(work: Path, tmp_path: Path):
-    said = parsed(report(work, runs=["sal"], output=tmp_path / "one.html").read_text()).said
+    said = parsed(report(work, runs=["sal"], output=tmp_path / "one.html").read_text(encoding="utf-8")).said
     assert "Pre-training “sal”" in said
     assert "Fine-tuning" not in said
 
@@ -262,7 +262,7 @@ def test_only_the_runs_that_were_asked_for(work: Path, tmp_path: Path):
 
 def test_an_index_alone(tmp_path: Path):
     work = make_index(tmp_path, {"a": label_map()})
-    said = parsed(report(work).read_text()).said
+    said = parsed(report(work).read_text(encoding="utf-8")).said
     assert "Heart data" in said
     for missing in ("No prepared scans", "No fine-tuned network", "No evaluation"):
         assert missing in said
@@ -274,7 +274,7 @@ def test_an_evaluation_alone(tmp_path: Path):
     work = make_index(tmp_path, {"a": label_map(), "b": label_map(1)})
     evaluate(work)
     (work / "index.json").unlink()
-    said = parsed(report(work).read_text()).said
+    said = parsed(report(work).read_text(encoding="utf-8")).said
     assert "No index of scans" in said
     assert "What training saw is not recorded" in said
     assert "Dice, mean over scans" in said
@@ -285,17 +285,17 @@ def test_a_run_that_has_only_begun(tmp_path: Path):
     make_run(work, "sal", "pretrain", status={"state": "running", "step": 7, "seconds": 3})
     for name in ("model.json", "metrics.jsonl", "environment.json"):
         (work / "runs" / "sal" / name).unlink()
-    said = parsed(report(work).read_text()).said
+    said = parsed(report(work).read_text(encoding="utf-8")).said
     assert "7 of 100 steps, 3 s). It is not finished (state: running)" in said
     (work / "runs" / "sal" / "status.json").unlink()
-    assert "not begun" in parsed(report(work).read_text()).said
+    assert "not begun" in parsed(report(work).read_text(encoding="utf-8")).said
 
 
 def test_an_absent_structure_and_one_subject(tmp_path: Path):
     work = make_index(tmp_path, {"a": label_map(without=3)})
     volume.write_volume(label_map(without=3), np.diag([*SPACING_MM, 1.0]), tmp_path / "Heart data" / "a.nii.gz")
     evaluate(work)
-    said = parsed(report(work).read_text()).said
+    said = parsed(report(work).read_text(encoding="utf-8")).said
     assert "no interval from one subject" in said
     assert "1 subject is few" in said
     assert said.count("Best: a") + said.count("Worst: a") == 1
@@ -318,7 +318,7 @@ def test_pictures_have_no_millimetres(tmp_path: Path):
     index = indexing.Index(root=str(data), layout="flat", channels=("R", "G", "B"), labels=labels, scans=(scan,))
     indexing.save(index, work / "index.json")
     evaluate(work)
-    text = report(work).read_text()
+    text = report(work).read_text(encoding="utf-8")
     assert "pictures have no spacing" in parsed(text).said
     assert "HD95, mm" not in text
     assert "slice 1 of 1" in text

@@ -95,7 +95,7 @@ def memory_bytes(cgroup: Path = Path("/sys/fs/cgroup/memory.max")) -> float:
     except (ValueError, OSError, AttributeError):
         physical = float("inf")
     try:
-        limit = float(cgroup.read_text().strip().replace("max", "inf"))
+        limit = float(cgroup.read_text(encoding="utf-8").strip().replace("max", "inf"))
     except (OSError, ValueError):
         limit = float("inf")
     return min(physical, limit)
