@@ -10,11 +10,14 @@ from importlib import import_module
 
 import torch
 
+from lemis.cli import keep_freed_memory
+
 NAMES = ("pipeline", "views", "alignment", "store")
 
 
 def main(names: list[str]) -> None:
     """Run and print."""
+    keep_freed_memory()  # as the command line does
     unknown = set(names) - set(NAMES)
     if unknown:
         sys.exit(f"unknown benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
