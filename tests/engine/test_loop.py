@@ -223,6 +223,11 @@ def test_figures_are_means_since_the_last_line(slices: Slices, tmp_path: Path) -
     assert [line["loss"] for line in lines(some)] == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_status_names_the_steps_that_were_done(slices: Slices, tmp_path: Path) -> None:
+    _, run = train(tmp_path, slices, steps=7)
+    assert (run.status()["step"], run.status()["steps"]) == (7, 7)
+
+
 def test_losses_and_score_of_a_step_share_a_line(slices: Slices, tmp_path: Path) -> None:
     _, run = train(
         tmp_path, slices, steps=7, log_every_steps=2, evaluate=lambda: {"score": 1.0}, evaluate_every_steps=3

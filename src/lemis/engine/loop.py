@@ -108,6 +108,7 @@ def train(
                 if step == total:
                     break
     refuse_not_finite_weights(inner, step, run)
+    run.set_status(step=step, steps=total)
 
 
 def _gradient(model: Any, batch: Batch, settings: Settings, step: int, seed: int, fabric: Fabric) -> Outcome:
