@@ -355,7 +355,9 @@ def predict(
 
 @app.command(epilog="Example: lemis evaluate work/", rich_help_panel="Step by step")
 def evaluate(
-    work: Work,
+    work: Annotated[
+        Path, typer.Argument(metavar="WORK", help="The work folder, or a folder of label maps.", show_default=False)
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for the scores.", show_default="WORK/evaluation"),
@@ -370,7 +372,7 @@ def evaluate(
     """Score predictions against reference labels, per scan and structure, in millimetres."""
     from lemis.verbs.evaluate import evaluate as verb
 
-    verb(work / "predictions", references, work=work, output=output, jobs=jobs, json=json)
+    verb(work, references, output=output, jobs=jobs, json=json)
 
 
 @app.command(epilog="Example: lemis report work/", rich_help_panel="Step by step")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from lemis.cli import app
 from lemis.data import index as indexing
 from lemis.data import volume
 from lemis.errors import DataFault, UsageError
@@ -323,3 +326,27 @@ def test_mean_of_structures_ignores_absent_ones():
 
     assert _mean([1.0, math.nan, 0.0]) == 0.5
     assert math.isnan(_mean([math.nan]))
+
+
+def test_the_command_line_scores_two_plain_folders(tmp_path: Path):
+    work = make_work(tmp_path, {"a_ED": label_map(1)})
+    (work / "index.json").unlink()
+    arguments = [
+        "evaluate",
+        str(work / "predictions"),
+        "--references",
+        str(tmp_path / "data"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["scans"] == 1
+
+
+def test_a_work_folder_without_predictions_says_what_comes_first(tmp_path: Path):
+    work = make_work(tmp_path, {"a_ED": label_map()})
+    shutil.rmtree(work / "predictions")
+    with pytest.raises(UsageError, match="predictions is not a folder") as caught:
+        evaluate(work)
+    assert "lemis predict" in caught.value.next

@@ -88,7 +88,7 @@ def evaluate(
         DataFault: A prediction on another grid than its reference, or with values that no structure has.
     """
     settings = settings or Settings()
-    if (predictions / "predictions").is_dir():
+    if (predictions / "predictions").is_dir() or (predictions / "index.json").is_file():
         work, predictions = work or predictions, predictions / "predictions"
     if work is None and (predictions.parent / "index.json").is_file():
         work = predictions.parent
