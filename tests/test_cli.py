@@ -301,7 +301,9 @@ def test_a_large_freed_block_is_reused_without_new_pages():
         "print(kept, faults() - before)"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_"))}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True, env=environment
+    )
     kept, faults = done.stdout.split()
     if kept == "False":
         pytest.skip("not glibc")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import locale
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ SeriesWriter = Callable[..., list[Path]]
 
 
 @pytest.fixture
-def write_series() -> SeriesWriter:
+def write_series() -> Iterator[SeriesWriter]:
     """Write (columns, rows, slices) int16 values as one file per slice."""
+    before = locale.setlocale(locale.LC_ALL)
 
     def write(
         folder: Path,
@@ -54,4 +56,5 @@ def write_series() -> SeriesWriter:
             writer.Execute(image)
         return files
 
-    return write
+    yield write
+    locale.setlocale(locale.LC_ALL, before)  # writing DICOM leaves the process in the locale C (reading does not)

@@ -61,7 +61,7 @@ def trained(prepared_work: Path, tmp_path_factory: pytest.TempPathFactory) -> Tr
         arguments = (str(work), json.dumps(CASES), json.dumps(FEW))
         command = [sys.executable, *launcher, str(folder / "worker.py"), *arguments]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=180, env=environment, check=False)
         assert done.returncode == 0, done.stderr
         said = done.stderr
     return Trained(folder / "one", folder / "two", said)
@@ -102,6 +102,6 @@ def test_a_batch_that_two_processes_cannot_share_is_refused(prepared_work: Path,
     arguments = (str(work), json.dumps({"odd": ("pcl", "method.batch_size=7")}), json.dumps(FEW))
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     command = [sys.executable, *launcher, str(tmp_path / "worker.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=180, check=False)
     assert done.returncode != 0
     assert "a batch of 7 on 2 processes" in done.stderr
