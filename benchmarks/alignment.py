@@ -69,7 +69,7 @@ def _one(side: int, window: int) -> dict[str, float]:
 
     with torch.profiler.profile(profile_memory=True) as profile:
         step()
-    peak = _peak(profile)
+    most = peak(profile)
     times = []
     for _ in range(2):
         begin = time.perf_counter()
@@ -77,12 +77,12 @@ def _one(side: int, window: int) -> dict[str, float]:
         times.append(time.perf_counter() - begin)
     return {
         "seconds": min(times),
-        "bytes": peak,
+        "bytes": most,
         "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
 
-def _peak(profile: object) -> float:
+def peak(profile: object) -> float:
     """Most bytes of tensors that were alive at once, from the allocator's own events."""
     alive = peak = 0
     for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):  # type: ignore[attr-defined]
