@@ -25,6 +25,9 @@ class Batch(NamedTuple):
     spacing_mm: Tensor  # (B, d) float
     inside: Tensor | None = None  # (B, 1, *space) bool, False where a slice was padded to the batch's shape
     label: Tensor | None = None  # (B, *space) int64
+    keypoints: Tensor | None = None  # (B, K, d) float, pixels of ``image``; NaN rows are no keypoints
+    descriptors: Tensor | None = None  # (B, K, D) float, of the keypoints; 0 where there is none
+    neighbour: Batch | None = None  # one neighbouring slice of each slice, row by row
 
 
 class Elastic(NamedTuple):
@@ -54,6 +57,9 @@ class View(NamedTuple):
     geometry: Geometry
     label: Tensor | None = None  # (B, *out) int64
     inside: Tensor | None = None  # (B, 1, *out) bool, real (not padded, not outside) pixels of the source
+    keypoints: Tensor | None = (
+        None  # (B, K, d) float, pixels of ``image``, row by row those of the batch; NaN: not seen
+    )
 
 
 class Draw(Protocol):
@@ -73,11 +79,15 @@ class Sampling:
     ``slices``: ``batch_size`` slices, shuffled over all scans.
     ``groups``: up to ``per_scan`` slices of one scan, then of a scan of another subject, until the batch is full;
     without replacement, slices of one scan side by side in the batch.
+    ``neighbours``: as ``slices``, and with each slice one of its scan at most ``reach`` of the scan's slices away, and
+    at most ``reach_slices`` slices (but one slice at least is in reach; a scan of one slice is its own neighbour).
     """
 
-    kind: Literal["slices", "groups"]
+    kind: Literal["slices", "groups", "neighbours"]
     batch_size: int
     per_scan: int = 16
+    reach: float = 0.05
+    reach_slices: int | None = None
 
 
 class Outcome(NamedTuple):
@@ -112,6 +122,29 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def part_of(self, parameter_name: str) -> str:
         """Which part a key of ``state_dict`` belongs to: ``encoder``, ``decoder 1`` ... ``decoder n``, or ``head``."""
+
+
+class KeypointBackbone(Backbone, ABC):
+    """A backbone that also looks at keypoints. Where it is given none, it finds them in the image itself."""
+
+    keypoint_channels: tuple[int, ...]  # per keypoint layer, finest first; empty where no layer is used
+    most_keypoints: int  # of an image that are used, the first ones
+
+    @abstractmethod
+    def find(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> keypoints (B, K, 2), strongest first, NaN rows where an image has fewer."""
+
+    @abstractmethod
+    def encode_keypoints(self, x: Tensor, keypoints: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps as of ``encode``, and the feature (B, K, channels) of every keypoint at every keypoint layer."""
+
+    @abstractmethod
+    def encode(self, x: Tensor, keypoints: Tensor | None = None) -> list[Tensor]:
+        """(B, C, H, W), (B, K, 2) -> maps, finest first; the last one is the bottleneck."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, keypoints: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), (B, K, 2) -> logits (B, classes, H, W)."""
 
 
 class Method(nn.Module, ABC):

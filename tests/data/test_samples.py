@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from lemis.contracts import Batch, Sampling
 from lemis.data import preprocess, store
+from lemis.data.keypoints import ScanKeypoints
 from lemis.data.samples import Slices, draw_batches
 from lemis.errors import UsageError
 
@@ -93,7 +97,7 @@ def test_groups_give_every_scan_its_turn() -> None:
     assert sorted(rows.tolist()) == list(range(len(scan))), "scans that fit whole are each seen once"
 
 
-@pytest.mark.parametrize("kind", ["slices", "groups"])
+@pytest.mark.parametrize("kind", ["slices", "groups", "neighbours"])
 def test_seed_and_epoch_decide(kind: str) -> None:
     scan, subject = table((0, 9), (1, 7), (2, 8), (3, 6))
     sampling = Sampling(kind=kind, batch_size=8, per_scan=4)
@@ -105,6 +109,61 @@ def test_seed_and_epoch_decide(kind: str) -> None:
     assert rows(1, 2) != rows(1, 3)
     assert rows(1, 2) != rows(2, 2)
     assert rows(1, 2) != rows(2, 1)
+
+
+LENGTHS = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 40)), min_size=1, max_size=6)
+REACH = st.one_of(st.floats(0.001, 1.0), st.sampled_from([0.05, 0.18, 0.29]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    scans=LENGTHS,
+    batch_size=st.integers(1, 24),
+    reach=REACH,
+    reach_slices=st.one_of(st.none(), st.integers(1, 5)),
+    seed=st.integers(0, 5),
+)
+def test_neighbours_of_any_set(scans: list, batch_size: int, reach: float, reach_slices: int | None, seed: int) -> None:
+    scan, subject = table(*scans)
+    sampling = Sampling(kind="neighbours", batch_size=batch_size, reach=reach, reach_slices=reach_slices)
+    batches = draw_batches(sampling, scan, subject, seed=seed, epoch=1)
+    plain = draw_batches(Sampling(kind="slices", batch_size=batch_size), scan, subject, seed=seed, epoch=1)
+    assert [batch[:, 0].tolist() for batch in batches] == [batch.tolist() for batch in plain], "as without neighbours"
+    for row, other in np.concatenate(batches).tolist():
+        n = int((scan == scan[row]).sum())
+        most = max(1, min(int(reach * n + 1e-9), reach_slices or n))
+        assert scan[other] == scan[row]
+        assert (other == row) == (n == 1)
+        assert abs(other - row) <= most
+
+
+@pytest.mark.parametrize(
+    ("n", "how", "most"),
+    [
+        (200, {"reach": 0.05}, 10),  # CHD
+        (20, {"reach": 0.05}, 1),  # where the paper's code does not end
+        (6, {"reach": 0.18, "reach_slices": 2}, 1),  # ACDC
+        (18, {"reach": 0.18, "reach_slices": 2}, 2),
+        (100, {"reach": 0.29}, 29),  # 0.29 * 100 is 28.999999999999996
+        (3, {"reach": 1.0}, 2),
+        (2, {"reach": 0.01}, 1),
+    ],
+)
+def test_every_neighbour_in_reach_comes_alike(n: int, how: dict[str, Any], most: int) -> None:
+    scan, subject = table((0, 3), (1, n), (2, 5))
+    sampling = Sampling(kind="neighbours", batch_size=n + 8, **how)
+    epochs = 400
+    pairs = np.concatenate([draw_batches(sampling, scan, subject, seed=0, epoch=k)[0] for k in range(epochs)])
+    row, other = pairs[(pairs[:, 0] >= 3) & (pairs[:, 0] < n + 3)].T - 3
+    for place in {0, 1, n // 2, n - 1}:
+        expected = {k for k in range(max(0, place - most), min(n, place + most + 1)) if k != place}
+        seen, times = np.unique(other[row == place], return_counts=True)
+        share = epochs / len(expected)
+        assert set(seen.tolist()) <= expected
+        if share > 30:
+            assert set(seen.tolist()) == expected
+            assert np.abs(times - share).max() < 5 * share**0.5, "none more often than another"
+    assert set((other - row).tolist()) == {k for k in range(-most, most + 1) if k}
 
 
 # ------------------------------------------------------------------------------------------------- the batches
@@ -138,9 +197,18 @@ def all_rows(slices: Slices, size: int = 5) -> list[np.ndarray]:
     return [order[k : k + size] for k in range(0, len(order), size)]
 
 
-def equal(a: Batch, b: Batch) -> bool:
-    pairs = zip(a, b, strict=True)
-    return all((x is None and y is None) or (x.dtype == y.dtype and torch.equal(x, y)) for x, y in pairs)
+def equal(a: Batch | None, b: Batch | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    for x, y in zip(a[:-1], b[:-1], strict=True):
+        alike = x is y if x is None or y is None else x.dtype == y.dtype and same(x, y)
+        if not alike:
+            return False
+    return equal(a.neighbour, b.neighbour)
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("scans", [[0, 1, 2], [2], [1, 0]])
@@ -199,3 +267,113 @@ def test_memory_decides_what_stays_on_the_device(prepared: store.Store, monkeypa
 def test_no_scan_at_all(prepared: store.Store) -> None:
     with pytest.raises(UsageError, match=r"no scan to draw slices from[\s\S]*lemis check"):
         Slices(prepared, [], CPU)
+
+
+# ------------------------------------------------------------------------------------------- keypoints and pairs
+
+
+def with_keypoints(of: store.Store, path: Path, most: int = 7) -> store.Store:
+    """A copy of the store with made-up keypoints: 0 to ``most`` in each slice, other places in every one."""
+    rng = np.random.default_rng(1)
+    shutil.copytree(of.path, path)
+    for facts in of.scans:
+        count = rng.permutation(8)[: facts.slices].clip(max=most).astype(np.int32)
+        place = rng.integers(0, facts.prepared_shape, (count.sum(), 2)).astype(np.int16)
+        descriptor = rng.integers(0, 256, (count.sum(), 5)).astype(np.uint8)
+        store.write_keypoints(path, facts.id, ScanKeypoints(count, place, descriptor), "made up")
+    store.write_meta(
+        path, scans=[facts.id for facts in of.scans], channels=of.channels, label_names=of.label_names,
+        label_values=of.label_values, settings={}, keypoints={"detector": "sift", "most": 7},
+    )  # fmt: skip
+    return store.open_store(path)
+
+
+@pytest.fixture(scope="module")
+def keyed(prepared: store.Store, tmp_path_factory: pytest.TempPathFactory) -> store.Store:
+    return with_keypoints(prepared, tmp_path_factory.mktemp("keyed") / "prepared")
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize(("most", "scans"), [(4, [0, 1, 2]), (100, [2, 0, 3]), (1, [1])])
+def test_keypoints_of_the_rows(keyed: store.Store, resident: bool, most: int, scans: list[int]) -> None:
+    slices = Slices(keyed, scans, CPU, resident=resident, keypoints=most, descriptors=True)
+    k = min(most, max(int(keyed.keypoints(scan).count.max()) for scan in scans))
+    for batch in slices.stream(all_rows(slices)):
+        assert batch.keypoints is not None
+        assert batch.descriptors is not None
+        assert (batch.keypoints.shape[1:], batch.descriptors.shape[1:]) == ((k, 2), (k, 5))
+        assert (batch.keypoints.dtype, batch.descriptors.dtype) == (torch.float32, torch.float32)
+        for row, place, descriptor in zip(batch.index.tolist(), batch.keypoints, batch.descriptors, strict=True):
+            scan = int(slices.scan[row])
+            found, number = keyed.keypoints(scan), row - int((slices.scan < scan).sum())
+            start, count = int(found.count[:number].sum()), min(most, int(found.count[number]))
+            height, width = keyed.scans[scan].prepared_shape
+            offset = np.array([(slices.shape[0] - height) // 2, (slices.shape[1] - width) // 2])
+            np.testing.assert_array_equal(place[:count].numpy(), found.place[start : start + count] + offset)
+            np.testing.assert_array_equal(descriptor[:count].numpy(), found.descriptor[start : start + count])
+            assert place[count:].isnan().all()
+            assert (descriptor[count:] == 0).all()
+
+
+def test_keypoints_lie_on_their_pixels(keyed: store.Store) -> None:
+    slices = Slices(keyed, [0, 1, 2], CPU, keypoints=9)
+    batch = next(slices.stream([np.arange(len(slices))]))
+    assert batch.keypoints is not None
+    assert batch.descriptors is None
+    for row in range(len(slices)):
+        scan, number = int(slices.scan[row]), row - int((slices.scan < slices.scan[row]).sum())
+        found = keyed.keypoints(scan)
+        start = int(found.count[:number].sum())
+        for k, (r, c) in enumerate(found.place[start : start + found.count[number]].tolist()):
+            i, j = batch.keypoints[row, k].long().tolist()
+            assert batch.image[row, 0, i, j] == float(keyed.image(scan)[number][0, r, c])
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_scans_without_a_single_keypoint(prepared: store.Store, resident: bool, tmp_path: Path) -> None:
+    empty = with_keypoints(prepared, tmp_path / "prepared", most=0)
+    slices = Slices(empty, [0, 1], CPU, resident=resident, keypoints=9, descriptors=True)
+    batch = next(slices.stream([np.array([1, 4])]))
+    assert batch.keypoints is not None
+    assert batch.descriptors is not None
+    assert batch.keypoints.shape == (2, 1, 2)
+    assert batch.keypoints.isnan().all()
+    assert torch.equal(batch.descriptors, torch.zeros(2, 1, 5))
+
+
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_pairs_are_two_batches_and_resident_equals_streamed(keyed: store.Store, with_labels: bool) -> None:
+    sets = [
+        Slices(keyed, [0, 1, 2], CPU, with_labels=with_labels, resident=resident, keypoints=4, descriptors=True)
+        for resident in (True, False)
+    ]
+    sampling = Sampling(kind="neighbours", batch_size=2)
+    rows = draw_batches(sampling, sets[0].scan, sets[0].subject, seed=0, epoch=0)
+    assert len(rows) == 6  # more than are read ahead
+    for one in sets:
+        slices, others = (list(one.stream([batch[:, k] for batch in rows])) for k in (0, 1))
+        pairs = list(one.stream(rows))
+        assert len(pairs) == len(rows)
+        for pair, first, second in zip(pairs, slices, others, strict=True):
+            assert pair.neighbour is not None
+            assert equal(pair._replace(neighbour=None), first)
+            assert equal(pair.neighbour, second)
+    assert all(equal(a, b) for a, b in zip(*(one.stream(rows) for one in sets), strict=True))
+
+
+def test_without_keypoints_batches_have_none(keyed: store.Store) -> None:
+    batch = next(Slices(keyed, [0], CPU).stream([np.array([0, 1])]))
+    assert (batch.keypoints, batch.descriptors, batch.neighbour) == (None, None, None)
+
+
+def test_keypoints_count_as_memory(keyed: store.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 12 * 2 * 12 * 14 * 2 + 12 * 4 * (2 * 4 + 5)  # images; slices, keypoints, bytes of places and descriptors
+    for more, resident in ((10, True), (-10, False)):
+        monkeypatch.setattr("lemis.data.samples._memory", lambda device, more=more: size * 5 + more)
+        assert Slices(keyed, [0, 1, 2], CPU, keypoints=4, descriptors=True).resident == resident
+
+
+def test_a_store_without_keypoints(prepared: store.Store) -> None:
+    with pytest.raises(UsageError, match="no keypoints in") as caught:
+        Slices(prepared, [0], CPU, keypoints=4)
+    assert caught.value.next == f"lemis prepare {prepared.path.parent} keypoints.detector=sift"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lemis.data import preprocess, store
+from lemis.data.keypoints import ScanKeypoints
 from lemis.data.preprocess import Settings
 from lemis.errors import UsageError
 
@@ -185,11 +186,70 @@ def test_an_unknown_scan_is_refused(tmp_path):
         store.open_store(tmp_path).index_of("nobody")
 
 
-@pytest.mark.parametrize("id", ["meta", "a.label", "a/b"])
+@pytest.mark.parametrize("id", ["meta", "keypoints", "a.label", "a.keypoints", "a/b"])
 def test_an_id_that_clashes_with_the_stores_own_files_is_refused(tmp_path, id):
     facts = facts_of(id, "a", (4, 4, 2), labelled=False)
     with pytest.raises(UsageError, match="scan id"):
         store.write_scan(tmp_path, facts, np.zeros((2, 1, 4, 4), np.float16))
+
+
+def found(*counts):
+    total = sum(counts)
+    return ScanKeypoints(
+        np.array(counts, np.int32),
+        np.arange(2 * total, dtype=np.int16).reshape(total, 2),
+        np.arange(128 * total, dtype=np.int64).astype(np.uint8).reshape(total, 128),
+    )
+
+
+def finish(path, **extra):
+    meta = store.read_meta(path)
+    assert meta is not None
+    store.write_meta(path, **{key: value for key, value in meta.items() if key != "version"} | extra)
+
+
+def test_keypoints_that_are_written_are_read(tmp_path):
+    write(tmp_path)
+    written = {"s1_a": found(3, 0, 2, 1), "s1_b": found(0, 0, 0), "s2_a": found(1, 1, 1, 1, 1)}
+    for id, one in written.items():
+        store.write_keypoints(tmp_path, id, one, f"of {id}")
+    finish(tmp_path, keypoints={"detector": "sift", "most": 256})
+    opened = store.open_store(tmp_path)
+    assert opened.keypoint_settings == {"detector": "sift", "most": 256}
+    for i, (id, one) in enumerate(written.items()):
+        read = opened.keypoints(i)
+        for there, here in zip(read, one, strict=True):
+            np.testing.assert_array_equal(there, here)
+            assert there.dtype == here.dtype
+        assert store.keypoint_fingerprint(tmp_path, id) == f"of {id}"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_keypoints_are_forgotten_with_their_scan(tmp_path):
+    arrays = write(tmp_path)
+    store.write_keypoints(tmp_path, "s1_a", found(3, 0, 2, 1), "x")
+    store.write_scan(tmp_path, *arrays["s1_a"])
+    assert store.keypoint_fingerprint(tmp_path, "s1_a") is None
+
+
+def test_a_damaged_file_of_keypoints_counts_as_none(tmp_path):
+    for content in (b"", b"PK half a file", b"\x93NUMPY"):
+        (tmp_path / "a.keypoints.npz").write_bytes(content)
+        assert store.keypoint_fingerprint(tmp_path, "a") is None
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_store_without_keypoints_opens_and_says_so(tmp_path, old):
+    write(tmp_path)
+    if old:  # written before there were keypoints
+        meta = json.loads((tmp_path / "meta.json").read_text(encoding="utf-8"))
+        del meta["keypoints"]
+        (tmp_path / "meta.json").write_text(json.dumps(meta))
+    opened = store.open_store(tmp_path)
+    assert opened.keypoint_settings is None
+    with pytest.raises(UsageError, match="no keypoints in") as caught:
+        opened.keypoints(0)
+    assert caught.value.next == f"lemis prepare {tmp_path.parent} keypoints.detector=sift"
 
 
 def test_a_hundred_random_slices_take_milliseconds(tmp_path):

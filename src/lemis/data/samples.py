@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from operator import itemgetter
 from typing import final
 
 import numpy as np
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
 from lemis.contracts import Batch, Sampling
@@ -36,6 +38,11 @@ class Slices:
         device: Where batches are made.
         with_labels: Batches carry labels; every scan must have one.
         resident: Keep all slices on the device; None decides by memory.
+        keypoints: Batches carry up to so many keypoints of each slice, the strongest; 0 is none.
+        descriptors: Batches carry the descriptors of these keypoints.
+
+    Raises:
+        UsageError: No scan, or a store without keypoints where they are wanted.
     """
 
     def __init__(
@@ -46,6 +53,8 @@ class Slices:
         *,
         with_labels: bool = False,
         resident: bool | None = None,
+        keypoints: int = 0,
+        descriptors: bool = False,
     ) -> None:
         self.store, self.device, self.with_labels = store, device, with_labels
         table = store.slices
@@ -58,7 +67,12 @@ class Slices:
         self._slice_index, self._position = table.slice_index[self.rows], table.position[self.rows]
         prepared = [store.scans[int(scan)].prepared_shape for scan in np.unique(self.scan)]
         self.shape = (max(rows for rows, _ in prepared), max(cols for _, cols in prepared))
+        self._place: Tensor | None = None
+        self._descriptor: Tensor | None = None
+        if keypoints:
+            self._place, self._descriptor = self._read_keypoints(keypoints, descriptors)
         size = len(self.rows) * len(store.channels) * self.shape[0] * self.shape[1] * 2
+        size += sum(values.nbytes for values in (self._place, self._descriptor) if values is not None)
         self.resident = size < RESIDENT_SHARE * _memory(device) if resident is None else resident
         self._facts = {
             "scan": torch.from_numpy(self.scan.astype(np.int64)).to(device),
@@ -68,30 +82,75 @@ class Slices:
         }
         if self.resident:
             self._image, self._label = self._read(np.arange(len(self.rows)))
+            self._place = None if self._place is None else self._place.to(device)
+            self._descriptor = None if self._descriptor is None else self._descriptor.to(device)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def stream(self, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
-        """Batches of the given rows (positions in this set), in order."""
-        if self.resident:
-            for rows in batches:
-                index = torch.from_numpy(rows).to(self.device)
-                yield self._batch(index, self._image[index], None if self._label is None else self._label[index])
-            return
+        """Batches of the given rows (positions in this set), in order.
+
+        Args:
+            batches: Each (B,); or (B, 2), the rows of slices and of their neighbours, which become ``neighbour``.
+        """
+        flat = [rows.T.reshape(-1) for rows in batches]
+        for rows, batch in zip(batches, self._resident(flat) if self.resident else self._streamed(flat), strict=True):
+            yield batch if rows.ndim == 1 else _pair(batch)
+
+    def _resident(self, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
+        for rows in batches:
+            index = torch.from_numpy(rows).to(self.device)
+            yield self._batch(rows, self._image[index], None if self._label is None else self._label[index])
+
+    def _streamed(self, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
         with ThreadPoolExecutor(AHEAD) as pool:
             waiting: list[tuple[np.ndarray, Future[tuple[Tensor, Tensor | None]]]] = []
             for rows in batches:
                 waiting.append((rows, pool.submit(self._read, rows)))
                 if len(waiting) > AHEAD:
                     first, future = waiting.pop(0)
-                    yield self._batch(torch.from_numpy(first).to(self.device), *future.result())
+                    yield self._batch(first, *future.result())
             for first, future in waiting:
-                yield self._batch(torch.from_numpy(first).to(self.device), *future.result())
+                yield self._batch(first, *future.result())
 
-    def _batch(self, index: Tensor, image: Tensor, label: Tensor | None) -> Batch:
-        facts = {name: values[index] for name, values in self._facts.items()}
-        return Batch(image=image.float(), index=index, label=None if label is None else label.long(), **facts)
+    def _batch(self, rows: np.ndarray, image: Tensor, label: Tensor | None) -> Batch:
+        here = torch.from_numpy(rows)
+        index = here.to(self.device)
+        where = index if self.resident else here  # the side that keypoints are kept on
+        place, descriptor = (
+            None if values is None else values[where].to(self.device, non_blocking=True).float()
+            for values in (self._place, self._descriptor)
+        )
+        return Batch(
+            image=image.float(),
+            index=index,
+            label=None if label is None else label.long(),
+            keypoints=place,
+            descriptors=descriptor,
+            scan=self._facts["scan"][index],
+            subject=self._facts["subject"][index],
+            position=self._facts["position"][index],
+            spacing_mm=self._facts["spacing_mm"][index],
+        )
+
+    def _read_keypoints(self, most: int, descriptors: bool) -> tuple[Tensor, Tensor | None]:
+        """(n, K, 2) float32 and (n, K, D) as stored, of every slice; pixels of the set's common shape; on the CPU."""
+        found = {int(scan): self.store.keypoints(int(scan)) for scan in np.unique(self.scan)}
+        most = min(most, max(1, *(int(one.count.max()) for one in found.values())))
+        place = np.full((len(self.rows), most, 2), np.nan, dtype=np.float32)
+        some = max(found.values(), key=lambda one: len(one.place)).descriptor  # of one that has some
+        descriptor = np.zeros((len(self.rows), most, some.shape[1]), some.dtype) if descriptors else None
+        for scan, one in found.items():
+            window = field_of_view(self.store.scans[scan].prepared_shape, self.shape)
+            rank = np.arange(len(one.place)) - np.repeat(np.cumsum(one.count) - one.count, one.count)
+            row = np.repeat(np.flatnonzero(self.scan == scan), one.count)
+            kept = rank < most
+            # The common shape holds every slice, so none is cut off.
+            place[row[kept], rank[kept]] = one.place[kept] - np.array([window.row0, window.col0])
+            if descriptor is not None and kept.any():
+                descriptor[row[kept], rank[kept]] = one.descriptor[kept]
+        return torch.from_numpy(place), None if descriptor is None else torch.from_numpy(descriptor)
 
     def _read(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """Rows -> (n, C, H, W) float16 and (n, H, W) uint8, centre-padded with zeros to the set's common shape."""
@@ -109,6 +168,14 @@ class Slices:
         return image_tensor, None if label is None else torch.from_numpy(label).to(self.device, non_blocking=True)
 
 
+def _pair(batch: Batch) -> Batch:
+    """2B slices, whose second half are the neighbours of the first, row by row."""
+    half = len(batch.image) // 2
+    one, other = (apply_to_collection(batch, Tensor, itemgetter(part)) for part in (slice(half), slice(half, None)))
+    paired: Batch = one._replace(neighbour=other)
+    return paired
+
+
 def draw_batches(
     sampling: Sampling, scan: np.ndarray, subject: np.ndarray, *, seed: int, epoch: int
 ) -> list[np.ndarray]:
@@ -116,17 +183,40 @@ def draw_batches(
 
     Args:
         sampling: How batches are drawn.
-        scan: (n,) scan of each row.
+        scan: (n,) scan of each row; slices of one scan lie side by side, in their order.
         subject: (n,) subject of each row.
         seed: Of the run.
         epoch: Counted from 0.
+
+    Returns:
+        (B,) each; for ``neighbours`` (B, 2), the row of a slice and that of its neighbour.
     """
     rng = np.random.default_rng([seed, epoch])
-    if sampling.kind == "slices":
-        order = rng.permutation(len(scan))
-        whole = max(1, len(order) // sampling.batch_size)
-        return [order[k * sampling.batch_size : (k + 1) * sampling.batch_size] for k in range(whole)]
-    return _groups(sampling, scan, subject, rng)
+    if sampling.kind == "groups":
+        return _groups(sampling, scan, subject, rng)
+    rows = rng.permutation(len(scan))
+    if sampling.kind == "neighbours":
+        rows = np.stack([rows, _neighbours(sampling, scan, rng)[rows]], axis=1)
+    whole = max(1, len(rows) // sampling.batch_size)
+    return [rows[k * sampling.batch_size : (k + 1) * sampling.batch_size] for k in range(whole)]
+
+
+def _neighbours(sampling: Sampling, scan: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(n,) row of a neighbour of each row: all slices of its scan within reach alike, itself where there is no other.
+
+    KAF's code has two laws for the offset of slice i of n, U in (-1, 1): on CHD trunc(0.05 n U), drawn again until it
+    is not 0 and in the scan (never for n <= 20); on ACDC trunc(i + min(0.18, 2 / n) n U) - i, which has -2 but no +2.
+    Ours are ``reach=0.05``, and ``reach=0.18, reach_slices=2``: every offset of 1 to reach, either way, the same.
+    """
+    _, start, which, count = np.unique(scan, return_index=True, return_inverse=True, return_counts=True)
+    n, place = count[which], np.arange(len(scan)) - start[which]
+    reach = (sampling.reach * n + 1e-9).astype(np.int64)  # 0.29 of 100 slices is 29, though not in floating point
+    reach = np.maximum(1, np.minimum(reach, sampling.reach_slices or n))
+    before, after = np.minimum(reach, place), np.minimum(reach, n - 1 - place)
+    offset = rng.integers(0, np.maximum(before + after, 1)) - before
+    offset += (offset >= 0) & (n > 1)  # over the slice itself
+    rows: np.ndarray = np.arange(len(scan)) + offset
+    return rows
 
 
 def _groups(sampling: Sampling, scan: np.ndarray, subject: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:

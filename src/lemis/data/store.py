@@ -2,14 +2,17 @@
 
 ```
 prepared/  meta.json  ID.npy (n, C, H, W) float16  ID.label.npy (n, H, W) uint8  ID.json (preprocess.Facts)
+           keypoints.json  ID.keypoints.npz (keypoints.ScanKeypoints)      where keypoints were asked for
 ```
-``meta.json`` is written last: a folder without it was not finished.
+``meta.json`` is written last: a folder without it was not finished. It names the keypoints' settings once those of
+every scan are there; ``keypoints.json`` names the ones asked for from the beginning.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -20,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from lemis.data.keypoints import ScanKeypoints
 from lemis.data.preprocess import Facts, Shape2, crop_field, field_of_view, inside_field
 from lemis.errors import UsageError
 
@@ -57,6 +61,7 @@ class Store:
     label_names: tuple[str, ...]  # index 0 is the background
     label_values: tuple[int, ...]  # original integer of each class
     settings: Mapping[str, Any]  # preprocess.Settings, settled, as plain values
+    keypoint_settings: Mapping[str, Any] | None = None  # keypoints.Settings as plain values; None: no keypoints
 
     @property
     def num_classes(self) -> int:
@@ -89,6 +94,21 @@ class Store:
     def label(self, i: int) -> NDArray[np.uint8] | None:
         """(n, H, W) class indices of scan ``i``, memory-mapped, read-only; None where it has no label."""
         return _map(self.path / f"{self.scans[i].id}.label.npy") if self.scans[i].labelled else None
+
+    def keypoints(self, i: int) -> ScanKeypoints:
+        """Keypoints of scan ``i``, in pixels of ``image(i)``.
+
+        Raises:
+            UsageError: The store has none.
+        """
+        if self.keypoint_settings is None:
+            raise UsageError(
+                f"no keypoints in {self.path}",
+                allowed="a preparation with keypoints",
+                next=f"lemis prepare {self.path.parent} keypoints.detector=sift",
+            )
+        with np.load(self.path / f"{self.scans[i].id}.keypoints.npz", allow_pickle=False) as file:
+            return ScanKeypoints(*(file[field] for field in ScanKeypoints._fields))
 
     @cached_property
     def slices(self) -> Slices:
@@ -185,6 +205,7 @@ def open_store(path: Path) -> Store:
         label_names=tuple(meta["label_names"]),
         label_values=tuple(meta["label_values"]),
         settings=meta["settings"],
+        keypoint_settings=meta.get("keypoints"),
     )
 
 
@@ -200,10 +221,11 @@ def write_scan(path: Path, facts: Facts, image: NDArray[np.float16], label: NDAr
     Raises:
         UsageError: An id that another file of the store would be named by.
     """
-    if facts.id == "meta" or facts.id.endswith(".label") or "/" in facts.id or "\\" in facts.id:
+    taken = facts.id in ("meta", "keypoints") or facts.id.endswith((".label", ".keypoints"))
+    if taken or "/" in facts.id or "\\" in facts.id:
         raise UsageError(
             f"scan id {facts.id!r}",
-            allowed="an id without / that is not 'meta' or '*.label'",
+            allowed="an id without / that is not 'meta', 'keypoints', '*.label' or '*.keypoints'",
             next="rename the scan",
         )
     assert image.shape[0] == facts.slices, "one image slice per slice of the scan"
@@ -219,8 +241,40 @@ def write_scan(path: Path, facts: Facts, image: NDArray[np.float16], label: NDAr
 
 def forget_scan(path: Path, id: str) -> None:
     """Remove what the store holds of one scan."""
-    for suffix in (".json", ".npy", ".label.npy"):
+    for suffix in (".json", ".npy", ".label.npy", ".keypoints.npz"):
         (path / f"{id}{suffix}").unlink(missing_ok=True)
+
+
+def write_keypoints(path: Path, id: str, found: ScanKeypoints, fingerprint: str) -> None:
+    """Store the keypoints of one scan, and what they were made from."""
+    target = path / f"{id}.keypoints.npz"
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, fingerprint=np.array(fingerprint), **found._asdict())
+    os.replace(temporary, target)
+
+
+def keypoint_fingerprint(path: Path, id: str) -> str | None:
+    """What the stored keypoints of one scan were made from; None where there are none."""
+    try:
+        with np.load(path / f"{id}.keypoints.npz", allow_pickle=False) as file:
+            return str(file["fingerprint"])
+    except (FileNotFoundError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def ask_keypoints(path: Path, settings: Mapping[str, Any]) -> None:
+    """Remember which keypoints this store is to have, whatever happens before they are found."""
+    _save_text(path / "keypoints.json", json.dumps(dict(settings), indent=1))
+
+
+def asked_keypoints(path: Path) -> Mapping[str, Any] | None:
+    """The settings of ``ask_keypoints``; None where nobody asked."""
+    try:
+        settings: Mapping[str, Any] = json.loads((path / "keypoints.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return settings
 
 
 def read_facts(path: Path, id: str) -> Facts | None:
@@ -248,11 +302,13 @@ def write_meta(
     label_names: Sequence[str],
     label_values: Sequence[int],
     settings: Mapping[str, Any],
+    keypoints: Mapping[str, Any] | None = None,
 ) -> None:
-    """Declare the store finished."""
+    """Declare the store finished; ``keypoints`` only when those of every scan are there too."""
     meta = {
         "version": VERSION,
         "settings": dict(settings),
+        "keypoints": None if keypoints is None else dict(keypoints),
         "channels": list(channels),
         "label_names": list(label_names),
         "label_values": list(label_values),

@@ -26,7 +26,12 @@ from lemis.errors import UsageError
 from lemis.parts.layers import precise
 
 
-def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+def ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    """Both ends of a range, for pydantic.
+
+    Raises:
+        ValueError: The first is larger.
+    """
     if ends[0] > ends[1]:
         raise ValueError("a range is written [low, high] with low <= high")
     return ends
@@ -39,9 +44,10 @@ def _positive(ends: tuple[float, float]) -> tuple[float, float]:
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
-PositiveRange = Annotated[tuple[float, float], AfterValidator(_ordered), AfterValidator(_positive)]
+Range = Annotated[tuple[float, float], AfterValidator(ordered)]
+PositiveRange = Annotated[tuple[float, float], AfterValidator(ordered), AfterValidator(_positive)]
 Interpolation = Literal["bilinear", "bicubic"]
+Follow = Literal["exact", "index_map"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,7 @@ CROP_ONLY = Spatial(p_mirror=0.0, p_spatial=0.0)
 _POINTS_PER_SIGMA = 1.5  # of the coarse noise: the blurred field's variance is then constant to 1e-9
 _MARGIN_SIGMAS = 3.0  # noise around the view, so that the field is as strong at its border as inside
 _NEWTON_STEPS = 4  # from a fixed-point start; at the strongest default 3e-5 of all points miss 1e-3 px
+_FOUND_PX = 0.5  # of the source: a keypoint whose place in a folded view leads back further away than this is dropped
 
 
 # ---------------------------------------------------------------------------------------------------- drawing
@@ -120,6 +127,22 @@ def identity(
     box = torch.tensor([[0] * d, list(source_shape)], device=device).expand(rows, 2, d)
     linear = torch.eye(d, device=device).expand(rows, d, d)
     return Geometry(_about_centre(linear, _centred(box, out_shape), out_shape), tuple(out_shape))
+
+
+def of_box(first: Tensor, size: Tensor, out_shape: Sequence[int], mirror: Tensor | None = None) -> Geometry:
+    """The view that shows a box of the source, enlarged or shrunk to ``out_shape``, each axis on its own.
+
+    Args:
+        first: (B, d) source coordinate of the box's lower edges: -0.5 is the edge of the image.
+        size: (B, d) source pixels, need not be whole.
+        out_shape: Of the views.
+        mirror: (B, d), -1 where an axis is mirrored and else 1.
+    """
+    out = torch.tensor(out_shape, device=size.device)
+    scale = size / out if mirror is None else size / out * mirror
+    # Centre of the view on centre of the box.
+    shift = first + size / 2 - scale * (out - 1) / 2
+    return Geometry(torch.cat([scale.diag_embed(), shift[..., None]], dim=-1), tuple(out_shape))
 
 
 def _draw_rotation(settings: Spatial, spatial: Tensor, d: int, rng: Draw) -> Tensor:
@@ -198,20 +221,29 @@ def _draw_elastic(settings: Spatial, spatial: Tensor, out_shape: Sequence[int], 
 # --------------------------------------------------------------------------------------------------- applying
 
 
-def random_view(settings: Spatial, batch: Batch, size_px: int, rng: Draw) -> View:
-    """One view of every image of a batch, with its label and mask where the batch has them.
+def random_view(settings: Spatial, batch: Batch, size_px: int, rng: Draw, *, follow: Follow = "exact") -> View:
+    """One view of every image of a batch, with its label, mask and keypoints where the batch has them.
 
     Args:
         settings: How geometry is drawn.
         batch: Its ``inside`` says which part of each image a random crop is taken from.
         size_px: Rows and columns of the view; in 3D the number of slices stays.
         rng: Random numbers.
+        follow: How keypoints come along, see ``apply``.
     """
     source_shape = tuple(batch.image.shape[2:])
     out_shape = (*source_shape[:-2], size_px, size_px)
     box = None if batch.inside is None else _box_of(batch.inside)
     geometry = draw(settings, len(batch.image), source_shape, out_shape, rng, box)
-    return apply(geometry, batch.image, batch.label, batch.inside, interpolation=settings.interpolation)
+    return apply(
+        geometry,
+        batch.image,
+        batch.label,
+        batch.inside,
+        interpolation=settings.interpolation,
+        keypoints=batch.keypoints,
+        follow=follow,
+    )
 
 
 def two_views(settings: Spatial, batch: Batch, size_px: int, rng: Draw) -> dict[str, View]:
@@ -226,6 +258,8 @@ def apply(
     inside: Tensor | None = None,
     *,
     interpolation: Interpolation = "bilinear",
+    keypoints: Tensor | None = None,
+    follow: Follow = "exact",
 ) -> View:
     """Read images through a geometry; zero outside the source.
 
@@ -235,6 +269,12 @@ def apply(
         label: (B, *space) integers, read at the nearest pixel.
         inside: (B, 1, *space) bool, read at the nearest pixel.
         interpolation: Of the image.
+        keypoints: (B, K, d) float, pixels of ``image``, NaN rows where there are fewer. A keypoint that the view does
+            not show is NaN in it.
+        follow: ``exact``: each keypoint goes where its source pixel is seen. ``index_map``, KAF's way: the keypoints'
+            numbers are drawn into a label image, which is read at the nearest pixel, and a keypoint lies at the mean of
+            the pixels with its number, cut to whole pixels; one that no pixel was read from is lost, and of several
+            at one source pixel only the first is kept.
 
     Raises:
         UsageError: Bicubic in 3D.
@@ -248,19 +288,29 @@ def apply(
         )
     if image.dtype != torch.float64:
         image = image.float()
-    masks = [mask for mask in (None if label is None else label[:, None], inside) if mask is not None]
+    drawn: dict[str, Tensor] = {}  # (B, 1, *space) each, read at the nearest pixel
+    if label is not None:
+        drawn["label"] = label[:, None]
+    if inside is not None:
+        drawn["inside"] = inside
+    if keypoints is not None and follow == "index_map":
+        drawn["index"] = _index_map(keypoints, image.shape[2:])
     with _full_precision(image):
         grid = _grid(geometry, image.shape[2:]).to(image.dtype)
         seen = F.grid_sample(image, grid, interpolation, align_corners=False)
-        if not masks:
-            return View(seen, geometry)
-        stacked = torch.cat([mask.to(image.dtype) for mask in masks], dim=1)
-        nearest = F.grid_sample(stacked, grid, "nearest", align_corners=False)
+        if drawn:
+            stacked = torch.cat([values.to(image.dtype) for values in drawn.values()], dim=1)
+            nearest = F.grid_sample(stacked, grid, "nearest", align_corners=False)
+            drawn = dict(zip(drawn, nearest.split(1, dim=1), strict=True))
+    moved = None
+    if keypoints is not None:
+        moved = _read_indices(drawn["index"], keypoints) if "index" in drawn else _seen_at(geometry, keypoints)
     return View(
         seen,
         geometry,
-        label=None if label is None else nearest[:, 0].long(),
-        inside=None if inside is None else nearest[:, -1:] > 0.5,
+        label=drawn["label"][:, 0].long() if "label" in drawn else None,
+        inside=drawn["inside"] > 0.5 if "inside" in drawn else None,
+        keypoints=moved,
     )
 
 
@@ -272,8 +322,15 @@ def quarter_turns(view: View, turns: int) -> View:
             _quarter_turn(view.geometry),
             None if view.label is None else view.label.rot90(1, (-2, -1)),
             None if view.inside is None else view.inside.rot90(1, (-2, -1)),
+            None if view.keypoints is None else _turned(view.keypoints, view.geometry.shape[-1]),
         )
     return view
+
+
+def _turned(points: Tensor, columns: int) -> Tensor:
+    """Points of a view that many columns wide, a quarter turn later."""
+    *before, row, column = points.unbind(-1)
+    return torch.stack([*before, columns - 1 - column, row], dim=-1)
 
 
 def _quarter_turn(geometry: Geometry) -> Geometry:
@@ -360,6 +417,46 @@ def view_of(geometry: Geometry, points: Tensor) -> Tensor:
             length = step.norm(dim=-1, keepdim=True)
             y = y - step * (longest / length.clamp(min=1e-12)).clamp(max=1)
         return y
+
+
+def _seen_at(geometry: Geometry, keypoints: Tensor) -> Tensor:
+    """``view_of`` (B, K, d), NaN where the view does not show the keypoint or there is none."""
+    points = keypoints.to(geometry.to_source.dtype)
+    seen = view_of(geometry, points)
+    # Every comparison with NaN is false, so what was NaN is not kept.
+    kept = ((seen >= -0.5) & (seen < torch.tensor(geometry.shape, device=seen.device) - 0.5)).all(-1)
+    if geometry.elastic is not None:
+        kept &= (source_of(geometry, seen) - points).norm(dim=-1) < _FOUND_PX
+    return seen.masked_fill(~kept[..., None], torch.nan).to(keypoints.dtype)
+
+
+def _index_map(keypoints: Tensor, shape: Sequence[int]) -> Tensor:
+    """(B, 1, *shape) int64: 1 + the number of the first keypoint in each pixel, 0 where there is none."""
+    rows, k, _ = keypoints.shape
+    size = torch.tensor(shape, device=keypoints.device)
+    pixel = keypoints.round()
+    there = ((pixel >= 0) & (pixel < size)).all(-1)  # also False for NaN
+    pixel = pixel.masked_fill(~there[..., None], 0).long()
+    flat = torch.zeros_like(pixel[..., 0])
+    for axis, n in enumerate(shape):
+        flat = flat * n + pixel[..., axis]
+    none = k + 1
+    number = torch.arange(1, none, device=flat.device).expand(rows, k).masked_fill(~there, none)
+    drawn = torch.full((rows, int(size.prod())), none, device=flat.device)
+    drawn = drawn.scatter_reduce(1, flat, number, "amin")
+    return drawn.masked_fill(drawn == none, 0).view(rows, 1, *shape)
+
+
+def _read_indices(index: Tensor, keypoints: Tensor) -> Tensor:
+    """Mean place of the pixels of each number in ``index`` (B, 1, *out): (B, K, d) whole pixels, NaN where none is."""
+    rows, k, d = keypoints.shape
+    row, _, *place = index.nonzero().unbind(1)  # few pixels have a number; whole numbers add up exactly, in any order
+    slot = row * k + index[index != 0].long() - 1
+    total = torch.zeros(rows * k, d, dtype=torch.long, device=index.device).index_add_(0, slot, torch.stack(place, 1))
+    count = torch.zeros(rows * k, 1, dtype=torch.long, device=index.device)
+    count.index_add_(0, slot, torch.ones_like(slot)[:, None])
+    mean = (total // count.clamp(min=1)).to(keypoints.dtype).masked_fill(count == 0, torch.nan)
+    return mean.view(rows, k, d)
 
 
 def carry_back(

@@ -20,7 +20,7 @@ from lemis.errors import TrainingStopped, UsageError
 def not_finite(outcome: Outcome, step: int, rows: np.ndarray, slices: Slices, run: Run) -> TrainingStopped:
     """The error for a loss that is not finite: the step, its terms, the scans of the batch ``rows``, what is kept."""
     terms = ", ".join(f"{name} = {float(value):.4g}" for name, value in outcome.losses.items())
-    scans = sorted({slices.store.scans[int(scan)].id for scan in slices.scan[rows]})
+    scans = sorted({slices.store.scans[int(scan)].id for scan in np.unique(slices.scan[rows])})
     return TrainingStopped(
         f"the loss of step {step + 1} is not finite: {terms}\n"
         f"  scans of the batch: {', '.join(scans)}\n"

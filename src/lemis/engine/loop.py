@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from lemis.contracts import Batch, Method, Outcome, Sampling
@@ -36,7 +38,7 @@ def train(
     *,
     seed: int,
     evaluate: Callable[[], dict[str, float]] | None = None,
-    evaluate_every_steps: int | None = None,
+    evaluations: int = 1,
 ) -> None:
     """Minimise the plain sum of ``objective(batch, rng).losses``, from the run's last checkpoint if it has one.
 
@@ -48,8 +50,8 @@ def train(
         run: Where metrics and checkpoints go.
         fabric: Devices, precision and processes.
         seed: All randomness follows from it and the step.
-        evaluate: Called every ``evaluate_every_steps`` and at the end; its figures go to the metrics.
-        evaluate_every_steps: None is never.
+        evaluate: Called at equal distances and at the end; its figures go to the metrics.
+        evaluations: How often that is, at least.
 
     Raises:
         UsageError: A batch that cannot be spread over the processes and parts.
@@ -90,7 +92,7 @@ def train(
                 figures: dict[str, float] = {}
                 if _due(settings.log_every_steps, step, total):
                     figures |= {"learning_rate": rate, **watch.figures(outcome)}
-                if evaluate is not None and _due(evaluate_every_steps, step, total):
+                if evaluate is not None and _due(max(1, total // evaluations), step, total):
                     figures |= evaluate()
                 if figures:
                     run.log(step, {"epoch": epoch, **figures})
@@ -116,7 +118,7 @@ def _gradient(model: Any, batch: Batch, settings: Settings, step: int, seed: int
     parts = settings.accumulate
     losses: dict[str, Tensor] = {}
     for part in range(parts):
-        piece = Batch._make(None if values is None else values[part::parts] for values in batch)
+        piece = apply_to_collection(batch, Tensor, itemgetter(slice(part, None, parts)))
         share = len(piece.image) / len(batch.image)
         torch.manual_seed(hash((seed, step, part, fabric.global_rank)) % 2**63)  # dropout and the like
         rng = Rows(seed, step * parts + part, fabric.device, fabric.global_rank, fabric.world_size)
@@ -140,8 +142,8 @@ def _together(outcome: Outcome, late: bool, signals: Signals) -> tuple[Outcome, 
     return outcome._replace(losses=dict(zip(outcome.losses, means, strict=True))), bool(shared[-2]), bool(shared[-1])
 
 
-def _due(every: int | None, step: int, total: int) -> bool:
-    return bool(every) and (step % (every or 1) == 0 or step == total)
+def _due(every: int, step: int, total: int) -> bool:
+    return step % every == 0 or step == total
 
 
 def _resume(run: Run, module: nn.Module, optimiser: Any, fabric: Fabric) -> int:

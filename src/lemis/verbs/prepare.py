@@ -17,23 +17,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lemis.data import index as index_file
+from lemis.data import keypoints as detection
 from lemis.data import preprocess, store, volume
 from lemis.data.index import Index, Scan
 from lemis.data.preprocess import Facts, Settings
 from lemis.data.scans import read_image, read_label
 from lemis.data.store import Store
 from lemis.errors import DataFault, UsageError
-from lemis.settings import plain
+from lemis.settings import plain, resolve
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-VOXELS_PER_PROCESS = 30_000_000  # a new process costs about a second, in which one prepares this many
+# A new process costs about a second. What one does meanwhile:
+VOXELS_PER_S = 30_000_000  # prepared
+KEYPOINT_PIXELS_PER_S = 3_000_000  # searched for keypoints
 PLAIN_EVERY_S = 5.0
 
 
@@ -71,14 +75,29 @@ class _Job:
     label_values: tuple[int, ...]
 
 
+class _Plan(NamedTuple):
+    """What a finished store of images looks like."""
+
+    tasks: Sequence[_Task]
+    missing: Sequence[_Task]
+    job: _Job
+    meta: dict[str, Any]
+
+
 def prepare(
-    work: Path, *, settings: Settings | None = None, jobs: int | None = None, index: Index | None = None
+    work: Path,
+    *,
+    settings: Settings | None = None,
+    keypoints: detection.Settings | None = None,
+    jobs: int | None = None,
+    index: Index | None = None,
 ) -> Store:
     """Prepare every scan of ``work/index.json`` into ``work/prepared``; scans already done so are kept.
 
     Args:
         work: The work folder.
         settings: How; the defaults of ``preprocess.Settings`` otherwise.
+        keypoints: Also find keypoints, so. None: only those that an earlier call asked for, as it did.
         jobs: Processes; by default as many as the processor has, and no more than pay off.
         index: The scans, instead of ``work/index.json``.
 
@@ -86,7 +105,7 @@ def prepare(
         The finished store.
 
     Raises:
-        UsageError: No index, or settings that do not go together.
+        UsageError: No index, settings that do not go together, or a keypoint detector that there is not.
         DataFault: Scans that cannot be prepared; the others are kept, and a second call tries only those.
     """
     work = Path(work)
@@ -98,40 +117,92 @@ def prepare(
             allowed="at least one scan",
             next=f"lemis check SCANS -o {work}",
         )
+    if keypoints is not None:
+        detection.load_detector(keypoints.detector)
     folder = work / "prepared"
     folder.mkdir(parents=True, exist_ok=True)
-    classes = _classes(index)
+    if keypoints is not None:
+        store.ask_keypoints(folder, plain(keypoints))
     console = Console(stderr=True, soft_wrap=True)
+    plan = _plan(index, settings, folder, jobs, console)
+    images = _prepare_images(plan, jobs, console)
+    asked = store.asked_keypoints(folder)
+    points = asked is not None and _find_keypoints(plan, resolve(detection.Settings, asked), jobs, console)
+    if not images and not points:
+        console.print(f"nothing to do: {len(index.scans)} scans are prepared in {folder}")
+    return store.open_store(folder)
+
+
+def _prepare_images(plan: _Plan, jobs: int | None, console: Console) -> bool:
+    """Prepare what is missing. Returns whether anything was to be done."""
+    folder = plan.job.folder
+    if not plan.missing and _meta_is(folder, plan.meta):
+        return False
+    (folder / "meta.json").unlink(missing_ok=True)  # what follows is unfinished until it is written again
+    found = _run(
+        partial(_prepare_scan, plan.job),
+        plan.missing,
+        jobs,
+        console,
+        "prepared",
+        seconds=_voxels([task.scan for task in plan.missing]) / VOXELS_PER_S,
+    )
+    failures = [one for one in found if one is not None]
+    if failures:
+        raise _fault(failures, len(plan.tasks))
+    store.write_meta(folder, **plan.meta)
+    console.print(_summary(store.open_store(folder), len(plan.missing)))
+    return True
+
+
+def _find_keypoints(plan: _Plan, settings: detection.Settings, jobs: int | None, console: Console) -> bool:
+    """Find the keypoints that are missing. Returns whether anything was to be done.
+
+    The store stays open for other runs meanwhile: its images are finished.
+    """
+    opened = store.open_store(plan.job.folder)
+    stamps = {facts.id: _digest([facts.fingerprint, plain(settings)]) for facts in opened.scans}
+    missing = [facts for facts in opened.scans if store.keypoint_fingerprint(opened.path, facts.id) != stamps[facts.id]]
+    if not missing and opened.keypoint_settings == plain(settings):
+        return False
+    if opened.keypoint_settings is not None:
+        store.write_meta(opened.path, **plan.meta)
+    _run(
+        partial(_find_in_scan, settings),
+        [(dataclasses.replace(opened, scans=(facts,)), stamps[facts.id]) for facts in missing],
+        jobs,
+        console,
+        "found keypoints in",
+        seconds=sum(facts.slices * math.prod(facts.prepared_shape) for facts in missing) / KEYPOINT_PIXELS_PER_S,
+    )
+    store.write_meta(opened.path, **plan.meta, keypoints=plain(settings))
+    console.print(_keypoint_summary(store.open_store(opened.path), len(missing)))
+    return True
+
+
+# ----------------------------------------------------------------------------------------- what is to be done
+
+
+def _plan(index: Index, settings: Settings, folder: Path, jobs: int | None, console: Console) -> _Plan:
+    classes = _classes(index)
     done = {scan.id: store.read_facts(folder, scan.id) for scan in index.scans}
     sources = {scan.id: _source_fingerprint(index, scan) for scan in index.scans}
     extents = _extents(index, settings, done, sources, jobs, console)
     planes = [preprocess.in_plane(scan.shape, scan.spacing_mm, scan.slice_axis) for scan in index.scans]
     settled = preprocess.settle(settings, planes, list(extents.values()))
     tasks = [_task(index, scan, settled, classes, sources[scan.id], extents.get(scan.id)) for scan in index.scans]
-    meta = {
-        "scans": [scan.id for scan in index.scans],
-        "channels": index.channels,
-        "label_names": classes.names,
-        "label_values": classes.values,
-        "settings": plain(settled),
-    }
-    missing = [task for task in tasks if not _is_done(folder, task, done[task.scan.id])]
-    if not missing and _meta_is(folder, meta):
-        console.print(f"nothing to do: {len(tasks)} scans are prepared in {folder}")
-        return store.open_store(folder)
-    (folder / "meta.json").unlink(missing_ok=True)  # what follows is unfinished until it is written again
-    job = _Job(dataclasses.replace(index, scans=()), folder, settled, classes.values)
-    found = _run(partial(_prepare_scan, job), missing, jobs, console, "prepared")
-    failures = [one for one in found if one is not None]
-    if failures:
-        raise _fault(failures, len(tasks))
-    store.write_meta(folder, **meta)
-    opened = store.open_store(folder)
-    console.print(_summary(opened, len(missing)))
-    return opened
-
-
-# ----------------------------------------------------------------------------------------- what is to be done
+    return _Plan(
+        tasks=tasks,
+        missing=[task for task in tasks if not _is_done(folder, task, done[task.scan.id])],
+        job=_Job(dataclasses.replace(index, scans=()), folder, settled, classes.values),
+        meta={
+            "scans": [scan.id for scan in index.scans],
+            "channels": index.channels,
+            "label_names": classes.names,
+            "label_values": classes.values,
+            "settings": plain(settled),
+        },
+    )
 
 
 def _classes(index: Index) -> _Classes:
@@ -222,7 +293,14 @@ def _extents(
             extents[scan.id] = facts.extent_mm
         else:
             unknown.append(scan)
-    found = _run(partial(_extent, dataclasses.replace(index, scans=())), unknown, jobs, console, "measured")
+    found = _run(
+        partial(_extent, dataclasses.replace(index, scans=())),
+        unknown,
+        jobs,
+        console,
+        "measured",
+        seconds=_voxels(unknown) / VOXELS_PER_S,
+    )
     failures = [one for one in found if isinstance(one, _Failure)]
     if failures:
         raise _fault(failures, len(index.scans))
@@ -263,14 +341,26 @@ def _extent(index: Index, scan: Scan) -> float | _Failure:
         return _Failure(scan.id, "reading", scan.label, error.given, error.allowed, error.next)
 
 
+def _find_in_scan(settings: detection.Settings, task: tuple[Store, str]) -> None:
+    alone, fingerprint = task  # the store with this scan only, and of what its keypoints are
+    found = detection.find_all(alone.image(0), settings)
+    store.write_keypoints(alone.path, alone.scans[0].id, found, fingerprint)
+
+
 # ------------------------------------------------------------------------------ processes, progress, messages
 
 
 def _run(
-    work: Callable[[Item], Result], items: Sequence[Item], jobs: int | None, console: Console, done: str
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    jobs: int | None,
+    console: Console,
+    done: str,
+    *,
+    seconds: float,
 ) -> list[Result]:
-    """``work`` of every item, in their order, in as many processes as pay off."""
-    jobs = _processes(items) if jobs is None else max(1, min(jobs, len(items)))
+    """``work`` of every item, in their order, in as many processes as pay off for about so many seconds of it."""
+    jobs = max(1, min(_processes(seconds) if jobs is None else jobs, len(items)))
     results: dict[int, Result] = {}
     with _progress(console, len(items), done) as advance:
         if jobs == 1:
@@ -290,14 +380,18 @@ def _run(
     return [results[i] for i in range(len(items))]
 
 
-def _processes(items: Sequence[Any]) -> int:
+def _processes(seconds: float) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    voxels = sum(math.prod((item.scan if isinstance(item, _Task) else item).shape) for item in items)
-    return max(1, min(cores, len(items), voxels // VOXELS_PER_PROCESS))
+    return min(cores, int(seconds))
+
+
+def _voxels(scans: Sequence[Scan]) -> int:
+    return sum(math.prod(scan.shape) for scan in scans)
 
 
 def _one_thread() -> None:
     threadpool_limits(1)  # the processes share the cores already
+    os.environ["OPENCV_FOR_THREADS_NUM"] = "1"  # read when OpenCV is imported; threadpoolctl does not know it
 
 
 @contextmanager
@@ -348,4 +442,13 @@ def _summary(opened: Store, new: int) -> str:
         f"prepared {new} of {len(opened.scans)} scans, {labelled} labelled, {len(opened.subjects)} subjects: "
         f"{slices} slices up to {rows} x {cols} pixels {at}, {opened.num_classes - 1} structures, "
         f"{opened.nbytes_resident / 1e6:.0f} MB in memory; {opened.path}"
+    )
+
+
+def _keypoint_summary(opened: Store, new: int) -> str:
+    counts = np.concatenate([opened.keypoints(i).count for i in range(len(opened.scans))])
+    settings = opened.keypoint_settings or {}
+    return (
+        f"found keypoints ({settings['detector']}, {settings['most']} at most) in {new} of {len(opened.scans)} scans: "
+        f"{np.median(counts):g} per slice in the median, none in {np.sum(counts == 0)} of {len(counts)} slices"
     )
