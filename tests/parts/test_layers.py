@@ -100,3 +100,16 @@ def test_kaiming_draws_convolutions_and_leaves_the_rest() -> None:
         assert layer.bias.abs().max() == 0
     assert torch.equal(layers[3].weight, before[0])
     assert torch.equal(layers[3].bias, before[1])
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_batch_norm_of_fewer_than_two_values_uses_what_it_has_learned(rows: int) -> None:
+    norm = BatchNorm(3).double()
+    norm(random((50, 3), dtype=torch.float64))
+    learned = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+    x = random((rows, 3), 1, dtype=torch.float64).requires_grad_()
+    y = norm(x)
+    torch.testing.assert_close(y, (x - norm.running_mean) / (norm.running_var + norm.eps).sqrt())
+    y.sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in norm.parameters())
+    assert all(torch.equal(buffer, learned[name]) for name, buffer in norm.named_buffers())

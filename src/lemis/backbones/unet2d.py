@@ -11,18 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, final
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from lemis import contracts
-from lemis.errors import UsageError
-from lemis.parts.layers import BatchNorm, kaiming
+from lemis.parts.layers import kaiming
+from lemis.parts.unet import LEVELS, SLOPE, Up, block, bottleneck, check_divisible
 
 DIMS = (2,)
-
-SLOPE = 0.01  # of LeakyReLU, and of the Kaiming initialisation that goes with it
-LEVELS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +42,16 @@ class Backbone(contracts.Backbone):
         self.decoder_channels = tuple(reversed(widths))
         self.decoder_strides = tuple(reversed(self.strides[:-1]))
         self.encoder = nn.ModuleList(
-            [_block(i, o) for i, o in zip([in_channels, *widths[:-1]], widths, strict=True)]
-            + [_bottleneck(8 * f, 16 * f)]
+            [block(i, o) for i, o in zip([in_channels, *widths[:-1]], widths, strict=True)]
+            + [bottleneck(8 * f, 16 * f)]
         )
-        self.decoder = nn.ModuleList([_Up(2 * width, width) for width in reversed(widths)])
+        self.decoder = nn.ModuleList([Up(2 * width, width) for width in reversed(widths)])
         self.head = nn.Conv2d(f, num_classes, 1, bias=False)
         kaiming(self, SLOPE)
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W), H and W multiples of 16 -> five maps, finest first."""
-        _check_divisible(x)
+        check_divisible(x)
         maps = [self.encoder[0](x)]
         for level in self.encoder[1:]:
             maps.append(level(nn.functional.max_pool2d(maps[-1], 2)))
@@ -77,46 +73,3 @@ class Backbone(contracts.Backbone):
         """``encoder``, ``decoder 1`` (deepest) to ``decoder 4``, or ``head``."""
         parts = parameter_name.split(".")
         return f"decoder {int(parts[1]) + 1}" if parts[0] == "decoder" else parts[0]
-
-
-class _Up(nn.Module):
-    """Transposed convolution, concatenation with the skip, two convolutions."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.up = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
-        self.block = _block(in_channels, out_channels)
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        joined: Tensor = self.block(torch.cat([self.up(x), skip], 1))
-        return joined
-
-
-def _block(in_channels: int, out_channels: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for channels in (in_channels, out_channels):
-        layers += [
-            nn.Conv2d(channels, out_channels, 3, padding=1),
-            BatchNorm(out_channels),
-            nn.LeakyReLU(SLOPE, inplace=True),
-        ]
-    return nn.Sequential(*layers)
-
-
-def _bottleneck(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.ReLU(inplace=True),
-        nn.Conv2d(out_channels, out_channels, 3, padding=1), nn.ReLU(inplace=True),
-    )  # fmt: skip
-
-
-def _check_divisible(x: Tensor) -> None:
-    height, width = x.shape[-2:]
-    divisor = 2**LEVELS
-    if height % divisor or width % divisor:
-        cure = tuple(-(-side // divisor) * divisor for side in (height, width))
-        raise UsageError(
-            f"an image of {height} x {width} pixels",
-            allowed=f"both sides multiples of {divisor}",
-            next=f"pad or crop it to {cure[0]} x {cure[1]}",
-        )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from lemis.parts.layers import unit
+from lemis.parts.layers import precise, unit
 
 
 def contrast(z: Tensor, positives: Tensor, temperature: float) -> Tensor:
@@ -23,6 +24,8 @@ def contrast(z: Tensor, positives: Tensor, temperature: float) -> Tensor:
     Returns:
         Scalar; log(N - 1) when all embeddings are equal, whatever the positives.
     """
+    if len(z) < 2:  # nothing to tell apart; 0, with a gradient of 0
+        return precise(z).sum() * 0
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     directions = unit(z)
     with torch.autocast(z.device.type, enabled=False):
@@ -48,3 +51,35 @@ def near(position: Tensor, threshold: float) -> Tensor:
 def same(label: Tensor) -> Tensor:
     """Pairs with equal labels: (N,) -> (N, N) bool."""
     return label[:, None] == label[None]
+
+
+def partition(position: Tensor, count: int) -> Tensor:
+    """Which of ``count`` equal parts of its scan a slice lies in, 0 first: (N,) in (0, 1] -> (N,) int64.
+
+    A slice belongs to the part that its far side lies in: ceil(count * position) - 1, position = (slice + 1) / slices.
+    """
+    # The tolerance keeps ceil(4 * 0.25) at 1 in float32.
+    return ((count * position - 1e-5).ceil().long() - 1).clamp(0, count - 1)
+
+
+def pair_contrast(z: Tensor, positives: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """Mean over ordered positive pairs (a, b) of -log [e^(s_ab/tau) / (e^(s_ab/tau) + sum_{n in Neg(a)} e^(s_an/tau))].
+
+    Other positives of a are not in the denominator, unlike in ``contrast``. s is the cosine.
+
+    Args:
+        z: (..., N, D) embeddings, not normalised; computed in float32, or float64 where that comes in.
+        positives: (N, N) bool, or what broadcasts to (..., N, N): which b are positives of a (row).
+        negatives: The same of Neg(a).
+        temperature: tau.
+
+    Returns:
+        Scalar; where all embeddings are equal, the mean over pairs of log(1 + |Neg(a)|). 0 without a pair.
+    """
+    directions = unit(z, -1)
+    with torch.autocast(z.device.type, enabled=False):
+        similarity = directions @ directions.mT / temperature
+    against = similarity.masked_fill(~negatives, -torch.inf).logsumexp(-1, keepdim=True)
+    pairs = positives.expand(similarity.shape)
+    per_pair = softplus(against - similarity).masked_fill(~pairs, 0)
+    return per_pair.sum() / pairs.sum().clamp(min=1)

@@ -6,7 +6,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from lemis.parts.layers import pool
+from lemis.parts.layers import BatchNorm, centre, pool
 
 
 @final
@@ -14,13 +14,15 @@ class PooledMLP(nn.Module):
     """Global average pooling, Linear, ReLU, Linear: the head of SimCLR and of the PCL protocol, in 2D and 3D.
 
     Args:
-        channels: Of the incoming map; also the hidden width.
+        channels: Of the incoming map.
         out_features: Size of the embedding, or number of classes.
+        hidden: Width between the two; that of the map by default.
     """
 
-    def __init__(self, channels: int, out_features: int) -> None:
+    def __init__(self, channels: int, out_features: int, hidden: int | None = None) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, out_features))
+        hidden = hidden or channels
+        self.layers = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, *space) -> (B, out_features), not normalised."""
@@ -39,4 +41,60 @@ class PooledLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, *space) -> (B, out_features), not normalised."""
         out: Tensor = self.layer(pool(x))
+        return out
+
+
+@final
+class Projector(nn.Module):
+    """SimSiam's projector: global average pooling, then three linear layers, each normalised over the batch.
+
+    ReLU follows the first two; the last normalisation has no scale and shift of its own.
+
+    Args:
+        channels: Of the incoming map.
+        out_features: Size of the embedding.
+        hidden: Width of the first two layers.
+    """
+
+    def __init__(self, channels: int, out_features: int, hidden: int) -> None:
+        super().__init__()
+        # No biases: the normalisation that follows would take them away.
+        self.layers = nn.Sequential(
+            nn.Linear(channels, hidden, bias=False),
+            BatchNorm(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden, bias=False),
+            BatchNorm(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, out_features, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, *space) -> (B, out_features), of mean 0 and variance 1 over the batch in each feature."""
+        return centre(self.layers(pool(x)), scale=True)
+
+
+@final
+class Predictor(nn.Module):
+    """Linear, batch normalisation, ReLU, Linear: the predictor of SimSiam and of BYOL, whose projector is the same.
+
+    Args:
+        features: Of the incoming vectors.
+        out_features: Of the outgoing ones.
+        hidden: Width between the two.
+        bias: Of the last layer; BYOL's has none.
+    """
+
+    def __init__(self, features: int, out_features: int, hidden: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(features, hidden, bias=False),
+            BatchNorm(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, out_features, bias=bias),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(N, features) -> (N, out_features), not normalised."""
+        out: Tensor = self.layers(z)
         return out

@@ -18,7 +18,8 @@ class BatchNorm(_BatchNorm):
 
     Same parameters, buffers and values as ``torch.nn.BatchNorm2d`` / ``3d``. In training under several processes
     the mean and variance are taken over the rows of all of them, on CPU as on GPU
-    (``torch.nn.SyncBatchNorm`` refuses CPU tensors), so that two processes equal one.
+    (``torch.nn.SyncBatchNorm`` refuses CPU tensors), so that two processes equal one. Rows may also be keypoints,
+    of which a batch may hold one or none.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -27,18 +28,31 @@ class BatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, ...) -> the same shape."""
-        if not (self.training and processes.count() > 1):
+        self._check_input_dim(input)
+        if not self.training:
             return super().forward(input)
+        if processes.count() == 1:
+            return super().forward(input) if input.numel() >= 2 * self.num_features else self._as_learned(input)
         x = precise(input)
         axes = [0, *range(2, x.dim())]
-        count = x.numel() / x.shape[1] * processes.count()
-        mean = processes.total(x.sum(axes)) / count
+        here = x.new_tensor([x.numel() / x.shape[1]])  # processes may hold different numbers of keypoints
+        value, count = processes.total(torch.cat([x.sum(axes), here])).split([x.shape[1], 1])
+        if count < 2:
+            return self._as_learned(input)
+        mean = value / count
         shape = [1, -1] + [1] * (x.dim() - 2)
         centred = x - mean.view(shape)
         variance = processes.total(centred.square().sum(axes)) / count
-        self._update_running(mean.detach(), variance.detach() * count / (count - 1))
+        self._update_running(mean.detach(), variance.detach() * count.detach() / (count.detach() - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
+        normed: Tensor = (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
+        return normed
+
+    def _as_learned(self, input: Tensor) -> Tensor:
+        """One value a channel, or none, has no variance: the running statistics stand in, as in evaluation."""
+        return F.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, variance: Tensor) -> None:

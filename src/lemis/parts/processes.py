@@ -27,7 +27,10 @@ def gather(x: Tensor) -> Tensor:
     if count() == 1:
         return x
     if x.requires_grad:
-        return torch.cat(collective.all_gather(x.contiguous()))
+        gathered = torch.cat(collective.all_gather(x.contiguous()))
+        # The backward collective copies memory as it lies, so a transposed gradient would arrive scrambled.
+        gathered.register_hook(Tensor.contiguous)
+        return gathered
     rows = [torch.empty_like(x) for _ in range(count())]
     dist.all_gather(rows, x.contiguous())
     return torch.cat(rows)

@@ -1,0 +1,160 @@
+"""FCN-8s with or without keypoint-augmented fusion layers (Long et al., CVPR 2015, https://arxiv.org/abs/1411.4038;
+KAF: Yang et al., NeurIPS 2023, https://arxiv.org/abs/2310.01680, Table 9).
+
+Five blocks of two (Conv3x3, BatchNorm, LeakyReLU) with max-pooling between them; class scores of the blocks 5, 4 and 3
+are up-sampled and added, and a transposed convolution brings the sum to full size. KAF's authors published neither
+widths nor strides nor the fusion; blocks of f 2^k channels and the sum over three blocks are our reading.
+A level with a keypoint layer hands on [F, what its keypoints say], twice the channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, final
+
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor, nn
+
+from lemis import contracts
+from lemis.data import keypoints as detection
+from lemis.data.keypoint_tensors import found_in, given_or_found
+from lemis.parts.attention import compact, points_of, unpack
+from lemis.parts.fusion import KeypointFusion
+from lemis.parts.layers import kaiming
+from lemis.parts.unet import SLOPE, block, check_divisible
+
+DIMS = (2,)
+
+BLOCKS = 5
+SCORED = (5, 4, 3)  # blocks whose scores are added, deepest first
+
+
+def _levels(levels: tuple[int, ...]) -> tuple[int, ...]:
+    if not set(levels) <= set(range(1, BLOCKS + 1)):
+        raise ValueError(f"blocks are 1 (finest) to {BLOCKS}")
+    return tuple(sorted(set(levels)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Widths as of the U-Net of the PCL protocol."""
+
+    base_width: Annotated[int, Field(gt=0)] = 32  # f of the U-Net on CHD, where Table 9 is from; not published
+    levels: Annotated[tuple[int, ...], AfterValidator(_levels)] = ()  # with a keypoint layer; (1, 2, 3, 4) is FCN + KAF
+    pairs: Annotated[int, Field(gt=0)] = 8  # T, as in kaf_unet
+    keypoint_width: Annotated[int, Field(gt=0, multiple_of=8)] = 256  # as in kaf_unet
+    heads: Annotated[int, Field(gt=0)] = 4  # as in kaf_unet; divides keypoint_width
+    place_px: Annotated[int, Field(gt=0)] | None = None  # unit of places; None: the image's longer side [C]
+    keypoints: detection.Settings = field(default_factory=detection.Settings)  # detector, and how many of an image
+
+
+@final
+class Backbone(contracts.KeypointBackbone):
+    """``encode`` gives five maps at strides 1 to 16; ``decode`` gives class scores at strides 8 and 4."""
+
+    def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.settings = settings
+        widths = [settings.base_width * 2**level for level in range(BLOCKS)]
+        passed = [width * (2 if level in settings.levels else 1) for level, width in enumerate(widths, start=1)]
+        self.dims = 2
+        self.channels = tuple(passed)
+        self.strides = tuple(2**level for level in range(BLOCKS))
+        self.decoder_channels = (num_classes, num_classes)
+        self.decoder_strides = (8, 4)
+        self.keypoint_channels = tuple(settings.keypoint_width for _ in settings.levels)
+        self.most_keypoints = settings.keypoints.most
+        self.encoder = nn.ModuleList([block(i, o) for i, o in zip([in_channels, *passed[:-1]], widths, strict=True)])
+        self.fusion = nn.ModuleDict(
+            {
+                str(level): KeypointFusion(
+                    widths[level - 1], settings.keypoint_width, settings.pairs, settings.heads, settings.place_px
+                )
+                for level in settings.levels
+            }
+        )
+        deepest, *others = SCORED
+        self.decoder = nn.ModuleList(
+            [
+                _Add(passed[deepest - 1] if number == 0 else None, passed[level - 1], num_classes)
+                for number, level in enumerate(others)
+            ]
+        )
+        self.head = nn.ConvTranspose2d(num_classes, num_classes, 8, stride=4, padding=2, bias=False)
+        kaiming(self, SLOPE)
+        _bilinear(self.head)
+
+    def find(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> keypoints (B, K, 2), strongest first, NaN rows where an image has fewer."""
+        return found_in(x, self.settings.keypoints)
+
+    def encode_keypoints(self, x: Tensor, keypoints: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Five maps, finest first, and the feature (B, K, keypoint_width) of every keypoint at each level with a layer.
+
+        Args:
+            x: (B, C, H, W), H and W multiples of 16.
+            keypoints: (B, K, 2) in pixels of ``x``, NaN rows are none; None: found in ``x``.
+        """
+        check_divisible(x)
+        keypoints = given_or_found(keypoints, x, self.settings.keypoints if self.fusion else None)
+        rows = points_of(keypoints)
+        (keypoints,) = compact(keypoints)
+        points = points_of(keypoints)
+        maps, features = [], []
+        for level, convolve in enumerate(self.encoder, start=1):
+            x = convolve(x if level == 1 else nn.functional.max_pool2d(x, 2))
+            if str(level) in self.fusion:
+                x, d = self.fusion[str(level)](x, keypoints, points, self.strides[level - 1])
+                features.append(unpack(d, rows))
+            maps.append(x)
+        return maps, features
+
+    def encode(self, x: Tensor, keypoints: Tensor | None = None) -> list[Tensor]:
+        """Five maps, finest first; arguments as of ``encode_keypoints``."""
+        return self.encode_keypoints(x, keypoints)[0]
+
+    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
+        """Five maps -> summed class scores (B, classes, H / 8, W / 8) after one block, (.., H / 4, W / 4) after two."""
+        x = maps[-1]
+        for add, level in zip(self.decoder[:depth], SCORED[1:], strict=False):
+            x = add(x, maps[level - 1])
+        return x
+
+    def forward(self, x: Tensor, keypoints: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> logits (B, classes, H, W); arguments as of ``encode_keypoints``."""
+        logits: Tensor = self.head(self.decode(self.encode(x, keypoints)))
+        return logits
+
+    def part_of(self, parameter_name: str) -> str:
+        """``encoder`` (its keypoint layers too), ``decoder 1`` (scores of blocks 5, 4), ``decoder 2``, or ``head``."""
+        parts = parameter_name.split(".")
+        if parts[0] == "decoder":
+            return f"decoder {int(parts[1]) + 1}"
+        return "head" if parts[0] == "head" else "encoder"
+
+
+@final
+class _Add(nn.Module):
+    """Scores of the deeper map, up-sampled, plus scores of the finer one; the deeper map may be scores already."""
+
+    def __init__(self, deeper: int | None, finer: int, num_classes: int) -> None:
+        super().__init__()
+        self.deeper = nn.Identity() if deeper is None else nn.Conv2d(deeper, num_classes, 1)
+        self.finer = nn.Conv2d(finer, num_classes, 1)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        up = nn.functional.interpolate(self.deeper(x), scale_factor=2, mode="bilinear", align_corners=False)
+        added: Tensor = up + self.finer(skip)
+        return added
+
+
+def _bilinear(layer: nn.ConvTranspose2d) -> None:
+    """Begin as bilinear up-sampling of each class on its own, as FCN does."""
+    size, stride = layer.kernel_size[0], layer.stride[0]
+    away = (torch.arange(size) - (size - 1) / 2).abs() / stride
+    kernel = (1 - away).clamp(min=0)
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.weight.diagonal()[:] = (kernel[:, None] * kernel)[..., None]

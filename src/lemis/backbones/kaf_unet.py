@@ -1,0 +1,141 @@
+"""U-Net with keypoint-augmented fusion layers: KAF. Z. Yang, M. Ren, K. Ding, G. Gerig, Y. Wang. Keypoint-Augmented
+Self-Supervised Learning for Medical Image Segmentation with Limited Annotation. NeurIPS 2023,
+https://arxiv.org/abs/2310.01680.
+
+After each of the four encoder levels the map is read at its keypoints, these attend to each other over any distance,
+and what they say is spread on the map and laid beside it (``parts/fusion.py``):
+
+    level l: F_l (C_l = f 2^(l-1) channels) -> [F_l, diffuse(scatter(attend(gather(F_l))))], 2 C_l channels
+
+which goes to the pooling and to the skip connection, so that bottleneck and decoder are those of a U-Net of width 2 f.
+A level without the layer passes [F_l, F_l]; without any, this is the paper's widened U-Net, "UNet(c2)".
+
+Differences from the authors' code: each image uses all its keypoints, whatever the rest of the batch has; colliding
+keypoints write their mean; places are divided by rows and columns in their order; the unused last projection and bin
+score of each layer (65,793 numbers) are not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, final
+
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor, nn
+
+from lemis import contracts
+from lemis.data import keypoints as detection
+from lemis.data.keypoint_tensors import found_in, given_or_found
+from lemis.parts.attention import compact, points_of, unpack
+from lemis.parts.fusion import KeypointFusion
+from lemis.parts.layers import kaiming
+from lemis.parts.unet import LEVELS, SLOPE, Up, block, bottleneck, check_divisible
+
+DIMS = (2,)
+
+
+def _levels(levels: tuple[int, ...]) -> tuple[int, ...]:
+    if not set(levels) <= set(range(1, LEVELS + 1)):
+        raise ValueError(f"encoder levels are 1 (finest) to {LEVELS}")
+    return tuple(sorted(set(levels)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The paper's network; numbers it contradicts itself in are those that its parameter counts prove."""
+
+    base_width: Annotated[int, Field(gt=0)] = 48  # f on ACDC; 32 on CHD
+    levels: Annotated[tuple[int, ...], AfterValidator(_levels)] = (1, 2, 3, 4)  # with a layer; Table 2, rows B to F
+    pairs: Annotated[int, Field(gt=0)] = 8  # T: 8 by the printed counts; the text says 6, Table 2 ends with 9
+    keypoint_width: Annotated[int, Field(gt=0, multiple_of=8)] = 256  # of a keypoint's feature
+    heads: Annotated[int, Field(gt=0)] = 4  # divides keypoint_width
+    place_px: Annotated[int, Field(gt=0)] | None = None  # unit of places; None: the image's longer side [C]
+    keypoints: detection.Settings = field(default_factory=detection.Settings)  # detector, and how many of an image
+
+
+@final
+class Backbone(contracts.KeypointBackbone):
+    """``encode`` gives maps of 2f, 4f, 8f, 16f, 32f channels at strides 1, 2, 4, 8, 16; ``decode`` joins them again."""
+
+    def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.settings = settings
+        f = settings.base_width
+        widths = [f * 2**level for level in range(LEVELS)]
+        doubled = [2 * width for width in widths]
+        self.dims = 2
+        self.channels = (*doubled, 32 * f)
+        self.strides = tuple(2**level for level in range(LEVELS + 1))
+        self.decoder_channels = tuple(reversed(doubled))
+        self.decoder_strides = tuple(reversed(self.strides[:-1]))
+        self.keypoint_channels = tuple(settings.keypoint_width for _ in settings.levels)
+        self.most_keypoints = settings.keypoints.most
+        self.encoder = nn.ModuleList(
+            [block(i, o) for i, o in zip([in_channels, *widths[1:]], widths, strict=True)]
+            + [bottleneck(16 * f, 32 * f)]
+        )
+        self.fusion = nn.ModuleDict(
+            {
+                str(level): KeypointFusion(
+                    widths[level - 1], settings.keypoint_width, settings.pairs, settings.heads, settings.place_px
+                )
+                for level in settings.levels
+            }
+        )
+        self.decoder = nn.ModuleList([Up(2 * width, width) for width in reversed(doubled)])
+        self.head = nn.Conv2d(2 * f, num_classes, 1, bias=False)
+        kaiming(self, SLOPE)
+
+    def find(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> keypoints (B, K, 2), strongest first, NaN rows where an image has fewer."""
+        return found_in(x, self.settings.keypoints)
+
+    def encode_keypoints(self, x: Tensor, keypoints: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Five maps, finest first, and the feature (B, K, keypoint_width) of every keypoint at each level with a layer.
+
+        Args:
+            x: (B, C, H, W), H and W multiples of 16.
+            keypoints: (B, K, 2) in pixels of ``x``, NaN rows are none; None: found in ``x``.
+        """
+        check_divisible(x)
+        keypoints = given_or_found(keypoints, x, self.settings.keypoints if self.fusion else None)
+        rows = points_of(keypoints)
+        (keypoints,) = compact(keypoints)
+        points = points_of(keypoints)
+        maps, features = [], []
+        for level, convolve in enumerate(self.encoder[:-1], start=1):
+            x = convolve(x)
+            if str(level) in self.fusion:
+                x, d = self.fusion[str(level)](x, keypoints, points, self.strides[level - 1])
+                features.append(unpack(d, rows))
+            else:
+                x = torch.cat([x, x], 1)
+            maps.append(x)
+            x = nn.functional.max_pool2d(x, 2)
+        maps.append(self.encoder[-1](x))
+        return maps, features
+
+    def encode(self, x: Tensor, keypoints: Tensor | None = None) -> list[Tensor]:
+        """Five maps, finest first; arguments as of ``encode_keypoints``."""
+        return self.encode_keypoints(x, keypoints)[0]
+
+    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
+        """Five maps -> the map after ``depth`` up-sampling blocks: (B, 2 f, H, W) after all four."""
+        x = maps[-1]
+        for up, skip in zip(self.decoder[:depth], reversed(maps[:-1]), strict=False):
+            x = up(x, skip)
+        return x
+
+    def forward(self, x: Tensor, keypoints: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> logits (B, classes, H, W); arguments as of ``encode_keypoints``."""
+        logits: Tensor = self.head(self.decode(self.encode(x, keypoints)))
+        return logits
+
+    def part_of(self, parameter_name: str) -> str:
+        """``encoder`` (its keypoint layers too), ``decoder 1`` (deepest) to ``decoder 4``, or ``head``."""
+        parts = parameter_name.split(".")
+        if parts[0] == "decoder":
+            return f"decoder {int(parts[1]) + 1}"
+        return "head" if parts[0] == "head" else "encoder"
