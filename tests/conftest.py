@@ -26,7 +26,8 @@ def phantom_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared_work(phantom_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A work folder with those scans, checked and prepared with the ``tiny`` preset. Read only."""
+    """A work folder with those scans, checked and prepared with the ``tiny`` preset, keypoints too. Read only."""
+    from lemis.data import keypoints
     from lemis.data.preprocess import Settings
     from lemis.settings import load_preset, resolve
     from lemis.verbs.check import check
@@ -34,7 +35,8 @@ def prepared_work(phantom_scans: Path, tmp_path_factory: pytest.TempPathFactory)
 
     work = tmp_path_factory.mktemp("phantom-work")
     check(phantom_scans, output=work, jobs=1)
-    prepare(work, settings=resolve(Settings, load_preset("tiny")["prepare"]), jobs=1)
+    images = resolve(Settings, load_preset("tiny")["prepare"])
+    prepare(work, settings=images, keypoints=keypoints.Settings(most=16), jobs=1)
     return work
 
 

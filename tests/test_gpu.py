@@ -37,12 +37,12 @@ def exact_float32() -> Iterator[None]:
 
 
 def batch_of(work: Path, device: torch.device, *, with_labels: bool = False) -> Batch:
-    """Eight slices of two scans, the same on every device."""
+    """Eight slices of two scans, the same on every device, each with its neighbour and with keypoints."""
     store = open_store(work / "prepared")
     scans = [i for i, facts in enumerate(store.scans) if facts.labelled or not with_labels]
-    slices = Slices(store, scans, device, with_labels=with_labels)
+    slices = Slices(store, scans, device, with_labels=with_labels, keypoints=16, descriptors=True)
     assert slices.resident
-    sampling = contracts.Sampling(kind="groups", batch_size=8, per_scan=4)
+    sampling = contracts.Sampling(kind="neighbours", batch_size=8, reach=0.2)
     rows = draw_batches(sampling, slices.scan, slices.subject, seed=0, epoch=0)[:1]
     return next(slices.stream(rows))
 
@@ -58,13 +58,16 @@ def same_place(one: View, other: View) -> None:
 
 def test_resident_batches_are_equal(prepared_work: Path) -> None:
     one, other = (batch_of(prepared_work, device, with_labels=True) for device in (CPU, CUDA))
-    for name, values in one._asdict().items():
-        found = getattr(other, name)
-        if values is None:
-            assert found is None
-        else:
-            assert found.device.type == "cuda"
-            assert torch.equal(found.cpu(), values), name
+    assert one.neighbour is not None
+    assert other.neighbour is not None
+    for here, there in ((one, other), (one.neighbour, other.neighbour)):
+        for name, values in here._replace(neighbour=None)._asdict().items():
+            found = getattr(there, name)
+            if values is None:
+                assert found is None
+            else:
+                assert found.device.type == CUDA.type
+                torch.testing.assert_close(found.cpu(), values, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -88,9 +91,10 @@ def test_intensities_are_equal(prepared_work: Path) -> None:
 
 
 def losses(work: Path, method: str, device: torch.device, *, bf16: bool) -> dict[str, float]:
-    settings = plan.pretraining(method, "unet2d", plan.base("tiny", None), ())
+    settings = plan.pretraining(method, None, plan.base("tiny", None), ())
     torch.manual_seed(0)
-    network = plugins.load("backbones", "unet2d").Backbone(settings.backbone_settings, in_channels=1, num_classes=4)
+    module = plugins.load("backbones", settings.backbone)
+    network = module.Backbone(settings.backbone_settings, in_channels=1, num_classes=4)
     objective = settings.method_module.Method(network, settings.method_settings).to(device)
     objective.after_step(1.0)  # past the warm-up of an alignment weight
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):

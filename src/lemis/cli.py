@@ -56,7 +56,13 @@ MethodName = Annotated[
     ),
 ]
 BackboneName = Annotated[
-    str, typer.Option("--backbone", "-b", help="The network; `lemis list` shows all, or a dotted name.")
+    str | None,
+    typer.Option(
+        "--backbone",
+        "-b",
+        help="The network; `lemis list` shows all. A dotted name loads your own module.",
+        show_default="the method's, else unet2d",
+    ),
 ]
 RunName = Annotated[
     str | None,
@@ -182,6 +188,7 @@ def fit(
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The work folder.")] = Path("work"),
     method: MethodName = None,
+    backbone: BackboneName = None,
     labelled: Labelled = None,
     fold: Annotated[
         int | None,
@@ -202,6 +209,7 @@ def fit(
         folder,
         output=output,
         method=method,
+        backbone=backbone,
         labelled=labelled,
         fold=fold,
         inductive=inductive,
@@ -234,7 +242,9 @@ def check(
         raise typer.Exit(3)
 
 
-@app.command(epilog="Example: lemis prepare work/ --preset small spacing_mm=1.5", rich_help_panel="Step by step")
+@app.command(
+    epilog="Example: lemis prepare work/ spacing_mm=1.5 keypoints.detector=sift", rich_help_panel="Step by step"
+)
 def prepare(
     work: Work,
     overrides: Overrides = None,
@@ -243,13 +253,14 @@ def prepare(
     jobs: Jobs = None,
 ) -> None:
     """Resample, normalise and store every scan once. Run again: only what is missing or changed is done."""
-    from lemis.data.preprocess import Settings
-    from lemis.settings import load_preset, parse_overrides, read_yaml, resolve
+    from lemis.data.keypoints import preparation
+    from lemis.settings import load_preset, parse_overrides, read_yaml
     from lemis.verbs.prepare import prepare as verb
 
     layers = [load_preset(preset) if preset else {}, read_yaml(settings) if settings else {}]
     sections = [layer.get("prepare", {}) for layer in layers]
-    verb(work, settings=resolve(Settings, *sections, parse_overrides(overrides or [])), jobs=jobs)
+    images, keypoints = preparation(*sections, parse_overrides(overrides or []))
+    verb(work, settings=images, keypoints=keypoints, jobs=jobs)
 
 
 @app.command(epilog="Example: lemis pretrain work/ --method pcl epochs=50", rich_help_panel="Step by step")
@@ -257,7 +268,7 @@ def pretrain(
     work: Work,
     overrides: Overrides = None,
     method: MethodName = None,
-    backbone: BackboneName = "unet2d",
+    backbone: BackboneName = None,
     name: RunName = None,
     fold: Annotated[
         int | None,
@@ -297,7 +308,7 @@ def finetune(
         Path | None,
         typer.Option("--pretrained", help="Run folder to start from.", show_default="random weights"),
     ] = None,
-    backbone: BackboneName = "unet2d",
+    backbone: BackboneName = None,
     name: RunName = None,
     labelled: Labelled = None,
     fold: Annotated[
@@ -375,15 +386,33 @@ def evaluate(
     verb(work, references, output=output, jobs=jobs, json=json)
 
 
-@app.command(epilog="Example: lemis report work/", rich_help_panel="Step by step")
+@app.command(
+    epilog="Example: lemis report work/ --similarity patient001:5:48,48 --run sal --run pcl",
+    rich_help_panel="Step by step",
+)
 def report(
     work: Work,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="HTML file to write.", show_default="WORK/report/index.html"),
     ] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option("--run", metavar="NAME", help="A run to show; several are allowed.", show_default="all"),
+    ] = None,
+    similarity: Annotated[
+        str | None,
+        typer.Option(
+            "--similarity",
+            metavar="SCAN:SLICE:ROW,COL",
+            help="Also show what each pre-trained network takes for the same as this pixel of a prepared slice; "
+            "the slice counts from 1, row and column from 0.",
+            show_default="not shown",
+        ),
+    ] = None,
+    device: Device = "auto",
 ) -> None:
     """One HTML file that says what was done and how good it is; opens without a network."""
     from lemis.verbs.report import report as verb
 
-    print(verb(work, output=output))
+    print(verb(work, runs=run or (), similarity=similarity, output=output, device=device))

@@ -19,7 +19,10 @@ from lemis.errors import UsageError
 from lemis.settings import plain, resolve
 
 BACKBONES = plugins.names("backbones")
-SMALL = {"base_width": 4}  # what a network has of these is made small
+SMALL = {
+    "base_width": 4, "pairs": 1, "keypoint_width": 16,
+    "feature_size": 12, "embedding": 12, "window": 3, "drop_path": 0.0,
+}  # what a network has of these is made small; dropped paths would be others in every pass  # fmt: skip
 CLASSES = 3
 
 
@@ -160,8 +163,15 @@ def test_channels_last_and_bf16(name: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = other(x.to(memory_format=layout))
     half.float().square().sum().backward()
-    assert (half.float() - expected).abs().mean() < 0.1 * expected.abs().mean()
     assert all(torch.isfinite(p.grad).all() for p in other.parameters() if p.grad is not None)
+    # Compared in evaluation: batch statistics of the few keypoints of such small images magnify rounding.
+    network, other = network.eval(), other.eval()
+    other.load_state_dict(network.state_dict())
+    with torch.inference_mode():
+        expected = network(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = other(x.to(memory_format=layout))
+    assert (half.float() - expected).abs().mean() < 0.1 * expected.abs().mean()
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -7,6 +7,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -27,16 +29,39 @@ from lemis.errors import UsageError
 from lemis.settings import plain, resolve
 
 METHODS = plugins.names("methods")
-SMALL = {"batch_size": 8, "per_scan": 4, "size_px": 64, "embedding": 16}  # what a method has of these is made small
+SMALL = {
+    "batch_size": 8,
+    "per_scan": 4,
+    "size_px": 64,
+    "embedding": 16,
+    "outputs": 64,
+}  # what a method has of these is made small
+NARROW = {"base_width": 4, "keypoint_width": 16, "pairs": 1, "heads": 2}  # and what a network has of these
 
 # What must be set for a setting to have an effect.
 WHERE = {
+    ("glcl", "local_from"): {"stages": "one after the other"},
+    ("glcl", "decoder_blocks"): {"decoder_blocks": 2},  # the network has four
+    ("pirl", "patch_share"): {"size_px": 128},  # in a view of 64 only one stride fits a cell
     ("sal", "same_slice"): {"geometry": "independent"},
+    ("kaf", "iterations"): {"iterations": 3},  # after a hundred, more change nothing
+    ("macl", "momentum"): {"encoder": "ema"},
+    ("swav", "crop_px"): {"crops": 1, "crop_px": 32},
+    ("caid", "distortion.cut_around_share"): {"distortion": {"p_cut_out": 0.0, "p_cut_around": 1.0, "p_shuffle": 0.0}},
+    ("dira", "distortion.cut_around_share"): {"distortion": {"p_cut_out": 0.0, "p_cut_around": 1.0, "p_shuffle": 0.0}},
+    ("dira", "adversarial_weight"): {"adversarial_from": 0.0},  # the adversary acts late by default
 }
 # Settings without an effect in these tests, and why.
 INERT = {
     "spatial.tilt_row_degrees": "turns volumes only; these are slices",
     "spatial.tilt_column_degrees": "turns volumes only; these are slices",
+    "transfer": "acts after the last step; tests/papers/test_desd.py",
+}
+# Methods whose loss has no value that means "knows nothing", and why.
+WITHOUT_UNINFORMED = {
+    "byol": "0 is reached by a constant answer, 4 by an untrained predictor",
+    "simsiam": "-1 is reached by a constant answer, 0 by an untrained predictor",
+    "simtriplet": "as simsiam",
 }
 
 
@@ -51,10 +76,12 @@ def settings_of(name: str, *layers: Mapping[str, Any]) -> Any:
 
 
 def build(name: str, *layers: Mapping[str, Any]) -> contracts.Method:
-    """A method on a narrow U-Net; as in pre-training, only what it trains asks for a gradient."""
+    """A method on a narrow network; as in pre-training, only what it trains asks for a gradient."""
     torch.manual_seed(0)
-    unet = plugins.load("backbones", "unet2d")
-    network = unet.Backbone(unet.Settings(base_width=4), in_channels=1, num_classes=2)
+    module = plugins.load("backbones", getattr(module_of(name), "BACKBONES", ["unet2d"])[0])
+    has = {field.name for field in dataclasses.fields(module.Settings)}
+    narrow = resolve(module.Settings, {key: value for key, value in NARROW.items() if key in has})
+    network = module.Backbone(narrow, in_channels=1, num_classes=2)
     method: contracts.Method = module_of(name).Method(network, settings_of(name, *layers))
     for key, parameter in network.named_parameters():
         parameter.requires_grad_(network.part_of(key) in method.trains)
@@ -70,8 +97,8 @@ def figures(outcome: Outcome) -> dict[str, float]:
 
 
 def own(method: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters of the method's own heads."""
-    return {key: p for key, p in method.named_parameters() if not key.startswith("backbone.")}
+    """Parameters of the method's own heads; not those of a network that follows the one in training."""
+    return {key: p for key, p in method.named_parameters() if not key.startswith("backbone.") and p.requires_grad}
 
 
 class Reordered:
@@ -90,7 +117,8 @@ class Reordered:
 
 
 def take(batch: Batch, order: Any) -> Batch:
-    return Batch(*(None if values is None else values[order] for values in batch))
+    taken: Batch = apply_to_collection(batch, Tensor, itemgetter(order))
+    return taken
 
 
 # ------------------------------------------------------------------------------------------------- the file
@@ -230,7 +258,7 @@ def test_a_network_that_knows_nothing_reaches_the_uninformed_values(name: str, b
         for parameter in method.parameters():
             parameter.zero_()
     outcome = method(batch, Rows(0, 0, "cpu"))
-    assert outcome.uninformed, "the loop needs them to notice a method that learns nothing"
+    assert bool(outcome.uninformed) != (name in WITHOUT_UNINFORMED), "by them the loop sees that nothing is learned"
     for key, value in outcome.uninformed.items():
         assert outcome.losses[key].item() == pytest.approx(value, rel=1e-5)
 
@@ -244,7 +272,7 @@ def test_mixed_precision_and_channels_last(name: str, batch: Batch) -> None:
         outcome = method(batch, Rows(0, 0, "cpu"))
     total(outcome).backward()
     assert all(loss.dtype == torch.float32 for loss in outcome.losses.values())
-    assert figures(outcome) == pytest.approx(expected, rel=0.2)
+    assert figures(outcome) == pytest.approx(expected, rel=0.2, abs=0.02)  # a cosine may be near 0
 
 
 # ------------------------------------------------------------------------------------------------ settings
@@ -295,12 +323,15 @@ def changed(name: str, key: str, base: Mapping[str, Any]) -> Iterator[dict[str, 
 
 
 def fingerprint(name: str, layer: Mapping[str, Any], batch: Batch) -> tuple[Any, ...]:
-    """Everything that a setting could change: sampling, sizes, views, losses, gradients, running statistics."""
+    """Everything that a setting could change: sampling, sizes, views, losses, gradients, running statistics, and what
+    follows the network in training."""
     method = build(name, layer)
     method.after_step(0.3)
     views = method.views(batch, Rows(0, 0, "cpu"))
     outcome = method(batch, Rows(0, 0, "cpu"))
     total(outcome).backward()
+    torch.optim.SGD([p for p in method.parameters() if p.grad is not None], lr=0.1).step()
+    method.after_step(0.6)
     return (
         method.sampling,
         [tuple(p.shape) for p in method.parameters()],
@@ -308,6 +339,7 @@ def fingerprint(name: str, layer: Mapping[str, Any], batch: Batch) -> tuple[Any,
         figures(outcome),
         outcome.uninformed,
         [None if p.grad is None else p.grad.double().abs().sum().item() for p in method.parameters()],
+        [p.detach().double().sum().item() for p in method.parameters() if not p.requires_grad],
         [b.double().sum().item() for b in method.buffers()],
     )
 
@@ -375,24 +407,33 @@ def test_runs_in_3d_where_it_says_so(name: str) -> None:
     outcome = method(batch, Rows(0, 0, "cpu"))
     total(outcome).backward()
     assert torch.isfinite(total(outcome))
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in method.parameters())
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in method.parameters() if p.requires_grad)
 
 
 # ------------------------------------------------------------------------------------------ many processes
 
 LAYERS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in METHODS]
 LAYERS += [
+    ("gcl", {"form": "domain"}),
+    ("glcl", {"stages": "one after the other"}),
+    ("glcl", {"stages": "one after the other", "local_from": 1.0}),
+    ("contrastive_crop", {"refresh_every": 1.0}),
     ("sal", {"geometry": "independent", "centring": "batch", "same_slice": True, "stop_gradient": True}),
     ("sal", {"alignment_weight": 0.0}),
     ("pcl", {"views_together": False}),
+    ("macl", {"form": "article", "encoder": "independent", "photometric": "released"}),
+    ("macl", {"weight_global": 0.0, "weight_dense": 0.0}),
+    ("dira", {"adversarial_from": 0.0, "adversarial_weight": 1.0}),
+    ("swin_unetr_ssl", {"read": "places"}),
 ]
 
 
 def step(name: str, layer: Mapping[str, Any], batch: Batch, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
-    """Losses and gradients of one step; a process of several sees its share of the rows."""
-    method = build(name, layer)
+    """Losses and gradients of one step in float64; a process of several sees its share of the rows."""
+    method = build(name, layer).double()
     method.after_step(0.5)
     model = DistributedDataParallel(method) if world > 1 else method
+    batch = apply_to_collection(batch, Tensor, lambda x: x.double() if x.is_floating_point() else x)
     size = len(batch.image) // world
     outcome = model(take(batch, slice(rank * size, (rank + 1) * size)), Rows(5, 7, "cpu", rank, world))
     total(outcome).backward()
@@ -401,25 +442,34 @@ def step(name: str, layer: Mapping[str, Any], batch: Batch, rank: int = 0, world
     return found | {f"buffer {key}": b for key, b in method.named_buffers()}
 
 
+def saved(batch: Batch) -> dict[str, Any]:
+    """A batch as plain types, its neighbours too."""
+    return {key: saved(value) if isinstance(value, Batch) else value for key, value in batch._asdict().items()}
+
+
+def unsaved(fields: Mapping[str, Any]) -> Batch:
+    return Batch(**{key: unsaved(value) if isinstance(value, dict) else value for key, value in fields.items()})
+
+
 def work(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    batch = Batch(**torch.load(f"{folder}/batch.pt", weights_only=True))
+    batch = unsaved(torch.load(f"{folder}/batch.pt", weights_only=True))
     torch.save([step(name, layer, batch, rank, world) for name, layer in LAYERS], f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def uneven(slices: Slices) -> Batch:
-    """Scans of 3, 3 and 2 slices: the border between two processes lies inside a scan."""
+    """Scans of 3, 3 and 2 slices, each with the next one: the border between two processes lies inside a scan."""
     rows = np.concatenate([np.flatnonzero(slices.scan == scan)[:count] for scan, count in ((0, 3), (2, 3), (3, 2))])
-    return next(slices.stream([rows]))
+    return next(slices.stream([np.stack([rows, rows + 1], axis=1)]))
 
 
 @pytest.fixture(scope="module")
 def of_two(uneven: Batch, tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Tensor]]]:
     folder: Path = tmp_path_factory.mktemp("processes")
-    torch.save({key: value for key, value in uneven._asdict().items() if value is not None}, folder / "batch.pt")
+    torch.save(saved(uneven), folder / "batch.pt")
     mp.spawn(work, args=(2, str(folder)), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -432,4 +482,4 @@ def test_two_processes_equal_one(case: int, uneven: Batch, of_two: list[list[dic
     assert first.keys() == second.keys() == expected.keys()
     for key, value in expected.items():
         got = (first[key] + second[key]) / 2 if key.startswith("loss") else first[key]
-        torch.testing.assert_close(got, value, rtol=2e-3, atol=2e-4, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(got, value, rtol=1e-5, atol=1e-7, msg=lambda text, key=key: f"{key}: {text}")

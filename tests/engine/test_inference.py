@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lemis.contracts import Backbone
+from lemis.contracts import Backbone, KeypointBackbone
 from lemis.data import preprocess
 from lemis.data.preprocess import Facts
 from lemis.engine import inference
@@ -45,6 +45,45 @@ class Reader(Backbone):
         self.shapes.append(tuple(x.shape))
         wanted = (x[:, 0].round().long() + self.shift) % CLASSES
         return self.certainty * torch.nn.functional.one_hot(wanted, CLASSES).movedim(-1, 1).float()
+
+    def part_of(self, parameter_name: str) -> str:
+        return "encoder"
+
+
+class Finder(KeypointBackbone):
+    """Its one keypoint is the brightest pixel; the logits say where the keypoints it was given are."""
+
+    dims, channels, strides = 2, (1,), (1, 16)
+    decoder_channels, decoder_strides = (1,), (1,)
+    most_keypoints = 1
+
+    def __init__(self, keypoint_channels: tuple[int, ...] = (1,)) -> None:
+        super().__init__()
+        self.keypoint_channels = keypoint_channels
+        self.given: list[Tensor | None] = []
+        self.found: list[Tensor] = []
+
+    def find(self, x: Tensor) -> Tensor:
+        self.found.append(x)
+        place = x[:, 0].flatten(1).argmax(1)
+        return torch.stack([place // x.shape[3], place % x.shape[3]], -1)[:, None].float()
+
+    def encode_keypoints(self, x: Tensor, keypoints: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        return [x], []
+
+    def encode(self, x: Tensor, keypoints: Tensor | None = None) -> list[Tensor]:
+        return [x]
+
+    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
+        return maps[-1]
+
+    def forward(self, x: Tensor, keypoints: Tensor | None = None) -> Tensor:
+        self.given.append(keypoints)
+        logits = torch.zeros(len(x), 2, *x.shape[2:])
+        for image, places in zip(logits, [] if keypoints is None else keypoints, strict=keypoints is not None):
+            for row, col in places[~places.isnan().any(1)].long():
+                image[1, row, col] = 1
+        return logits
 
     def part_of(self, parameter_name: str) -> str:
         return "encoder"
@@ -158,6 +197,35 @@ def test_logits_of_any_size_have_that_size_and_place(shape: tuple[int, int]) -> 
     (_, _, rows, cols) = reader.shapes[0]
     assert (rows % 16, cols % 16) == (0, 0)
     assert (rows - shape[0], cols - shape[1]) < (16, 16)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (17, 30), (5, 33)])
+def test_keypoints_lie_where_they_were_whatever_the_padding(shape: tuple[int, int]) -> None:
+    finder, image = Finder(), torch.zeros(2, 1, *shape)
+    image[0, 0, 3, 7] = image[1, 0, 4, 0] = 1
+    found = padded_logits(finder, image)
+    assert found[:, 1].nonzero().tolist() == [[0, 3, 7], [1, 4, 0]]
+    assert finder.found[0].shape == image.shape  # looked for before the padding, which has edges of its own
+    given = padded_logits(finder, image, torch.tensor([[[2.0, 5], [torch.nan] * 2], [[torch.nan] * 2, [0, 1]]]))
+    assert given[:, 1].nonzero().tolist() == [[0, 2, 5], [1, 0, 1]]
+    assert len(finder.found) == 1  # not looked for where they are given
+
+
+def test_nothing_is_looked_for_where_nobody_looks_at_keypoints() -> None:
+    finder = Finder(keypoint_channels=())
+    padded_logits(finder, torch.zeros(1, 1, 16, 16))
+    assert (finder.found, finder.given) == ([], [None])
+    reader = Reader()
+    image = torch.ones(1, 1, 17, 16)
+    assert torch.equal(padded_logits(reader, image, torch.zeros(1, 1, 2)), padded_logits(reader, image))
+
+
+def test_a_network_that_looks_at_keypoints_finds_them_in_every_slice_of_a_scan() -> None:
+    shape = (21, 18, 3)
+    labels, facts = np.zeros(shape, int), described(shape, 2)
+    labels[4, 9, 0] = labels[20, 0, 1] = labels[11, 17, 2] = 1
+    found = predict_scan([Finder()], prepared(labels, facts), facts, CPU)
+    np.testing.assert_array_equal(found, labels)
 
 
 def test_a_pretraining_run_cannot_predict(tmp_path: Path) -> None:

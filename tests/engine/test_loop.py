@@ -62,7 +62,7 @@ def settings(**given: Any) -> schedule.Settings:
 def train(path: Path, slices: Slices, objective: nn.Module | None = None, **given: Any) -> tuple[nn.Module, Run]:
     """Train a fresh objective (or the given one) in the run folder ``path``."""
     objective = objective or Fake()
-    extra = {key: given.pop(key) for key in ("evaluate", "evaluate_every_steps", "sampling") if key in given}
+    extra = {key: given.pop(key) for key in ("evaluate", "evaluations", "sampling") if key in given}
     chosen = settings(**given)
     run = Run(path, {})
     sampling = extra.pop("sampling", SAMPLING)
@@ -229,9 +229,7 @@ def test_the_status_names_the_steps_that_were_done(slices: Slices, tmp_path: Pat
 
 
 def test_losses_and_score_of_a_step_share_a_line(slices: Slices, tmp_path: Path) -> None:
-    _, run = train(
-        tmp_path, slices, steps=7, log_every_steps=2, evaluate=lambda: {"score": 1.0}, evaluate_every_steps=3
-    )
+    _, run = train(tmp_path, slices, steps=7, log_every_steps=2, evaluate=lambda: {"score": 1.0}, evaluations=2)
     scored = {line["step"]: "score" in line for line in lines(run)}
     assert scored == {2: False, 3: True, 4: False, 6: True, 7: True}
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from lemis import plugins
-from lemis.data import preprocess
+from lemis.data.keypoints import preparation
 from lemis.engine import plan, schedule, supervised
 from lemis.errors import UsageError
-from lemis.settings import load_preset, presets, resolve
+from lemis.settings import load_preset, presets
 
 
 def test_defaults_are_the_protocols() -> None:
@@ -28,17 +28,19 @@ def test_layers_win_in_order() -> None:
         "pretrain": {"epochs": 10, "learning_rate": 0.2, "momentum": 0.5},
         "schedules": {"sal": {"learning_rate": 0.3, "momentum": 0.6}},
         "methods": {"sal": {"window": 2}, "pcl": {"embedding": 8}},
-        "backbone": {"base_width": 8},
+        "backbones": {"unet2d": {"base_width": 8}, "fcn": {"base_width": 2}},
     }
     sal = plan.pretraining("sal", "unet2d", tree, ["momentum=0.7", "method.window=3", "backbone.base_width=16"])
     assert (sal.schedule.epochs, sal.schedule.learning_rate, sal.schedule.momentum) == (10, 0.3, 0.7)
     assert (sal.method_settings.window, sal.backbone_settings.base_width) == (3, 16)
     pcl = plan.pretraining("pcl", "unet2d", tree, {"epochs": 4})
     assert (pcl.schedule.epochs, pcl.schedule.learning_rate, pcl.method_settings.embedding) == (4, 0.2, 8)
+    assert pcl.backbone_settings.base_width == 8
+    assert plan.pretraining("pcl", "fcn", tree, ()).backbone_settings.base_width == 2
 
 
 def test_finetune_has_its_own_section() -> None:
-    tree = {"finetune": {"steps": 5, "objective": {"batch_size": 3}}, "backbone": {"base_width": 8}}
+    tree = {"finetune": {"steps": 5, "objective": {"batch_size": 3}}, "backbones": {"unet2d": {"base_width": 8}}}
     tuned = plan.finetuning("unet2d", tree, ["objective.size_px=64", "floor=0"])
     assert (tuned.schedule.steps, tuned.schedule.floor, tuned.schedule.learning_rate) == (5, 0.0, 5e-4)
     assert (tuned.objective.batch_size, tuned.objective.size_px, tuned.backbone_settings.base_width) == (3, 64, 8)
@@ -56,9 +58,10 @@ def test_what_is_stored_is_plain_and_complete() -> None:
 
 def test_a_settings_file_wins_over_the_preset(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("backbone: {base_width: 6}\npretrain: {epochs: 2}\n")
+    file.write_text("backbones: {unet2d: {base_width: 6}}\npretrain: {epochs: 2}\n")
     tree = plan.base("tiny", file)
-    assert tree["backbone"]["base_width"] == 6
+    assert tree["backbones"]["unet2d"]["base_width"] == 6
+    assert tree["backbones"]["kaf_unet"] == load_preset("tiny")["backbones"]["kaf_unet"]
     assert tree["pretrain"] == {**load_preset("tiny")["pretrain"], "epochs": 2}
 
 
@@ -69,6 +72,38 @@ def test_an_unknown_section_is_refused_with_the_nearest(tmp_path: Path) -> None:
         plan.base(None, file)
     assert caught.value.next == "pretrain:"
     assert "finetune" in caught.value.allowed
+
+
+def test_the_section_of_one_network_is_refused_and_rewritten(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("backbone: {base_width: 16}\n")
+    with pytest.raises(UsageError, match="section 'backbone' of") as caught:
+        plan.base(None, file)
+    assert caught.value.next == "backbones: {unet2d: {base_width: 16}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "next"),
+    [
+        ("backbones: {unet_2d: {base_width: 16}}", "section backbones.unet_2d of", "unet2d:"),
+        ("methods: {salt: {window: 2}}", "section methods.salt of", "sal:"),
+        ("schedules: {salt: {epochs: 2}}", "section schedules.salt of", "sal:"),
+    ],
+)
+def test_an_unknown_name_in_a_section_is_refused_with_the_nearest(
+    text: str, given: str, next: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=given) as caught:
+        plan.base("tiny", file)
+    assert caught.value.next == next
+
+
+def test_a_section_of_a_module_from_outside_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("backbones: {my_lab.net: {base_width: 16}}")
+    assert plan.base(None, file)["backbones"]["my_lab.net"] == {"base_width": 16}
 
 
 @pytest.mark.parametrize(
@@ -111,30 +146,35 @@ def test_the_preset_names_the_method() -> None:
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_resolves_for_every_method_it_names(name: str) -> None:
     tree = plan.base(name, None)
-    resolve(preprocess.Settings, tree.get("prepare", {}))
-    plan.finetuning("unet2d", tree, ())
+    preparation(tree.get("prepare", {}))
+    for backbone in tree["backbones"]:
+        plan.finetuning(backbone, tree, ())
     methods = {plan.method_of(tree), *tree.get("methods", {}), *tree.get("schedules", {})}
     assert methods <= set(plugins.names("methods"))
     for method in methods:
-        plan.pretraining(method, "unet2d", tree, ())
+        plan.pretraining(method, None, tree, ())
 
 
 @pytest.mark.parametrize("name", [name for name in presets() if not name.startswith("paper/")])
-def test_presets_of_ours_serve_every_method(name: str) -> None:
-    assert set(plan.base(name, None)["methods"]) == set(plugins.names("methods"))
+def test_presets_of_ours_serve_every_method_and_network(name: str) -> None:
+    tree = plan.base(name, None)
+    assert set(tree["methods"]) == set(plugins.names("methods"))
+    assert set(tree["backbones"]) == set(plugins.names("backbones"))
 
 
 @pytest.mark.parametrize("name", [name for name in presets() if name.startswith("paper/")])
 def test_presets_of_papers_have_the_papers_values(name: str) -> None:
     method, data = name.removeprefix("paper/").split("-")
     tree = plan.base(name, None)
-    settings = plan.pretraining(method, "unet2d", tree, ())
+    settings = plan.pretraining(method, None, tree, ())
     assert plan.method_of(tree) == method
     assert settings.method_settings.threshold == {"acdc": 0.35, "chd": 0.1}[data]
     assert settings.backbone_settings.base_width == {"acdc": 48, "chd": 32}[data]
     assert settings.method_settings.size_px == {"acdc": 352, "chd": 512}[data]
     given = settings.schedule
-    assert (given.optimiser, given.learning_rate, given.epochs) == ("sgd", 0.1, 300)
-    tuned = plan.finetuning("unet2d", tree, ())
+    assert (given.optimiser, given.learning_rate, given.epochs) == (
+        ("sgd", 0.002, 50) if method == "kaf" else ("sgd", 0.1, 300)
+    )
+    tuned = plan.finetuning(settings.backbone, tree, ())
     assert tuned.schedule.learning_rate == {"acdc": 5e-4, "chd": 5e-5}[data]
     assert tuned.objective.spatial.p_spatial == {"acdc": 0.67, "chd": 0.0}[data]

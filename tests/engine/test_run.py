@@ -135,6 +135,7 @@ def test_a_finished_run_has_weights_and_facts_and_nothing_left_over(tmp_path: Pa
     run.finish({"w": torch.arange(6.0).reshape(2, 3).T}, {"verb": "pretrain"}, note="x")
     assert run.done
     assert run.status()["note"] == "x"
+    assert 0.05 < run.status()["peak_memory_gb"] < 64  # PyTorch alone is more than 50 MB
     assert not run.checkpoint.exists()
     assert list(tmp_path.glob("*.part")) == []
     weights, facts = load_model(tmp_path)

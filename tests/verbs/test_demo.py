@@ -41,7 +41,7 @@ def test_it_writes_scans_once_and_says_what_it_runs(
 def test_the_whole_way_in_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     preset = tmp_path / "short.yaml"
     preset.write_text(
-        "finetune: {steps: 20, objective: {size_px: 32}}\npretrain: {steps: 10}\nbackbone: {base_width: 4}\n"
+        "finetune: {steps: 20, objective: {size_px: 32}}\npretrain: {steps: 10}\nbackbones: {unet2d: {base_width: 4}}\n"
         "prepare: {spacing_mm: 4}\nmethods: {sal: {size_px: 32, batch_size: 8, per_scan: 4}}\n"
     )
     fit = module.fit

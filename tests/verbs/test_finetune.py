@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from lemis.data import keypoints, preprocess
+from lemis.data.samples import Slices
 from lemis.data.split import choose
 from lemis.data.store import open_store
+from lemis.engine.inference import load_network
 from lemis.engine.run import load_model
+from lemis.engine.supervised import padded_logits
 from lemis.errors import UsageError
+from lemis.settings import resolve
 from lemis.verbs.finetune import finetune
+from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
 
 FEW = ("steps=4", "precision=32")
@@ -21,6 +28,12 @@ FEW = ("steps=4", "precision=32")
 def tune(work: Path, **given: object) -> Path:
     arguments: dict[str, object] = {"preset": "tiny", "overrides": FEW, "device": "cpu", **given}
     return finetune(work, **arguments)  # type: ignore[arg-type]
+
+
+def lose_keypoints(work: Path) -> None:
+    """As if the scans had been prepared without."""
+    meta = work / "prepared" / "meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text(encoding="utf-8")), "keypoints": None}))
 
 
 def test_scratch_on_a_fold_trains_on_its_labels_and_scores_the_held_out(work: Path) -> None:
@@ -72,6 +85,41 @@ def test_pretrained_weights_are_the_start(work: Path, capsys: pytest.CaptureFixt
     said = capsys.readouterr().err
     assert "weights from pcl" in said
     assert "not trained by the method" in said
+
+
+def test_the_network_is_that_of_the_pretrained_run(work: Path) -> None:
+    start = pretrain(work, method="pcl", backbone="fcn", preset="tiny", overrides=FEW, device="cpu")
+    run = tune(work, pretrained=start, fold=0)
+    assert run.name == "pcl-fcn-m2-fold0"
+    assert load_model(run)[1]["backbone"] == "fcn"
+    assert tune(work, pretrained=start, fold=0, backbone="fcn") == run
+    with pytest.raises(UsageError, match=r"--backbone unet2d with --pretrained .*, where fcn was trained") as caught:
+        tune(work, pretrained=start, fold=1, backbone="unet2d")
+    assert caught.value.next.startswith("leave out --backbone")
+    assert not (work / "runs" / "pcl-fcn-m2-fold1").exists()
+
+
+def test_a_network_that_looks_at_keypoints(work: Path) -> None:
+    lose_keypoints(work)
+    with pytest.raises(UsageError, match="prepared: no keypoints"):
+        tune(work, fold=0, backbone="kaf_unet")
+    assert not (work / "runs").exists()
+    images = resolve(preprocess.Settings, open_store(work / "prepared").settings)
+    store = prepare(work, settings=images, keypoints=keypoints.Settings(most=20), jobs=1)  # more than the 16 it takes
+    run = tune(work, fold=0, backbone="kaf_unet")
+    assert run.name == "scratch-kaf_unet-m2-fold0"
+    # What a new scan gets, whose keypoints are found as it is predicted, is what training saw.
+    cpu = torch.device("cpu")
+    network, _ = load_network(run, cpu)
+    slices = Slices(store, range(len(store.scans)), cpu, keypoints=16)
+    batch = next(slices.stream([np.arange(len(slices))]))
+    assert batch.keypoints is not None
+    assert batch.keypoints.shape == (len(slices), 16, 2)
+    with torch.inference_mode():
+        stored, found = padded_logits(network, batch.image, batch.keypoints), padded_logits(network, batch.image)
+        other = padded_logits(network, batch.image, batch.keypoints[:, :1])
+    torch.testing.assert_close(found, stored, rtol=1e-5, atol=1e-6)
+    assert float((other - stored).abs().max()) > 1e-4
 
 
 def test_the_same_command_again_has_nothing_to_do(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from lemis.data import phantom
+from lemis.data.store import open_store
 from lemis.engine.run import load_model
 from lemis.errors import DataFault, UsageError
 from lemis.verbs.fit import fit
@@ -191,6 +192,7 @@ def test_overrides_reach_their_section(phantom_scans: Path, tmp_path: Path) -> N
         ("method.windw=3", "unknown setting method.windw", "method.window=..."),
         ("finetune.objective.batch=3", "unknown setting finetune.objective.batch", "finetune.objective.batch_size=..."),
         ("finetune.step=3", "unknown setting finetune.step", "finetune.steps=..."),
+        ("prepare.keypoints.mots=3", "unknown setting prepare.keypoints.mots", "prepare.keypoints.most=..."),
         ("prepare.spacing=3", "unknown setting prepare.spacing", "prepare.spacing_mm=..."),
     ],
 )
@@ -205,9 +207,39 @@ def test_a_mistyped_setting_is_refused_with_the_nearest_before_any_work(
 
 def test_the_method_is_the_presets(phantom_scans: Path, tmp_path: Path) -> None:
     preset = tmp_path / "mine.yaml"
-    preset.write_text("method: scratch\nbackbone: {base_width: 2}\nfinetune: {objective: {size_px: 32}}\n")
+    preset.write_text("method: scratch\nbackbones: {unet2d: {base_width: 2}}\nfinetune: {objective: {size_px: 32}}\n")
     run_fit(phantom_scans, tmp_path / "work", method=None, preset=str(preset), fold=0)
     assert [path.name for path in (tmp_path / "work" / "runs").iterdir()] == ["scratch-m2-fold0"]
+
+
+def test_a_network_that_looks_at_keypoints_finds_them_itself(phantom_scans: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    run_fit(phantom_scans, work, method="scratch", fold=0)
+    images = {path: path.stat().st_mtime_ns for path in (work / "prepared").glob("*.npy")}
+    assert images
+    assert open_store(work / "prepared").keypoint_settings is None
+    run_fit(phantom_scans, work, method="scratch", backbone="kaf_unet", fold=0)
+    assert open_store(work / "prepared").keypoint_settings == {"detector": "sift", "most": 16}
+    assert {path: path.stat().st_mtime_ns for path in (work / "prepared").glob("*.npy")} == images
+    assert {path.name for path in (work / "runs").iterdir()} == {"scratch-m2-fold0", "scratch-kaf_unet-m2-fold0"}
+    assert "scratch-kaf_unet-m2-fold0" in (work / "report" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_method_of_another_network(phantom_scans: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    run_fit(phantom_scans, work, method="kaf", fold=0)
+    assert {path.name for path in (work / "runs").iterdir()} == {"kaf", "kaf-m2-fold0"}
+    assert load_model(work / "runs" / "kaf-m2-fold0")[1]["backbone"] == "kaf_unet"
+
+
+def test_a_wrong_pair_and_too_few_keypoints_are_refused_before_any_work(phantom_scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="method kaf on the network unet2d"):
+        run_fit(phantom_scans, tmp_path / "work", method="kaf", backbone="unet2d")
+    with pytest.raises(UsageError, match=r"prepare\.keypoints: sift, 3 of a slice") as caught:
+        run_fit(phantom_scans, tmp_path / "work", "prepare.keypoints.most=3", method="kaf")
+    assert caught.value.next == "prepare.keypoints.detector=sift prepare.keypoints.most=16"
+    assert not (tmp_path / "work").exists()
 
 
 def test_several_processes_are_refused(phantom_scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

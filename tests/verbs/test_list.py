@@ -9,7 +9,8 @@ from lemis.verbs.list import list as list_verb
 PLAIN = (str, int, float, bool, type(None), list, tuple)
 
 
-def test_everything_is_listed_with_its_settings(capsys):
+def test_everything_is_listed_with_its_settings(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     facts = list_verb()
     assert facts["methods"][0]["name"] == "scratch"
     assert {"sal", "pcl", "simclr", "rotation"} <= {row["name"] for row in facts["methods"]}
@@ -20,7 +21,20 @@ def test_everything_is_listed_with_its_settings(capsys):
         assert all(set(row) == {"name", "default", "note"} and isinstance(row["default"], PLAIN) for row in rows)
     printed = capsys.readouterr().out
     assert "no pre-training: the matched baseline" in " ".join(printed.split())
+    (kaf,) = (row for row in facts["methods"] if row["name"] == "kaf")
+    assert kaf["backbones"] == ("kaf_unet", "fcn")
     assert "lemis list --json" in printed
+
+
+def test_the_networks_that_a_method_needs_are_shown(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    list_verb()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    (kaf,) = (number for number, line in enumerate(lines) if line.split()[1] == "kaf")
+    assert "on kaf_unet or fcn only" in lines[kaf + 1]
+    assert sum("on kaf_unet" in line for line in lines) == 1
+    (macl,) = (line for line in lines if line.split()[1] == "macl")
+    assert "encoder, decoder 1-2" in macl
 
 
 def test_json_is_what_is_returned(capsys):

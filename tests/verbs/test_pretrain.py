@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from lemis import plugins
+from lemis.engine import pairing
 from lemis.engine.run import load_model
 from lemis.errors import UsageError
 from lemis.verbs.pretrain import pretrain
 
 FEW = ("steps=2", "precision=32")
+
+
+def lose_keypoints(work: Path) -> None:
+    """As if the scans had been prepared without."""
+    meta = work / "prepared" / "meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text(encoding="utf-8")), "keypoints": None}))
 
 
 @pytest.mark.parametrize("method", plugins.names("methods"))
@@ -23,7 +31,7 @@ def test_every_method_trains_and_says_what_it_trained(method: str, work: Path) -
     assert run == work / "runs" / method
     weights, facts = load_model(run)
     assert facts["verb"] == "pretrain"
-    assert facts["method"] == method
+    assert (facts["method"], facts["backbone"]) == (method, pairing.default_backbone(method))
     assert facts["trained"] == list(plugins.load("methods", method).TRAINS)
     assert facts["subjects"] == [f"heart_00{n}" for n in range(1, 7)]
     assert facts["labelled_subjects"] == []
@@ -82,7 +90,7 @@ def test_a_fold_leaves_its_test_subjects_out(work: Path) -> None:
 def test_the_method_is_the_presets(work: Path, tmp_path: Path) -> None:
     preset = tmp_path / "mine.yaml"
     preset.write_text(
-        "method: rotation\nmethods: {rotation: {batch_size: 4, size_px: 32}}\nbackbone: {base_width: 2}\n"
+        "method: rotation\nmethods: {rotation: {batch_size: 4, size_px: 32}}\nbackbones: {unet2d: {base_width: 2}}\n"
     )
     run = pretrain(work, preset=str(preset), overrides=FEW, device="cpu")
     assert load_model(run)[1]["method"] == "rotation"
@@ -106,3 +114,36 @@ def test_an_unknown_method_and_an_unprepared_folder_are_refused(work: Path, tmp_
         pretrain(work, method="pcll", preset="tiny", device="cpu")
     with pytest.raises(UsageError, match="no finished preparation"):
         pretrain(tmp_path / "nothing", method="pcl", preset="tiny", device="cpu")
+
+
+def test_a_network_of_ones_choice_has_a_run_of_its_own(work: Path) -> None:
+    run = pretrain(work, method="pcl", backbone="fcn", preset="tiny", overrides=FEW, device="cpu")
+    assert run.name == "pcl-fcn"
+    assert load_model(run)[1]["backbone"] == "fcn"
+
+
+def test_keypoints_that_are_missing_are_refused_before_there_is_a_run(work: Path) -> None:
+    lose_keypoints(work)
+    with pytest.raises(UsageError, match="prepared: no keypoints") as caught:
+        pretrain(work, method="kaf", preset="tiny", overrides=FEW, device="cpu")
+    assert caught.value.next.endswith("keypoints.detector=sift keypoints.most=16")
+    assert not (work / "runs").exists()
+
+
+def test_a_network_that_the_method_refuses_leaves_no_run_behind(work: Path) -> None:
+    with pytest.raises(UsageError, match="method kaf on the network unet2d"):
+        pretrain(work, method="kaf", backbone="unet2d", preset="tiny", overrides=FEW, device="cpu")
+    with pytest.raises(UsageError, match="KAF on a network without keypoint layers"):
+        pretrain(work, method="kaf", backbone="fcn", preset="tiny", overrides=FEW, device="cpu")
+    assert not (work / "runs").exists()
+
+
+def test_slices_without_a_keypoint_train_like_any(work: Path) -> None:
+    for file in (work / "prepared").glob("*.keypoints.npz"):
+        with np.load(file) as found:
+            content = dict(found)
+        content["count"] = np.zeros_like(content["count"])
+        content["place"], content["descriptor"] = content["place"][:0], content["descriptor"][:0]
+        np.savez(file, **content)
+    run = pretrain(work, method="kaf", preset="tiny", overrides=FEW, device="cpu")
+    assert all(bool(torch.isfinite(value).all()) for value in load_model(run)[0].values())

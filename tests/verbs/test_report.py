@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
 import re
+import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,11 +20,14 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
+from typer.testing import CliRunner
 
+from lemis import cli
 from lemis.data import index as indexing
 from lemis.data import volume
 from lemis.errors import UsageError
 from lemis.report import figures, page
+from lemis.settings import plain
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.report import choose_slices, read_work, report
 
@@ -332,6 +339,120 @@ def test_refuses_what_is_no_work_folder(tmp_path: Path):
 def test_refuses_a_run_that_does_not_exist(work: Path):
     with pytest.raises(UsageError, match=r"there is no run 'sal-m1-fold1'[\s\S]*'sal-m1-fold0'\?"):
         report(work, runs=["sal-m1-fold1"])
+
+
+# ---------------------------------------------------------------- self-similarity
+
+
+@pytest.fixture(scope="module")
+def compared(prepared_work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared scans and two finished pre-training runs, of two networks."""
+    import torch
+
+    from lemis.data.store import open_store
+    from lemis.engine.inference import build_backbone
+    from lemis.engine.run import Run
+
+    work = Path(shutil.copytree(prepared_work, tmp_path_factory.mktemp("compared") / "work"))
+    store = open_store(work / "prepared")
+    for name, method, backbone in (("pcl", "pcl", "unet2d"), ("second <i>", "kaf", "kaf_unet")):
+        small = {"base_width": 2, "pairs": 1} if backbone == "kaf_unet" else {"base_width": 2}
+        facts = {
+            "verb": "pretrain", "method": method, "backbone": backbone, "backbone_settings": small,
+            "channels": list(store.channels), "label_names": list(store.label_names),
+            "prepared": plain(store.settings), "seed": 0, "subjects": ["a"],
+        }  # fmt: skip
+        torch.manual_seed(1)
+        weights = build_backbone(facts).state_dict()
+        Run(work / "runs" / name, {}).finish(weights, facts, verb="pretrain", method=method)
+    return work
+
+
+def test_shows_what_networks_take_for_the_same(compared: Path, tmp_path: Path):
+    text = report(compared, similarity="heart_001:2:20,30", output=tmp_path / "page.html").read_text(encoding="utf-8")
+    reader = parsed(text)
+    assert "row 20, column 30 of slice 2 of 5, scan heart_001" in reader.said
+    assert "turned by 60° clockwise and shrunk 1.2 times" in reader.said
+    titles = ["scratch fresh unet2d", "pcl unet2d", "scratch fresh kaf_unet", "kaf second <i>, kaf_unet"]
+    places = [reader.said.index(title) for title in titles]
+    assert places == sorted(places)
+    assert len(re.findall(r"best match \d+ px away", reader.said)) == 4
+    assert ("a", {"href": "#similarity"}) in reader.tags
+    for axis in ("row", "column", "cosine similarity with the query"):
+        assert axis in reader.said
+    test_is_well_formed_and_accessible(text)
+    test_fetches_nothing_from_anywhere(text)
+
+
+def test_similarity_of_the_runs_that_were_asked_for_twice_the_same(compared: Path, tmp_path: Path):
+    pages = [
+        report(compared, runs=["pcl"], similarity="heart_001:2:20,30", output=tmp_path / f"{k}.html").read_text(
+            encoding="utf-8"
+        )
+        for k in (1, 2)
+    ]
+    assert pages[0] == pages[1]
+    assert "fresh unet2d" in pages[0]
+    assert "kaf_unet" not in pages[0]
+
+
+def test_refuses_a_query_before_it_writes(compared: Path, tmp_path: Path):
+    for text, fault in (("heart_001", "SCAN:SLICE:ROW,COL"), ("heart_001:9:20,30", "slices 1 to 5")):
+        with pytest.raises(UsageError, match=fault):
+            report(compared, similarity=text, output=tmp_path / "page.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_similarity_torch_is_left_alone(compared: Path, tmp_path: Path):
+    code = (
+        "import sys; from pathlib import Path; from lemis.verbs.report import report; "
+        "report(Path(sys.argv[1]), output=Path(sys.argv[2])); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(compared), str(tmp_path / "page.html")], check=True)
+    assert 'id="similarity"' not in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_the_command_line_names_runs_and_the_query(monkeypatch: pytest.MonkeyPatch):
+    asked: list[Any] = []
+    monkeypatch.setattr("lemis.verbs.report.report", lambda work, **words: asked.append((work, words)))
+    words = ["report", "work", "--run", "sal", "--run", "pcl", "--similarity", "a:1:2,3", "--device", "cpu"]
+    assert CliRunner().invoke(cli.app, words).exit_code == 0
+    wanted = {"runs": ["sal", "pcl"], "similarity": "a:1:2,3", "output": None, "device": "cpu"}
+    assert asked == [(Path("work"), wanted)]
+
+
+@pytest.mark.parametrize(("networks", "abreast"), [(1, 1), (2, 2), (6, 6), (7, 4), (13, 5)])
+def test_networks_are_wrapped_into_bands(networks: int, abreast: int):
+    values = np.linspace(-1, 1, 96).reshape(8, 12)
+    maps = [figures.Maps(f"m{k}", "", values, values, (2.0, 3.0), 4.0) for k in range(networks)]
+    svg = figures.similarity("s", maps, (1, 2), (3, 4), aspect=2.0, alt="a")
+    assert ET.fromstring(svg).attrib["aria-label"] == "a"
+    pictures = [float(x) for x in re.findall(r'<image[^>]* x="([\d.]+)"', svg)]
+    assert len(pictures) >= 2 * networks
+    assert len(set(pictures[: 2 * networks])) == abreast
+
+
+def test_colours_are_of_one_scale():
+    low, high = (
+        figures.similarity(
+            "s", [figures.Maps("m", "", *[np.full((4, 4), value)] * 2, (0.0, 0.0), 0.0)], (1, 1), (1, 1),
+            aspect=1.0, alt="a",
+        )
+        for value in (0.0, 0.9)
+    )  # fmt: skip
+    white, red = (embedded(svg)[0] for svg in (low, high))
+    assert white.min() > 235
+    assert red[..., 0].mean() > 100 > red[..., 2].mean() + 40
+
+
+def embedded(svg: str) -> list[NDArray[np.uint8]]:
+    """Pictures in an SVG, (rows, cols, 3), where they are not see-through."""
+    found = []
+    for text in re.findall(r"base64,([^\"]+)\"", svg):
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGBA"))
+        rows, cols = picture.shape[0] // 4, picture.shape[1] // 4
+        found.append(picture[rows:-rows, cols:-cols, :3])
+    return found
 
 
 # ---------------------------------------------------------------- parts of the page

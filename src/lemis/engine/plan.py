@@ -1,7 +1,7 @@
 """All settings of a run, resolved once: defaults < preset < YAML file < ``key=value``.
 
-A preset (and a settings file) has the sections ``method``, ``prepare``, ``backbone``, ``pretrain``, ``methods.<name>``,
-``schedules.<name>`` (what differs from ``pretrain`` for one method) and ``finetune``.
+A preset (and a settings file) has the sections ``method``, ``prepare``, ``backbones.<name>``, ``pretrain``,
+``methods.<name>``, ``schedules.<name>`` (what differs from ``pretrain`` for one method) and ``finetune``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import yaml
+
 from lemis import plugins
 from lemis.engine import schedule, supervised
+from lemis.engine.pairing import BACKBONE, default_backbone, refuse_pair
 from lemis.errors import UsageError
 from lemis.settings import load_preset, merge, parse_overrides, plain, read_yaml, resolve
 
-SECTIONS = ("method", "prepare", "backbone", "pretrain", "methods", "schedules", "finetune")
+SECTIONS = ("method", "prepare", "backbones", "pretrain", "methods", "schedules", "finetune")
+FOLDERS = {"backbones": "backbones", "methods": "methods", "schedules": "methods"}  # sections by file name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,20 +66,37 @@ def base(preset: str | None, settings_file: Path | None) -> dict[str, Any]:
     """Preset and settings file as one tree of sections.
 
     Raises:
-        UsageError: A section that does not exist.
+        UsageError: A section, or a method or network in one, that does not exist.
     """
     tree: dict[str, Any] = {}
     if preset is not None:
         tree = merge(tree, load_preset(preset))
     if settings_file is not None:
         tree = merge(tree, read_yaml(settings_file))
-    for key in tree:
+    where = settings_file or preset
+    for key, value in tree.items():
+        if key == "backbone":
+            by_name = yaml.safe_dump({"backbones": {BACKBONE: value}}, default_flow_style=True, width=1000).strip()
+            raise UsageError(
+                f"section 'backbone' of {where}",
+                allowed="backbones, with a section for each network",
+                next=by_name[1:-1],
+            )
         if key not in SECTIONS:
             raise UsageError(
-                f"section {key!r} of {settings_file or preset}",
+                f"section {key!r} of {where}",
                 allowed=", ".join(SECTIONS),
                 next=f"{plugins.nearest(key, SECTIONS) or 'pretrain'}:",
             )
+    for section, folder in FOLDERS.items():
+        known = plugins.names(folder)
+        for name in _section(tree, section):
+            if name not in known and "." not in name:
+                raise UsageError(
+                    f"section {section}.{name} of {where}",
+                    allowed=", ".join(known),
+                    next=f"{plugins.nearest(name, known) or known[0]}:",
+                )
     return tree
 
 
@@ -86,7 +107,7 @@ def method_of(tree: Mapping[str, Any]) -> str:
 
 def pretraining(
     method: str,
-    backbone: str,
+    backbone: str | None,
     tree: Mapping[str, Any],
     overrides: Sequence[str] | Mapping[str, Any],
     *,
@@ -96,22 +117,27 @@ def pretraining(
 
     Args:
         method: File name in ``methods/``, or a dotted name.
-        backbone: File name in ``backbones/``, or a dotted name.
+        backbone: File name in ``backbones/``, or a dotted name; None is the method's own.
         tree: Sections of the preset and the settings file.
         overrides: ``epochs=...``, ``method.<key>=...``, ``backbone.<key>=...``.
         prefix: What the user typed before the schedule's keys, for messages.
+
+    Raises:
+        UsageError: A setting that does not exist, or a network that the method does not work on.
     """
+    backbone = backbone or default_backbone(method)
+    refuse_pair(method, backbone)
     given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
     own, backbone_given = _section(given, "method"), _section(given, "backbone")
     timing = {key: value for key, value in given.items() if key not in ("method", "backbone")}
-    methods, backbones = plugins.load("methods", method), plugins.load("backbones", backbone)
+    methods = plugins.load("methods", method)
     preset, special = (_section(_section(tree, name), method) for name in ("methods", "schedules"))
     return Pretraining(
         method=method,
         method_module=methods,
         method_settings=resolve(methods.Settings, preset, own, prefix="method."),
         backbone=backbone,
-        backbone_settings=resolve(backbones.Settings, _section(tree, "backbone"), backbone_given, prefix="backbone."),
+        backbone_settings=_backbone_settings(backbone, tree, backbone_given),
         schedule=resolve(schedule.Settings, _section(tree, "pretrain"), special, timing, prefix=prefix),
     )
 
@@ -140,13 +166,17 @@ def finetuning(
     layers = [_section(tree, "finetune"), {key: value for key, value in given.items() if key != "backbone"}]
     objectives = [_section(layer, "objective") for layer in layers]
     schedules = [{key: value for key, value in layer.items() if key != "objective"} for layer in layers]
-    backbones = plugins.load("backbones", backbone)
     return Finetuning(
         objective=resolve(supervised.Settings, *objectives, prefix=f"{prefix}objective."),
         backbone=backbone,
-        backbone_settings=resolve(backbones.Settings, _section(tree, "backbone"), backbone_given, prefix="backbone."),
+        backbone_settings=_backbone_settings(backbone, tree, backbone_given),
         schedule=resolve(schedule.Settings, PROTOCOL, *schedules, prefix=prefix),
     )
+
+
+def _backbone_settings(backbone: str, tree: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    module = plugins.load("backbones", backbone)
+    return resolve(module.Settings, _section(_section(tree, "backbones"), backbone), given, prefix="backbone.")
 
 
 def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -188,7 +188,7 @@ class Run:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
             os.replace(temporary, self.path / "model.safetensors")
             write_text(self.path / "model.json", json.dumps({"version": VERSION, **facts}, indent=1))
-            self.set_status(**status, state="done")
+            self.set_status(**status, peak_memory_gb=peak_memory_gb(), state="done")
             self.checkpoint.unlink(missing_ok=True)
             for leftover in self.path.glob("*.part"):  # of a process that was killed while it wrote
                 leftover.unlink()
@@ -237,6 +237,22 @@ def environment() -> dict[str, Any]:
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def peak_memory_gb() -> float | None:
+    """The most that this process has held at once, since it began: on the GPU where it used one, else in all.
+
+    Returns:
+        10^9 bytes; None on Windows, which does not tell.
+    """
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    if sys.platform == "win32":
+        return None
+    import resource  # here, as Windows has no such module
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
 
 
 def write_text(path: Path, text: str) -> None:

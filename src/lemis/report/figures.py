@@ -1,4 +1,4 @@
-"""Figures of the report: plots as SVG that follows the page's colours, overlays as PNG.
+"""Figures of the report: plots and maps as SVG that follows the page's colours, overlays as PNG.
 
 Drawn with matplotlib's objects, never with ``pyplot``, so that nothing is shared between figures or threads.
 """
@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -30,6 +30,8 @@ _STYLE = {
     "xtick.color": TEXT, "ytick.color": TEXT, "axes.spines.top": False, "axes.spines.right": False,
     "axes.linewidth": 0.6, "legend.frameon": False, "legend.fontsize": 9,
 }  # fmt: skip
+MOST_ABREAST = 6  # networks in one row: as many as stay legible across the page
+OUTSIDE = "#80808030"  # of a scan: seen on a white and on a near-black page
 _MM_TICKS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -235,12 +237,156 @@ def window(image: Array, *, low: float = 1.0, high: float = 99.5) -> NDArray[np.
     return scaled
 
 
+# ---------------------------------------------------------------- self-similarity
+
+
+class Maps(NamedTuple):
+    """What one network takes for the query: cosines in -1 ... 1, NaN outside the scan."""
+
+    title: str
+    note: str  # a second, smaller line; may be empty
+    of_slice: Array  # (rows, cols)
+    of_view: Array  # (rows, cols) of the other view
+    best_in_view: tuple[float, float]  # row and column of the place most alike there
+    away_px: float  # from it to the query, in pixels of the slice
+
+
+def places(
+    name: str,
+    slice_: Array,
+    view: Array,
+    query: tuple[float, float],
+    query_in_view: tuple[float, float],
+    *,
+    aspect: float,
+    alt: str,
+) -> str:
+    """A slice and another view of it, with one place ringed in both; the slice has its rows and columns as ticks.
+
+    Args:
+        name: Unique in the page.
+        slice_: (rows, cols) grey, NaN outside the scan.
+        view: (rows, cols) of the other view.
+        query: Row and column in the slice.
+        query_in_view: Row and column in the other view.
+        aspect: Height of a pixel over its width.
+        alt: What a reader who cannot see it should know.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+
+    def draw(figure: Figure) -> None:
+        shown = ((slice_, query, "The slice"), (view, query_in_view, "The other view"))
+        for axes, (image, place, title) in zip(figure.subplots(1, 2), shown, strict=True):
+            axes.imshow(
+                np.ma.masked_invalid(np.where(np.isnan(image), np.nan, window(image))),
+                cmap=mpl.colormaps["gray"].with_extremes(bad=OUTSIDE),
+                aspect=aspect,
+                interpolation="bilinear",
+                interpolation_stage="rgba",
+            )
+            _mark(axes, place, "o", colour="#ffd400", halo="#000000")
+            axes.set_title(title, fontsize=10)
+            axes.spines[:].set_visible(False)
+        first, second = figure.axes
+        first.set_xlabel("column")
+        first.set_ylabel("row")
+        first.minorticks_on()
+        second.set_xticks([])
+        second.set_yticks([])
+
+    return _svg(name, draw, size=(7.6, 3.7), alt=alt)
+
+
+def similarity(
+    name: str,
+    networks: Sequence[Maps],
+    query: tuple[float, float],
+    query_in_view: tuple[float, float],
+    *,
+    aspect: float,
+    alt: str,
+) -> str:
+    """Two maps of each network, the slice's above the other view's, all in one scale of colours.
+
+    Args:
+        name: Unique in the page.
+        networks: In the order they are shown, wrapped into bands of at most ``MOST_ABREAST``.
+        query: Row and column in the slice.
+        query_in_view: Row and column in the other view.
+        aspect: Height of a pixel over its width.
+        alt: What a reader who cannot see it should know.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    bands = -(-len(networks) // MOST_ABREAST)
+    abreast = -(-len(networks) // bands)
+
+    def draw(figure: Figure) -> None:
+        # Browsers' letters are taller than matplotlib's: without room of their own, titles are cut.
+        figure.set_layout_engine("compressed", h_pad=0.1, w_pad=0.03)
+        grid = figure.subplots(2 * bands, abreast, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for number, network in enumerate(networks):
+            band, column = divmod(number, abreast)
+            above, below = grid[2 * band : 2 * band + 2, column]
+            _similarity_map(above, network.of_slice, query, aspect)
+            _similarity_map(below, network.of_view, query_in_view, aspect)
+            _mark(below, network.best_in_view, "x", colour="#000000", halo="#ffffff")
+            title = f"{network.title}\n{network.note}" if network.note else network.title
+            above.set_title(title, fontsize=10, parse_math=False)
+            below.set_xlabel(f"best match {network.away_px:.0f} px away", fontsize=9)
+            if column == 0:
+                above.set_ylabel("in the slice")
+                below.set_ylabel("in the other view")
+        _similarity_bar(figure, grid)
+
+    side = min(2.4, 9.2 / abreast)
+    return _svg(name, draw, size=(0.4 + side * abreast, 0.9 + bands * (2 * side + 0.9)), alt=alt)
+
+
+def _similarity_map(axes: Any, values: Array, place: tuple[float, float], aspect: float) -> None:
+    axes.set_axis_on()
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.imshow(
+        np.ma.masked_invalid(values),
+        cmap=mpl.colormaps["RdBu_r"].with_extremes(bad=OUTSIDE),
+        vmin=-1,
+        vmax=1,
+        aspect=aspect,
+        interpolation="nearest",
+    )
+    _mark(axes, place, "o", colour="#000000", halo="#ffffff")
+
+
+def _similarity_bar(figure: Figure, grid: Array) -> None:
+    maps = grid[0, 0].images[0]  # all have one scale
+    bar = figure.colorbar(maps, ax=grid, location="bottom", shrink=0.6, aspect=40, ticks=[-1, -0.5, 0, 0.5, 1])
+    assert bar.solids is not None
+    bar.solids.set_rasterized(True)  # 256 shapes otherwise
+    bar.outline.set_visible(False)
+    bar.set_label("cosine similarity with the query")
+
+
+def _mark(axes: Any, place: tuple[float, float], marker: str, *, colour: str, halo: str) -> None:
+    for ink, width in ((halo, 3.2), (colour, 1.4)):
+        axes.plot(
+            place[1], place[0], marker, markersize=9 if marker == "o" else 5, markerfacecolor="none",
+            markeredgecolor=ink, markeredgewidth=width, clip_on=False,
+        )  # fmt: skip
+
+
 # ---------------------------------------------------------------- SVG
 
 
 def _svg(name: str, draw: Callable[[Figure], None], *, size: tuple[float, float], alt: str) -> str:
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, dpi=200, layout="constrained")  # of the pictures in it
         draw(figure)
         figure.patch.set_alpha(0)
         for axes in figure.axes:

@@ -72,6 +72,17 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Similarity:
+    """What networks take for one and the same place, drawn."""
+
+    where: str  # row 64, column 60 of slice 5 of 10, scan NAME
+    view: str  # how the other view was made
+    stride: str  # 4 x 4 pixels
+    places: str  # SVG: the slice and the other view
+    maps: str  # SVG: of every network
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkFacts:
     """Everything a work folder holds that the report tells; None where it does not exist (yet)."""
 
@@ -84,6 +95,7 @@ class WorkFacts:
     per_case: tuple[Facts, ...]  # evaluation/per_case.csv, numbers as floats, NaN where empty
     examples: tuple[Example, ...]
     faults: Sequence[Facts] | None  # of check.json
+    similarity: Similarity | None = None  # where it was asked for
 
 
 def render(work: WorkFacts) -> str:
@@ -93,7 +105,7 @@ def render(work: WorkFacts) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     colours = figures.structure_colours(_structures(work))
-    environment.filters.update(number=number, span=span, duration=duration, picture=_picture)
+    environment.filters.update(number=number, span=span, duration=duration, picture=_picture, svg=Markup)
     return environment.get_template("index.html").render(
         name=work.name,
         index=work.index,
@@ -109,6 +121,7 @@ def render(work: WorkFacts) -> str:
         plots=score_figures(work),
         scans=scan_rows(work.per_case),
         examples=work.examples,
+        similarity=work.similarity,
         colours=colours,
         done=sentences(work),
         missing=missing(work),

@@ -14,7 +14,7 @@ from lemis.data import index
 from lemis.data.samples import Slices
 from lemis.data.split import choose
 from lemis.data.store import Store, open_store
-from lemis.engine import launch, loop, plan
+from lemis.engine import launch, loop, pairing, plan
 from lemis.engine.run import Run, messages
 from lemis.engine.supervised import Objective, network_grid_dice
 from lemis.engine.transfer import load_pretrained, print_table, transfer
@@ -30,7 +30,7 @@ def finetune(
     pretrained: Path | None = None,
     fold: int | None = None,
     labelled: int | None = None,
-    backbone: str = "unet2d",
+    backbone: str | None = None,
     name: str | None = None,
     preset: str | None = None,
     settings_file: Path | None = None,
@@ -48,7 +48,7 @@ def finetune(
         pretrained: A finished pre-training run; None trains from scratch.
         fold: Whose test subjects are held out; None trains on every labelled subject and holds out none.
         labelled: How many of the fold's training subjects give their labels (M); all by default.
-        backbone: File name in ``backbones/``, or a dotted name.
+        backbone: File name in ``backbones/``, or a dotted name; by default that of ``pretrained``, else ``unet2d``.
         name: Of the run; by default method, number of labelled subjects, fold and seed.
         preset: Of settings, or a YAML file.
         settings_file: YAML over the preset.
@@ -58,26 +58,20 @@ def finetune(
 
     Returns:
         The run folder.
+
+    Raises:
+        UsageError: Another network than the pre-trained one, or scans prepared without the keypoints it looks at.
     """
+    weights, source = load_pretrained(pretrained) if pretrained is not None else ({}, {"method": pairing.SCRATCH})
+    backbone = _backbone(backbone, source, pretrained)
     settings = plan.finetuning(backbone, plan.base(preset, settings_file), overrides)
+    keypoints = pairing.keypoints_of(backbone, settings.backbone_settings)
     store = open_store(work / "prepared")
+    pairing.require_keypoints(store, keypoints)
     fabric = launch.launch(settings.schedule, device)
     console = messages()
-    weights, source = load_pretrained(pretrained) if pretrained is not None else ({}, {"method": "scratch"})
     method = source["method"].rsplit(".", 1)[-1]
     split = choose(store.scans, fold=fold, labelled=labelled, root=Path(index.load(work / "index.json").root))
-    name = name or _name(pretrained.name if pretrained else method, len(split.labelled_subjects), fold, seed)
-    run = Run(
-        work / "runs" / name,
-        {
-            **settings.stored(), "seed": seed, "pretrained": pretrained.name if pretrained else None,
-            "fold": fold, "labelled": list(split.labelled_subjects), "prepared": plain(store.settings),
-        },
-    )  # fmt: skip
-    if run.done:
-        console.print(f"{run.path}: nothing to do")
-        return run.path
-
     train, held_out = _scans_of(store, split.labelled_subjects), _scans_of(store, split.test_subjects)
     if not train:
         raise UsageError(
@@ -89,10 +83,25 @@ def finetune(
     network = plugins.load("backbones", backbone).Backbone(
         settings.backbone_settings, in_channels=len(store.channels), num_classes=store.num_classes
     )
+    rows = transfer(network, weights, tuple(source["trained"]), pretrained) if pretrained is not None else []
+    start = pretrained.name if pretrained else pairing.run_name(pairing.SCRATCH, backbone)
+    name = name or _name(start, len(split.labelled_subjects), fold, seed)
+    run = Run(
+        work / "runs" / name,
+        {
+            **settings.stored(), "seed": seed, "pretrained": pretrained.name if pretrained else None,
+            "fold": fold, "labelled": list(split.labelled_subjects), "prepared": plain(store.settings),
+        },
+    )  # fmt: skip
+    if run.done:
+        console.print(f"{run.path}: nothing to do")
+        return run.path
+
     if pretrained is not None:
-        print_table(transfer(network, weights, tuple(source["trained"]), pretrained), pretrained, console)
+        print_table(rows, pretrained, console)
     objective = Objective(network, settings.objective)
-    slices = Slices(store, train, fabric.device, with_labels=True)
+    most = keypoints.most if keypoints else 0
+    slices = Slices(store, train, fabric.device, with_labels=True, keypoints=most)
     console.print(
         f"fine-tuning {run.path.name} on {len(slices)} slices of {len(train)} scans, "
         f"{len(split.labelled_subjects)} subjects: {', '.join(split.labelled_subjects)} "
@@ -100,7 +109,7 @@ def finetune(
     )
     run.set_status(verb="finetune", method=method, state="running", slices=len(slices), scans=len(train))
     sampling = Sampling(kind="slices", batch_size=min(settings.objective.batch_size, len(slices)))
-    scored = Slices(store, held_out, fabric.device, with_labels=True) if held_out else None
+    scored = Slices(store, held_out, fabric.device, with_labels=True, keypoints=most) if held_out else None
 
     def score() -> dict[str, float]:
         assert scored is not None
@@ -112,11 +121,9 @@ def finetune(
             **{f"held_out/pooled_dice/{k}": value for k, value in each},
         }
 
-    per_epoch = max(1, len(slices) // sampling.batch_size)
-    steps = settings.schedule.steps or settings.schedule.epochs * per_epoch
     loop.train(
         objective, slices, sampling, settings.schedule, run, fabric, seed=seed,
-        evaluate=score if scored else None, evaluate_every_steps=max(1, steps // SCORES),
+        evaluate=score if scored else None, evaluations=SCORES,
     )  # fmt: skip
     run.finish(
         network.state_dict(),
@@ -130,6 +137,17 @@ def finetune(
         },
     )  # fmt: skip
     return run.path
+
+
+def _backbone(given: str | None, source: Mapping[str, Any], pretrained: Path | None) -> str:
+    there = source.get("backbone", given or pairing.BACKBONE)
+    if given not in (None, there):
+        raise UsageError(
+            f"--backbone {given} with --pretrained {pretrained}, where {there} was trained",
+            allowed=f"the network that was pre-trained: {there}",
+            next=f"leave out --backbone, or pre-train it: --method {source['method']} --backbone {given}",
+        )
+    return str(there)
 
 
 def _name(start: str, labelled: int, fold: int | None, seed: int) -> str:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from lemis.data import index as index_file
-from lemis.data import preprocess
 from lemis.data.index import Index
+from lemis.data.keypoints import preparation
 from lemis.data.split import Split, choose, number_of_folds
-from lemis.engine import plan
+from lemis.engine import pairing, plan
+from lemis.engine.pairing import SCRATCH
 from lemis.engine.run import messages
 from lemis.errors import DataFault, UsageError
-from lemis.settings import parse_overrides, resolve
+from lemis.settings import parse_overrides
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.finetune import finetune
@@ -27,14 +28,13 @@ from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
 from lemis.verbs.report import report
 
-SCRATCH = "scratch"  # no pre-training: the matched baseline
-
 
 def fit(
     folder: Path,
     *,
     output: Path,
     method: str | None = None,
+    backbone: str | None = None,
     labelled: int | None = None,
     fold: int | None = None,
     preset: str | None = "small",
@@ -54,6 +54,8 @@ def fit(
         output: The work folder.
         method: File name in ``methods/``, a dotted name, or ``scratch`` for no pre-training; by default the
             preset's, and ``sal`` where it names none.
+        backbone: File name in ``backbones/``, or a dotted name; by default the first that the method names, and
+            ``unet2d`` where it names none. Keypoints that it looks at are found as the scans are prepared.
         labelled: Train on the labels of this many subjects only; all by default.
         fold: Hold out this fold only.
         preset: Of settings, or a YAML file.
@@ -69,7 +71,7 @@ def fit(
 
     Raises:
         DataFault: ``check`` found errors.
-        UsageError: No label, or a setting that does not exist.
+        UsageError: No label, a setting that does not exist, or a network that the method does not work on.
     """
     console = messages()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -84,10 +86,13 @@ def fit(
     tree = plan.base(preset, settings_file)
     method = method or plan.method_of(tree)
     # All settings are resolved here once, so that a mistyped one is refused before any work.
+    backbone = backbone or pairing.default_backbone(method)
     if method != SCRATCH:
-        plan.pretraining(method, "unet2d", tree, given["pretrain"], prefix="pretrain.")
-    plan.finetuning("unet2d", tree, given["finetune"], prefix="finetune.")
-    preparation = resolve(preprocess.Settings, tree.get("prepare", {}), given["prepare"], prefix="prepare.")
+        plan.pretraining(method, backbone, tree, given["pretrain"], prefix="pretrain.")
+    tuning = plan.finetuning(backbone, tree, given["finetune"], prefix="finetune.")
+    images, keypoints = preparation(tree.get("prepare", {}), given["prepare"], prefix="prepare.")
+    wanted = pairing.keypoints_of(backbone, tuning.backbone_settings)
+    keypoints = pairing.keypoints_to_find(output / "prepared", keypoints, wanted)
 
     console.rule("check")
     found = check(folder, output=output)
@@ -100,9 +105,10 @@ def fit(
     index = index_file.load(output / "index.json")
     splits = _splits(index, fold, labelled)
     console.rule("prepare")
-    prepare(output, settings=preparation)
+    prepare(output, settings=images, keypoints=keypoints)
 
     common: dict[str, Any] = {
+        "backbone": backbone,
         "preset": preset,
         "settings_file": settings_file,
         "seed": seed,
@@ -112,7 +118,7 @@ def fit(
     pretrained = None
     if method != SCRATCH:
         console.rule("pretrain")
-        name = method.rsplit(".", 1)[-1] + (f"-without-fold{fold}" if inductive else "") + suffix
+        name = pairing.run_name(method, backbone) + (f"-without-fold{fold}" if inductive else "") + suffix
         pretrained = pretrain(
             output,
             method=method,
@@ -122,7 +128,7 @@ def fit(
             **common,
         )
     console.rule("finetune")
-    start = pretrained.name if pretrained else SCRATCH + suffix
+    start = pretrained.name if pretrained else pairing.run_name(SCRATCH, backbone) + suffix
     runs = []
     for number, split in splits:
         name = f"{start}-m{len(split.labelled_subjects)}-{'all' if number is None else f'fold{number}'}"

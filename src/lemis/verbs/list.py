@@ -25,6 +25,7 @@ SCRATCH: Facts = {
 # Who takes settings that belong to no plug-in -> folder, file, class.
 SHARED = {
     "prepare": ("data", "preprocess", "Settings"),
+    "keypoints (prepare, networks that look at them)": ("data", "keypoints", "Settings"),
     "pretrain, finetune": ("engine", "schedule", "Settings"),
     "objective (finetune)": ("engine", "supervised", "Settings"),
     "spatial (methods, objective)": ("data", "views", "Spatial"),
@@ -40,8 +41,9 @@ def list(*, parameters: bool = False, json: bool = False) -> Facts:
         json: Print JSON instead of tables.
 
     Returns:
-        ``methods`` and ``backbones``: rows of name, title, the file's constants (``dims``, ``trains``) and
-        ``settings``, each with ``name``, ``default`` (source text where it is no plain value) and ``note``;
+        ``methods`` and ``backbones``: rows of name, title, the file's constants (``dims``, ``trains``, and
+        ``backbones`` where a method works on these networks only) and ``settings``, each with ``name``,
+        ``default`` (source text where it is no plain value) and ``note``;
         ``presets``: names; ``settings``: those of no plug-in, by the verb or the key that takes them.
     """
     facts = {
@@ -78,8 +80,9 @@ def _print(facts: Facts) -> None:
     console = Console()
     methods = Table("method", "dims", "trains", "title", title="How to pre-train (--method)", title_justify="left")
     for row in facts["methods"]:
-        methods.add_row(row["name"], _dims(row), ", ".join(row.get("trains", ())), _short(row))
-    networks = Table("backbone", "dims", title="Networks", title_justify="left")
+        only_on = f"\non {' or '.join(row['backbones'])} only" if "backbones" in row else ""
+        methods.add_row(row["name"], _dims(row), _trains(row), _short(row) + only_on)
+    networks = Table("backbone", "dims", title="Networks (--backbone)", title_justify="left")
     counted = any("parameters" in row for row in facts["backbones"])
     if counted:
         networks.add_column("parameters", justify="right")
@@ -90,6 +93,13 @@ def _print(facts: Facts) -> None:
     console.print(methods, networks, sep="\n")
     console.print("Presets (--preset): " + ", ".join(facts["presets"]), soft_wrap=True)
     console.print("`lemis list --json` also shows every setting and its default.")
+
+
+def _trains(row: Facts) -> str:
+    parts = [part for part in row.get("trains", ()) if not part.startswith("decoder ")]
+    blocks = [part.removeprefix("decoder ") for part in row.get("trains", ()) if part.startswith("decoder ")]
+    several = f"{blocks[0]}-{blocks[-1]}" if len(blocks) > 1 else "".join(blocks)
+    return ", ".join([*parts, *([f"decoder {several}"] if blocks else [])])
 
 
 def _short(row: Facts) -> str:

@@ -13,7 +13,7 @@ from lemis.data import index
 from lemis.data.samples import Slices
 from lemis.data.split import choose
 from lemis.data.store import open_store
-from lemis.engine import launch, loop, plan
+from lemis.engine import launch, loop, pairing, plan
 from lemis.engine.run import Run, messages
 from lemis.settings import plain
 
@@ -22,7 +22,7 @@ def pretrain(
     work: Path,
     *,
     method: str | None = None,
-    backbone: str = "unet2d",
+    backbone: str | None = None,
     name: str | None = None,
     preset: str | None = None,
     settings_file: Path | None = None,
@@ -31,13 +31,14 @@ def pretrain(
     seed: int = 0,
     device: str = "auto",
 ) -> Path:
-    """Pre-train ``backbone`` with ``method`` on every scan of ``work/prepared``.
+    """Pre-train a network with a method on every scan of ``work/prepared``.
 
     Args:
         work: A folder that ``lemis prepare`` has filled.
         method: File name in ``methods/``, or a dotted name; by default the preset's, and ``sal`` where it names none.
-        backbone: File name in ``backbones/``, or a dotted name.
-        name: Of the run; the method's by default.
+        backbone: File name in ``backbones/``, or a dotted name; by default the first that the method names, and
+            ``unet2d`` where it names none.
+        name: Of the run; the method's by default, and the network's where it is not the method's default.
         preset: Of settings, or a YAML file.
         settings_file: YAML over the preset.
         overrides: ``key=value`` over both.
@@ -47,11 +48,16 @@ def pretrain(
 
     Returns:
         The run folder.
+
+    Raises:
+        UsageError: A network that the method does not work on, or scans prepared without the keypoints it looks at.
     """
     tree = plan.base(preset, settings_file)
     method = method or plan.method_of(tree)
     settings = plan.pretraining(method, backbone, tree, overrides)
+    keypoints = pairing.keypoints_of(settings.backbone, settings.backbone_settings)
     store = open_store(work / "prepared")
+    pairing.require_keypoints(store, keypoints)
     root = Path(index.load(work / "index.json").root)
     excluded = () if fold is None else choose(store.scans, fold=fold, root=root).test_subjects
     scans = [i for i, facts in enumerate(store.scans) if facts.subject not in excluded]
@@ -64,19 +70,22 @@ def pretrain(
         "prepared": plain(store.settings),
         "excluded": list(excluded),
     }
-    run = Run(work / "runs" / (name or method.rsplit(".", 1)[-1]), stored)
+    torch.manual_seed(seed)
+    network = plugins.load("backbones", settings.backbone).Backbone(
+        settings.backbone_settings, in_channels=len(store.channels), num_classes=store.num_classes
+    )
+    objective = settings.method_module.Method(network, settings.method_settings)  # it may refuse the network
+    run = Run(work / "runs" / (name or pairing.run_name(method, settings.backbone)), stored)
     if run.done:
         console.print(f"{run.path}: nothing to do")
         return run.path
 
-    torch.manual_seed(seed)
-    network = plugins.load("backbones", backbone).Backbone(
-        settings.backbone_settings, in_channels=len(store.channels), num_classes=store.num_classes
-    )
-    objective = settings.method_module.Method(network, settings.method_settings)
     for parameter_name, parameter in network.named_parameters():
         parameter.requires_grad_(network.part_of(parameter_name) in objective.trains)
-    slices = Slices(store, scans, fabric.device)
+    slices = Slices(
+        store, scans, fabric.device,
+        keypoints=keypoints.most if keypoints else 0, descriptors=objective.sampling.kind == "neighbours",
+    )  # fmt: skip
     console.print(
         f"pre-training {method} on {len(slices)} slices of {len(scans)} scans, {len(subjects)} subjects "
         f"({fabric.device}, {fabric.strategy.precision.precision}, {'resident' if slices.resident else 'streamed'})"
@@ -86,7 +95,7 @@ def pretrain(
     run.finish(
         network.state_dict(),
         {
-            "verb": "pretrain", "method": method, "backbone": backbone,
+            "verb": "pretrain", "method": method, "backbone": settings.backbone,
             "backbone_settings": plain(settings.backbone_settings),
             "trained": list(objective.trains), "channels": list(store.channels), "label_names": list(store.label_names),
             "label_values": list(store.label_values), "subjects": subjects, "labelled_subjects": [],

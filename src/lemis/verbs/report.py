@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,33 @@ _MARGIN_MM = 20.0  # around the structures, so that the neighbourhood can be jud
 _NUMBERS = ("dice", "hd95_mm", "assd_mm", "nsd", "reference_ml", "predicted_ml")
 
 
-def report(work: Path, *, runs: Sequence[str] = (), output: Path | None = None) -> Path:
+def report(
+    work: Path,
+    *,
+    runs: Sequence[str] = (),
+    similarity: str | None = None,
+    output: Path | None = None,
+    device: str = "auto",
+) -> Path:
     """Write the report of a work folder.
 
     Args:
         work: The folder that the other verbs have filled, as far as they have.
         runs: Names of the runs to show; all of them by default.
+        similarity: ``SCAN:SLICE:ROW,COL``: also show which places each pre-trained network takes for the same as this
+            one; of the runs named in ``runs``, else of every finished pre-training. Imports PyTorch.
         output: File to write; ``work/report/index.html`` by default.
+        device: Where networks run for ``similarity``: ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
         The file.
 
     Raises:
-        UsageError: ``work`` is no work folder, or a run of that name does not exist.
+        UsageError: ``work`` is no work folder, a run of that name does not exist, or ``similarity`` names no pixel.
     """
     facts = read_work(work, runs)
+    if similarity is not None:
+        facts = replace(facts, similarity=_similarity(work, similarity, runs, device))
     output = output or work / "report" / "index.html"
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
@@ -214,3 +227,50 @@ def choose_slices(reference: Array, predicted: Array, structures: dict[str, int]
             if len(chosen) < most and far and (disagreement[number] or filled[number]):
                 chosen.append(int(number))
     return sorted(chosen)
+
+
+# ---------------------------------------------------------------- self-similarity
+
+
+def _similarity(work: Path, text: str, runs: Sequence[str], device: str) -> page.Similarity:
+    from lemis.engine import similarity as engine  # here, as it imports PyTorch, which no other part of a report needs
+
+    query = engine.parse(text)
+    found = engine.similarity(work, query, runs=runs, device=device)
+    several = len({maps.backbone for maps in found.maps}) > 1
+    networks = [
+        figures.Maps(
+            maps.method,
+            _note(maps.method, maps.run, maps.backbone, several),
+            maps.of_slice,
+            maps.of_view,
+            maps.best_in_view,
+            maps.away_px,
+        )
+        for maps in found.maps
+    ]
+    strides = page.listed(dict.fromkeys(f"{maps.stride} × {maps.stride} pixels" for maps in found.maps))
+    where = f"row {query.row}, column {query.col} of slice {query.slice_number} of {found.slices}, scan {query.scan}"
+    place = (query.row, query.col)
+    matches = "; ".join(f"{maps.title} {maps.note} {maps.away_px:.0f} pixels away" for maps in networks)
+    return page.Similarity(
+        where=where,
+        view=f"turned by {engine.TURN_DEGREES:g}° clockwise and shrunk {engine.ZOOM:g} times",
+        stride=strides,
+        places=figures.places(
+            "similarity-places", found.image, found.view, place, found.place_in_view, aspect=found.aspect,
+            alt=f"The query, {where}, and the same place in the other view.",
+        ),
+        maps=figures.similarity(
+            "similarity-maps", networks, place, found.place_in_view, aspect=found.aspect,
+            alt=f"Maps of cosine similarity with the query. Best match in the other view: {matches}.",
+        ),
+    )  # fmt: skip
+
+
+def _note(method: str, run: str | None, backbone: str, several: bool) -> str:
+    """What a method's name leaves open: which run it is, and of which network where there are several."""
+    if run is None:
+        return f"fresh {backbone}"
+    name = "" if run == method else run
+    return ", ".join(word for word in (name, backbone if several and backbone not in name else "") if word)

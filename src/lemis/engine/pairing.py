@@ -1,0 +1,142 @@
+"""What goes together: a method with a network, a network with the keypoints of the prepared scans."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from lemis import plugins
+from lemis.contracts import KeypointBackbone
+from lemis.data import keypoints, preprocess
+from lemis.data.store import Store, read_meta
+from lemis.errors import UsageError
+from lemis.settings import plain
+
+SCRATCH = "scratch"  # no pre-training: the matched baseline
+BACKBONE = "unet2d"  # where a method names none
+
+
+def default_backbone(method: str) -> str:
+    """The first network that a method names, ``unet2d`` where it names none."""
+    named = () if method == SCRATCH else _networks(plugins.load("methods", method))
+    return named[0] if named else BACKBONE
+
+
+def backbones_of(method: str) -> list[str]:
+    """The networks of ours that a method works on: those it names, else all of its number of dimensions."""
+    module = plugins.load("methods", method)
+    named, ours = _networks(module), plugins.names("backbones")
+    if named:
+        return [name for name in named if name in ours]
+    return [name for name in ours if _meet(module, plugins.describe("backbones", name)["dims"])]
+
+
+def run_name(method: str, backbone: str) -> str:
+    """How runs of a method on a network begin: ``pcl``, ``scratch``; ``scratch-kaf_unet`` on another network."""
+    short = method.rsplit(".", 1)[-1]
+    return short if backbone == default_backbone(method) else f"{short}-{backbone.rsplit('.', 1)[-1]}"
+
+
+def refuse_pair(method: str, backbone: str) -> None:
+    """A network of ours must be among the method's; one from outside must have its number of dimensions.
+
+    Raises:
+        UsageError: It is not; names those that are.
+    """
+    suited, outside = backbones_of(method), plugins.load("backbones", backbone)
+    if backbone in plugins.names("backbones"):
+        fits = backbone in suited
+    else:
+        fits = _meet(plugins.load("methods", method), getattr(outside, "DIMS", ()))
+    if fits:
+        return
+    raise UsageError(
+        f"method {method} on the network {backbone}",
+        allowed=f"{', '.join(suited) or 'none of the networks here'}",
+        next=f"--backbone {suited[0]}" if suited else "--backbone with the dotted name of your own",
+    )
+
+
+def keypoints_of(backbone: str, settings: Any) -> keypoints.Settings | None:
+    """The keypoints that a network with these settings looks at; None where it looks at none."""
+    kind = plugins.load("backbones", backbone).Backbone
+    if not issubclass(kind, KeypointBackbone):
+        return None
+    with torch.device("meta"):  # what it is made of, without its weights
+        layers = kind(settings, in_channels=1, num_classes=2).keypoint_channels
+    wanted: keypoints.Settings = settings.keypoints
+    return wanted if layers else None
+
+
+def keypoints_to_find(
+    prepared: Path, asked: keypoints.Settings | None, wanted: keypoints.Settings | None
+) -> keypoints.Settings | None:
+    """What ``prepare`` is to be told: what the user asked for, else what the network needs and the store lacks.
+
+    Args:
+        prepared: The store, there or not.
+        asked: In the section ``prepare``.
+        wanted: ``keypoints_of`` the network.
+
+    Raises:
+        UsageError: What the user asked for does not do for the network.
+    """
+    there = (read_meta(prepared) or {}).get("keypoints")
+    if wanted is None or (asked is None and _suit(there, wanted)):
+        return asked
+    if asked is not None and not _suit(plain(asked), wanted):
+        raise UsageError(
+            f"prepare.keypoints: {asked.detector}, {asked.most} of a slice",
+            allowed=f"the keypoints that the network looks at: {wanted.detector}, {wanted.most} of a slice",
+            next=" ".join(f"prepare.{key}" for key in _as_typed(wanted)),
+        )
+    return asked or wanted
+
+
+def require_keypoints(store: Store, wanted: keypoints.Settings | None) -> None:
+    """Refuse a store without the keypoints that a network looks at.
+
+    Raises:
+        UsageError: It has none, those of another detector, or fewer.
+    """
+    found = store.keypoint_settings
+    if wanted is None or _suit(found, wanted):
+        return
+    raise UsageError(
+        f"{store.path}: "
+        + (f"keypoints of {found['detector']}, {found['most']} of a slice" if found else "no keypoints"),
+        allowed=f"the keypoints that the network looks at: {wanted.detector}, {wanted.most} of a slice",
+        next=" ".join(["lemis prepare", str(store.path.parent), *_images_as_typed(store), *_as_typed(wanted)]),
+    )
+
+
+def _suit(found: Mapping[str, Any] | None, wanted: keypoints.Settings) -> bool:
+    # The strongest come first, so those of a smaller number are among those of a larger one.
+    return found is not None and found["detector"] == wanted.detector and found["most"] >= wanted.most
+
+
+def _as_typed(wanted: keypoints.Settings) -> list[str]:
+    return [f"keypoints.detector={wanted.detector}", f"keypoints.most={wanted.most}"]
+
+
+def _images_as_typed(store: Store) -> list[str]:
+    # Without them the images would be prepared anew with the defaults.
+    usual = plain(preprocess.Settings())
+    other = {key: value for key, value in store.settings.items() if value != usual[key]}
+    return [shlex.quote(f"{key}={str(value).replace(' ', '')}") for key, value in other.items()]
+
+
+def _networks(method: ModuleType) -> tuple[str, ...]:
+    named: tuple[str, ...] = getattr(method, "BACKBONES", ())
+    return named
+
+
+def _meet(method: ModuleType, dims: Sequence[int]) -> bool:
+    # A module from outside need not name its dimensions; then they are for its author to know.
+    own: Sequence[int] = getattr(method, "DIMS", ())
+    return not own or not dims or not set(own).isdisjoint(dims)
