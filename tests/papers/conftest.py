@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from lemis import contracts
 from lemis.backbones import unet2d
-from lemis.contracts import Batch
+from lemis.contracts import Batch, Outcome
+from lemis.data.draw import Rows
 
 Maker = Callable[..., Any]
 
@@ -93,3 +94,23 @@ class Says(nn.Module):
 @pytest.fixture
 def says() -> Maker:
     return Says
+
+
+@pytest.fixture
+def train(make_batch: Maker) -> Maker:
+    """Some steps of SGD on smooth slices, 16 of 64 a step, as the loop does them; the last outcome."""
+
+    def run(method: contracts.Method, steps: int = 50, learning_rate: float = 0.02, *, first: int = 0) -> Outcome:
+        slices = make_batch({0: list(range(64))}, of={0: 64}, side=40)
+        optimiser = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=learning_rate, momentum=0.9)
+        for step in range(first, steps):
+            chosen = torch.randperm(64, generator=torch.Generator().manual_seed(step))[:16]
+            batch = Batch(*(None if values is None else values[chosen] for values in slices))
+            outcome: Outcome = method(batch, Rows(0, step, "cpu"))
+            optimiser.zero_grad()
+            torch.stack(list(outcome.losses.values())).sum().backward()
+            optimiser.step()
+            method.after_step((step + 1) / steps)
+        return outcome
+
+    return run

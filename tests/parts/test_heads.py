@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lemis.parts.heads import PooledLinear, PooledMLP
+from lemis.parts.heads import PooledLinear, PooledMLP, Predictor, Projector
 
 
 @pytest.mark.parametrize("space", [(5, 4), (3, 5, 4), (1, 1)])
@@ -37,3 +37,34 @@ def test_a_gradient_reaches_every_parameter_and_every_place(head: type[nn.Module
 def test_sizes() -> None:
     assert sum(p.numel() for p in PooledMLP(16, 5).parameters()) == 16 * 16 + 16 + 16 * 5 + 5
     assert sum(p.numel() for p in PooledLinear(16, 5).parameters()) == 16 * 5 + 5
+
+
+@pytest.mark.parametrize("space", [(5, 4), (3, 5, 4)])
+def test_projector_by_hand(space: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    head, x = Projector(6, 10, 7), torch.randn(8, 6, *space)
+    z = x.mean(list(range(2, x.dim())))
+    for layer, last in ((0, False), (3, False), (6, True)):
+        z = z @ head.layers[layer].weight.T
+        z = (z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt()
+        z = z if last else z.clamp(min=0)
+    torch.testing.assert_close(head(x), z)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_predictor_by_hand(bias: bool) -> None:
+    torch.manual_seed(0)
+    head, z = Predictor(6, 5, 7, bias=bias), torch.randn(8, 6)
+    hidden = z @ head.layers[0].weight.T
+    hidden = ((hidden - hidden.mean(0)) / (hidden.var(0, correction=0) + 1e-5).sqrt()).clamp(min=0)
+    expected = hidden @ head.layers[3].weight.T
+    torch.testing.assert_close(head(z), expected + head.layers[3].bias if bias else expected)
+
+
+def test_sizes_of_the_heads_with_normalisation() -> None:
+    def count(head: nn.Module) -> int:
+        return sum(p.numel() for p in head.parameters())
+
+    assert count(Projector(512, 2048, 2048)) == 512 * 2048 + 2 * 2048 * 2048 + 4 * 2048
+    assert count(Predictor(2048, 2048, 512)) == 2 * 2048 * 512 + 2 * 512 + 2048
+    assert count(Predictor(512, 256, 4096, bias=False)) == 512 * 4096 + 4096 * 256 + 2 * 4096

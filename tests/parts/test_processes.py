@@ -39,6 +39,10 @@ def compute() -> dict[str, Any]:
     found["contrast"] = {"loss": loss.detach(), "rows z": z.grad / processes.count()}  # DDP divides by their number
     found["gather"] = {"flags": processes.gather(share(random(8, 3)) > 1), "numbers": group}
 
+    x = share(random(8, 3)).requires_grad_()
+    (processes.gather(x).T * random(3, 8, seed=9)).square().sum().backward()  # the gradient comes back transposed
+    found["transposed"] = {"rows x": x.grad / processes.count()}
+
     for dims, shape in ((2, (8, 3, 4, 5)), (3, (8, 3, 2, 4, 5))):
         norm = BatchNorm(3)
         with torch.no_grad():
@@ -87,7 +91,9 @@ def test_one_process_is_left_alone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["contrast", "gather", "norm 2", "norm 3", "centre False", "centre True"])
+@pytest.mark.parametrize(
+    "what", ["contrast", "gather", "transposed", "norm 2", "norm 3", "centre False", "centre True"]
+)
 def test_two_processes_equal_one(what: str, of_two: list[dict[str, Any]]) -> None:
     for name, expected in compute()[what].items():
         values = [found[what][name] for found in of_two]

@@ -1,0 +1,90 @@
+"""MoCo v2: Improved Baselines with Momentum Contrastive Learning. X. Chen, H. Fan, R. Girshick, K. He. 2020,
+https://arxiv.org/abs/2003.04297; MoCo: Momentum Contrast for Unsupervised Visual Representation Learning. K. He,
+H. Fan, Y. Wu, S. Xie, R. Girshick. CVPR 2020, https://arxiv.org/abs/1911.05722. As the PCL protocol runs it on slices.
+
+A query is told from the keys of past batches, which a slowly following encoder has made:
+
+    L       = -log [ exp(q k+ / tau) / ( exp(q k+ / tau) + sum_{k in queue} exp(q k / tau) ) ],   q, k unit vectors
+    theta_k <- m theta_k + (1 - m) theta_q
+
+Followed: the loss, the queue, the momentum encoder and the two-layer head of v2. The views are the protocol's (PCL,
+MICCAI 2021): geometric, without the papers' changes of colour. Left out: shuffling of the batch among GPUs, since
+batch statistics are taken over all processes here. Differs: keys of the slice itself are no negatives; where the
+queue is about as long as the data set, an older key of every slice is in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import log
+from typing import Annotated, final
+
+import torch
+from pydantic import Field
+
+from lemis import contracts
+from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.data import views
+from lemis.parts import heads
+from lemis.parts.momentum import follow, follower
+from lemis.parts.queue import Queue, contrast_with_queue
+
+DIMS = (2, 3)
+TRAINS = ("encoder",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The paper's values for the method, the PCL protocol's for what it is run on."""
+
+    batch_size: Annotated[int, Field(gt=1)] = 32  # slices, as PCL; a query and a key of each
+    temperature: Annotated[float, Field(gt=0)] = 0.2  # tau, v2
+    momentum: Annotated[float, Field(ge=0, le=1)] = 0.999  # m, of the key encoder
+    queue: Annotated[int, Field(gt=0)] = 2048  # keys: about the slices of ACDC; 65,536 for 1.3 million images (paper)
+    embedding: Annotated[int, Field(gt=0)] = 128  # paper
+    size_px: Annotated[int, Field(gt=0)] = 352  # side of a view, as PCL
+    spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL
+
+
+@final
+class Views:
+    """Two independent geometric views of every slice."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
+        """``first`` for the query and ``second`` for the key, each (B, C, size_px, size_px)."""
+        return views.two_views(self.settings.spatial, batch, self.settings.size_px, rng)
+
+
+@final
+class Method(contracts.Method):
+    """Encoder and pooled MLP; copies of both that follow slowly; a queue of their keys."""
+
+    def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
+        self.trains = TRAINS
+        self.views = Views(settings)
+        self.backbone = backbone
+        self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
+        self.slow_backbone, self.slow_project = follower(self.backbone), follower(self.project)
+        self.queue = Queue(settings.queue, settings.embedding)
+
+    def forward(self, batch: Batch, rng: Draw) -> Outcome:
+        """N slices -> N queries and N keys -> each query against its key and the queue, which then takes the keys."""
+        pair = self.views(batch, rng)
+        q = self.project(self.backbone.encode(pair["first"].image)[-1])  # (N, embedding)
+        with torch.no_grad():
+            k = self.slow_project(self.slow_backbone.encode(pair["second"].image)[-1])  # (N, embedding)
+        negative = self.queue.of_others(batch.index)
+        loss = contrast_with_queue(q, k, self.queue.keys, self.settings.temperature, negative)
+        self.queue.add(k, batch.index)
+        return Outcome({"contrast": loss}, {"global": q.detach()}, {"contrast": log(self.settings.queue + 1)})
+
+    def after_step(self, progress: float) -> None:  # noqa: ARG002  m is constant
+        """The key encoder follows."""
+        follow(self.slow_backbone, self.backbone, self.settings.momentum)
+        follow(self.slow_project, self.project, self.settings.momentum)
