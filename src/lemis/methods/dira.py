@@ -1,0 +1,177 @@
+"""DiRA: Discriminative, Restorative, and Adversarial Learning for Self-supervised Medical Image Analysis. F. Haghighi,
+M. R. Hosseinzadeh Taher, M. B. Gotway, J. Liang. CVPR 2022, https://arxiv.org/abs/2204.10437. With MoCo v2, as the PCL
+protocol runs it on slices; the adversary by gradient reversal (Y. Ganin, V. Lempitsky. ICML 2015,
+https://arxiv.org/abs/1409.7495).
+
+A network tells slices apart, restores distorted ones, and is to deceive a discriminator D about which are restored:
+
+    L       = lambda_dis L_dis + lambda_res L_res + lambda_adv L_adv,   weights 1, 10 and 0.001
+    L_dis   = -log [ exp(q k+ / tau) / ( exp(q k+ / tau) + sum_{k in queue} exp(q k / tau) ) ],   q, k unit vectors
+    L_res   = mean over pixels of ( x' - x )^2,   x view 1 in [0, 1],  x' = sigmoid(decoder(encoder(distorted view 1)))
+    L_adv   = E[ log D(x) ] + E[ log (1 - D(x')) ],   which D maximises and the network minimises
+    theta_k <- m theta_k + (1 - m) theta_q
+
+In one step and one sum: ``adversarial`` is -L_adv, which D descends; on the way from D to the network its gradient is
+multiplied by -lambda_adv. This replaces the released code's alternating updates, D's own optimiser, and its squared
+error in place of the logarithms. Like there, the adversary comes last: before ``adversarial_from`` only D learns of it.
+
+Followed: the losses and weights, the distortions and intensity changes, D's layers of the released code [C]; the size
+of boxes goes with that of the view. Encoder and decoder are transferred. Geometry, batch and schedule are the
+protocol's (PCL, MICCAI 2021). Differences: in [C] a view may be mirrored after its target was taken, here the target
+has the view's geometry; grey values are those of the slice between its least and its greatest value, and the network
+reads them on the scale of fine-tuning (z-scores); every channel is restored; keys of the slice itself are no negatives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import log
+from typing import Annotated, Literal, final
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from lemis import contracts
+from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.data import views
+from lemis.data.intensity import Intensity, augment
+from lemis.parts import corrupt, heads
+from lemis.parts.layers import precise
+from lemis.parts.momentum import follow, follower
+from lemis.parts.queue import Queue, contrast_with_queue
+
+DIMS = (2,)
+TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")
+
+PUBLISHED_PX = 224  # side of a view in [C]
+# Colour jitter of 0.4 and blur of [C], as far as they exist for grey values in [0, 1].
+JITTER = Intensity(
+    p_brightness=0.8,
+    brightness_factor=(0.6, 1.4),
+    p_contrast=0.8,
+    contrast_factor=(0.6, 1.4),
+    p_blur=0.5,
+    blur_sigma_px=(0.1, 2.0),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The paper's values for the method ([C] its code), the PCL protocol's for what it is run on."""
+
+    batch_size: Annotated[int, Field(gt=1)] = 32  # slices, as PCL; 256, and 16 once the adversary acts [C]
+    discrimination_weight: Annotated[float, Field(gt=0)] = 1.0  # lambda_dis [C]
+    restoration_weight: Annotated[float, Field(gt=0)] = 10.0  # lambda_res [C]
+    adversarial_weight: Annotated[float, Field(ge=0)] = 0.001  # lambda_adv [C]
+    adversarial_from: Annotated[float, Field(ge=0, le=1)] = 0.75  # share of training: the last 400 of 1,600 epochs [C]
+    temperature: Annotated[float, Field(gt=0)] = 0.2  # tau [C]
+    momentum: Annotated[float, Field(ge=0, le=1)] = 0.999  # m, of the key encoder [C]
+    queue: Annotated[int, Field(gt=0)] = 2048  # keys: about the slices of ACDC; 65,536 [C]
+    embedding: Annotated[int, Field(gt=0)] = 128  # [C]
+    photometric: Literal["released", "identity"] = "released"  # jitter and blur of [C], or none as in PCL
+    distortion: corrupt.Distortion = field(default_factory=corrupt.Distortion)  # [C]
+    size_px: Annotated[int, Field(gt=0)] = 352  # side of a view, as PCL; 224 [C]
+    spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL; [C]: a resized crop, mirrored or not
+
+
+@final
+class Views:
+    """Two geometric views of every slice, both distorted, and the first one undistorted."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        low, high = (sigma * settings.size_px / PUBLISHED_PX for sigma in JITTER.blur_sigma_px)
+        self.jitter = replace(JITTER, blur_sigma_px=(low, high))
+
+    def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
+        """``query`` and ``key``, and ``target``, in grey values of [0, 1]; each (B, C, size_px, size_px)."""
+        how = self.settings
+        low, span = corrupt.value_range(batch.image, batch.inside)
+        first, second = views.two_views(how.spatial, batch, how.size_px, rng).values()
+        drawn = {}
+        for key, view in (("query", first), ("key", second)):
+            grey = changed = ((view.image - low) / span).clamp(0, 1)
+            if how.photometric == "released":
+                changed = augment(grey, self.jitter, rng).clamp(0, 1)
+            drawn[key] = view._replace(image=low + span * corrupt.distort(changed, how.distortion, rng))
+            if key == "query":
+                drawn["target"] = view._replace(image=grey)
+        return drawn
+
+
+@final
+class Method(contracts.Method):
+    """As MoCo: encoder, pooled MLP, slow copies, queue. Decoder and a layer that gives grey; the discriminator."""
+
+    progress: Tensor
+
+    def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
+        self.trains = ("encoder", *(f"decoder {k + 1}" for k in range(len(backbone.decoder_channels))))
+        self.views = Views(settings)
+        self.backbone = backbone
+        channels = corrupt.image_channels(backbone)
+        self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
+        self.slow_backbone, self.slow_project = follower(self.backbone), follower(self.project)
+        self.queue = Queue(settings.queue, settings.embedding)
+        self.restore = nn.Conv2d(backbone.decoder_channels[-1], channels, 1)
+        self.discriminate = discriminator(channels)
+        self.register_buffer("progress", torch.zeros(()))
+
+    def forward(self, batch: Batch, rng: Draw) -> Outcome:
+        """N slices -> N queries, N keys and N restored slices -> the three losses; the queue takes the keys."""
+        how = self.settings
+        drawn = self.views(batch, rng)
+        target = drawn["target"].image
+        maps = self.backbone.encode(drawn["query"].image)
+        q = self.project(maps[-1])  # (N, embedding)
+        with torch.no_grad():
+            k = self.slow_project(self.slow_backbone.encode(drawn["key"].image)[-1])  # (N, embedding)
+        negative = self.queue.of_others(batch.index)
+        discrimination = contrast_with_queue(q, k, self.queue.keys, how.temperature, negative)
+        self.queue.add(k, batch.index)
+        restored = precise(self.restore(self.backbone.decode(maps))).sigmoid()
+        deceive = how.adversarial_weight * (self.progress >= how.adversarial_from)  # lambda_adv, or 0
+        real, fake = self.discriminate(torch.cat([target, reverse(restored, deceive)])).chunk(2)
+        losses = {
+            "discrimination": how.discrimination_weight * discrimination,
+            "restoration": how.restoration_weight * F.mse_loss(restored, target),
+            "adversarial": adversarial(real, fake),
+        }
+        nothing = {"discrimination": how.discrimination_weight * log(how.queue + 1)}
+        return Outcome(losses, {"global": q.detach()}, nothing)
+
+    def after_step(self, progress: float) -> None:
+        """The key encoder follows; the adversary may have its turn."""
+        follow(self.slow_backbone, self.backbone, self.settings.momentum)
+        follow(self.slow_project, self.project, self.settings.momentum)
+        self.progress.fill_(progress)
+
+
+def reverse(x: Tensor, factor: Tensor | float) -> Tensor:
+    """x itself, exactly; a gradient that comes back is multiplied by -factor."""
+    still = x.detach()
+    return still + factor * (still - x)
+
+
+def adversarial(real: Tensor, fake: Tensor) -> Tensor:
+    """-L_adv of D's logits: - mean log D(x) - mean log (1 - D(x')), D = sigmoid(logit); 2 log 2 where D cannot tell."""
+    return F.softplus(-precise(real)).mean() + F.softplus(precise(fake)).mean()
+
+
+def discriminator(channels: int) -> nn.Sequential:
+    """D of [C]: (B, channels, H, W) -> a logit for every patch, (B, 1, H / 8, W / 8)."""
+    layers: list[nn.Module] = [nn.Conv2d(channels, 64, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
+    for width, out, stride in ((64, 128, 2), (128, 256, 2), (256, 512, 1)):
+        # No bias: the normalisation that follows would take it away.
+        conv = nn.Conv2d(width, out, 3, stride=stride, padding=1, bias=False)
+        layers += [conv, nn.InstanceNorm2d(out), nn.LeakyReLU(0.2)]
+    layers.append(nn.Conv2d(512, 1, 3, padding=1))
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.weight, 0.0, 0.02)
+    return nn.Sequential(*layers)

@@ -1,0 +1,100 @@
+"""MAE: Masked Autoencoders Are Scalable Vision Learners. K. He, X. Chen, S. Xie, Y. Li, P. Dollar, R. Girshick.
+CVPR 2022, https://arxiv.org/abs/2111.06377. For convolutional encoder-decoders, on the PCL protocol's slices.
+
+Most patches of a slice are hidden, and the network fills them in from the others:
+
+    M  = a random share ``ratio`` of the patches of patch_px x patch_px pixels
+    L  = mean over pixels of M of ( decoder(encoder(x with M set to 0)) - x )^2
+
+0 is the mean of a prepared scan. Pixels that no scan has (padding, turned-in corners) are not counted.
+
+Followed: random patches, their size and share, and the loss on hidden pixels alone. Differences: the paper's encoder is
+a transformer that never sees the hidden patches. Here they are zeros that a dense network reads, as in the MAE of
+OpenMind (Wald et al., ICCV 2025, https://arxiv.org/abs/2412.17041); SparK (Tian et al., ICLR 2023,
+https://arxiv.org/abs/2301.03580) makes the convolutions sparse instead, and hides 0.6. The decoder is the segmentation
+network's, with its skip connections, and is transferred with the encoder. Views are the protocol's. Left out: targets
+normalised patch by patch, which in the flat background of a scan would be targets of noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, final
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lemis import contracts
+from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.data import views
+from lemis.parts.restore import Restore, squared_error
+
+DIMS = (2,)
+TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """[P] the paper; the frame is the PCL protocol's."""
+
+    batch_size: Annotated[int, Field(gt=0)] = 32  # slices, as PCL; 4,096 [P]
+    patch_px: Annotated[int, Field(gt=0)] = 16  # side of a patch [P]
+    ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75  # share of the patches that is hidden [P]
+    size_px: Annotated[int, Field(gt=0)] = 352  # side of a view, as PCL; 224 [P]
+    spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL; [P]: a resized crop, mirrored or not
+
+
+@final
+class Views:
+    """One geometric view of every slice, whole and with patches hidden."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
+        """``target``, and ``masked``, zero and not ``inside`` where hidden; each (B, C, size_px, size_px)."""
+        how = self.settings
+        if batch.inside is None:
+            batch = batch._replace(inside=torch.ones_like(batch.image[:, :1], dtype=torch.bool))
+        target = views.random_view(how.spatial, batch, how.size_px, rng)
+        assert target.inside is not None
+        hidden = hide(len(target.image), target.geometry.shape, how.patch_px, how.ratio, rng)
+        image, inside = target.image.masked_fill(hidden, 0), target.inside & ~hidden
+        return {"target": target, "masked": target._replace(image=image, inside=inside)}
+
+
+@final
+class Method(contracts.Method):
+    """Encoder, decoder, a 1x1 convolution, and the squared error of what was hidden."""
+
+    def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
+        self.trains = ("encoder", *(f"decoder {k + 1}" for k in range(len(backbone.decoder_channels))))
+        self.views = Views(settings)
+        self.backbone = backbone
+        self.restore = Restore(backbone)
+
+    def forward(self, batch: Batch, rng: Draw) -> Outcome:
+        """N slices -> N filled-in slices -> the error where they had been hidden."""
+        target, masked = self.views(batch, rng).values()
+        assert target.inside is not None
+        assert masked.inside is not None
+        hidden = target.inside & ~masked.inside
+        restored = self.restore(self.backbone.decode(self.backbone.encode(masked.image)))
+        loss = squared_error(restored, target.image, hidden)
+        # Who knows nothing says 0: the mean of the scan.
+        uninformed = float(squared_error(target.image.new_zeros(()), target.image, hidden))
+        return Outcome({"restoration": loss}, {}, {"restoration": uninformed})
+
+
+def hide(rows: int, shape: tuple[int, ...], patch_px: int, ratio: float, rng: Draw) -> Tensor:
+    """(rows, 1, H, W) bool: the same number of patches in every row, all choices alike; border patches may be cut."""
+    height, width = (-(-side // patch_px) for side in shape)
+    count = min(max(round(ratio * height * width), 1), height * width - 1)
+    order = rng.uniform(rows, height * width).argsort(1).argsort(1)  # each patch's place among the shuffled ones
+    patches = (order < count).view(rows, 1, height, width)
+    pixels = patches.repeat_interleave(patch_px, 2).repeat_interleave(patch_px, 3)
+    return pixels[..., : shape[0], : shape[1]]
