@@ -52,11 +52,11 @@ def test_the_gate_is_the_formula() -> None:
 
     def normed(norm: Any, channel: int, value: float) -> float:
         mean, var = float(norm.running_mean[channel]), float(norm.running_var[channel])
-        return (value - mean) / math.sqrt(var + norm.eps) * float(norm.weight[channel]) + float(norm.bias[channel])
+        return (value - mean) / math.sqrt(var + norm.eps) * norm.weight[channel].item() + norm.bias[channel].item()
 
     def linear(conv: Any, channel: int, values: torch.Tensor) -> float:
         weights = conv.weight[channel, :, 0, 0]
-        return sum(float(w) * float(v) for w, v in zip(weights, values, strict=True)) + float(conv.bias[channel])
+        return sum(w.item() * float(v) for w, v in zip(weights, values, strict=True)) + conv.bias[channel].item()
 
     alpha = gate(g, x)
     assert alpha.shape == (1, 1, 4, 5)
@@ -68,7 +68,7 @@ def test_the_gate_is_the_formula() -> None:
                 from_x = normed(gate.of_skip[1], k, linear(gate.of_skip[0], k, x[0, :, row, col]))
                 inner.append(max(0.0, from_g + from_x))
             psi = normed(gate.psi[1], 0, linear(gate.psi[0], 0, torch.tensor(inner, dtype=torch.float64)))
-            assert float(alpha[0, 0, row, col]) == pytest.approx(1 / (1 + math.exp(-psi)), rel=1e-9)
+            assert alpha[0, 0, row, col].item() == pytest.approx(1 / (1 + math.exp(-psi)), rel=1e-9)
 
 
 def test_open_gates_give_the_unet_and_closed_ones_no_skips() -> None:
