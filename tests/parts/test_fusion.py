@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lemis.parts.attention import points_of, unpack
-from lemis.parts.fusion import Diffusion, KeypointFusion, cells_of, mean_of_cell, read
+from lemis.parts.fusion import Diffusion, KeypointFusion, Placed, cells_of, mean_of_cell, read
 
 NAN = float("nan")
 SIZE = (5, 7)
@@ -99,9 +99,10 @@ def test_a_layer_without_points_spreads_nothing() -> None:
     layer = KeypointFusion(4, 16, pairs=1, heads=2).eval()
     x = torch.randn(2, 4, *SIZE)
     keypoints = torch.full((2, 3, 2), NAN)
-    out, d = layer(x, keypoints, points_of(keypoints), 2)
+    out, d = layer(x, Placed.of(keypoints), 2)
     assert out.shape == (2, 8, *SIZE)
-    assert d.shape == (0, 16)
+    assert d.shape == (2, 3, 16)
+    assert d.abs().max() == 0
     assert torch.equal(out[:, :4], x)
     assert torch.equal(out[:, 4:], layer.diffuse.smooth(
         layer.diffuse.norm(layer.diffuse.spread.bias[None, :, None, None].expand(2, -1, *SIZE)).relu()

@@ -24,11 +24,19 @@ def network(name: str, how: dict[str, Any], channels: int) -> Backbone:
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize(("name", "how"), [("unet2d", {"base_width": 4}), ("fcn", {"base_width": 4, "levels": []})])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("unet2d", {"base_width": 4}),
+        ("fcn", {"base_width": 4, "levels": []}),
+        ("swin_unet", {"embedding": 12, "window": 3}),
+        ("swin_unetr", {"feature_size": 12, "window": 3}),
+    ],
+)
 def test_it_gives_an_image_of_the_size_and_channels_that_came_in(name: str, how: Any, channels: int) -> None:
     torch.manual_seed(0)
     backbone = network(name, how, channels)
-    x = torch.randn(2, channels, 32, 48)
+    x = torch.randn(2, channels, 64, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         restored = Restore(backbone)(backbone.decode(backbone.encode(x)))
     assert restored.shape == x.shape

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, final
 
 import torch
@@ -20,8 +21,7 @@ from torch import Tensor, nn
 from lemis import contracts
 from lemis.data import keypoints as detection
 from lemis.data.keypoint_tensors import found_in, given_or_found
-from lemis.parts.attention import compact, points_of, unpack
-from lemis.parts.fusion import KeypointFusion
+from lemis.parts.fusion import Placed, fusion_layers, sorted_levels
 from lemis.parts.layers import kaiming
 from lemis.parts.unet import SLOPE, block, check_divisible
 
@@ -31,18 +31,14 @@ BLOCKS = 5
 SCORED = (5, 4, 3)  # blocks whose scores are added, deepest first
 
 
-def _levels(levels: tuple[int, ...]) -> tuple[int, ...]:
-    if not set(levels) <= set(range(1, BLOCKS + 1)):
-        raise ValueError(f"blocks are 1 (finest) to {BLOCKS}")
-    return tuple(sorted(set(levels)))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Widths as of the U-Net of the PCL protocol."""
 
     base_width: Annotated[int, Field(gt=0)] = 32  # f of the U-Net on CHD, where Table 9 is from; not published
-    levels: Annotated[tuple[int, ...], AfterValidator(_levels)] = ()  # with a keypoint layer; (1, 2, 3, 4) is FCN + KAF
+    levels: Annotated[
+        tuple[int, ...], AfterValidator(partial(sorted_levels, most=BLOCKS))
+    ] = ()  # with a keypoint layer; (1, 2, 3, 4) is FCN + KAF
     pairs: Annotated[int, Field(gt=0)] = 8  # T, as in kaf_unet
     keypoint_width: Annotated[int, Field(gt=0, multiple_of=8)] = 256  # as in kaf_unet
     heads: Annotated[int, Field(gt=0)] = 4  # as in kaf_unet; divides keypoint_width
@@ -67,13 +63,8 @@ class Backbone(contracts.KeypointBackbone):
         self.keypoint_channels = tuple(settings.keypoint_width for _ in settings.levels)
         self.most_keypoints = settings.keypoints.most
         self.encoder = nn.ModuleList([block(i, o) for i, o in zip([in_channels, *passed[:-1]], widths, strict=True)])
-        self.fusion = nn.ModuleDict(
-            {
-                str(level): KeypointFusion(
-                    widths[level - 1], settings.keypoint_width, settings.pairs, settings.heads, settings.place_px
-                )
-                for level in settings.levels
-            }
+        self.fusion = fusion_layers(
+            settings.levels, widths, settings.keypoint_width, settings.pairs, settings.heads, settings.place_px
         )
         deepest, *others = SCORED
         self.decoder = nn.ModuleList(
@@ -98,16 +89,13 @@ class Backbone(contracts.KeypointBackbone):
             keypoints: (B, K, 2) in pixels of ``x``, NaN rows are none; None: found in ``x``.
         """
         check_divisible(x)
-        keypoints = given_or_found(keypoints, x, self.settings.keypoints if self.fusion else None)
-        rows = points_of(keypoints)
-        (keypoints,) = compact(keypoints)
-        points = points_of(keypoints)
+        at = Placed.of(given_or_found(keypoints, x, self.settings.keypoints if self.fusion else None))
         maps, features = [], []
         for level, convolve in enumerate(self.encoder, start=1):
             x = convolve(x if level == 1 else nn.functional.max_pool2d(x, 2))
             if str(level) in self.fusion:
-                x, d = self.fusion[str(level)](x, keypoints, points, self.strides[level - 1])
-                features.append(unpack(d, rows))
+                x, d = self.fusion[str(level)](x, at, self.strides[level - 1])
+                features.append(d)
             maps.append(x)
         return maps, features
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, final
 
 import torch
@@ -28,18 +29,11 @@ from torch import Tensor, nn
 from lemis import contracts
 from lemis.data import keypoints as detection
 from lemis.data.keypoint_tensors import found_in, given_or_found
-from lemis.parts.attention import compact, points_of, unpack
-from lemis.parts.fusion import KeypointFusion
+from lemis.parts.fusion import Placed, fusion_layers, sorted_levels
 from lemis.parts.layers import kaiming
 from lemis.parts.unet import LEVELS, SLOPE, Up, block, bottleneck, check_divisible
 
 DIMS = (2,)
-
-
-def _levels(levels: tuple[int, ...]) -> tuple[int, ...]:
-    if not set(levels) <= set(range(1, LEVELS + 1)):
-        raise ValueError(f"encoder levels are 1 (finest) to {LEVELS}")
-    return tuple(sorted(set(levels)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +41,12 @@ class Settings:
     """The paper's network; numbers it contradicts itself in are those that its parameter counts prove."""
 
     base_width: Annotated[int, Field(gt=0)] = 48  # f on ACDC; 32 on CHD
-    levels: Annotated[tuple[int, ...], AfterValidator(_levels)] = (1, 2, 3, 4)  # with a layer; Table 2, rows B to F
+    levels: Annotated[tuple[int, ...], AfterValidator(partial(sorted_levels, most=LEVELS))] = (
+        1,
+        2,
+        3,
+        4,
+    )  # with a layer; Table 2, rows B to F
     pairs: Annotated[int, Field(gt=0)] = 8  # T: 8 by the printed counts; the text says 6, Table 2 ends with 9
     keypoint_width: Annotated[int, Field(gt=0, multiple_of=8)] = 256  # of a keypoint's feature
     heads: Annotated[int, Field(gt=0)] = 4  # divides keypoint_width
@@ -76,13 +75,8 @@ class Backbone(contracts.KeypointBackbone):
             [block(i, o) for i, o in zip([in_channels, *widths[1:]], widths, strict=True)]
             + [bottleneck(16 * f, 32 * f)]
         )
-        self.fusion = nn.ModuleDict(
-            {
-                str(level): KeypointFusion(
-                    widths[level - 1], settings.keypoint_width, settings.pairs, settings.heads, settings.place_px
-                )
-                for level in settings.levels
-            }
+        self.fusion = fusion_layers(
+            settings.levels, widths, settings.keypoint_width, settings.pairs, settings.heads, settings.place_px
         )
         self.decoder = nn.ModuleList([Up(2 * width, width) for width in reversed(doubled)])
         self.head = nn.Conv2d(2 * f, num_classes, 1, bias=False)
@@ -100,16 +94,13 @@ class Backbone(contracts.KeypointBackbone):
             keypoints: (B, K, 2) in pixels of ``x``, NaN rows are none; None: found in ``x``.
         """
         check_divisible(x)
-        keypoints = given_or_found(keypoints, x, self.settings.keypoints if self.fusion else None)
-        rows = points_of(keypoints)
-        (keypoints,) = compact(keypoints)
-        points = points_of(keypoints)
+        at = Placed.of(given_or_found(keypoints, x, self.settings.keypoints if self.fusion else None))
         maps, features = [], []
         for level, convolve in enumerate(self.encoder[:-1], start=1):
             x = convolve(x)
             if str(level) in self.fusion:
-                x, d = self.fusion[str(level)](x, keypoints, points, self.strides[level - 1])
-                features.append(unpack(d, rows))
+                x, d = self.fusion[str(level)](x, at, self.strides[level - 1])
+                features.append(d)
             else:
                 x = torch.cat([x, x], 1)
             maps.append(x)

@@ -11,13 +11,28 @@ convolutions, and the result is laid beside the map. What is slow or undefined i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
-from lemis.parts.attention import PlaceEncoding, PointAttention, Points, pack, unpack
+from lemis.parts.attention import PlaceEncoding, PointAttention, Points, compact, pack, points_of, unpack
 from lemis.parts.layers import BatchNorm, precise
+
+
+class Placed(NamedTuple):
+    """Keypoints of a batch of images, made ready for all layers of a network."""
+
+    place: Tensor  # (B, K, 2) in pixels, points first, no more rows than the fullest image needs
+    points: Points  # of ``place``
+    given: Points  # of the keypoints as they were given; packed features are the same
+
+    @classmethod
+    def of(cls, keypoints: Tensor) -> Placed:
+        """Of (B, K, 2) places in pixels, of which NaN rows are none."""
+        (place,) = compact(keypoints)
+        return cls(place, points_of(place), points_of(keypoints))
 
 
 class Cells(NamedTuple):
@@ -98,18 +113,19 @@ class KeypointFusion(nn.Module):
         self.attend = nn.ModuleList([PointAttention(width, heads) for _ in range(2 * pairs)])
         self.diffuse = Diffusion(width, channels)
 
-    def forward(self, x: Tensor, keypoints: Tensor, points: Points, stride: int) -> tuple[Tensor, Tensor]:
-        """Map (B, C, H, W) and keypoints (B, K, 2) in pixels -> (B, 2 C, H, W) and keypoint features (N, width)."""
+    def forward(self, x: Tensor, at: Placed, stride: int) -> tuple[Tensor, Tensor]:
+        """Map (B, C, H, W), a cell every ``stride`` pixels -> (B, 2 C, H, W), and features (B, K, width) of the
+        keypoints as they were given."""
         size = (x.shape[2], x.shape[3])
-        cells = cells_of(keypoints, points, stride, size)
+        cells = cells_of(at.place, at.points, stride, size)
         # Sums over many layers stay in float32 where their terms are bfloat16.
-        d = precise(self.project(pack(read(x, cells), points)))
+        d = precise(self.project(pack(read(x, cells), at.points)))
         length = None if self.place_px is None else self.place_px / stride
-        d = d + self.encode(pack(cells.place, points).to(d.dtype), size, length).to(d.dtype)
+        d = d + self.encode(pack(cells.place, at.points).to(d.dtype), size, length).to(d.dtype)
         for layer in self.attend:
-            d = layer(d, points)
-        mean = mean_of_cell(unpack(d, points), cells)
-        return torch.cat([x, self.diffuse(mean, cells, size).to(x.dtype)], 1), d
+            d = layer(d, at.points)
+        mean = mean_of_cell(unpack(d, at.points), cells)
+        return torch.cat([x, self.diffuse(mean, cells, size).to(x.dtype)], 1), unpack(d, at.given)
 
 
 def read(x: Tensor, cells: Cells) -> Tensor:
@@ -125,3 +141,23 @@ def mean_of_cell(d: Tensor, cells: Cells) -> Tensor:
     """(B, K, C) -> (B, K, C): at leaders the mean over the keypoints of their cell."""
     leader = cells.leader.to(d.dtype)
     return leader.mT @ d / leader.sum(1).clamp(min=1)[..., None]
+
+
+def fusion_layers(
+    levels: Sequence[int], channels: Sequence[int], width: int, pairs: int, heads: int, place_px: int | None
+) -> nn.ModuleDict:
+    """A layer at each of the encoder levels, counted from 1 and named so; ``channels`` are those of all levels."""
+    return nn.ModuleDict(
+        {str(level): KeypointFusion(channels[level - 1], width, pairs, heads, place_px) for level in levels}
+    )
+
+
+def sorted_levels(levels: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """Encoder levels in order, each once, for pydantic.
+
+    Raises:
+        ValueError: One is not in 1 to ``most``.
+    """
+    if not set(levels) <= set(range(1, most + 1)):
+        raise ValueError(f"levels are 1 (finest) to {most}")
+    return tuple(sorted(set(levels)))
