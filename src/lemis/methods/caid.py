@@ -13,10 +13,10 @@ View 1 gives the query, view 2 the key; both are changed in brightness, contrast
 cut out or swapped); the target is view 1 before that. Encoder and decoder are transferred.
 
 Followed: the losses, their weight, the distortions and the intensity changes of the released code [C]; the size of
-boxes goes with that of the view. Geometry, batch and schedule are the protocol's (PCL, MICCAI 2021). Differences: in
-[C] a view may be mirrored after its target was taken, here the target has the view's geometry; grey values are those of
-the slice between its least and its greatest value, and the network reads them on the scale of fine-tuning (z-scores);
-every channel is restored; keys of the slice itself are no negatives.
+boxes and blur goes with that of the view. Geometry, batch and schedule are the protocol's (PCL, MICCAI 2021).
+Differences: in [C] a view may be mirrored after its target was taken, here the target has the view's geometry; grey
+values are those of the slice between its least and its greatest value, and the network reads them on the scale of
+fine-tuning (z-scores); every channel is restored; keys of the slice itself are no negatives.
 """
 
 from __future__ import annotations
@@ -28,16 +28,15 @@ from typing import Annotated, Literal, final
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
 
 from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
 from lemis.data import views
 from lemis.data.intensity import Intensity, augment
 from lemis.parts import corrupt, heads
-from lemis.parts.layers import precise
 from lemis.parts.momentum import follow, follower
 from lemis.parts.queue import Queue, contrast_with_queue
+from lemis.parts.restore import Restore
 
 DIMS = (2,)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")
@@ -109,7 +108,7 @@ class Method(contracts.Method):
         self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
         self.slow_backbone, self.slow_project = follower(self.backbone), follower(self.project)
         self.queue = Queue(settings.queue, settings.embedding)
-        self.restore = nn.Conv2d(backbone.decoder_channels[-1], corrupt.image_channels(backbone), 1)
+        self.restore = Restore(backbone)
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """N slices -> N queries, N keys and N restored slices -> both losses; the queue takes the keys."""
@@ -122,7 +121,7 @@ class Method(contracts.Method):
         negative = self.queue.of_others(batch.index)
         contrast = contrast_with_queue(q, k, self.queue.keys, how.temperature, negative)
         self.queue.add(k, batch.index)
-        restored = precise(self.restore(self.backbone.decode(maps))).sigmoid()
+        restored = self.restore(self.backbone.decode(maps)).sigmoid()
         restoration = F.mse_loss(restored, drawn["target"].image)
         losses = {"contrast": contrast, "restoration": how.restoration_weight * restoration}
         return Outcome(losses, {"global": q.detach()}, {"contrast": log(how.queue + 1)})

@@ -16,7 +16,7 @@ multiplied by -lambda_adv. This replaces the released code's alternating updates
 error in place of the logarithms. Like there, the adversary comes last: before ``adversarial_from`` only D learns of it.
 
 Followed: the losses and weights, the distortions and intensity changes, D's layers of the released code [C]; the size
-of boxes goes with that of the view. Encoder and decoder are transferred. Geometry, batch and schedule are the
+of boxes and blur goes with that of the view. Encoder and decoder are transferred. Geometry, batch and schedule are the
 protocol's (PCL, MICCAI 2021). Differences: in [C] a view may be mirrored after its target was taken, here the target
 has the view's geometry; grey values are those of the slice between its least and its greatest value, and the network
 reads them on the scale of fine-tuning (z-scores); every channel is restored; keys of the slice itself are no negatives.
@@ -41,6 +41,7 @@ from lemis.parts import corrupt, heads
 from lemis.parts.layers import precise
 from lemis.parts.momentum import follow, follower
 from lemis.parts.queue import Queue, contrast_with_queue
+from lemis.parts.restore import Restore
 
 DIMS = (2,)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")
@@ -114,12 +115,11 @@ class Method(contracts.Method):
         self.trains = ("encoder", *(f"decoder {k + 1}" for k in range(len(backbone.decoder_channels))))
         self.views = Views(settings)
         self.backbone = backbone
-        channels = corrupt.image_channels(backbone)
         self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
         self.slow_backbone, self.slow_project = follower(self.backbone), follower(self.project)
         self.queue = Queue(settings.queue, settings.embedding)
-        self.restore = nn.Conv2d(backbone.decoder_channels[-1], channels, 1)
-        self.discriminate = discriminator(channels)
+        self.restore = Restore(backbone)
+        self.discriminate = discriminator(corrupt.image_channels(backbone))
         self.register_buffer("progress", torch.zeros(()))
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
@@ -134,7 +134,7 @@ class Method(contracts.Method):
         negative = self.queue.of_others(batch.index)
         discrimination = contrast_with_queue(q, k, self.queue.keys, how.temperature, negative)
         self.queue.add(k, batch.index)
-        restored = precise(self.restore(self.backbone.decode(maps))).sigmoid()
+        restored = self.restore(self.backbone.decode(maps)).sigmoid()
         deceive = how.adversarial_weight * (self.progress >= how.adversarial_from)  # lambda_adv, or 0
         real, fake = self.discriminate(torch.cat([target, reverse(restored, deceive)])).chunk(2)
         losses = {
