@@ -11,7 +11,7 @@ from collections.abc import Callable
 from math import log
 
 TITLE = "(f) one training step of 4 slices, 256 keypoints each, base width 16, bf16: seconds and peak memory of tensors"
-ROUNDS = 3
+ROUNDS = 2
 SLICES = 4
 SIZES = (96, 192, 288)  # pixels along each side; SwinUNETR wants multiples of 32
 KEYPOINTS = 256

@@ -14,6 +14,7 @@ from lemis.data import views
 from lemis.data.draw import Rows
 from lemis.data.views import CROP_ONLY, Spatial, apply, carry_back, identity, source_of, view_of
 from lemis.errors import UsageError
+from lemis.methods import pcl
 from lemis.settings import resolve
 
 SHAPES = [((60, 48), (52, 64)), ((10, 40, 34), (12, 36, 40))]  # source, view
@@ -422,6 +423,26 @@ def test_same_draw_same_view() -> None:
     other = views.random_view(Spatial(), batch, 32, Rows(3, 5, "cpu"))
     assert torch.equal(one.image, two.image)
     assert not torch.equal(one.image, other.image)
+
+
+def test_two_views_are_drawn_as_a_methods_settings_say() -> None:
+    batch = batch_of(torch.randn(3, 1, 40, 36))
+    how = pcl.Settings(size_px=32, spatial=Spatial(p_mirror=1.0))
+    drawn = views.TwoViews(how)(batch, Rows(3, 4, "cpu"))
+    rng = Rows(3, 4, "cpu")
+    for name in ("first", "second"):
+        assert torch.equal(drawn[name].image, views.random_view(how.spatial, batch, 32, rng).image)
+    assert not torch.equal(drawn["first"].image, drawn["second"].image)
+
+
+def test_what_is_inside_is_everything_unless_the_batch_says_otherwise() -> None:
+    batch = batch_of(torch.randn(2, 3, 5, 4))
+    filled = views.all_inside(batch)
+    assert filled.inside is not None
+    assert filled.inside.shape == (2, 1, 5, 4)
+    assert filled.inside.all()
+    known = batch_of(batch.image, inside=torch.rand(2, 1, 5, 4) < 0.5)
+    assert views.all_inside(known) is known
 
 
 def test_random_view_of_volumes_keeps_the_slices() -> None:

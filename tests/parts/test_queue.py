@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lemis.parts.queue import Queue, contrast_with_queue
+from lemis.parts.queue import Queue, contrast_then_add, contrast_with_queue
 
 
 @settings(deadline=None)
@@ -108,6 +108,20 @@ def test_the_queue_may_take_keys_before_the_backward_pass() -> None:
     queue.add(k, torch.arange(3))
     loss.backward()
     assert torch.equal(q.grad, expected)
+
+
+def test_a_step_compares_with_keys_of_others_and_then_adds_its_own() -> None:
+    torch.manual_seed(0)
+    q, k, queue, owner = torch.randn(2, 5, requires_grad=True), torch.randn(2, 5), Queue(5, 5), torch.tensor([3, 8])
+    queue.add(torch.randn(3, 5), torch.tensor([8, 3, 1]))
+    before = queue.keys.clone()
+    allowed = torch.tensor([[True, False, True, True, True], [False, True, True, True, True]])
+    loss = contrast_then_add(q, k, owner, queue, 0.2)
+    assert loss.item() == pytest.approx(slow(q.detach(), k, before, 0.2, allowed), rel=1e-5)
+    assert queue.owner.tolist() == [8, 3, 1, 3, 8]
+    torch.testing.assert_close(queue.keys[3:], k / k.norm(dim=1, keepdim=True))
+    loss.backward()
+    assert q.grad is not None
 
 
 def test_small_temperatures_do_not_overflow() -> None:

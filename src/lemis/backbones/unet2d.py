@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lemis import contracts
+from lemis.parts import unet
 from lemis.parts.layers import kaiming
-from lemis.parts.unet import LEVELS, SLOPE, Up, block, bottleneck, check_divisible
 
 DIMS = (2,)
 
@@ -34,35 +34,21 @@ class Backbone(contracts.Backbone):
 
     def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
         super().__init__()
-        f = settings.base_width
-        widths = [f * 2**level for level in range(LEVELS)]
         self.dims = 2
-        self.channels = (*widths, 16 * f)
-        self.strides = tuple(2**level for level in range(LEVELS + 1))
-        self.decoder_channels = tuple(reversed(widths))
-        self.decoder_strides = tuple(reversed(self.strides[:-1]))
-        self.encoder = nn.ModuleList(
-            [block(i, o) for i, o in zip([in_channels, *widths[:-1]], widths, strict=True)]
-            + [bottleneck(8 * f, 16 * f)]
-        )
-        self.decoder = nn.ModuleList([Up(2 * width, width) for width in reversed(widths)])
-        self.head = nn.Conv2d(f, num_classes, 1, bias=False)
-        kaiming(self, SLOPE)
+        self.channels, self.strides = unet.channels_of(settings.base_width), unet.STRIDES
+        self.decoder_channels, self.decoder_strides = self.channels[-2::-1], self.strides[-2::-1]
+        self.encoder = unet.encoder(in_channels, self.channels)
+        self.decoder = nn.ModuleList([unet.Up(2 * width, width) for width in self.decoder_channels])
+        self.head = nn.Conv2d(settings.base_width, num_classes, 1, bias=False)
+        kaiming(self, unet.SLOPE)
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W), H and W multiples of 16 -> five maps, finest first."""
-        check_divisible(x)
-        maps = [self.encoder[0](x)]
-        for level in self.encoder[1:]:
-            maps.append(level(nn.functional.max_pool2d(maps[-1], 2)))
-        return maps
+        return unet.encode(self.encoder, x)
 
     def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
         """Five maps -> the map after ``depth`` up-sampling blocks: (B, f, H, W) after all four."""
-        x = maps[-1]
-        for up, skip in zip(self.decoder[:depth], reversed(maps[:-1]), strict=False):
-            x = up(x, skip)
-        return x
+        return unet.decode(self.decoder, maps, depth)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, classes, H, W)."""
@@ -71,5 +57,4 @@ class Backbone(contracts.Backbone):
 
     def part_of(self, parameter_name: str) -> str:
         """``encoder``, ``decoder 1`` (deepest) to ``decoder 4``, or ``head``."""
-        parts = parameter_name.split(".")
-        return f"decoder {int(parts[1]) + 1}" if parts[0] == "decoder" else parts[0]
+        return unet.part_of(parameter_name)

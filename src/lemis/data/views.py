@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import ceil, pi, sqrt
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, final
 
 import torch
 import torch.nn.functional as F
@@ -249,6 +249,37 @@ def random_view(settings: Spatial, batch: Batch, size_px: int, rng: Draw, *, fol
 def two_views(settings: Spatial, batch: Batch, size_px: int, rng: Draw) -> dict[str, View]:
     """``first`` and ``second``: two views of every image of a batch, drawn one after the other."""
     return {name: random_view(settings, batch, size_px, rng) for name in ("first", "second")}
+
+
+class HowTwo(Protocol):
+    """What ``TwoViews`` reads of a method's settings."""
+
+    @property
+    def spatial(self) -> Spatial:
+        """How the geometry of each view is drawn."""
+
+    @property
+    def size_px(self) -> int:
+        """Side of a view."""
+
+
+@final
+class TwoViews:
+    """Two independent geometric views of every slice, without a change of intensities: those of the PCL protocol."""
+
+    def __init__(self, settings: HowTwo) -> None:
+        self.settings = settings
+
+    def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
+        """``first`` and ``second``, each (B, C, size_px, size_px)."""
+        return two_views(self.settings.spatial, batch, self.settings.size_px, rng)
+
+
+def all_inside(batch: Batch) -> Batch:
+    """A batch that says which pixels are real: where it has no ``inside``, every pixel of its images is."""
+    if batch.inside is not None:
+        return batch
+    return batch._replace(inside=torch.ones_like(batch.image[:, :1], dtype=torch.bool))
 
 
 def apply(

@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lemis import contracts
-from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.contracts import Batch, Draw, Outcome, Sampling
 from lemis.data import views
 from lemis.parts import heads
 from lemis.parts.layers import unit
@@ -51,16 +51,7 @@ class Settings:
     spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL
 
 
-@final
-class Views:
-    """Two independent geometric views of every slice."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
-        """``first`` for the queries and ``second`` for the keys, each (B, C, size_px, size_px)."""
-        return views.two_views(self.settings.spatial, batch, self.settings.size_px, rng)
+Views = views.TwoViews  # ``first`` for the queries, ``second`` for the keys
 
 
 def cells(features: Tensor) -> Tensor:

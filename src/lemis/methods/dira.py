@@ -24,7 +24,7 @@ reads them on the scale of fine-tuning (z-scores); every channel is restored; ke
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import log
 from typing import Annotated, Literal, final
 
@@ -34,28 +34,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lemis import contracts
-from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.contracts import Batch, Draw, Outcome, Sampling
 from lemis.data import views
-from lemis.data.intensity import Intensity, augment
+from lemis.data.distorted import DistortedViews
 from lemis.parts import corrupt, heads
 from lemis.parts.layers import precise
 from lemis.parts.momentum import follow, follower
-from lemis.parts.queue import Queue, contrast_with_queue
+from lemis.parts.queue import Queue, contrast_then_add
 from lemis.parts.restore import Restore
 
 DIMS = (2,)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")
-
-PUBLISHED_PX = 224  # side of a view in [C]
-# Colour jitter of 0.4 and blur of [C], as far as they exist for grey values in [0, 1].
-JITTER = Intensity(
-    p_brightness=0.8,
-    brightness_factor=(0.6, 1.4),
-    p_contrast=0.8,
-    contrast_factor=(0.6, 1.4),
-    p_blur=0.5,
-    blur_sigma_px=(0.1, 2.0),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,29 +66,7 @@ class Settings:
     spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL; [C]: a resized crop, mirrored or not
 
 
-@final
-class Views:
-    """Two geometric views of every slice, both distorted, and the first one undistorted."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        low, high = (sigma * settings.size_px / PUBLISHED_PX for sigma in JITTER.blur_sigma_px)
-        self.jitter = replace(JITTER, blur_sigma_px=(low, high))
-
-    def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
-        """``query`` and ``key``, and ``target``, in grey values of [0, 1]; each (B, C, size_px, size_px)."""
-        how = self.settings
-        low, span = corrupt.value_range(batch.image, batch.inside)
-        first, second = views.two_views(how.spatial, batch, how.size_px, rng).values()
-        drawn = {}
-        for key, view in (("query", first), ("key", second)):
-            grey = changed = ((view.image - low) / span).clamp(0, 1)
-            if how.photometric == "released":
-                changed = augment(grey, self.jitter, rng).clamp(0, 1)
-            drawn[key] = view._replace(image=low + span * corrupt.distort(changed, how.distortion, rng))
-            if key == "query":
-                drawn["target"] = view._replace(image=grey)
-        return drawn
+Views = DistortedViews  # ``query``, ``key``, and ``target``: the query before it was distorted
 
 
 @final
@@ -131,9 +98,7 @@ class Method(contracts.Method):
         q = self.project(maps[-1])  # (N, embedding)
         with torch.no_grad():
             k = self.slow_project(self.slow_backbone.encode(drawn["key"].image)[-1])  # (N, embedding)
-        negative = self.queue.of_others(batch.index)
-        discrimination = contrast_with_queue(q, k, self.queue.keys, how.temperature, negative)
-        self.queue.add(k, batch.index)
+        discrimination = contrast_then_add(q, k, batch.index, self.queue, how.temperature)
         restored = self.restore(self.backbone.decode(maps)).sigmoid()
         deceive = how.adversarial_weight * (self.progress >= how.adversarial_from)  # lambda_adv, or 0
         real, fake = self.discriminate(torch.cat([target, reverse(restored, deceive)])).chunk(2)

@@ -21,14 +21,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, final
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
 from lemis.data import views
-from lemis.parts.restore import Restore, squared_error
+from lemis.parts.restore import Restore, error_of_nothing, squared_error
 
 DIMS = (2,)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")
@@ -54,9 +53,7 @@ class Views:
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``target``, and ``masked``, zero and not ``inside`` where hidden; each (B, C, size_px, size_px)."""
-        how = self.settings
-        if batch.inside is None:
-            batch = batch._replace(inside=torch.ones_like(batch.image[:, :1], dtype=torch.bool))
+        how, batch = self.settings, views.all_inside(batch)
         target = views.random_view(how.spatial, batch, how.size_px, rng)
         assert target.inside is not None
         hidden = hide(len(target.image), target.geometry.shape, how.patch_px, how.ratio, rng)
@@ -85,9 +82,7 @@ class Method(contracts.Method):
         hidden = target.inside & ~masked.inside
         restored = self.restore(self.backbone.decode(self.backbone.encode(masked.image)))
         loss = squared_error(restored, target.image, hidden)
-        # Who knows nothing says 0: the mean of the scan.
-        uninformed = float(squared_error(target.image.new_zeros(()), target.image, hidden))
-        return Outcome({"restoration": loss}, {}, {"restoration": uninformed})
+        return Outcome({"restoration": loss}, {}, {"restoration": error_of_nothing(target.image, hidden)})
 
 
 def hide(rows: int, shape: tuple[int, ...], patch_px: int, ratio: float, rng: Draw) -> Tensor:

@@ -23,11 +23,11 @@ import torch
 from pydantic import Field
 
 from lemis import contracts
-from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.contracts import Batch, Draw, Outcome, Sampling
 from lemis.data import views
 from lemis.parts import heads
 from lemis.parts.momentum import follow, follower
-from lemis.parts.queue import Queue, contrast_with_queue
+from lemis.parts.queue import Queue, contrast_then_add
 
 DIMS = (2, 3)
 TRAINS = ("encoder",)
@@ -46,16 +46,7 @@ class Settings:
     spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL
 
 
-@final
-class Views:
-    """Two independent geometric views of every slice."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
-        """``first`` for the query and ``second`` for the key, each (B, C, size_px, size_px)."""
-        return views.two_views(self.settings.spatial, batch, self.settings.size_px, rng)
+Views = views.TwoViews  # ``first`` for the queries, ``second`` for the keys
 
 
 @final
@@ -79,9 +70,7 @@ class Method(contracts.Method):
         q = self.project(self.backbone.encode(pair["first"].image)[-1])  # (N, embedding)
         with torch.no_grad():
             k = self.slow_project(self.slow_backbone.encode(pair["second"].image)[-1])  # (N, embedding)
-        negative = self.queue.of_others(batch.index)
-        loss = contrast_with_queue(q, k, self.queue.keys, self.settings.temperature, negative)
-        self.queue.add(k, batch.index)
+        loss = contrast_then_add(q, k, batch.index, self.queue, self.settings.temperature)
         return Outcome({"contrast": loss}, {"global": q.detach()}, {"contrast": log(self.settings.queue + 1)})
 
     def after_step(self, progress: float) -> None:  # noqa: ARG002  m is constant

@@ -32,7 +32,7 @@ from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
 from lemis.data import views
 from lemis.parts.corrupt import Probability, covered, value_range
-from lemis.parts.restore import Restore, squared_error
+from lemis.parts.restore import Restore, error_of_nothing, squared_error
 
 DIMS = (2,)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")
@@ -66,9 +66,7 @@ class Views:
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``target`` and ``spoilt``, each (B, C, size_px, size_px)."""
-        how = self.settings
-        if batch.inside is None:
-            batch = batch._replace(inside=torch.ones_like(batch.image[:, :1], dtype=torch.bool))
+        how, batch = self.settings, views.all_inside(batch)
         target = views.random_view(how.spatial, batch, how.size_px, rng)
         low, span = value_range(batch.image, batch.inside)
         grey = ((target.image - low) / span).clamp(0, 1)
@@ -102,9 +100,7 @@ class Method(contracts.Method):
         assert target.inside is not None
         restored = self.restore(self.backbone.decode(self.backbone.encode(spoilt.image)))
         loss = squared_error(restored, target.image, target.inside)
-        # Who knows nothing says 0: the mean of the scan.
-        uninformed = float(squared_error(target.image.new_zeros(()), target.image, target.inside))
-        return Outcome({"restoration": loss}, {}, {"restoration": uninformed})
+        return Outcome({"restoration": loss}, {}, {"restoration": error_of_nothing(target.image, target.inside)})
 
 
 def shuffle(image: Tensor, rng: Draw) -> Tensor:

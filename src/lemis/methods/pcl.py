@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 
 from lemis import contracts
-from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.contracts import Batch, Draw, Outcome, Sampling
 from lemis.data import views
 from lemis.parts import heads, processes
 from lemis.parts.contrast import base_factor, contrast, near
@@ -44,16 +44,7 @@ class Settings:
     spatial: views.Spatial = field(default_factory=views.Spatial)  # the chain of [C]
 
 
-@final
-class Views:
-    """Two independent geometric views of every slice; no change of intensities."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
-        """``first`` and ``second``, each (B, C, size_px, size_px)."""
-        return views.two_views(self.settings.spatial, batch, self.settings.size_px, rng)
+Views = views.TwoViews  # ``first`` and ``second`` of every slice
 
 
 @final

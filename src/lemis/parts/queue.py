@@ -76,3 +76,18 @@ def contrast_with_queue(
         negative = negative.masked_fill(~allowed, -torch.inf)
     every = torch.cat([positive, negative], -1)
     return (every.logsumexp(-1) - positive[..., 0]).mean()
+
+
+def contrast_then_add(query: Tensor, key: Tensor, owner: Tensor, queue: Queue, temperature: float) -> Tensor:
+    """``contrast_with_queue`` with the queue's keys of other slices as negatives; the queue then takes the keys.
+
+    Args:
+        query: (N, D), not normalised.
+        key: (N, D), the positive of each query, not normalised.
+        owner: (N,) int64, which slice each is of.
+        queue: Of any length.
+        temperature: tau.
+    """
+    loss = contrast_with_queue(query, key, queue.keys, temperature, queue.of_others(owner))
+    queue.add(key, owner)
+    return loss

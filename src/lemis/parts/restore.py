@@ -44,3 +44,8 @@ def squared_error(guess: Tensor, image: Tensor, where: Tensor) -> Tensor:
     count = (where.sum() * image.shape[1]).to(wrong.dtype)
     of_all, count_of_all = processes.total(torch.stack([wrong, count])).unbind()
     return of_all / count_of_all.clamp(min=1)
+
+
+def error_of_nothing(image: Tensor, where: Tensor) -> float:
+    """``squared_error`` of a network that knows nothing, and so says 0: the mean of a prepared scan."""
+    return float(squared_error(image.new_zeros(()), image, where))

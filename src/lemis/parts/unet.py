@@ -1,7 +1,12 @@
-"""Blocks of the PCL protocol's U-Net (Ronneberger et al., MICCAI 2015; section 1.6 of our notes)."""
+"""The PCL protocol's U-Net, in pieces (Ronneberger et al., MICCAI 2015; section 1.6 of our notes).
+
+Five maps of f, 2f, 4f, 8f and 16f channels at strides 1, 2, 4, 8 and 16. A network holds its layers itself, under the
+names ``encoder``, ``decoder`` and ``head``; ``encode`` and ``decode`` go through them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import final
 
 import torch
@@ -12,6 +17,7 @@ from lemis.parts.layers import BatchNorm
 
 SLOPE = 0.01  # of LeakyReLU, and of the Kaiming initialisation that goes with it
 LEVELS = 4  # poolings
+STRIDES = tuple(2**level for level in range(LEVELS + 1))  # of the maps, finest first
 
 
 @final
@@ -52,6 +58,62 @@ def bottleneck(in_channels: int, out_channels: int) -> nn.Sequential:
         nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.ReLU(inplace=True),
         nn.Conv2d(out_channels, out_channels, 3, padding=1), nn.ReLU(inplace=True),
     )  # fmt: skip
+
+
+def channels_of(base_width: int) -> tuple[int, ...]:
+    """Channels of the five maps, finest first."""
+    return tuple(base_width * stride for stride in STRIDES)
+
+
+def encoder(in_channels: int, channels: Sequence[int]) -> nn.ModuleList:
+    """A block for each map but the deepest, which the bottleneck makes.
+
+    Args:
+        in_channels: Of the image.
+        channels: Of the maps, finest first.
+    """
+    sizes = zip([in_channels, *channels[:-2]], channels[:-1], strict=True)
+    return nn.ModuleList([*(block(i, o) for i, o in sizes), bottleneck(*channels[-2:])])
+
+
+def encode(levels: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
+    """An image through the layers of ``encoder``, with a max-pooling between any two -> their maps, finest first.
+
+    Args:
+        levels: Of an encoder, finest first.
+        x: (B, C, H, W), H and W multiples of 16.
+
+    Raises:
+        UsageError: They are not.
+    """
+    check_divisible(x)
+    maps: list[Tensor] = []
+    for level in levels:
+        x = level(nn.functional.max_pool2d(x, 2) if maps else x)
+        maps.append(x)
+    return maps
+
+
+def decode(blocks: nn.ModuleList, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
+    """The deepest map, brought up and joined with the next finer one by each of the first ``depth`` blocks.
+
+    Args:
+        blocks: (deeper map, skip) -> map of the skip's size; deepest first.
+        maps: Of an encoder, finest first.
+        depth: How many blocks; None is all, 0 gives the deepest map itself.
+    """
+    x = maps[-1]
+    for up, skip in zip(blocks[:depth], reversed(maps[:-1]), strict=False):
+        x = up(x, skip)
+    return x
+
+
+def part_of(parameter_name: str) -> str:
+    """``decoder 1`` (deepest) and so on for keys of ``decoder``, ``head`` for those of ``head``, else ``encoder``."""
+    part, *inside = parameter_name.split(".")
+    if part == "decoder":
+        return f"decoder {int(inside[0]) + 1}"
+    return "head" if part == "head" else "encoder"
 
 
 def check_divisible(x: Tensor) -> None:
