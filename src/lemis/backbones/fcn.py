@@ -23,7 +23,7 @@ from lemis.data import keypoints as detection
 from lemis.data.keypoint_tensors import found_in, given_or_found
 from lemis.parts.fusion import Placed, fusion_layers, sorted_levels
 from lemis.parts.layers import kaiming
-from lemis.parts.unet import SLOPE, block, check_divisible
+from lemis.parts.unet import SLOPE, block, check_divisible, part_of
 
 DIMS = (2,)
 
@@ -31,14 +31,15 @@ BLOCKS = 5
 SCORED = (5, 4, 3)  # blocks whose scores are added, deepest first
 
 
+Levels = Annotated[tuple[int, ...], AfterValidator(partial(sorted_levels, most=BLOCKS))]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Widths as of the U-Net of the PCL protocol."""
 
     base_width: Annotated[int, Field(gt=0)] = 32  # f of the U-Net on CHD, where Table 9 is from; not published
-    levels: Annotated[
-        tuple[int, ...], AfterValidator(partial(sorted_levels, most=BLOCKS))
-    ] = ()  # with a keypoint layer; (1, 2, 3, 4) is FCN + KAF
+    levels: Levels = ()  # with a keypoint layer; (1, 2, 3, 4) is FCN + KAF
     pairs: Annotated[int, Field(gt=0)] = 8  # T, as in kaf_unet
     keypoint_width: Annotated[int, Field(gt=0, multiple_of=8)] = 256  # as in kaf_unet
     heads: Annotated[int, Field(gt=0)] = 4  # as in kaf_unet; divides keypoint_width
@@ -117,10 +118,7 @@ class Backbone(contracts.KeypointBackbone):
 
     def part_of(self, parameter_name: str) -> str:
         """``encoder`` (its keypoint layers too), ``decoder 1`` (scores of blocks 5, 4), ``decoder 2``, or ``head``."""
-        parts = parameter_name.split(".")
-        if parts[0] == "decoder":
-            return f"decoder {int(parts[1]) + 1}"
-        return "head" if parts[0] == "head" else "encoder"
+        return part_of(parameter_name)
 
 
 @final

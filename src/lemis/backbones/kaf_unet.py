@@ -29,11 +29,13 @@ from torch import Tensor, nn
 from lemis import contracts
 from lemis.data import keypoints as detection
 from lemis.data.keypoint_tensors import found_in, given_or_found
+from lemis.parts import unet
 from lemis.parts.fusion import Placed, fusion_layers, sorted_levels
 from lemis.parts.layers import kaiming
-from lemis.parts.unet import LEVELS, SLOPE, Up, block, bottleneck, check_divisible
 
 DIMS = (2,)
+
+Levels = Annotated[tuple[int, ...], AfterValidator(partial(sorted_levels, most=unet.LEVELS))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +43,7 @@ class Settings:
     """The paper's network; numbers it contradicts itself in are those that its parameter counts prove."""
 
     base_width: Annotated[int, Field(gt=0)] = 48  # f on ACDC; 32 on CHD
-    levels: Annotated[tuple[int, ...], AfterValidator(partial(sorted_levels, most=LEVELS))] = (
-        1,
-        2,
-        3,
-        4,
-    )  # with a layer; Table 2, rows B to F
+    levels: Levels = (1, 2, 3, 4)  # with a layer; Table 2, rows B to F
     pairs: Annotated[int, Field(gt=0)] = 8  # T: 8 by the printed counts; the text says 6, Table 2 ends with 9
     keypoint_width: Annotated[int, Field(gt=0, multiple_of=8)] = 256  # of a keypoint's feature
     heads: Annotated[int, Field(gt=0)] = 4  # divides keypoint_width
@@ -62,25 +59,25 @@ class Backbone(contracts.KeypointBackbone):
         super().__init__()
         self.settings = settings
         f = settings.base_width
-        widths = [f * 2**level for level in range(LEVELS)]
+        *widths, _ = unet.channels_of(f)
         doubled = [2 * width for width in widths]
         self.dims = 2
         self.channels = (*doubled, 32 * f)
-        self.strides = tuple(2**level for level in range(LEVELS + 1))
+        self.strides = unet.STRIDES
         self.decoder_channels = tuple(reversed(doubled))
         self.decoder_strides = tuple(reversed(self.strides[:-1]))
         self.keypoint_channels = tuple(settings.keypoint_width for _ in settings.levels)
         self.most_keypoints = settings.keypoints.most
         self.encoder = nn.ModuleList(
-            [block(i, o) for i, o in zip([in_channels, *widths[1:]], widths, strict=True)]
-            + [bottleneck(16 * f, 32 * f)]
+            [unet.block(i, o) for i, o in zip([in_channels, *widths[1:]], widths, strict=True)]
+            + [unet.bottleneck(16 * f, 32 * f)]
         )
         self.fusion = fusion_layers(
             settings.levels, widths, settings.keypoint_width, settings.pairs, settings.heads, settings.place_px
         )
-        self.decoder = nn.ModuleList([Up(2 * width, width) for width in reversed(doubled)])
+        self.decoder = nn.ModuleList([unet.Up(2 * width, width) for width in reversed(doubled)])
         self.head = nn.Conv2d(2 * f, num_classes, 1, bias=False)
-        kaiming(self, SLOPE)
+        kaiming(self, unet.SLOPE)
 
     def find(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> keypoints (B, K, 2), strongest first, NaN rows where an image has fewer."""
@@ -93,7 +90,7 @@ class Backbone(contracts.KeypointBackbone):
             x: (B, C, H, W), H and W multiples of 16.
             keypoints: (B, K, 2) in pixels of ``x``, NaN rows are none; None: found in ``x``.
         """
-        check_divisible(x)
+        unet.check_divisible(x)
         at = Placed.of(given_or_found(keypoints, x, self.settings.keypoints if self.fusion else None))
         maps, features = [], []
         for level, convolve in enumerate(self.encoder[:-1], start=1):
@@ -114,10 +111,7 @@ class Backbone(contracts.KeypointBackbone):
 
     def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
         """Five maps -> the map after ``depth`` up-sampling blocks: (B, 2 f, H, W) after all four."""
-        x = maps[-1]
-        for up, skip in zip(self.decoder[:depth], reversed(maps[:-1]), strict=False):
-            x = up(x, skip)
-        return x
+        return unet.decode(self.decoder, maps, depth)
 
     def forward(self, x: Tensor, keypoints: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> logits (B, classes, H, W); arguments as of ``encode_keypoints``."""
@@ -126,7 +120,4 @@ class Backbone(contracts.KeypointBackbone):
 
     def part_of(self, parameter_name: str) -> str:
         """``encoder`` (its keypoint layers too), ``decoder 1`` (deepest) to ``decoder 4``, or ``head``."""
-        parts = parameter_name.split(".")
-        if parts[0] == "decoder":
-            return f"decoder {int(parts[1]) + 1}"
-        return "head" if parts[0] == "head" else "encoder"
+        return unet.part_of(parameter_name)

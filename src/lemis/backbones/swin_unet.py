@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from lemis import contracts
 from lemis.errors import UsageError
+from lemis.parts import unet
 
 DIMS = (2,)
 
@@ -99,10 +100,7 @@ class Backbone(contracts.Backbone):
 
     def part_of(self, parameter_name: str) -> str:
         """``encoder``, ``decoder 1`` (deepest) to ``decoder 3``, ``decoder 4`` (the last expansion), or ``head``."""
-        parts = parameter_name.split(".")
-        if parts[0] == "decoder":
-            return f"decoder {int(parts[1]) + 1}"
-        return "head" if parts[0] == "head" else "encoder"
+        return unet.part_of(parameter_name)
 
 
 @final

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lemis import contracts
 from lemis.errors import UsageError
+from lemis.parts import unet
 
 DIMS = (2, 3)
 
@@ -86,10 +87,7 @@ class Backbone(contracts.Backbone):
 
     def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
         """Six maps -> the map after ``depth`` up-sampling blocks: (B, f, *space) after all five."""
-        x = maps[-1]
-        for up, skip in zip(self.decoder[:depth], reversed(maps[:-1]), strict=False):
-            x = up(x, skip)
-        return x
+        return unet.decode(self.decoder, maps, depth)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *space) -> logits (B, classes, *space)."""
@@ -98,10 +96,7 @@ class Backbone(contracts.Backbone):
 
     def part_of(self, parameter_name: str) -> str:
         """``encoder`` (the transformer), ``decoder 1`` (deepest) to ``decoder 5``, or ``head``."""
-        parts = parameter_name.split(".")
-        if parts[0] == "decoder":
-            return f"decoder {int(parts[1]) + 1}"
-        return "head" if parts[0] == "head" else "encoder"
+        return unet.part_of(parameter_name)
 
 
 @final
