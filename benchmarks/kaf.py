@@ -101,12 +101,12 @@ def _network(name: str) -> tuple[object, Callable]:
     sizes = {"in_channels": 1, "num_classes": 4}
     if name == "U-Net":
         plain = unet2d.Backbone(unet2d.Settings(base_width=16), **sizes)
-        return plain, lambda x, keypoints: plain(x)
+        return plain, lambda x, _: plain(x)
     if name.startswith("SwinUNETR"):
         from monai.networks.nets import SwinUNETR
 
         swin = SwinUNETR(in_channels=1, out_channels=4, feature_size=24, spatial_dims=2)
-        return swin, lambda x, keypoints: swin(x)
+        return swin, lambda x, _: swin(x)
     settings = {
         "widened U-Net": {"levels": ()},
         "KAF U-Net, T = 3, 64 wide": {"pairs": 3, "keypoint_width": 64},

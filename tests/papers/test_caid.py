@@ -88,6 +88,7 @@ def test_keys_are_those_of_the_slow_encoder_and_it_follows(make_unet: Any, make_
         torch.testing.assert_close(slow, old + 0.25)
 
 
+@pytest.mark.slow
 def test_it_restores_and_does_not_collapse(make_unet: Any, train: Any, make_batch: Any) -> None:
     method = Method(make_unet(), Settings(size_px=32, embedding=16, queue=64, momentum=0.99, photometric="identity"))
     batch = make_batch({0: list(range(16))}, of={0: 16}, side=40)

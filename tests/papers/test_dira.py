@@ -112,6 +112,7 @@ def test_the_discriminator_is_that_of_the_released_code() -> None:
     assert network(torch.randn(2, 1, 32, 32)).shape == (2, 1, 4, 4)
 
 
+@pytest.mark.slow
 def test_it_restores_and_does_not_collapse(make_unet: Any, train: Any, make_batch: Any) -> None:
     small = {"size_px": 32, "embedding": 16, "queue": 64, "momentum": 0.99}
     method = Method(make_unet(), Settings(**small, adversarial_from=0.5, photometric="identity"))
