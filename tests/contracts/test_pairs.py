@@ -1,0 +1,90 @@
+"""Every method on every network that it says it works on: one step, and its weights fine-tune the same network."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lemis import contracts, plugins
+from lemis.contracts import Batch
+from lemis.data.draw import Rows
+from lemis.engine import pairing, plan
+from lemis.engine.supervised import padded_logits
+from lemis.engine.transfer import transfer
+from lemis.errors import UsageError
+
+PAIRS = [(method, name) for method in plugins.names("methods") for name in pairing.backbones_of(method)]
+SLICES = [(method, name) for method, name in PAIRS if 2 in plugins.describe("backbones", name)["dims"]]
+
+
+# What a method or a pair needs other than the tiny preset, as its message says when it has not got it.
+NEEDS: dict[Any, dict[str, Any]] = {
+    "macl": {"size_px": 128},
+    "pirl": {"size_px": 96},
+    ("macl", "swin_unetr"): {"size_px": 256},
+    ("pirl", "swin_unetr"): {"size_px": 192},
+    ("glcl", "fcn"): {"decoder_blocks": 2},
+}
+
+
+def settings_of(method: str, backbone: str) -> plan.Pretraining:
+    """Those of the tiny preset, with views that the coarsest network takes; FCN has keypoint layers."""
+    has = {field.name for field in dataclasses.fields(plugins.load("methods", method).Settings)}
+    usual = {"size_px": 64} if "size_px" in has else {}
+    given: dict[str, Any] = {"method": usual | NEEDS.get(method, {}) | NEEDS.get((method, backbone), {})}
+    if backbone == "fcn":
+        given["backbone"] = {"levels": [1, 2, 3, 4]}
+    return plan.pretraining(method, backbone, plan.base("tiny", None), given)
+
+
+def network_of(settings: plan.Pretraining, seed: int) -> contracts.Backbone:
+    torch.manual_seed(seed)
+    module = plugins.load("backbones", settings.backbone)
+    network: contracts.Backbone = module.Backbone(settings.backbone_settings, in_channels=1, num_classes=3)
+    return network
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "backbone"), SLICES)
+def test_a_method_trains_a_network_and_its_weights_fine_tune_it(name: str, backbone: str, batch: Batch) -> None:
+    settings = settings_of(name, backbone)
+    network = network_of(settings, 0)
+    method = settings.method_module.Method(network, settings.method_settings)
+    for key, parameter in network.named_parameters():
+        parameter.requires_grad_(network.part_of(key) in method.trains)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    outcome = method(batch, Rows(0, 0, "cpu"))
+    torch.stack(list(outcome.losses.values())).sum().backward()
+    trained = {key: p for key, p in network.named_parameters() if p.requires_grad}
+    parts = {network.part_of(key) for key in trained}
+    assert "encoder" in parts
+    for key, parameter in trained.items():
+        assert parameter.grad is not None, f"{key} would stop several processes"
+        assert torch.isfinite(parameter.grad).all(), key
+    torch.optim.SGD(trained.values(), lr=0.1).step()
+    assert any(not torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+    fresh = network_of(settings, 1)
+    rows = transfer(fresh, network.state_dict(), tuple(method.trains), Path("run"))
+    assert {row.part for row in rows if row.loaded} >= parts
+    for key, value in fresh.state_dict().items():
+        if fresh.part_of(key) in parts:
+            assert torch.equal(value, network.state_dict()[key]), key
+    with torch.no_grad():
+        logits = padded_logits(fresh.eval(), batch.image[:2], None)
+    assert logits.shape == (2, 3, *batch.image.shape[2:])
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("method", plugins.names("methods"))
+def test_a_wrong_pair_is_refused_with_the_right_ones(method: str) -> None:
+    right = pairing.backbones_of(method)
+    assert right
+    for name in set(plugins.names("backbones")) - set(right):
+        with pytest.raises(UsageError) as error:
+            pairing.refuse_pair(method, name)
+        assert all(one in error.value.allowed for one in right)
