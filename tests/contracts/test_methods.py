@@ -360,6 +360,7 @@ def unchanged() -> Callable[..., tuple[Any, ...]]:
     return of
 
 
+@pytest.mark.slow  # one small training step for each of several hundred values
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name in METHODS for key in leaves(module_of(name).Settings)])
 def test_every_setting_has_an_effect(
     name: str, key: str, batch: Batch, unchanged: Callable[..., tuple[Any, ...]]
