@@ -61,8 +61,10 @@ def test_resident_batches_are_equal(prepared_work: Path) -> None:
     assert one.neighbour is not None
     assert other.neighbour is not None
     for here, there in ((one, other), (one.neighbour, other.neighbour)):
-        for name, values in here._replace(neighbour=None)._asdict().items():
+        for name, values in here._asdict().items():
             found = getattr(there, name)
+            if name == "neighbour":
+                continue
             if values is None:
                 assert found is None
             else:
