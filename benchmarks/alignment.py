@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
+
+from benchmarks.fresh import alive, measured
 
 TITLE = "(c) windowed over full alignment loss, forward and backward, 64 channels"
 ROUNDS = 5
@@ -22,8 +23,8 @@ def rows() -> list[dict[str, object]]:
     for side in SIZES:
         full, windowed = [], []
         for _ in range(ROUNDS):
-            full.append(_measured(side, 0))
-            windowed.append(_measured(side, WINDOW))
+            full.append(measured("alignment", side, 0))
+            windowed.append(measured("alignment", side, WINDOW))
         speed = [f["seconds"] / w["seconds"] for f, w in zip(full, windowed, strict=True)]
         memory = [f["bytes"] / w["bytes"] for f, w in zip(full, windowed, strict=True)]
         windows = (-(-side // WINDOW)) ** 2
@@ -43,17 +44,6 @@ def _cell(runs: list[dict[str, float]]) -> str:
     return f"{seconds * 1e3:.0f} ms, {size / 2**20:.1f} MiB"
 
 
-def _measured(side: int, window: int) -> dict[str, float]:
-    answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.alignment", str(side), str(window)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    measured: dict[str, float] = json.loads(answer.stdout)
-    return measured
-
-
 def _one(side: int, window: int) -> dict[str, float]:
     import torch
 
@@ -69,7 +59,7 @@ def _one(side: int, window: int) -> dict[str, float]:
 
     with torch.profiler.profile(profile_memory=True) as profile:
         step()
-    most = peak(profile)
+    _, most = alive(profile)
     times = []
     for _ in range(2):
         begin = time.perf_counter()
@@ -80,16 +70,6 @@ def _one(side: int, window: int) -> dict[str, float]:
         "bytes": most,
         "rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-
-
-def peak(profile: object) -> float:
-    """Most bytes of tensors that were alive at once, from the allocator's own events."""
-    alive = peak = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):  # type: ignore[attr-defined]
-        if event.name() == "[memory]":
-            alive += event.nbytes()
-            peak = max(peak, alive)
-    return float(peak)
 
 
 if __name__ == "__main__":

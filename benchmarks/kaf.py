@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from math import log
+
+from benchmarks.fresh import alive, measured
 
 TITLE = "(f) one training step of 4 slices, 256 keypoints each, base width 16, bf16: seconds and peak memory of tensors"
 ROUNDS = 2
@@ -20,23 +21,23 @@ NETWORKS = ("U-Net", "widened U-Net", "KAF U-Net, T = 3, 64 wide", "KAF U-Net, T
 
 def rows() -> list[dict[str, object]]:
     """One row a network: medians of alternating fresh processes; growth is the exponent p in cost ~ pixels^p."""
-    measured: dict[tuple[str, int], list[dict[str, float]]] = {}
+    runs: dict[tuple[str, int], list[dict[str, float]]] = {}
     for _ in range(ROUNDS):
         for size in SIZES:
             for network in NETWORKS:
-                measured.setdefault((network, size), []).append(_measured(network, size))
+                runs.setdefault((network, size), []).append(measured("kaf", network, size))
     table = []
     for network in NETWORKS:
         row: dict[str, object] = {
             "network": network,
-            "parameters": f"{measured[network, SIZES[0]][0]['parameters']:,.0f}",
+            "parameters": f"{runs[network, SIZES[0]][0]['parameters']:,.0f}",
         }
         for size in SIZES:
-            seconds, plain = (_median(measured[name, size], "seconds") for name in (network, NETWORKS[0]))
-            memory = _median(measured[network, size], "bytes") / 2**20
+            seconds, plain = (_median(runs[name, size], "seconds") for name in (network, NETWORKS[0]))
+            memory = _median(runs[network, size], "bytes") / 2**20
             row[f"{size} x {size}"] = f"{seconds:.2f} s ({seconds / plain:.1f}x), {memory:.0f} MiB"
         for what in ("seconds", "bytes"):
-            row[f"growth of {what}"] = f"{_growth([_median(measured[network, size], what) for size in SIZES]):.2f}"
+            row[f"growth of {what}"] = f"{_growth([_median(runs[network, size], what) for size in SIZES]):.2f}"
         table.append(row)
     return table
 
@@ -51,18 +52,9 @@ def _growth(costs: list[float]) -> float:
     return statistics.linear_regression(x, y).slope
 
 
-def _measured(network: str, size: int) -> dict[str, float]:
-    answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.kaf", network, str(size)], capture_output=True, text=True, check=True
-    )
-    measured: dict[str, float] = json.loads(answer.stdout)
-    return measured
-
-
 def _one(network: str, size: int) -> dict[str, float]:
     import torch
 
-    from benchmarks.alignment import peak
     from lemis.cli import keep_freed_memory
 
     keep_freed_memory()
@@ -84,7 +76,7 @@ def _one(network: str, size: int) -> dict[str, float]:
     step()
     with torch.profiler.profile(profile_memory=True) as profile:
         step()
-    most = peak(profile)
+    _, most = alive(profile)
     times = []
     for _ in range(2):
         begin = time.perf_counter()

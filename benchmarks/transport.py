@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import time
 
+from benchmarks.fresh import alive, measured
 from lemis.cli import keep_freed_memory
 
 TITLE = "(e) optimal transport against the plain loop, 16 pairs of 256 and 256 points, 100 iterations, float32"
@@ -26,7 +26,7 @@ def _rows(spread: float) -> list[dict[str, object]]:
     runs = {form: [] for form in ("loop", *OURS)}  # type: dict[str, list[dict[str, float]]]
     for _ in range(ROUNDS):
         for form, of in runs.items():
-            of.append(_measured(form, spread))
+            of.append(measured("transport", form, spread))
     table = []
     for form in OURS:
         ratio = {key: _ratio(runs["loop"], runs[form], key) for key in ("forward", "both", "tape", "peak")}
@@ -53,17 +53,6 @@ def _cell(runs: list[dict[str, float]]) -> str:
         f"{of['forward'] * 1e3:.0f} ms, with backward {of['both'] * 1e3:.0f} ms, "
         f"tape {of['tape'] / 2**20:.0f} MiB, peak {of['peak'] / 2**20:.0f} MiB"
     )
-
-
-def _measured(form: str, spread: float) -> dict[str, float]:
-    answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.transport", form, str(spread)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    measured: dict[str, float] = json.loads(answer.stdout)
-    return measured
 
 
 def _one(form: str, spread: float) -> dict[str, float]:
@@ -101,7 +90,7 @@ def _one(form: str, spread: float) -> dict[str, float]:
     scores.requires_grad_()
     with torch.profiler.profile(profile_memory=True) as profile:
         kept = plan(scores)  # alive, so that what is still held here is the tape and the plan itself
-    tape = _held(profile)[0]
+    tape = alive(profile)[0]
     with torch.no_grad():
         difference = float((kept[:1] - loop(scores[:1].double())).abs().max())
     del kept
@@ -112,19 +101,9 @@ def _one(form: str, spread: float) -> dict[str, float]:
         "forward": min(forward for forward, _ in times),
         "both": min(both for _, both in times),
         "tape": tape,
-        "peak": _held(profile)[1],
+        "peak": alive(profile)[1],
         "difference": difference,
     }
-
-
-def _held(profile: object) -> tuple[float, float]:
-    """Bytes of tensors alive at the end, and the most alive at once, from the allocator's own events."""
-    alive = peak = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):  # type: ignore[attr-defined]
-        if event.name() == "[memory]":
-            alive += event.nbytes()
-            peak = max(peak, alive)
-    return float(alive), float(peak)
 
 
 if __name__ == "__main__":

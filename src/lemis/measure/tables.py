@@ -1,4 +1,4 @@
-"""Rows to Markdown, CSV and LaTeX."""
+"""Rows to Markdown, CSV and LaTeX, and a count of things as people write it."""
 
 from __future__ import annotations
 
@@ -48,6 +48,11 @@ def latex(rows: Sequence[Row], columns: Sequence[str] | None = None, *, digits: 
     lines = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", rf"{head} \\", r"\midrule"]
     lines += [rf"{line} \\" for line in body]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def count(amount: int, noun: str) -> str:
+    """``1 scan``, ``2 scans``."""
+    return f"{amount} {noun}{'' if amount == 1 else 's'}"
 
 
 def _columns(rows: Sequence[Row], columns: Sequence[str] | None) -> list[str]:

@@ -42,6 +42,7 @@ from lemis.parts.layers import precise
 from lemis.parts.momentum import follow, follower
 from lemis.parts.queue import Queue, contrast_then_add
 from lemis.parts.restore import Restore
+from lemis.parts.unet import parts_to
 
 DIMS = (2,)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")
@@ -79,7 +80,7 @@ class Method(contracts.Method):
         super().__init__()
         self.settings = settings
         self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
-        self.trains = ("encoder", *(f"decoder {k + 1}" for k in range(len(backbone.decoder_channels))))
+        self.trains = parts_to(len(backbone.decoder_channels))
         self.views = Views(settings)
         self.backbone = backbone
         self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)

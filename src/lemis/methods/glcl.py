@@ -35,6 +35,7 @@ from lemis.errors import UsageError
 from lemis.parts import heads, processes
 from lemis.parts.contrast import pair_contrast, partition, same
 from lemis.parts.layers import BatchNorm
+from lemis.parts.unet import parts_to
 
 DIMS = (2,)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3")
@@ -99,7 +100,7 @@ class Method(contracts.Method):
         self.settings = settings
         _refuse_shapes(backbone, settings)
         self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
-        self.trains = ("encoder", *[f"decoder {k + 1}" for k in range(settings.decoder_blocks)])
+        self.trains = parts_to(settings.decoder_blocks)
         self.views = Views(settings)
         self.backbone = backbone
         self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)

@@ -46,7 +46,7 @@ from lemis.parts import heads, processes
 from lemis.parts.contrast import base_factor, near
 from lemis.parts.layers import kaiming, precise, unit
 from lemis.parts.momentum import follow, follower
-from lemis.parts.unet import SLOPE, block
+from lemis.parts.unet import SLOPE, block, parts_to
 
 DIMS = (2,)
 TRAINS = ("encoder", "decoder 1", "decoder 2")
@@ -116,7 +116,7 @@ class Method(contracts.Method):
         compares = bool(settings.weight_global or settings.weight_dense)
         if not compares and not settings.weight_equivariance:
             raise UsageError("all three weights are 0", allowed="one above 0", next="method.weight_global=1")
-        self.trains = ("encoder", *(f"decoder {k + 1}" for k in range(settings.blocks if compares else 0)))
+        self.trains = parts_to(settings.blocks if compares else 0)
         self.views = Views(settings)
         self.backbone = backbone
         if settings.encoder != "shared":

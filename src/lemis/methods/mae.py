@@ -28,6 +28,7 @@ from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
 from lemis.data import views
 from lemis.parts.restore import Restore, error_of_nothing, squared_error
+from lemis.parts.unet import parts_to
 
 DIMS = (2,)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")
@@ -69,7 +70,7 @@ class Method(contracts.Method):
         super().__init__()
         self.settings = settings
         self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
-        self.trains = ("encoder", *(f"decoder {k + 1}" for k in range(len(backbone.decoder_channels))))
+        self.trains = parts_to(len(backbone.decoder_channels))
         self.views = Views(settings)
         self.backbone = backbone
         self.restore = Restore(backbone)

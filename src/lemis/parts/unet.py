@@ -116,6 +116,11 @@ def part_of(parameter_name: str) -> str:
     return "head" if part == "head" else "encoder"
 
 
+def parts_to(depth: int) -> tuple[str, ...]:
+    """The encoder and the first ``depth`` decoder blocks, as ``part_of`` names them."""
+    return ("encoder", *(f"decoder {k + 1}" for k in range(depth)))
+
+
 def check_divisible(x: Tensor) -> None:
     """Refuse an image whose sides the poolings do not divide.
 

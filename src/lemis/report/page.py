@@ -21,6 +21,7 @@ from markupsafe import Markup
 from lemis import plugins
 from lemis.data.index import Index
 from lemis.data.layouts import TITLES
+from lemis.measure.tables import count
 from lemis.report import figures
 
 Facts = Mapping[str, Any]
@@ -152,11 +153,6 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def count(amount: int, noun: str) -> str:
-    """``1 scan``, ``2 scans``."""
-    return f"{amount} {noun}{'' if amount == 1 else 's'}"
 
 
 def listed(words: Iterable[str], most: int = 12) -> str:

@@ -21,6 +21,7 @@ from lemis.data import layouts, volume
 from lemis.data.check import Fault, Findings, examine
 from lemis.data.index import Index, Scan
 from lemis.data.layouts import LeftOut
+from lemis.measure.tables import count
 
 VERSION = 1
 # Faults of one kind are mostly the same fault; the files have all of them.
@@ -97,8 +98,8 @@ def _examine(index: Index, jobs: int | None) -> Findings:
 
 
 def _intensities(findings: Findings) -> tuple[Intensity, ...]:
-    count = len(findings.index.channels)
-    usable = [seen.intensities for seen in findings.seen if len(seen.intensities) == count]
+    width = len(findings.index.channels)
+    usable = [seen.intensities for seen in findings.seen if len(seen.intensities) == width]
     channels = zip(*usable, strict=True)
     return tuple(
         Intensity(min(low for low, _ in scans), max(high for _, high in scans), min(high for _, high in scans))
@@ -182,7 +183,7 @@ def _summary(report: Report) -> Table:
 def _of_subjects(scans: Sequence[Scan]) -> str:
     per_subject = Counter(scan.subject for scan in scans)
     most = max(per_subject.values(), default=0)
-    text = f"{_number(len(scans), 'scan')} of {_number(len(per_subject), 'subject')}"
+    text = f"{count(len(scans), 'scan')} of {count(len(per_subject), 'subject')}"
     if most > 1:
         subject = per_subject.most_common(1)[0][0]
         example = next(scan.id for scan in scans if scan.subject == subject)
@@ -216,7 +217,7 @@ def _slices(scans: Sequence[Scan]) -> str:
     total = sum(scan.shape[scan.slice_axis] for scan in scans)
     if len(counts) == 1:
         return f"{total}, {names[scans[0].slice_axis]}"
-    return f"{total}, " + ", ".join(f"{names[axis]} in {_number(n, 'scan')}" for axis, n in counts.most_common())
+    return f"{total}, " + ", ".join(f"{names[axis]} in {count(n, 'scan')}" for axis, n in counts.most_common())
 
 
 def _structures(index: Index) -> Table:
@@ -259,10 +260,6 @@ def _unique(texts: Iterable[str]) -> list[str]:
 def _verdict(report: Report, output: Path | None) -> str:
     if report.errors:
         written = f"; no index.json written, all faults are in {output}/check.json" if output else ""
-        return f"{_number(report.errors, 'error')} and {_number(report.warnings, 'warning')}{written}"
-    found = f"no errors, {_number(report.warnings, 'warning')}" if report.warnings else "nothing is wrong"
+        return f"{count(report.errors, 'error')} and {count(report.warnings, 'warning')}{written}"
+    found = f"no errors, {count(report.warnings, 'warning')}" if report.warnings else "nothing is wrong"
     return f"{found}; wrote {output}/index.json" if output else found
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

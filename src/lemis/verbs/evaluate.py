@@ -434,7 +434,7 @@ def _print(summary: Mapping[str, Any], output: Path) -> None:
     console = Console()
     default = summary["protocols"]["default"]
     level = f"{summary['settings']['intervals']['level']:.0%}"
-    who = f"{_count(summary['scans'], 'scan')} of {_count(summary['subjects'], 'subject')}"
+    who = f"{tables.count(summary['scans'], 'scan')} of {tables.count(summary['subjects'], 'subject')}"
     title = f"{who}; mean over scans, {level} interval below it"
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     # ASSD is in the files: with it the table is wider than 80 columns.
@@ -449,10 +449,6 @@ def _print(summary: Mapping[str, Any], output: Path) -> None:
     console.print(table)
     for line in [*_remarks(summary), f"written: {output}/per_case.csv, summary.json"]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _with_interval(estimate: Mapping[str, Any], digits: int) -> str:
@@ -471,7 +467,7 @@ def _remarks(summary: Mapping[str, Any]) -> list[str]:
     if any(default["overall"][name] for name in ("missed", "invented")):
         remarks.append("missed and invented structures count as Dice 0 and the diagonal of the image")
     if summary["subjects"] < 10:
-        few = _count(summary["subjects"], "subject")
+        few = tables.count(summary["subjects"], "subject")
         remarks.append(f"{few} {'is' if summary['subjects'] == 1 else 'are'} few: intervals from so few are too narrow")
     if summary["training_not_recorded"] and summary["subjects_labelled_in_training"] is not None:
         unknown = len(summary["training_not_recorded"])

@@ -19,6 +19,7 @@ from lemis.engine import pairing, plan
 from lemis.engine.pairing import SCRATCH
 from lemis.engine.run import messages
 from lemis.errors import DataFault, UsageError
+from lemis.measure.tables import count
 from lemis.settings import parse_overrides
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate
@@ -98,7 +99,7 @@ def fit(
     found = check(folder, output=output)
     if found.errors:
         raise DataFault(
-            f"{found.errors} {'error' if found.errors == 1 else 'errors'} in {folder}, listed above",
+            f"{count(found.errors, 'error')} in {folder}, listed above",
             allowed="scans without errors",
             next="repair or remove what is listed, then run the same command again",
         )
@@ -187,8 +188,8 @@ def _by_section(overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
 def _splits(index: Index, fold: int | None, labelled: int | None) -> list[tuple[int | None, Split]]:
     """The one fold that was asked for, or all of them; a single labelled subject trains one network on everything."""
     root = Path(index.root)
-    count = number_of_folds(index.scans, root=root)
-    numbers: list[int | None] = [fold] if fold is not None else list(range(count)) if count > 1 else [None]
+    folds = number_of_folds(index.scans, root=root)
+    numbers: list[int | None] = [fold] if fold is not None else list(range(folds)) if folds > 1 else [None]
     return [(number, choose(index.scans, fold=number, labelled=labelled, root=root)) for number in numbers]
 
 

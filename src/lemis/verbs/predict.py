@@ -21,6 +21,7 @@ from lemis.engine.inference import load_network, predict_scan
 from lemis.engine.launch import chosen_device
 from lemis.engine.run import messages, write_text
 from lemis.errors import UsageError
+from lemis.measure.tables import count
 from lemis.settings import resolve
 
 RECORD = "predictions.json"
@@ -74,8 +75,7 @@ def predict(
         file = _predict_one(scan, index, networks, facts[0], output, target)
         record["scans"][scan.id] = {"file": file.name, **wanted[scan.id]}
         _write_record(output, record, facts)
-    count = "1 scan" if len(waiting) == 1 else f"{len(waiting)} scans"
-    console.print(f"predicted {count} with {names}: {output}")
+    console.print(f"predicted {count(len(waiting), 'scan')} with {names}: {output}")
     return output
 
 
