@@ -12,7 +12,7 @@ from lemis.data.keypoints import Settings, find
 def found_in(x: Tensor, settings: Settings) -> Tensor:
     """Keypoints of prepared slices (B, C, H, W) -> (B, K, 2) rows and columns, strongest first, on their device.
 
-    The detector runs on the CPU, one slice after the other: 1 to 10 ms each. Training reads stored keypoints instead.
+    The detector runs on the CPU, one slice after the other. Training reads stored keypoints instead.
     """
     images = x.detach().float().cpu().numpy()
     places = [find(image, settings).place for image in images]
