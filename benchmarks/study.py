@@ -1,15 +1,17 @@
 """Methods x folds x labelled subjects on one data set: the table of ``docs/results.md``.
 
     python -m benchmarks.study SCANS WORK [--methods scratch pcl scratch:kaf_unet ...] [--folds 0 1] [--labelled 2 6]
+    python -m benchmarks.study SCANS WORK --methods scratch:unet3d scratch:unet3d+voxel_siamese,layers=1 --millimetres
 
-A method is named alone or with its network. Pre-training sees every scan's image, as the papers do (transductive), so
-each method is pre-trained once per seed. Every step leaves files and is skipped when it is there, so several processes
-may share the work, each with its methods.
+A method is named alone or with its network, and its network with an extra loss and settings of that. Pre-training sees
+every scan's image, as the papers do (transductive), so each method is pre-trained once per seed. Every step leaves
+files and is skipped when it is there, so several processes may share the work, each with its methods.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import multiprocessing
 import statistics
@@ -23,28 +25,34 @@ from lemis.data import preprocess
 from lemis.data.keypoints import preparation
 from lemis.data.store import open_store
 from lemis.engine import pairing, plan
+from lemis.measure.statistics import estimate
 from lemis.settings import resolve
 
 METHODS = ("scratch", "rotation", "simclr", "pcl", "sal")
 
 
 class Row(NamedTuple):
-    """A line of the table: a method on a network."""
+    """A line of the table: a method on a network, with an extra loss or without."""
 
     method: str
     backbone: str
+    auxiliary: str | None
+    settings: tuple[str, ...]  # of the extra loss: ``layers=1``
 
     @classmethod
     def read(cls, text: str) -> Row:
-        """``pcl`` or ``pcl:kaf_unet``."""
+        """``pcl``, ``pcl:kaf_unet`` or ``scratch:unet3d+voxel_siamese,layers=1``."""
+        text, _, extra = text.partition("+")
         method, _, backbone = text.partition(":")
-        return cls(method, backbone or pairing.default_backbone(method))
+        auxiliary, *settings = extra.split(",")
+        return cls(method, backbone or pairing.default_backbone(method), auxiliary or None, tuple(settings))
 
     @property
     def title(self) -> str:
-        """The method, and the network where it is not the method's default."""
+        """The method, the network where it is not the method's default, and the extra loss."""
         usual = self.backbone == pairing.default_backbone(self.method)
-        return self.method if usual else f"{self.method} ({self.backbone})"
+        text = self.method if usual else f"{self.method} ({self.backbone})"
+        return ", ".join([f"{text} + {self.auxiliary}" if self.auxiliary else text, *self.settings])
 
 
 class Cell(NamedTuple):
@@ -57,9 +65,10 @@ class Cell(NamedTuple):
     pooled_last: float
     pooled_best: float
     per_scan: float
-    minutes_before: float  # of pre-training
-    minutes: float  # of fine-tuning
+    minutes_before: float | None  # of one core, in pre-training; None where it was not recorded
+    minutes: float | None  # the same, in fine-tuning
     memory_gb: float | None  # the more of both; None where it was not recorded
+    folder: Path  # of its evaluation
 
 
 def main() -> None:
@@ -72,6 +81,7 @@ def main() -> None:
     parser.add_argument("--labelled", nargs="+", type=int, default=[2, 6])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--preset", default="small")
+    parser.add_argument("--millimetres", action="store_true", help="the folds' scans together: Dice, HD95 and ASSD")
     given = parser.parse_args()
     keep_freed_memory()
     rows = [Row.read(text) for text in given.methods]
@@ -83,7 +93,7 @@ def main() -> None:
         for labelled in given.labelled
         for fold in given.folds
     ]
-    print(table(cells))
+    print(table_in_millimetres(cells) if given.millimetres else table(cells))
 
 
 def _prepared(scans: Path, work: Path, preset: str, rows: Sequence[Row]) -> None:
@@ -92,7 +102,7 @@ def _prepared(scans: Path, work: Path, preset: str, rows: Sequence[Row]) -> None
     from lemis.verbs.prepare import prepare
 
     tree = plan.base(preset, None)
-    images, asked = preparation(tree.get("prepare", {}))
+    images, asked = preparation(plan.for_network(tree, rows[0].backbone).get("prepare", {}))
     folder = work / "prepared"
     if (folder / "meta.json").exists():
         images, asked = resolve(preprocess.Settings, open_store(folder).settings), None
@@ -117,8 +127,10 @@ def _cell(work: Path, row: Row, fold: int, labelled: int, seed: int, preset: str
     pretrained = None
     if row.method != pairing.SCRATCH:
         pretrained = _train(pretrain, work, method=row.method, name=start, **common)
+    extra = {"auxiliary": row.auxiliary, "overrides": [f"auxiliary.{pair}" for pair in row.settings]}
+    start = "-".join([pairing.with_auxiliary(start, row.auxiliary), *(pair.replace("=", "-") for pair in row.settings)])
     name = f"{start}-m{labelled}-fold{fold}"
-    run = _train(finetune, work, pretrained=pretrained, fold=fold, labelled=labelled, name=name, **common)
+    run = _train(finetune, work, pretrained=pretrained, fold=fold, labelled=labelled, name=name, **extra, **common)
     folder = work / "study" / name
     if not (folder / "evaluation" / "summary.json").exists():
         predict(run, scans=_held_out(work, run), output=folder / "predictions")
@@ -129,7 +141,7 @@ def _cell(work: Path, row: Row, fold: int, labelled: int, seed: int, preset: str
     memory = [status["peak_memory_gb"] for status in (before, after) if status.get("peak_memory_gb")]
     return Cell(
         row.title, fold, labelled, seed, pooled[-1], max(pooled), _per_scan(folder),
-        before.get("seconds", 0) / 60, after["seconds"] / 60, max(memory, default=None),
+        _core_minutes(before), _core_minutes(after), max(memory, default=None), folder / "evaluation",
     )  # fmt: skip
 
 
@@ -148,6 +160,12 @@ def _status(run: Path) -> dict[str, Any]:
     return status
 
 
+def _core_minutes(status: dict[str, Any]) -> float | None:
+    """What a run took of the machine, however busy that was; 0 where there was no run."""
+    seconds = status.get("core_seconds", None if status else 0)
+    return None if seconds is None else seconds / 60
+
+
 def _held_out(work: Path, run: Path) -> list[str]:
     from lemis.data import index
 
@@ -156,27 +174,54 @@ def _held_out(work: Path, run: Path) -> list[str]:
 
 
 def _per_scan(folder: Path) -> float:
-    import csv
+    return statistics.mean(float(row["dice"]) for row in _per_case(folder / "evaluation") if row["dice"])
 
-    with (folder / "evaluation" / "per_case.csv").open(newline="") as lines:
-        return statistics.mean(float(row["dice"]) for row in csv.DictReader(lines) if row["dice"])
+
+def _per_case(folder: Path) -> list[dict[str, str]]:
+    with (folder / "per_case.csv").open(newline="") as lines:
+        return list(csv.DictReader(lines))
 
 
 def table(cells: Iterable[Cell]) -> str:
     """Rows are methods, columns are folds and label budgets; best pooled (last pooled) / per scan."""
     cells = list(cells)
     columns = sorted({(cell.labelled, cell.fold) for cell in cells})
-    costs = ["minutes of pre-training", "minutes a fine-tuning", "GB at most"]
+    costs = ["core-minutes of pre-training", "core-minutes a fine-tuning", "GB at most"]
     head = ["method", *(f"M = {labelled}, fold {fold}" for labelled, fold in columns), "mean", *costs]
     lines = [head, ["---"] * len(head)]
     for row in dict.fromkeys(cell.row for cell in cells):
         own = [cell for cell in cells if cell.row == row]
         texts = [_text([cell for cell in own if (cell.labelled, cell.fold) == column]) for column in columns]
-        minutes = [statistics.mean(getattr(cell, name) for cell in own) for name in ("minutes_before", "minutes")]
-        memory = [cell.memory_gb for cell in own if cell.memory_gb is not None]
-        costs = [*(f"{value:.1f}" for value in minutes), f"{max(memory):.1f}" if memory else ""]
+        costs = _costs(own, ("minutes_before", "minutes", "memory_gb"))
         lines.append([row, *texts, _text(own), *costs])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def table_in_millimetres(cells: Iterable[Cell]) -> str:
+    """A line for each row and label budget: means over the scans and structures of all folds, with intervals."""
+    cells = list(cells)
+    head = ["method", "M", "Dice", "HD95, mm", "ASSD, mm", "missed", "core-minutes a training", "GB at most"]
+    lines = [head, ["---"] * len(head)]
+    for key in dict.fromkeys((cell.row, cell.labelled) for cell in cells):
+        own = [cell for cell in cells if (cell.row, cell.labelled) == key]
+        cases = [case for cell in own for case in _per_case(cell.folder)]
+        figures = []
+        for metric, digits in (("dice", 3), ("hd95_mm", 2), ("assd_mm", 2)):
+            found = estimate([float(case[metric] or "nan") for case in cases], [case["subject"] for case in cases])
+            figures.append(f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]")
+        missed = sum(case["status"] == "missed" for case in cases)
+        lines.append([key[0], str(key[1]), *figures, str(missed), *_costs(own, ("minutes", "memory_gb"))])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _costs(cells: list[Cell], names: Sequence[str]) -> list[str]:
+    """Means of times, and the most memory; empty where nothing was recorded."""
+    texts = []
+    for name in names:
+        values = [value for cell in cells if (value := getattr(cell, name)) is not None]
+        figure = max(values, default=0) if name == "memory_gb" else statistics.mean(values or [0])
+        texts.append(f"{figure:.1f}" if values else "")
+    return texts
 
 
 def _text(cells: list[Cell]) -> str:

@@ -13,11 +13,13 @@ from lemis import contracts, plugins
 from lemis.contracts import Batch, View
 from lemis.data import intensity, views
 from lemis.data.draw import Rows
+from lemis.data.patches import Patches
 from lemis.data.samples import Slices, draw_batches
 from lemis.data.store import open_store
 from lemis.data.volume import read
-from lemis.engine import launch, plan, schedule
+from lemis.engine import launch, pairing, plan, schedule
 from lemis.engine.run import load_model
+from lemis.engine.supervised import Objective
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
 from lemis.verbs.pretrain import pretrain
@@ -141,3 +143,72 @@ def test_a_run_of_the_gpu_predicts_alike_on_the_cpu(work: Path) -> None:
         folder = predict(run, scans=["heart_005"], output=work / device, device=device)
         found.append(read(folder / "heart_005.nii.gz").array)
     assert float(np.mean(found[0] != found[1])) < 5e-3
+
+
+# ------------------------------------------------------------------------------------------------------------- volumes
+
+PATCH = (16, 32, 32)
+
+
+def patches_of(work: Path, device: torch.device) -> Batch:
+    """Two labelled patches, the same on every device."""
+    store = open_store(work / "prepared")
+    labelled = [i for i, facts in enumerate(store.scans) if facts.labelled]
+    sampling = contracts.Sampling(kind="slices", batch_size=2, patch_px=PATCH, foreground_share=0.5)
+    source = Patches(store, labelled, device, sampling, views.Spatial(), with_labels=True)
+    assert source.resident
+    return next(source.stream(source.draw(sampling, seed=0, epoch=0)[:1]))
+
+
+def test_patches_and_their_views_are_equal(prepared_work: Path) -> None:
+    one, other = (patches_of(prepared_work, device) for device in (CPU, CUDA))
+    for name, values in one._asdict().items():
+        if values is not None:
+            assert getattr(other, name).device.type == CUDA.type
+            torch.testing.assert_close(getattr(other, name).cpu(), values, rtol=0, atol=0)
+    seen = (
+        views.random_view(views.Spatial(), batch, PATCH, Rows(1, 2, device))
+        for batch, device in ((one, CPU), (other, CUDA))
+    )
+    same_place(*seen)
+
+
+def labelled_losses(work: Path, backbone: str, auxiliary: str, device: torch.device, *, bf16: bool) -> dict[str, float]:
+    settings = plan.finetuning(backbone, plan.base("tiny", None), (), auxiliary=auxiliary)
+    torch.manual_seed(0)
+    module = plugins.load("backbones", backbone)
+    network = module.Backbone(settings.backbone_settings, in_channels=1, num_classes=4)
+    loss = plugins.load("auxiliary", auxiliary)
+    extra = loss.Auxiliary(network, settings.auxiliary_settings, num_classes=4)
+    objective = Objective(network, settings.objective, extra).to(device)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+        outcome: contracts.Outcome = objective(patches_of(work, device), Rows(3, 4, device))
+    torch.stack(list(outcome.losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    gradients = [p.grad for p in objective.parameters() if p.grad is not None]
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    return {name: float(value.detach()) for name, value in outcome.losses.items()}
+
+
+@pytest.mark.parametrize("auxiliary", plugins.names("auxiliary"))
+@pytest.mark.parametrize("backbone", ["unet3d", "residual_unet3d", "vnet", "attention_unet3d"])
+def test_a_step_on_volumes_is_near_that_on_the_cpu(prepared_work: Path, backbone: str, auxiliary: str) -> None:
+    exact = labelled_losses(prepared_work, backbone, auxiliary, CPU, bf16=False)
+    same = labelled_losses(prepared_work, backbone, auxiliary, CUDA, bf16=False)
+    rough = labelled_losses(prepared_work, backbone, auxiliary, CUDA, bf16=True)
+    for name, value in exact.items():
+        assert same[name] == pytest.approx(value, rel=5e-3, abs=5e-3), name
+        # Which voxels are compared is decided by an argmax, so half precision compares other ones.
+        near = pytest.approx(value, rel=0.1, abs=0.1) if name in ("dice", "cross_entropy") else rough[name]
+        assert np.isfinite(rough[name])
+        assert rough[name] == near, name
+
+
+@pytest.mark.parametrize("method", pairing.methods_of(3))
+def test_volumes_are_pre_trained_fine_tuned_and_predicted_alike_on_the_cpu(work: Path, method: str) -> None:
+    before = pretrain(work, method=method, backbone="unet3d", preset="tiny", overrides=("steps=2",), device="cuda")
+    run = finetune(work, pretrained=before, fold=0, preset="tiny", overrides=("steps=5",), device="cuda")
+    found = []
+    for device in ("cuda", "cpu"):
+        folder = predict(run, scans=["heart_005"], output=work / device, device=device)
+        found.append(read(folder / "heart_005.nii.gz").array)
+    assert float(np.mean(found[0] != found[1])) < 1e-2

@@ -64,6 +64,14 @@ BackboneName = Annotated[
         show_default="the method's, else unet2d",
     ),
 ]
+AuxiliaryName = Annotated[
+    str | None,
+    typer.Option(
+        "--auxiliary",
+        help="An extra loss of fine-tuning; `lemis list` shows all. A dotted name loads your own module.",
+        show_default="the preset's, else none",
+    ),
+]
 RunName = Annotated[
     str | None,
     typer.Option("--name", help="Of the run's folder in WORK/runs.", show_default="from the settings"),
@@ -173,7 +181,7 @@ def list_(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Methods, networks and presets, with every setting and its default."""
+    """Methods, networks, auxiliary losses and presets, with every setting and its default."""
     from lemis.verbs.list import list as verb
 
     verb(parameters=parameters, json=json)
@@ -189,6 +197,7 @@ def fit(
     output: Annotated[Path, typer.Option("--output", "-o", help="The work folder.")] = Path("work"),
     method: MethodName = None,
     backbone: BackboneName = None,
+    auxiliary: AuxiliaryName = None,
     labelled: Labelled = None,
     fold: Annotated[
         int | None,
@@ -210,6 +219,7 @@ def fit(
         output=output,
         method=method,
         backbone=backbone,
+        auxiliary=auxiliary,
         labelled=labelled,
         fold=fold,
         inductive=inductive,
@@ -248,17 +258,20 @@ def check(
 def prepare(
     work: Work,
     overrides: Overrides = None,
+    dims: Annotated[
+        int, typer.Option("--dims", min=2, max=3, help="Of the network; a preset may prepare volumes otherwise.")
+    ] = 2,
     preset: Preset = None,
     settings: SettingsFile = None,
     jobs: Jobs = None,
 ) -> None:
     """Resample, normalise and store every scan once. Run again: only what is missing or changed is done."""
     from lemis.data.keypoints import preparation
-    from lemis.settings import load_preset, parse_overrides, read_yaml
+    from lemis.settings import load_preset, of_dims, parse_overrides, read_yaml
     from lemis.verbs.prepare import prepare as verb
 
     layers = [load_preset(preset) if preset else {}, read_yaml(settings) if settings else {}]
-    sections = [layer.get("prepare", {}) for layer in layers]
+    sections = [of_dims(layer, dims).get("prepare", {}) for layer in layers]
     images, keypoints = preparation(*sections, parse_overrides(overrides or []))
     verb(work, settings=images, keypoints=keypoints, jobs=jobs)
 
@@ -309,6 +322,7 @@ def finetune(
         typer.Option("--pretrained", help="Run folder to start from.", show_default="random weights"),
     ] = None,
     backbone: BackboneName = None,
+    auxiliary: AuxiliaryName = None,
     name: RunName = None,
     labelled: Labelled = None,
     fold: Annotated[
@@ -329,6 +343,7 @@ def finetune(
         labelled=labelled,
         fold=fold,
         backbone=backbone,
+        auxiliary=auxiliary,
         name=name,
         preset=preset,
         settings_file=settings,
@@ -345,8 +360,13 @@ def finetune(
 )
 def predict(
     runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN", help="Fine-tuning run; several are averaged.", show_default=False),
+        list[str],
+        typer.Argument(
+            metavar="RUN... [KEY=VALUE]...",
+            help="Fine-tuning runs, averaged where they are several; then settings of the tiles in which 3D networks "
+            "see a volume: overlap=0.5, blend=gaussian or constant, mirror=false, at_once=1.",
+            show_default=False,
+        ),
     ],
     inputs: Annotated[
         Path | None,
@@ -356,12 +376,19 @@ def predict(
         Path | None,
         typer.Option("--output", "-o", help="Folder for the label maps.", show_default="WORK/predictions"),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how long it will take and how much memory, and write nothing.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Segment scans; each label map lies on its input's own grid, in its format."""
     from lemis.verbs.predict import predict as verb
 
-    print(verb(runs, inputs=inputs, output=output, device=device))
+    overrides = [word for word in runs if "=" in word and not Path(word).exists()]
+    folders = [Path(word) for word in runs if word not in overrides]
+    folder = verb(folders, inputs=inputs, output=output, overrides=overrides, dry_run=dry_run, device=device)
+    if not dry_run:
+        print(folder)
 
 
 @app.command(epilog="Example: lemis evaluate work/", rich_help_panel="Step by step")

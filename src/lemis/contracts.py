@@ -81,6 +81,10 @@ class Sampling:
     without replacement, slices of one scan side by side in the batch.
     ``neighbours``: as ``slices``, and with each slice one of its scan at most ``reach`` of the scan's slices away, and
     at most ``reach_slices`` slices (but one slice at least is in reach; a scan of one slice is its own neighbour).
+
+    Where the network is three-dimensional, the same words are of patches: ``patch_px`` (slices, rows, cols) is the
+    shape of the views that will be cut, and ``image`` is the region around a random place that such a view can reach.
+    In a share ``foreground_share`` of a batch's rows the place is a labelled voxel, all structures of a scan alike.
     """
 
     kind: Literal["slices", "groups", "neighbours"]
@@ -88,6 +92,8 @@ class Sampling:
     per_scan: int = 16
     reach: float = 0.05
     reach_slices: int | None = None
+    patch_px: tuple[int, ...] | None = None
+    foreground_share: float = 0.0
 
 
 class Outcome(NamedTuple):
@@ -106,6 +112,7 @@ class Backbone(nn.Module, ABC):
     strides: tuple[int, ...]
     decoder_channels: tuple[int, ...]  # per decoder block, deepest first
     decoder_strides: tuple[int, ...]
+    head: nn.Module  # the map after the last decoder block -> logits (B, classes, *space)
 
     @abstractmethod
     def encode(self, x: Tensor) -> list[Tensor]:
@@ -163,3 +170,15 @@ class Method(nn.Module, ABC):
 
     def after_epoch(self, progress: float) -> None:
         """Called after each epoch."""
+
+
+class Auxiliary(nn.Module, ABC):
+    """An extra loss of fine-tuning: one file, built from (backbone, settings, num_classes). Nothing of it is kept: at
+    inference the network has neither its parameters nor its cost."""
+
+    @abstractmethod
+    def forward(self, maps: Sequence[Tensor], label: Tensor, logits: Tensor, rng: Draw) -> Outcome:
+        """Maps of ``encode``, label (B, *space) and logits (B, classes, *space) -> terms with their weights applied.
+
+        Where there is nothing to compare, such as in a batch without foreground, the terms are 0 and have a gradient.
+        """

@@ -63,6 +63,12 @@ def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> Tree:
     return out
 
 
+def of_dims(tree: Mapping[str, Any], dims: int) -> Tree:
+    """The sections of a preset for networks of ``dims`` dimensions: for 3, its section ``volumes`` over the others."""
+    flat = {key: value for key, value in tree.items() if key != "volumes"}
+    return merge(flat, tree.get("volumes", {})) if dims == 3 else flat
+
+
 def parse_overrides(pairs: Iterable[str]) -> Tree:
     """``["epochs=300", "method.window=4"]`` -> ``{"epochs": 300, "method": {"window": 4}}``; YAML values."""
     tree: Tree = {}

@@ -25,10 +25,12 @@ from lemis import contracts, plugins
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
 from lemis.data.draw import Rows
 from lemis.data.samples import Slices, draw_batches
+from lemis.engine.loop import channels_last
 from lemis.errors import UsageError
 from lemis.settings import plain, resolve
 
 METHODS = plugins.names("methods")
+CASES = [(name, dims) for name in METHODS for dims in plugins.describe("methods", name)["dims"]]
 SMALL = {
     "batch_size": 8,
     "per_scan": 4,
@@ -36,6 +38,7 @@ SMALL = {
     "embedding": 16,
     "outputs": 64,
 }  # what a method has of these is made small
+VOLUMES = {"size_px": [16, 32, 32], "patch_px": 8}  # on networks of three dimensions instead
 NARROW = {"base_width": 4, "keypoint_width": 16, "pairs": 1, "heads": 2}  # and what a network has of these
 
 # What must be set for a setting to have an effect.
@@ -69,20 +72,24 @@ def module_of(name: str) -> ModuleType:
     return plugins.load("methods", name)
 
 
-def settings_of(name: str, *layers: Mapping[str, Any]) -> Any:
-    cls = module_of(name).Settings
-    has = {field.name for field in dataclasses.fields(cls)}
-    return resolve(cls, {key: value for key, value in SMALL.items() if key in has}, *layers)
+def settings_of(name: str, *layers: Mapping[str, Any], dims: int = 2) -> Any:
+    return resolve(module_of(name).Settings, known(module_of(name), SMALL, VOLUMES if dims == 3 else {}), *layers)
 
 
-def build(name: str, *layers: Mapping[str, Any]) -> contracts.Method:
+def known(module: ModuleType, *layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Of these settings those that the module has."""
+    has = {field.name for field in dataclasses.fields(module.Settings)}
+    return {key: value for layer in layers for key, value in layer.items() if key in has}
+
+
+def build(name: str, *layers: Mapping[str, Any], dims: int = 2) -> contracts.Method:
     """A method on a narrow network; as in pre-training, only what it trains asks for a gradient."""
     torch.manual_seed(0)
-    module = plugins.load("backbones", getattr(module_of(name), "BACKBONES", ["unet2d"])[0])
-    has = {field.name for field in dataclasses.fields(module.Settings)}
-    narrow = resolve(module.Settings, {key: value for key, value in NARROW.items() if key in has})
+    usual = "unet2d" if dims == 2 else "unet3d"
+    module = plugins.load("backbones", getattr(module_of(name), "BACKBONES", [usual])[0])
+    narrow = resolve(module.Settings, known(module, NARROW), {"levels": 5} if dims == 3 else {})
     network = module.Backbone(narrow, in_channels=1, num_classes=2)
-    method: contracts.Method = module_of(name).Method(network, settings_of(name, *layers))
+    method: contracts.Method = module_of(name).Method(network, settings_of(name, *layers, dims=dims))
     for key, parameter in network.named_parameters():
         parameter.requires_grad_(network.part_of(key) in method.trains)
     return method
@@ -163,28 +170,48 @@ def test_settings_are_frozen_and_have_defaults(name: str) -> None:
     assert not silent, "each default says where it is from, at the end of its line: `lemis list` shows it"
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_views_are_views_and_the_same_numbers_give_the_same_ones(name: str, batch: Batch) -> None:
-    drawn = [module_of(name).Views(settings_of(name))(batch, Rows(1, 2, "cpu")) for _ in range(2)]
+@pytest.mark.parametrize(("name", "dims"), CASES)
+def test_views_are_views_and_the_same_numbers_give_the_same_ones(
+    name: str, dims: int, batches: Mapping[int, Batch]
+) -> None:
+    batch, how = batches[dims], settings_of(name, dims=dims)
+    drawn = [module_of(name).Views(how)(batch, Rows(1, 2, "cpu")) for _ in range(2)]
     assert all(isinstance(view, View) for view in drawn[0].values())
     for key, view in drawn[0].items():
         assert len(view.image) == len(batch.image)
         assert view.image.shape[2:] == view.geometry.shape
         assert torch.equal(view.image, drawn[1][key].image)
-    other = module_of(name).Views(settings_of(name))(batch, Rows(1, 3, "cpu"))
+    other = module_of(name).Views(how)(batch, Rows(1, 3, "cpu"))
     assert any(not torch.equal(view.image, other[key].image) for key, view in drawn[0].items())
 
 
 # ------------------------------------------------------------------------------------------------ training
 
 
-def train(name: str, slices: Slices, steps: int = 4) -> tuple[contracts.Method, list[dict[str, float]]]:
-    method = build(name)
+@pytest.fixture(scope="module")
+def batches(batch: Batch) -> dict[int, Batch]:
+    """The batch of slices, and one of regions of volumes: two of each of two scans, of which one ends in them."""
+    count = 4
+    coarse = torch.randn(count, 1, 5, 10, 10, generator=torch.Generator().manual_seed(0))
+    numbers, inside = torch.arange(count), torch.ones(count, 1, 20, 40, 40, dtype=torch.bool)
+    inside[-2:, :, 12:] = False
+    regions = Batch(
+        image=nn.functional.interpolate(coarse, (20, 40, 40), mode="trilinear") * inside, index=numbers + 7,
+        scan=numbers // 2, subject=numbers // 2, position=(numbers + 1) / count, spacing_mm=torch.ones(count, 3),
+        inside=inside,
+    )  # fmt: skip
+    return {2: batch, 3: regions}
+
+
+def train(
+    name: str, dims: int, slices: Slices, batches: Mapping[int, Batch], steps: int = 4
+) -> tuple[contracts.Method, list[dict[str, float]]]:
+    method = build(name, dims=dims)
     optimiser = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
     rows = draw_batches(method.sampling, slices.scan, slices.subject, seed=3, epoch=0)
     rows = (rows * steps)[:steps]
     seen = []
-    for step, each in enumerate(slices.stream(rows)):
+    for step, each in enumerate(slices.stream(rows) if dims == 2 else [batches[3]] * steps):
         outcome = method(each, Rows(3, step, "cpu"))
         optimiser.zero_grad()
         total(outcome).backward()
@@ -195,11 +222,13 @@ def train(name: str, slices: Slices, steps: int = 4) -> tuple[contracts.Method, 
     return method, seen
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_trains_with_finite_losses_and_the_same_seed_gives_the_same(name: str, slices: Slices) -> None:
-    before = build(name).state_dict()
-    method, losses = train(name, slices)
-    again, the_same = train(name, slices)
+@pytest.mark.parametrize(("name", "dims"), CASES)
+def test_trains_with_finite_losses_and_the_same_seed_gives_the_same(
+    name: str, dims: int, slices: Slices, batches: Mapping[int, Batch]
+) -> None:
+    before = build(name, dims=dims).state_dict()
+    method, losses = train(name, dims, slices, batches)
+    again, the_same = train(name, dims, slices, batches)
     assert all(np.isfinite(list(terms.values())).all() for terms in losses)
     assert losses == the_same
     for (key, a), b in zip(method.state_dict().items(), again.state_dict().values(), strict=True):
@@ -207,9 +236,9 @@ def test_trains_with_finite_losses_and_the_same_seed_gives_the_same(name: str, s
     assert any(not torch.equal(value, before[key]) for key, value in method.state_dict().items())
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_outcome_is_what_the_contract_says(name: str, batch: Batch) -> None:
-    outcome = build(name)(batch, Rows(0, 0, "cpu"))
+@pytest.mark.parametrize(("name", "dims"), CASES)
+def test_the_outcome_is_what_the_contract_says(name: str, dims: int, batches: Mapping[int, Batch]) -> None:
+    outcome = build(name, dims=dims)(batches[dims], Rows(0, 0, "cpu"))
     assert outcome.losses
     assert all(loss.shape == () and loss.requires_grad for loss in outcome.losses.values())
     for z in outcome.embeddings.values():
@@ -219,14 +248,15 @@ def test_the_outcome_is_what_the_contract_says(name: str, batch: Batch) -> None:
     assert set(outcome.uninformed) <= set(outcome.losses)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_gradient_reaches_what_it_trains_and_nothing_else(name: str, batch: Batch) -> None:
-    method = build(name)
+@pytest.mark.parametrize(("name", "dims"), CASES)
+def test_a_gradient_reaches_what_it_trains_and_nothing_else(name: str, dims: int, batches: Mapping[int, Batch]) -> None:
+    method = build(name, dims=dims)
     network: contracts.Backbone = method.backbone
     network.requires_grad_(True)
     assert tuple(method.trains) == module_of(name).TRAINS
     assert isinstance(method.sampling, Sampling)
-    total(method(batch, Rows(0, 0, "cpu"))).backward()
+    assert method.sampling.patch_px == (tuple(VOLUMES["size_px"]) if dims == 3 else None)
+    total(method(batches[dims], Rows(0, 0, "cpu"))).backward()
     for key, parameter in own(method).items():
         assert parameter.grad is not None, key
         assert parameter.grad.abs().max() > 0, key
@@ -241,35 +271,38 @@ def test_a_gradient_reaches_what_it_trains_and_nothing_else(name: str, batch: Ba
     assert set(method.trains) <= parts
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_order_of_the_batch_does_not_matter(name: str, batch: Batch) -> None:
+@pytest.mark.parametrize(("name", "dims"), CASES)
+def test_the_order_of_the_batch_does_not_matter(name: str, dims: int, batches: Mapping[int, Batch]) -> None:
     # Scans are shuffled into each other; slices of one scan keep their order, since the first one may lead.
+    batch = batches[dims]
     count = len(batch.image)
     order = [row for pair in zip(range(count // 2, count), range(count // 2), strict=True) for row in pair]
-    method = build(name)
+    method = build(name, dims=dims)
     expected = figures(method(batch, Rows(0, 0, "cpu")))
-    method = build(name)
+    method = build(name, dims=dims)
     reordered = figures(method(take(batch, order), Reordered(Rows(0, 0, "cpu"), order)))
     assert reordered == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_network_that_knows_nothing_reaches_the_uninformed_values(name: str, batch: Batch) -> None:
-    method = build(name)
+@pytest.mark.parametrize(("name", "dims"), CASES)
+def test_a_network_that_knows_nothing_reaches_the_uninformed_values(
+    name: str, dims: int, batches: Mapping[int, Batch]
+) -> None:
+    method = build(name, dims=dims)
     with torch.no_grad():
         for parameter in method.parameters():
             parameter.zero_()
-    outcome = method(batch, Rows(0, 0, "cpu"))
+    outcome = method(batches[dims], Rows(0, 0, "cpu"))
     assert bool(outcome.uninformed) != (name in WITHOUT_UNINFORMED), "by them the loop sees that nothing is learned"
     for key, value in outcome.uninformed.items():
         assert outcome.losses[key].item() == pytest.approx(value, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_mixed_precision_and_channels_last(name: str, batch: Batch) -> None:
-    method = build(name)
+@pytest.mark.parametrize(("name", "dims"), CASES)
+def test_mixed_precision_and_channels_last(name: str, dims: int, batches: Mapping[int, Batch]) -> None:
+    batch, method = batches[dims], build(name, dims=dims)
     expected = figures(method(batch, Rows(0, 0, "cpu")))
-    method = build(name).to(memory_format=torch.channels_last)
+    method = channels_last(build(name, dims=dims))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outcome = method(batch, Rows(0, 0, "cpu"))
     total(outcome).backward()
@@ -371,46 +404,17 @@ def test_every_setting_has_an_effect(
     assert effect != (key in INERT), INERT.get(key, f"{key} changes nothing")
 
 
-# ---------------------------------------------------------------------------------------------------- in 3D
+TILTS = [(name, key) for name, dims in CASES if dims == 3 for key in leaves(module_of(name).Settings) if "tilt" in key]
 
 
-class Volumes(contracts.Backbone):
-    """The smallest network in 3D that keeps the contract of an encoder."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dims, self.channels, self.strides = 3, (4, 8), (1, 2)
-        self.decoder_channels, self.decoder_strides = (), ()
-        self.encoder = nn.ModuleList([nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(4, 8, 3, stride=2, padding=1)])
-
-    def encode(self, x: Tensor) -> list[Tensor]:
-        first = self.encoder[0](x).relu()
-        return [first, self.encoder[1](first).relu()]
-
-    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
-        return maps[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.encode(x)[0]
-
-    def part_of(self, parameter_name: str) -> str:
-        return "encoder"
-
-
-@pytest.mark.parametrize("name", [name for name in METHODS if 3 in plugins.describe("methods", name)["dims"]])
-def test_runs_in_3d_where_it_says_so(name: str) -> None:
-    generator = torch.Generator().manual_seed(0)
-    numbers = torch.arange(4)
-    batch = Batch(
-        image=torch.randn(4, 1, 6, 20, 18, generator=generator), index=numbers, scan=numbers, subject=numbers,
-        position=(numbers + 1) / 4, spacing_mm=torch.ones(4, 3),
-    )  # fmt: skip
-    layer = {"size_px": 16} if "size_px" in leaves(module_of(name).Settings) else {}
-    method = module_of(name).Method(Volumes(), settings_of(name, layer))
-    outcome = method(batch, Rows(0, 0, "cpu"))
-    total(outcome).backward()
-    assert torch.isfinite(total(outcome))
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in method.parameters() if p.requires_grad)
+@pytest.mark.parametrize(("name", "key"), TILTS)
+def test_what_has_no_effect_on_slices_turns_volumes(name: str, key: str, batches: Mapping[int, Batch]) -> None:
+    base = known(module_of(name), VOLUMES)
+    layers = [base, *changed(name, key, base)]
+    drawn = [module_of(name).Views(settings_of(name, layer))(batches[3], Rows(0, 0, "cpu")) for layer in layers]
+    first, *others = (next(iter(views.values())).image for views in drawn)
+    assert others
+    assert all(not torch.equal(first, other) for other in others)
 
 
 # ------------------------------------------------------------------------------------------ many processes

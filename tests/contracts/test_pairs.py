@@ -18,7 +18,11 @@ from lemis.engine.transfer import transfer
 from lemis.errors import UsageError
 
 PAIRS = [(method, name) for method in plugins.names("methods") for name in pairing.backbones_of(method)]
-SLICES = [(method, name) for method, name in PAIRS if 2 in plugins.describe("backbones", name)["dims"]]
+CASES = [
+    (method, name, dims)
+    for method, name in PAIRS
+    for dims in plugins.describe("backbones", name)["dims"] if dims in plugins.describe("methods", method)["dims"]
+]  # fmt: skip
 
 
 # What a method or a pair needs other than the tiny preset, as its message says when it has not got it.
@@ -29,15 +33,30 @@ NEEDS: dict[Any, dict[str, Any]] = {
     ("pirl", "swin_unetr"): {"size_px": 192},
     ("glcl", "fcn"): {"decoder_blocks": 2},
 }
+WITH_DIMS = [name for name in plugins.names("backbones") if len(plugins.describe("backbones", name)["dims"]) > 1]
 
 
-def settings_of(method: str, backbone: str) -> plan.Pretraining:
+@pytest.fixture(scope="module")
+def volumes() -> Batch:
+    """Regions of four scans."""
+    numbers = torch.arange(4)
+    coarse = torch.randn(4, 1, 6, 12, 12, generator=torch.Generator().manual_seed(0))
+    return Batch(
+        image=torch.nn.functional.interpolate(coarse, (20, 40, 40), mode="trilinear"), index=numbers, scan=numbers,
+        subject=numbers, position=(numbers + 1) / 4, spacing_mm=torch.ones(4, 3),
+    )  # fmt: skip
+
+
+def settings_of(method: str, backbone: str, dims: int) -> plan.Pretraining:
     """Those of the tiny preset, with views that the coarsest network takes; FCN has keypoint layers."""
     has = {field.name for field in dataclasses.fields(plugins.load("methods", method).Settings)}
-    usual = {"size_px": 64} if "size_px" in has else {}
+    volumes = [32, 64, 64] if backbone in WITH_DIMS else [16, 32, 32]
+    usual = {"size_px": 64 if dims == 2 else volumes} if "size_px" in has else {}
     given: dict[str, Any] = {"method": usual | NEEDS.get(method, {}) | NEEDS.get((method, backbone), {})}
     if backbone == "fcn":
         given["backbone"] = {"levels": [1, 2, 3, 4]}
+    if backbone in WITH_DIMS:
+        given["backbone"] = {"dims": dims}
     return plan.pretraining(method, backbone, plan.base("tiny", None), given)
 
 
@@ -49,10 +68,13 @@ def network_of(settings: plan.Pretraining, seed: int) -> contracts.Backbone:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "backbone"), SLICES)
-def test_a_method_trains_a_network_and_its_weights_fine_tune_it(name: str, backbone: str, batch: Batch) -> None:
-    settings = settings_of(name, backbone)
+@pytest.mark.parametrize(("name", "backbone", "dims"), CASES)
+def test_a_method_trains_a_network_and_its_weights_fine_tune_it(
+    name: str, backbone: str, dims: int, batch: Batch, volumes: Batch
+) -> None:
+    settings = settings_of(name, backbone, dims)
     network = network_of(settings, 0)
+    batch = batch if dims == 2 else volumes
     method = settings.method_module.Method(network, settings.method_settings)
     for key, parameter in network.named_parameters():
         parameter.requires_grad_(network.part_of(key) in method.trains)
@@ -84,7 +106,22 @@ def test_a_method_trains_a_network_and_its_weights_fine_tune_it(name: str, backb
 def test_a_wrong_pair_is_refused_with_the_right_ones(method: str) -> None:
     right = pairing.backbones_of(method)
     assert right
-    for name in set(plugins.names("backbones")) - set(right):
-        with pytest.raises(UsageError) as error:
-            pairing.refuse_pair(method, name)
+    every = [
+        (name, dims) for name in plugins.names("backbones") for dims in plugins.describe("backbones", name)["dims"]
+    ]
+    wrong = [(name, dims) for name, dims in every if (method, name, dims) not in CASES]
+    assert bool(wrong) == (len(right) < len({name for name, _ in every}))
+    for name, dims in wrong:
+        with pytest.raises(UsageError, match=f"{method} on the network {name}") as error:
+            pairing.refuse_pair(method, name, dims)
         assert all(one in error.value.allowed for one in right)
+
+
+def test_a_method_of_slices_is_refused_on_networks_of_volumes() -> None:
+    with pytest.raises(UsageError, match="sal on the network unet3d") as error:
+        plan.pretraining("sal", "unet3d", plan.base("tiny", None), {})
+    assert "unet2d" in error.value.allowed
+    with pytest.raises(UsageError, match="sal on the network swin_unetr, of 3 dimensions") as error:
+        plan.pretraining("sal", "swin_unetr", plan.base("tiny", None), {"backbone": {"dims": 3}})
+    assert all(name in error.value.allowed for name in ("pcl", "simclr", "rotation", "mae", "models_genesis"))
+    assert plan.pretraining("sal", "swin_unetr", plan.base("tiny", None), {}).backbone_settings.dims == 2

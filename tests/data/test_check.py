@@ -235,6 +235,14 @@ def test_unreadable_files(pair: Path) -> None:
     assert all("cannot be read" in fault.seen for fault in found)
 
 
+def test_a_label_without_its_image(pair: Path) -> None:
+    index = layouts.recognise(pair).index
+    (pair / "a.nii.gz").unlink()
+    (fault,) = check.faults(index)
+    assert (fault.severity, fault.scan, fault.file, fault.kind) == (ERROR, "a", "a.nii.gz", "label without its image")
+    assert fault.seen == "is not there, but its label a_seg.nii.gz is"
+
+
 def test_a_palette_picture_as_image(tmp_path: Path) -> None:
     for name in ("a", "a_mask"):
         picture = Image.new("P", (6, 5))
@@ -313,6 +321,18 @@ def test_values_that_nobody_declared_and_structures_that_never_occur(tmp_path: P
     assert unknown.seen == "value(s) 7; declared are 0 background, 1 RV, 2 LV"
     assert (missing.severity, missing.kind) == (WARNING, "structure never labelled")
     assert missing.seen.startswith("2 LV")
+
+
+def test_ignored_values_are_neither_named_nor_wrong(tmp_path: Path) -> None:
+    write(tmp_path / "label_btcv_multiorgan" / "label0001.nii.gz", label(*range(15)))
+    write(tmp_path / "img0001.nii.gz", scan(1), np.diag([1.5, 1.5, 0.5, 1.0]))
+    fault = only(tmp_path)  # the affines differ; the values are fine
+    assert fault.kind == "label in another place"
+    write(tmp_path / "label_btcv_multiorgan" / "label0001.nii.gz", label(15, *range(15)))
+    write(tmp_path / "img0001.nii.gz", scan(1))
+    fault = only(tmp_path)
+    assert (fault.severity, fault.kind) == (ERROR, "label values that are not declared")
+    assert fault.seen.startswith("value(s) 15; declared are 0 background, 1 spleen, 3 left kidney")
 
 
 def test_any_integers_are_fine_where_nothing_is_declared(pair: Path) -> None:

@@ -32,6 +32,7 @@ indexes = st.builds(
     channels=st.lists(text, min_size=1, max_size=3).map(tuple),
     labels=st.dictionaries(text, st.integers(0, 300), max_size=4),
     scans=st.lists(scans, max_size=3).map(tuple),
+    ignored=st.lists(st.integers(-5, 300), unique=True, max_size=3).map(tuple),
 )
 SMALL = Index(
     root="/scans",
@@ -55,6 +56,14 @@ def test_the_file_has_one_line_per_scan(tmp_path: Path) -> None:
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if '"id"' in line]
     assert len(lines) == 1
     assert json.loads(file.read_text(encoding="utf-8"))["labels"] == {"background": 0, "Milz": 1}
+
+
+def test_an_index_of_before_ignores_nothing(tmp_path: Path) -> None:
+    file = indexing.save(SMALL, tmp_path / "index.json")
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    assert facts.pop("ignored") == []
+    file.write_text(json.dumps(facts))
+    assert indexing.load(file) == SMALL
 
 
 def test_files_lie_under_the_root_unless_they_say_otherwise() -> None:

@@ -147,6 +147,56 @@ def test_nearest_label_equals_scipy():
     np.testing.assert_array_equal(out, slow)
 
 
+# resampling through-plane
+
+
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("slices", [5, 9, 20])
+def test_resampling_through_plane_equals_scipy_on_the_whole_array(order, slices):
+    image = np.random.default_rng(0).normal(size=(9, 2, 12, 10))
+    slow = ndimage.zoom(image, (slices / 9, 1, 1.5, 0.5), order=order, mode="nearest", grid_mode=True)
+    plane = preprocess.resample_in_plane(image, (18, 5), order=order)
+    fast = preprocess.resample_slices(plane, slices, order=order)
+    assert fast.dtype == np.float32
+    np.testing.assert_allclose(fast, slow, atol=2e-5)
+
+
+def test_slices_share_their_outer_edges():
+    ramp = (np.arange(20) + 0.5) * 5.0
+    out = preprocess.resample_slices(np.tile(ramp[:, None, None], (1, 2, 2)), 50, order=1)[:, 0, 0]
+    np.testing.assert_allclose(out[3:-3], ((np.arange(50) + 0.5) * 2.0)[3:-3], rtol=1e-5)
+
+
+def test_antialias_works_through_plane_too():
+    stripes = np.tile((np.arange(64) % 2)[:, None, None], (1, 3, 3)).astype(np.float32)
+    plain = preprocess.resample_slices(stripes, 20)
+    assert preprocess.resample_slices(stripes, 20, antialias=True).std() < 0.5 * plain.std()
+
+
+@given(st.integers(0, 10**6), st.tuples(*[st.integers(1, 16)] * 3), st.tuples(*[st.integers(1, 16)] * 3))
+@settings(max_examples=60, deadline=None)
+def test_resampling_a_label_volume_equals_one_hot_linear_argmax(seed, old, new):
+    label = np.random.default_rng(seed).integers(0, 4, old).astype(np.uint8)
+    label[: old[0] // 2] = 0
+    factors = [after / before for before, after in zip(old, new, strict=True)]
+    shares = [
+        ndimage.zoom((label == value).astype(float), factors, order=1, mode="nearest", grid_mode=True)
+        for value in range(4)
+    ]
+    order = np.sort(shares, axis=0)
+    clear = order[-1] - order[-2] > 1e-5  # a tie in exact numbers is not one in float32
+    out = preprocess.resample_label(label, new)
+    assert out.shape == new
+    np.testing.assert_array_equal(out[clear], np.argmax(shares, axis=0)[clear])
+
+
+def test_nearest_label_volume_equals_scipy():
+    label = np.random.default_rng(0).integers(0, 5, (7, 21, 16)).astype(np.uint8)
+    out = preprocess.resample_label(label, (12, 33, 11), interpolation="nearest")
+    slow = ndimage.zoom(label, (12 / 7, 33 / 21, 11 / 16), order=0, mode="nearest", grid_mode=True)
+    np.testing.assert_array_equal(out, slow)
+
+
 # intensity
 
 
@@ -169,6 +219,15 @@ def test_clipping_comes_before_the_z_score():
     assert (facts.low, facts.high) == (pytest.approx(low), pytest.approx(high))
     clipped = np.clip(image, low, high)
     np.testing.assert_allclose(out, (clipped - clipped.mean()) / clipped.std(), atol=1e-5)
+
+
+def test_clipping_by_value_is_in_stored_units():
+    image = np.random.default_rng(0).normal(100, 400, size=(3, 2, 9, 9)).astype(np.float32)
+    out, facts = preprocess.normalise(image, clip_values=(-200.0, 250.0))
+    clipped = np.clip(image, -200, 250)
+    mean, std = clipped.mean(axis=(0, 2, 3), keepdims=True), clipped.std(axis=(0, 2, 3), keepdims=True)
+    np.testing.assert_allclose(out, (clipped - mean) / std, atol=1e-5)
+    assert [(one.low, one.high) for one in facts] == [(-200, 250)] * 2
 
 
 def test_a_constant_channel_is_refused():
@@ -256,12 +315,67 @@ def test_settled_settings_survive_storing(asked):
     assert resolve(Settings, json.loads(json.dumps(plain(chosen)))) == chosen
 
 
+def test_what_volumes_added_is_stored_where_it_is_used_only():
+    assert preprocess.stored(settled()) == {
+        "spacing_mm": 1.0,
+        "field_of_view_mm": None,
+        "normalise": "zscore",
+        "clip_percentiles": None,
+        "image_order": 3,
+        "label_interpolation": "linear",
+        "antialias": False,
+    }
+    volumes = settled(whole_px=[4, 5, 6], clip_values=[-1, 2])
+    stored = preprocess.stored(volumes)
+    assert (stored["whole_px"], stored["clip_values"]) == ([4, 5, 6], [-1.0, 2.0])
+    assert "slice_spacing_mm" not in stored
+    assert resolve(Settings, json.loads(json.dumps(stored))) == volumes
+
+
+@pytest.mark.parametrize(
+    ("asked", "message", "next"),
+    [
+        (
+            {"whole_px": [64, 128, 128], "spacing_mm": 2.0, "field_of_view_mm": "auto"},
+            r"whole_px=\[64,128,128\] and spacing_mm=2.0 and field_of_view_mm=auto",
+            "spacing_mm=null field_of_view_mm=null, or whole_px=null",
+        ),
+        (
+            {"whole_px": [64, 128, 128], "slice_spacing_mm": 3},
+            "and slice_spacing_mm=3.0",
+            "slice_spacing_mm=null, or whole_px=null",
+        ),
+        ({"whole_px": [64, 128, 128], "spacing_mm": "native"}, "and spacing_mm=native", "spacing_mm=null, or"),
+        (
+            {"clip_values": [-200, 250], "clip_percentiles": [1, 99]},
+            r"clip_values=\[-200.0,250.0\] and clip_percentiles=\[1.0,99.0\]",
+            "clip_percentiles=null, or clip_values=null",
+        ),
+        ({"clip_values": [250, -200]}, r"clip_values=\[250.0, -200.0\]", "clip_values=[-200,250]"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(asked, message, next):
+    with pytest.raises(UsageError, match=message) as caught:
+        settled(**asked)
+    assert next in caught.value.next
+
+
 def test_percentiles_in_the_wrong_order_are_refused():
     with pytest.raises(UsageError, match=r"clip_percentiles=\[99.0, 1.0\]"):
         preprocess.settle(resolve(Settings, {"clip_percentiles": [99, 1]}), [InPlane((9, 9), (1.0, 1.0))])
 
 
-@pytest.mark.parametrize("bad", [{"spacing_mm": -1}, {"image_order": 2}, {"clip_percentiles": [0, 101]}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"spacing_mm": -1},
+        {"image_order": 2},
+        {"clip_percentiles": [0, 101]},
+        {"whole_px": [0, 1, 1]},
+        {"whole_px": [64, 128]},
+        {"slice_spacing_mm": 0},
+    ],
+)
 def test_values_out_of_range_are_refused(bad):
     with pytest.raises(UsageError, match="allowed"):
         resolve(Settings, bad)
@@ -287,7 +401,74 @@ def test_an_unknown_label_value_is_refused():
         preprocess.to_classes(np.array([0, 1, 2, 7]), (0, 1, 5))
 
 
+def test_ignored_values_become_background():
+    label = np.array([[0, 7, 1], [5, 9, 7]])
+    np.testing.assert_array_equal(preprocess.to_classes(label, (0, 1, 5), (7, 9)), [[0, 0, 1], [2, 0, 0]])
+    with pytest.raises(DataFault, match="label values 9"):
+        preprocess.to_classes(label, (0, 1, 5), (7,))
+
+
 # one whole scan
+
+
+@pytest.mark.parametrize("slice_axis", [0, 1, 2])
+def test_through_plane_spacing_is_that_asked_for(slice_axis):
+    shape, spacing = (20, 24, 28), (1.5, 1.2, 2.0)
+    array = np.random.default_rng(0).normal(9, 5, shape)
+    asked = {"spacing_mm": 1.1, "slice_spacing_mm": 3.0}
+    facts = described(shape, spacing, slice_axis, **asked)
+    image, facts = preprocess.prepare_image(array, facts, settled(**asked))
+    label = preprocess.prepare_label((array > 9).astype(int), facts, settled(**asked), (0, 1))
+    slices = round(shape[slice_axis] * spacing[slice_axis] / 3)
+    assert (facts.slices, facts.canonical_slices) == (slices, shape[slice_axis])
+    assert image.shape == (slices, 1, *facts.prepared_shape)
+    assert label.shape == (slices, *facts.prepared_shape)
+    assert facts.prepared_spacing_mm[0] == pytest.approx(shape[slice_axis] * spacing[slice_axis] / slices)
+    canonical = preprocess.slices_first(array, slice_axis)
+    factors = [new / old for new, old in zip((slices, *facts.resampled_shape), canonical.shape, strict=True)]
+    slow = ndimage.zoom(canonical, factors, order=3, mode="nearest", grid_mode=True)
+    np.testing.assert_allclose(image[:, 0], (slow - slow.mean()) / slow.std(), atol=4e-3)
+
+
+def test_a_whole_volume_has_the_size_asked_for_whatever_its_spacing():
+    asked = {"whole_px": (8, 16, 12), "clip_values": (-200, 250)}
+    assert settled(**asked) == Settings(**asked)  # nothing depends on the data set
+    for shape, spacing in (((30, 20, 9), (0.7, 0.7, 5.0)), ((12, 16, 8), (1.0, 1.0, 1.0)), ((9, 9, 1), (1, 1, 1))):
+        array = np.random.default_rng(0).normal(0, 300, shape)
+        facts = described(shape, spacing, **asked)
+        image, facts = preprocess.prepare_image(array, facts, settled(**asked))
+        assert image.shape == (8, 1, 16, 12)
+        assert (facts.slices, facts.prepared_shape, facts.field) == (
+            8,
+            (16, 12),
+            preprocess.field_of_view((16, 12), None),
+        )
+        extent = [size * mm for size, mm in zip((8, 16, 12), facts.prepared_spacing_mm, strict=True)]
+        assert extent == pytest.approx([shape[2] * spacing[2], shape[1] * spacing[1], shape[0] * spacing[0]])
+        assert (facts.intensity[0].low, facts.intensity[0].high) == (-200, 250)
+        label = preprocess.prepare_label((array > 0).astype(int), facts, settled(**asked), (0, 1))
+        assert label.shape == (8, 16, 12)
+
+
+@pytest.mark.parametrize("asked", [{"slice_spacing_mm": 1.0, "spacing_mm": 1.1}, {"whole_px": (50, 54, 58)}])
+@pytest.mark.parametrize("slice_axis", [0, 2])
+def test_labels_of_resampled_slices_come_back_to_the_canonical_grid(slice_axis, asked):
+    axes = np.meshgrid(*(np.linspace(-1, 1, size) for size in (40, 36, 32)), indexing="ij")
+    label = (sum(axis**2 for axis in axes) < 0.4).astype(int) + (axes[0] > 0) * (sum(a**2 for a in axes) < 0.3)
+    facts = described(label.shape, (1.5, 1.5, 1.5), slice_axis, **asked)
+    back = preprocess.restore(preprocess.prepare_label(label, facts, settled(**asked), (0, 1, 2)), facts)
+    assert back.shape == label.shape
+    for value in (1, 2):
+        overlap = ((back == value) & (label == value)).sum()
+        assert 2 * overlap / ((back == value).sum() + (label == value).sum()) > 0.96
+
+
+def test_slices_that_are_put_back_are_canonical_ones():
+    facts = described((10, 6, 4), slice_spacing_mm=2.0)
+    assert facts.slices == 2
+    assert preprocess.insert_slices(np.zeros((4, 6, 10)), facts).shape == (10, 6, 4)
+    with pytest.raises(AssertionError, match=r"\(2, 6, 10\) is not \(4, 6, 10\)"):
+        preprocess.insert_slices(np.zeros((2, 6, 10)), facts)
 
 
 @pytest.mark.parametrize("slice_axis", [0, 1, 2])

@@ -258,9 +258,9 @@ def test_facts_of_the_rows(prepared: store.Store) -> None:
 
 def test_memory_decides_what_stays_on_the_device(prepared: store.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     size = 12 * 2 * 12 * 14 * 2  # slices, channels, rows, columns, bytes
-    monkeypatch.setattr("lemis.data.samples._memory", lambda device: size * 5 + 10)
+    monkeypatch.setattr("lemis.data.samples.memory_of", lambda device: size * 5 + 10)
     assert Slices(prepared, [0, 1, 2], CPU).resident
-    monkeypatch.setattr("lemis.data.samples._memory", lambda device: size * 5 - 10)
+    monkeypatch.setattr("lemis.data.samples.memory_of", lambda device: size * 5 - 10)
     assert not Slices(prepared, [0, 1, 2], CPU).resident
 
 
@@ -369,7 +369,7 @@ def test_without_keypoints_batches_have_none(keyed: store.Store) -> None:
 def test_keypoints_count_as_memory(keyed: store.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     size = 12 * 2 * 12 * 14 * 2 + 12 * 4 * (2 * 4 + 5)  # images; slices, keypoints, bytes of places and descriptors
     for more, resident in ((10, True), (-10, False)):
-        monkeypatch.setattr("lemis.data.samples._memory", lambda device, more=more: size * 5 + more)
+        monkeypatch.setattr("lemis.data.samples.memory_of", lambda device, more=more: size * 5 + more)
         assert Slices(keyed, [0, 1, 2], CPU, keypoints=4, descriptors=True).resident == resident
 
 

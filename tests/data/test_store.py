@@ -139,6 +139,29 @@ def test_facts_survive_json(tmp_path):
     )
 
 
+def test_slices_are_the_prepared_ones(tmp_path):
+    settings = Settings(spacing_mm=1.0, slice_spacing_mm=2.0)
+    write(tmp_path, settings=settings)
+    opened = store.open_store(tmp_path)
+    assert [facts.slices for facts in opened.scans] == [10, 8, 12]
+    assert [facts.canonical_slices for facts in opened.scans] == [4, 3, 5]
+    assert np.bincount(opened.slices.scan).tolist() == [10, 8, 12]
+    assert opened.slices.position[9] == 1
+    assert opened.stack().image.shape[0] == 30
+    assert opened.image(0).shape[0] == opened.label(0).shape[0] == 10
+
+
+def test_facts_of_before_are_read(tmp_path):
+    facts, _, _ = write(tmp_path)["s1_a"]
+    named = set(json.loads((tmp_path / "s1_a.json").read_text(encoding="utf-8")))
+    assert named == {
+        "id", "subject", "images", "label", "labelled", "slices", "canonical_shape", "canonical_spacing_mm",
+        "slice_axis", "slice_shape", "resampled_shape", "field", "prepared_spacing_mm", "intensity", "extent_mm",
+        "source", "fingerprint",
+    }  # fmt: skip
+    assert store.read_facts(tmp_path, "s1_a") == facts
+
+
 def test_a_rewritten_scan_is_read_anew(tmp_path):
     arrays = write(tmp_path)
     opened = store.open_store(tmp_path)

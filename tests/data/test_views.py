@@ -1,5 +1,6 @@
 """Views: what is drawn, what is read, and where points go; in 2D and 3D."""
 
+import dataclasses
 import math
 
 import pytest
@@ -445,9 +446,47 @@ def test_what_is_inside_is_everything_unless_the_batch_says_otherwise() -> None:
     assert views.all_inside(known) is known
 
 
-def test_random_view_of_volumes_keeps_the_slices() -> None:
+@pytest.mark.parametrize(("size", "shape"), [(24, (24, 24, 24)), ((5, 24, 16), (5, 24, 16))])
+def test_a_view_of_a_volume_has_one_side_or_three(size: views.Size, shape: tuple[int, ...]) -> None:
     batch = batch_of(torch.rand(2, 1, 7, 40, 36))
-    assert views.random_view(Spatial(), batch, 24, Rows(0, 0, "cpu")).image.shape == (2, 1, 7, 24, 24)
+    assert views.random_view(Spatial(), batch, size, Rows(0, 0, "cpu")).image.shape == (2, 1, *shape)
+
+
+def test_three_sides_of_a_slice_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"size_px=\[5, 24, 16\] for a network of 2 dimensions") as caught:
+        views.shape_of((5, 24, 16), 2)
+    assert caught.value.next == "size_px=16"
+
+
+SPATIALS = [
+    Spatial(),
+    Spatial(crop="centre"),
+    Spatial(p_elastic=0, rotation_degrees=(-20, 20)),
+    Spatial(p_elastic=0, rotation_degrees=(80, 100), p_scale=0, crop="centre"),
+    Spatial(p_elastic=0, p_rotation=0, shrink=(1.5, 1.7)),
+    Spatial(p_spatial=0, p_mirror=0),
+]
+
+
+@pytest.mark.parametrize("spatial", SPATIALS)
+@pytest.mark.parametrize("out", [(20, 20), (8, 24, 16), (9, 23, 15)])
+def test_no_view_reads_beyond_its_reach(spatial: Spatial, out: tuple[int, ...]) -> None:
+    if len(out) == 2:  # where only a volume's view moves by a part of its side
+        spatial = dataclasses.replace(spatial, crop="centre")
+    region = torch.tensor(views.reach_px(spatial, out))
+    assert ((region - torch.tensor(out)) % 2 == 0).all(), "the middle of the region is the middle of the patch"
+    image = torch.ones(64, 1, *region)
+    worst = torch.zeros(len(out))
+    for step in range(8):
+        geometry = views.random_view(spatial, batch_of(image), out[-1] if len(out) == 2 else out, Rows(0, step, "cpu"))[
+            1
+        ]
+        corners = torch.cartesian_prod(*[torch.tensor([-0.5, n - 0.5]) for n in geometry.shape]).expand(64, -1, -1)
+        away = (views.source_of(geometry, corners) - (region - 1) / 2).abs().flatten(0, 1).amax(0)
+        worst = torch.maximum(worst, away)
+    assert (worst <= region / 2 + 1e-2).all(), "what is read lies in the region"
+    if spatial.p_elastic == 0 or spatial.p_spatial == 0:
+        assert (region / 2 - worst <= 0.1 * region + 2).all(), "and the region is not much larger"
 
 
 @pytest.mark.parametrize(("source", "out"), SHAPES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from lemis.contracts import Backbone, KeypointBackbone
 from lemis.data import preprocess
 from lemis.data.preprocess import Facts
-from lemis.engine import inference
+from lemis.engine import inference, tiles
 from lemis.engine.inference import predict_scan
 from lemis.engine.run import Run
 from lemis.engine.supervised import padded_logits
@@ -226,6 +227,99 @@ def test_a_network_that_looks_at_keypoints_finds_them_in_every_slice_of_a_scan()
     labels[4, 9, 0] = labels[20, 0, 1] = labels[11, 17, 2] = 1
     found = predict_scan([Finder()], prepared(labels, facts), facts, CPU)
     np.testing.assert_array_equal(found, labels)
+
+
+# -------------------------------------------------------------------------------------------------------- volumes
+
+
+@pytest.mark.parametrize("slice_axis", [0, 1, 2])
+@pytest.mark.parametrize("patch_px", [(4, 16, 16), (32, 32, 32)])
+def test_a_volume_by_tiles_comes_back_exactly(slice_axis: int, patch_px: tuple[int, int, int]) -> None:
+    shape = (24, 18, 9)
+    labels, facts = blocks(shape), described(shape, slice_axis)
+    reader = Reader()
+    found = predict_scan([reader], prepared(labels, facts), facts, CPU, patch_px)
+    np.testing.assert_array_equal(found, labels)
+    assert {len(shape) for shape in reader.shapes} == {5}
+
+
+@pytest.mark.parametrize("field", [10.0, 64.0])
+def test_outside_the_field_of_a_volume_there_is_background(field: float) -> None:
+    shape = (26, 30, 6)
+    labels, facts = blocks(shape), described(shape, 2, field=field)
+    by_slices = predict_scan([Reader()], prepared(labels, facts), facts, CPU)
+    found = predict_scan([Reader()], prepared(labels, facts), facts, CPU, (4, 16, 16))
+    np.testing.assert_array_equal(found, by_slices)
+
+
+@pytest.mark.parametrize("patch_px", [None, (4, 16, 16)])
+@pytest.mark.parametrize("spacing", ["native", 0.7])
+@pytest.mark.parametrize(("prepared_slices", "own"), [(9, 5), (5, 9), (6, 18), (18, 6), (1, 3), (7, 1), (12, 12)])
+def test_slices_are_resampled_as_pixels_are(
+    prepared_slices: int,
+    own: int,
+    spacing: float | str,
+    patch_px: tuple[int, int, int] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    facts = dataclasses.replace(described((14, 18, own), 2, spacing=spacing), slices=prepared_slices)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, CLASSES, (prepared_slices, 1, *facts.prepared_shape)).astype(np.float16)
+    reader = Reader(certainty=1.0)
+    probabilities = reader(torch.from_numpy(image[:, 0])[None, None].float()).softmax(1)
+    expected = torch.nn.functional.interpolate(probabilities, (own, *facts.slice_shape), mode="trilinear")[0]
+    for slab_bytes in (1, inference.SLAB_BYTES):
+        monkeypatch.setattr(inference, "SLAB_BYTES", slab_bytes)
+        monkeypatch.setattr(tiles, "MAP_BYTES", slab_bytes)
+        found = preprocess.slices_first(predict_scan([reader], image, facts, CPU, patch_px), 2)
+        chosen = expected.gather(0, torch.from_numpy(found.astype(np.int64))[None])[0]
+        # Equal but where two classes are equally probable up to rounding.
+        torch.testing.assert_close(chosen, expected.max(0).values, atol=1e-5, rtol=0)
+    assert len(np.unique(found)) == CLASSES
+
+
+def test_tiles_overlap_and_mirror_as_they_are_told() -> None:
+    shape = (16, 16, 8)
+    labels, facts = blocks(shape), described(shape, 2)
+    image, reader = prepared(labels, facts), Reader()
+    options = tiles.Settings(overlap=0.0, mirror=True, at_once=2)
+    np.testing.assert_array_equal(predict_scan([reader], image, facts, CPU, (4, 8, 16), options), labels)
+    assert [shape[0] for shape in reader.shapes] == [2] * 2 * 8
+
+
+# ------------------------------------------------------------------------------------------------ what it will cost
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_probe_sees_tiles_of_the_run_s_size(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "PROBE_SECONDS", 0.0)
+    reader, facts = Reader(), described((40, 40, 20), 2)
+    found = inference.probe([reader, reader], facts, 2, CPU, (4, 16, 16), tiles.Settings(at_once=at_once, mirror=True))
+    assert set(reader.shapes) == {(at_once, 2, 16, 16, 16)}  # the reader divides by 16
+    assert len(reader.shapes) == 2 * 8 * 2  # networks, mirror images, a warm-up and one that is timed
+    assert (found.pixels, found.num_classes) == (4 * 16 * 16, CLASSES)
+    assert 0 < found.seconds < 10
+    assert found.peak_gb > 0.05
+
+
+def test_a_probe_of_slices_has_the_prepared_size() -> None:
+    reader, facts = Reader(), described((33, 47, 20), 2)
+    found = inference.probe([reader], facts, 1, CPU)
+    assert set(reader.shapes) == {(1, 1, 48, 48)}
+    assert found.pixels == 33 * 47
+
+
+def test_time_and_memory_of_a_scan_follow_from_a_tile() -> None:
+    facts = described((512, 512, 600), 2)
+    one = inference.Probe(seconds=0.5, pixels=64 * 128 * 128, num_classes=9, peak_gb=0.5)
+    voxels, ring = 600 * 512 * 512, 4 * 10 * 64 * 512 * 512
+    tiled = inference.cost(facts, one, 1, CPU, (64, 128, 128), tiles.Settings())
+    assert (tiled.parts, tiled.seconds) == (18 * 7 * 7, 0.5 * 18 * 7 * 7)
+    assert tiled.peak_gb == pytest.approx(0.5 + max(20 * voxels, 5 * voxels + ring) / 1e9)
+    on_gpu = inference.cost(facts, one, 1, torch.device("cuda"), (64, 128, 128), tiles.Settings())
+    assert on_gpu.peak_gb == pytest.approx(0.5 + ring / 1e9)
+    slice_ = inference.Probe(seconds=0.01, pixels=256 * 256, num_classes=9, peak_gb=0.5)
+    assert inference.cost(facts, slice_, 1, CPU)[:2] == (600, pytest.approx(600 * 0.04))
 
 
 def test_a_pretraining_run_cannot_predict(tmp_path: Path) -> None:

@@ -248,6 +248,14 @@ def test_half_precision_on_a_cpu_is_refused_and_never_replaced() -> None:
     assert caught.value.next == "precision=bf16"
 
 
+def test_three_dimensions_are_float32_on_a_cpu() -> None:
+    assert launch.precision(settings(precision="auto"), "cpu", 3) == "32-true"
+    assert launch.precision(settings(precision="bf16"), "cpu", 2) == "bf16-mixed"
+    assert launch.precision(settings(precision="bf16"), "cuda", 3) == "bf16-mixed"
+    with pytest.raises(UsageError, match="precision=bf16 for a network of three dimensions on a CPU"):
+        launch.launch(settings(precision="bf16"), "cpu", 3)
+
+
 def test_bf16_trains_close_to_float32(slices: Slices, tmp_path: Path) -> None:
     _, exact = train(tmp_path / "32", slices)
     _, rough = train(tmp_path / "bf16", slices, precision="bf16")

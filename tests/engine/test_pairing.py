@@ -55,6 +55,18 @@ def test_a_wrong_network_is_refused_with_the_right_ones() -> None:
     with pytest.raises(UsageError, match="method kaf on the network unet2d") as caught:
         plan.pretraining("kaf", "unet2d", {}, ())
     assert (caught.value.allowed, caught.value.next) == ("kaf_unet, fcn", "--backbone kaf_unet")
+    with pytest.raises(UsageError, match="method sal on the network unet3d, of 3 dimensions") as caught:
+        plan.pretraining("sal", "unet3d", {}, ())
+    assert "unet2d" in caught.value.allowed
+    assert "on networks of 3 dimensions the methods mae, models_genesis" in caught.value.allowed
+    with pytest.raises(UsageError, match="method sal on the network swin_unetr, of 3 dimensions") as caught:
+        plan.pretraining("sal", "swin_unetr", {}, ["backbone.dims=3"])
+    assert caught.value.next == "--method mae"
+
+
+def test_methods_of_a_number_of_dimensions() -> None:
+    assert pairing.methods_of(3) == ["mae", "models_genesis", "pcl", "rotation", "simclr", "swin_unetr_ssl"]
+    assert set(pairing.methods_of(2)) == set(plugins.names("methods")) - {"kaf"}
 
 
 def test_a_network_from_outside_is_known_by_its_dimensions_only(outside: Path) -> None:
@@ -69,6 +81,8 @@ def test_runs_of_different_networks_have_different_names() -> None:
     names = [("pcl", "unet2d"), ("pcl", "fcn"), ("kaf", "kaf_unet"), ("kaf", "fcn"), ("scratch", "kaf_unet")]
     assert [pairing.run_name(*name) for name in names] == ["pcl", "pcl-fcn", "kaf", "kaf-fcn", "scratch-kaf_unet"]
     assert pairing.run_name("scratch", "my_lab.net") == "scratch-net"
+    assert pairing.with_auxiliary("scratch-unet3d", "voxel_siamese") == "scratch-unet3d-voxel_siamese"
+    assert pairing.with_auxiliary("pcl", None) == "pcl"
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from lemis import plugins
+from lemis.data import views
 from lemis.data.keypoints import preparation
-from lemis.engine import plan, schedule, supervised
+from lemis.engine import pairing, plan, schedule, supervised
 from lemis.errors import UsageError
-from lemis.settings import load_preset, presets
+from lemis.settings import load_preset, of_dims, presets
 
 
 def test_defaults_are_the_protocols() -> None:
@@ -80,6 +81,10 @@ def test_the_section_of_one_network_is_refused_and_rewritten(tmp_path: Path) -> 
     with pytest.raises(UsageError, match="section 'backbone' of") as caught:
         plan.base(None, file)
     assert caught.value.next == "backbones: {unet2d: {base_width: 16}}"
+    file.write_text("volumes: {auxiliary: {weight: 1}}\n")
+    with pytest.raises(UsageError, match=r"section .auxiliary. of .* in volumes") as caught:
+        plan.base(None, file)
+    assert caught.value.next == "auxiliaries: {NAME: {weight: 1}}"
 
 
 @pytest.mark.parametrize(
@@ -88,6 +93,9 @@ def test_the_section_of_one_network_is_refused_and_rewritten(tmp_path: Path) -> 
         ("backbones: {unet_2d: {base_width: 16}}", "section backbones.unet_2d of", "unet2d:"),
         ("methods: {salt: {window: 2}}", "section methods.salt of", "sal:"),
         ("schedules: {salt: {epochs: 2}}", "section schedules.salt of", "sal:"),
+        ("auxiliaries: {voxel_siames: {weight: 2}}", "section auxiliaries.voxel_siames of", "voxel_siamese:"),
+        ("volumes: {methods: {salt: {window: 2}}}", "section methods.salt of .*, in volumes", "sal:"),
+        ("volumes: {pretrian: {epochs: 2}}", "section 'pretrian' of .*, in volumes", "pretrain:"),
     ],
 )
 def test_an_unknown_name_in_a_section_is_refused_with_the_nearest(
@@ -138,21 +146,71 @@ def test_a_section_that_is_no_mapping_is_refused() -> None:
         plan.finetuning("unet2d", {"finetune": 3}, ())
 
 
-def test_the_preset_names_the_method() -> None:
-    assert plan.method_of(load_preset("paper/pcl-acdc")) == "pcl"
-    assert plan.method_of({}) == "sal"
+def test_method_and_network_are_the_users_else_the_presets_else_ours() -> None:
+    assert plan.choose(None, None, {}) == ("sal", "unet2d")
+    assert plan.choose(None, None, load_preset("paper/pcl-acdc")) == ("pcl", "unet2d")
+    assert plan.choose(None, None, load_preset("paper/kaf-acdc")) == ("kaf", "kaf_unet")
+    assert plan.choose("pcl", None, load_preset("paper/kaf-acdc")) == ("pcl", "unet2d")
+    assert plan.choose(None, "unet3d", load_preset("small")) == ("scratch", "unet3d")
+    assert plan.choose("mae", "unet3d", load_preset("small")) == ("mae", "unet3d")
+    assert plan.choose(None, "swin_unetr", load_preset("small")) == ("sal", "swin_unetr")
+    assert plan.choose(None, "swin_unetr", load_preset("small"), ["backbone.dims=3"]) == ("scratch", "swin_unetr")
+    assert plan.choose(None, None, load_preset("paper/voxel-siamese")) == ("scratch", "unet3d")
+
+
+def test_volumes_have_their_own_section() -> None:
+    tree = {
+        "finetune": {"steps": 5, "objective": {"size_px": 64, "batch_size": 3}},
+        "methods": {"pcl": {"size_px": 64, "embedding": 8}},
+        "volumes": {
+            "finetune": {"objective": {"size_px": [8, 16, 16]}},
+            "methods": {"pcl": {"size_px": 16}},
+            "backbones": {"unet3d": {"base_width": 4}},
+        },
+    }
+    flat, solid = (plan.finetuning(name, tree, ()) for name in ("unet2d", "unet3d"))
+    assert (flat.objective.size_px, solid.objective.size_px) == (64, (8, 16, 16))
+    assert flat.objective.batch_size == solid.objective.batch_size == 3
+    assert (flat.schedule.steps, solid.schedule.steps, solid.backbone_settings.base_width) == (5, 5, 4)
+    slices, patches = (plan.pretraining("pcl", name, tree, ()).method_settings for name in ("unet2d", "unet3d"))
+    assert (slices.size_px, patches.size_px, patches.embedding) == (64, 16, 8)
+    assert plan.dims_of("swin_unetr", tree) == 2
+    assert plan.dims_of("swin_unetr", tree, ["backbone.dims=3"]) == 3
+    assert plan.dims_of("swin_unetr", {"backbones": {"swin_unetr": {"dims": 3}}}) == 3
+
+
+def test_an_auxiliary_loss_has_settings_where_it_is_named() -> None:
+    tree = {"auxiliaries": {"voxel_siamese": {"layers": 2, "weight": 3.0}}}
+    plain = plan.finetuning("unet2d", tree, ())
+    assert plain.auxiliary is None
+    assert "auxiliary" not in plain.stored()
+    named = plan.finetuning("unet2d", tree, ["auxiliary.weight=5"], auxiliary="voxel_siamese")
+    assert (named.auxiliary_settings.layers, named.auxiliary_settings.weight) == (2, 5.0)
+    assert named.stored()["auxiliary"]["name"] == "voxel_siamese"
+    assert plan.finetuning("unet2d", {**tree, "auxiliary": "voxel_siamese"}, ()).auxiliary_settings.layers == 2
+    with pytest.raises(UsageError, match=r"auxiliary\.weight without an auxiliary loss") as caught:
+        plan.finetuning("unet2d", tree, ["auxiliary.weight=5"])
+    assert caught.value.next == "--auxiliary voxel_siamese"
+    with pytest.raises(UsageError, match=r"auxiliary\.wieght"):
+        plan.finetuning("unet2d", tree, ["auxiliary.wieght=5"], auxiliary="voxel_siamese")
 
 
 @pytest.mark.parametrize("name", presets())
-def test_every_preset_resolves_for_every_method_it_names(name: str) -> None:
+def test_every_preset_resolves_for_every_method_and_network_it_names(name: str) -> None:
     tree = plan.base(name, None)
-    preparation(tree.get("prepare", {}))
-    for backbone in tree["backbones"]:
-        plan.finetuning(backbone, tree, ())
-    methods = {plan.method_of(tree), *tree.get("methods", {}), *tree.get("schedules", {})}
+    method, backbone = plan.choose(None, None, tree)
+    for dims in (2, 3):
+        preparation(of_dims(tree, dims).get("prepare", {}))
+        assert not of_dims(tree, dims).keys() & {"volumes"}
+    for network in {backbone, *tree["backbones"]}:
+        plan.finetuning(network, tree, ())
+    methods = {method, *tree.get("methods", {}), *tree.get("schedules", {})} - {pairing.SCRATCH}
     assert methods <= set(plugins.names("methods"))
-    for method in methods:
-        plan.pretraining(method, None, tree, ())
+    for one in methods:
+        plan.pretraining(one, None, tree, ())
+    for one in of_dims(tree, 3).get("methods", {}):
+        if one in pairing.methods_of(3):
+            plan.pretraining(one, "unet3d", tree, ())
 
 
 @pytest.mark.parametrize("name", [name for name in presets() if not name.startswith("paper/")])
@@ -160,14 +218,31 @@ def test_presets_of_ours_serve_every_method_and_network(name: str) -> None:
     tree = plan.base(name, None)
     assert set(tree["methods"]) == set(plugins.names("methods"))
     assert set(tree["backbones"]) == set(plugins.names("backbones"))
+    assert set(tree["volumes"]["methods"]) == set(pairing.methods_of(3))
 
 
-@pytest.mark.parametrize("name", [name for name in presets() if name.startswith("paper/")])
+def test_the_preset_of_voxel_siamese_has_the_papers_values() -> None:
+    tree = plan.base("paper/voxel-siamese", None)
+    images, _ = preparation(plan.for_network(tree, "unet3d")["prepare"])
+    assert (images.whole_px, images.clip_values) == ((64, 128, 128), (-200, 250))
+    tuned = plan.finetuning("unet3d", tree, ())
+    given = tuned.schedule
+    assert (given.optimiser, given.learning_rate, given.weight_decay, given.epochs) == ("adam", 1e-3, 1e-5, 500)
+    assert given.schedule == "poly"
+    assert (tuned.objective.loss, tuned.objective.batch_size) == ("dice_squared", 4)
+    assert tuned.objective.size_px == (64, 128, 128)
+    assert views.reach_px(tuned.objective.spatial, (64, 128, 128)) == (64, 128, 128)
+    assert tuned.auxiliary == "voxel_siamese"
+    how = tuned.auxiliary_settings
+    assert (how.layers, how.voxels, how.false_negatives, how.hidden) == (3, 1700, 1000, 64)
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if name.endswith(("-acdc", "-chd"))])
 def test_presets_of_papers_have_the_papers_values(name: str) -> None:
     method, data = name.removeprefix("paper/").split("-")
     tree = plan.base(name, None)
     settings = plan.pretraining(method, None, tree, ())
-    assert plan.method_of(tree) == method
+    assert plan.choose(None, None, tree)[0] == method
     assert settings.method_settings.threshold == {"acdc": 0.35, "chd": 0.1}[data]
     assert settings.backbone_settings.base_width == {"acdc": 48, "chd": 32}[data]
     assert settings.method_settings.size_px == {"acdc": 352, "chd": 512}[data]

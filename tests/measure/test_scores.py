@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from lemis.measure import scores
 
 Mask = NDArray[np.bool_]
+
+DISTANCES = ("hd95_mm", "assd_mm", "hd95_pooled_mm", "assd_of_means_mm")
 
 
 def cube(shape: tuple[int, ...], start: tuple[int, ...], size: int) -> Mask:
@@ -53,12 +56,17 @@ def slow(prediction: Mask, reference: Mask, spacing: tuple[float, ...], toleranc
         max(np.percentile(there, 95), np.percentile(back, 95)),
         both.mean(),
         (both <= tolerance).mean(),
+        np.percentile(both, 95),
+        (there.mean() + back.mean()) / 2,
     )
 
 
 def test_identical_masks_are_perfect():
     mask = blob(0)
-    assert scores.score(mask, mask, (1, 2, 3)) == ("scored", 1.0, 0.0, 0.0, 1.0, mask.sum(), mask.sum())
+    assert scores.score(mask, mask, (1, 2, 3)) == (
+        *("scored", 1.0, 0.0, 0.0, 1.0, 0.0, 0.0),
+        *(mask.sum(), mask.sum()),
+    )
 
 
 def test_two_cubes_shifted_along_an_anisotropic_axis():
@@ -87,7 +95,7 @@ def test_a_distance_equal_to_the_tolerance_is_inside_despite_rounding():
 def test_equals_the_slow_version(seed: int, spacing: tuple[float, ...]):
     first, second = blob(seed), blob(seed + 100)
     found = scores.score(first, second, spacing, tolerance_mm=2.0)
-    assert found[1:5] == pytest.approx(slow(first, second, spacing, 2.0), abs=1e-9)
+    assert found[1:7] == pytest.approx(slow(first, second, spacing, 2.0), abs=1e-9)
 
 
 def test_a_single_slice_is_measured_in_its_plane():
@@ -97,15 +105,26 @@ def test_a_single_slice_is_measured_in_its_plane():
         spacing = np.insert([1.5, 1.5], axis, 99.0)
         thick = scores.score(np.expand_dims(flat_first, axis), np.expand_dims(flat_second, axis), spacing)
         assert thick == flat
-    assert flat[1:5] == pytest.approx(slow(flat_first, flat_second, (1.5, 1.5), 2.0))
+    assert flat[1:7] == pytest.approx(slow(flat_first, flat_second, (1.5, 1.5), 2.0))
+
+
+def test_a_structure_in_one_slice_of_many_is_all_surface():
+    """Only where the image is one slice is the slice axis left out: that both masks lie in one slice is not enough."""
+    first, second = np.zeros((12, 12, 3), bool), np.zeros((12, 12, 3), bool)
+    first[1:7, 1:7, 1], second[3:9, 1:7, 1] = True, True
+    found = scores.score(first, second, (1.5, 1.5, 4.0))
+    assert found[1:7] == pytest.approx(slow(first, second, (1.5, 1.5, 4.0), 2.0))
+    assert found.assd_mm < scores.score(first[..., 1], second[..., 1], (1.5, 1.5)).assd_mm
 
 
 def test_a_picture_of_one_pixel():
-    assert scores.score(np.ones((1, 1, 1), bool), np.ones((1, 1, 1), bool), (1, 1, 1))[1:5] == (
+    assert scores.score(np.ones((1, 1, 1), bool), np.ones((1, 1, 1), bool), (1, 1, 1))[1:7] == (
         1.0,
         0.0,
         0.0,
         1.0,
+        0.0,
+        0.0,
     )
 
 
@@ -113,7 +132,7 @@ def test_both_empty_is_absent_and_not_a_number():
     nothing = np.zeros((4, 5, 6), dtype=bool)
     found = scores.score(nothing, nothing, (1, 1, 1))
     assert found.status == "absent"
-    assert all(math.isnan(value) for value in found[1:5])
+    assert all(math.isnan(value) for value in found[1:7])
 
 
 @pytest.mark.parametrize(("status", "swap"), [("missed", False), ("invented", True)])
@@ -126,6 +145,8 @@ def test_one_empty_costs_the_diagonal(status: str, swap: bool):
         13.0,
         13.0,
         0.0,
+        13.0,
+        13.0,
         *(8 * pair[k].any() for k in (1, 0)),
     )
     assert scores.score(*pair, (2.0, 2.0, 2.0)).hd95_mm == 26.0
@@ -148,11 +169,11 @@ def test_symmetric_and_in_range(seed: int, other: int, spacing: tuple[float, flo
     if there.status == "absent":
         assert back.status == "absent"
         return
-    assert there[1:5] == pytest.approx(back[1:5])
+    assert there[1:7] == pytest.approx(back[1:7])
     assert 0 <= there.dice <= 1
     assert 0 <= there.nsd <= 1
-    assert 0 <= there.hd95_mm <= scores.diagonal_mm(first.shape, spacing)
-    assert 0 <= there.assd_mm <= scores.diagonal_mm(first.shape, spacing)
+    for name in DISTANCES:
+        assert 0 <= getattr(there, name) <= scores.diagonal_mm(first.shape, spacing)
 
 
 @given(st.integers(0, 10**6), st.floats(0.1, 10.0))
@@ -161,7 +182,8 @@ def test_distances_scale_with_the_spacing(seed: int, factor: float):
     plain = scores.score(first, second, (1, 1, 2))
     scaled = scores.score(first, second, (factor, factor, 2 * factor))
     if plain.status != "absent":
-        assert (scaled.hd95_mm, scaled.assd_mm) == pytest.approx((plain.hd95_mm * factor, plain.assd_mm * factor))
+        for name in DISTANCES:
+            assert getattr(scaled, name) == pytest.approx(getattr(plain, name) * factor)
 
 
 def test_room_around_the_masks_changes_nothing():
@@ -185,21 +207,59 @@ def test_pooled_dice_is_not_the_mean_of_scans():
     assert found.mean == pytest.approx(2 * 99 / 199)
 
 
+def test_both_forms_of_the_distances_by_hand():
+    """A line of 3 pixels against a line of 1: the prediction's surface has more points than the reference's."""
+    prediction, reference = np.zeros((9, 3), bool), np.zeros((9, 3), bool)
+    prediction[1:4, 1] = True
+    reference[5, 1] = True
+    found = scores.score(prediction, reference, (1.0, 1.0))
+    # To the reference 4, 3 and 2; back 2.
+    assert found.hd95_mm == pytest.approx(3.9)  # of 2, 3, 4: between the two last, at 1.9 of 2 steps; of 2: 2
+    assert found.hd95_pooled_mm == pytest.approx(3.85)  # of 2, 2, 3, 4: at 2.85 of 3 steps
+    assert found.assd_mm == pytest.approx(11 / 4)
+    assert found.assd_of_means_mm == pytest.approx((3 + 2) / 2)
+
+
+def test_a_speck_far_away_raises_one_form_of_the_hausdorff_distance_only():
+    """3 of 55 surface pixels of the prediction lie far off: more than 5 % of its own, less of all taken together."""
+    prediction, reference = np.zeros((40, 70), bool), np.zeros((40, 70), bool)
+    prediction[20, 5:57] = reference[20, 5:57] = True
+    prediction[2, 5:8] = True
+    found = scores.score(prediction, reference, (1.0, 1.0))
+    assert found.hd95_mm == pytest.approx(18 * 0.3)  # position 0.95 * 54 = 51.3; from 52 on they are 18
+    assert found.hd95_pooled_mm == 0.0  # position 0.95 * 106 = 100.7; from 104 on they are 18
+    assert found.assd_mm == pytest.approx(3 * 18 / (55 + 52))
+    assert found.assd_of_means_mm == pytest.approx(3 * 18 / 55 / 2)
+
+
+def test_every_number_is_defined():
+    assert set(scores.Score._fields) - {"status", "reference_voxels", "predicted_voxels"} <= set(scores.DEFINITIONS)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.8, 0.8, 2.0), (3.0, 0.8, 0.8)])
 def test_equals_monai(spacing: tuple[float, ...]):
-    """MONAI's default definition is ours. Slow because MONAI and PyTorch take seconds to import."""
+    """MONAI's Dice, HD95, symmetric ASSD and NSD are our ``dice``, ``hd95_mm``, ``assd_mm`` and ``nsd``. It has no
+    name for the other two: they are made of its directed distances. Slow because MONAI and PyTorch take seconds to
+    import.
+    """
     metrics = pytest.importorskip("monai.metrics")
+    surfaces = pytest.importorskip("monai.metrics.utils")
     torch = pytest.importorskip("torch")
+    options: dict[str, Any] = {"include_background": True, "spacing": spacing}
     for seed in range(5):
         first, second = blob(seed, (40, 36, 20)), blob(seed + 50, (40, 36, 20))
         pair = [torch.from_numpy(mask)[None, None].float() for mask in (first, second)]
         found = scores.score(first, second, spacing, tolerance_mm=2.0)
+        edges = surfaces.get_mask_edges(*(mask[0, 0].bool() for mask in pair))
+        directed = [surfaces.get_surface_distance(*way, spacing=spacing) for way in (edges, edges[::-1])]
         theirs = (
             metrics.compute_dice(*pair, include_background=True),
-            metrics.compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing),
-            metrics.compute_average_surface_distance(*pair, include_background=True, symmetric=True, spacing=spacing),
-            metrics.compute_surface_dice(*pair, [2.0], include_background=True, spacing=spacing),
+            metrics.compute_hausdorff_distance(*pair, percentile=95, **options),
+            metrics.compute_average_surface_distance(*pair, symmetric=True, **options),
+            metrics.compute_surface_dice(*pair, [2.0], **options),
+            np.percentile(np.concatenate(directed), 95),
+            sum(metrics.compute_average_surface_distance(*way, **options) for way in (pair, pair[::-1])) / 2,
         )
-        assert found[1:5] == pytest.approx([float(value) for value in theirs], rel=1e-5)
+        assert found[1:7] == pytest.approx([float(value) for value in theirs], rel=1e-5)

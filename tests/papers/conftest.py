@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lemis import contracts
-from lemis.backbones import unet2d
+from lemis.backbones import unet2d, unet3d
 from lemis.contracts import Batch, Outcome
 from lemis.data.draw import Rows
 
@@ -46,6 +46,30 @@ def make_unet() -> Maker:
     def make(base_width: int = 4) -> unet2d.Backbone:
         torch.manual_seed(0)
         return unet2d.Backbone(unet2d.Settings(base_width=base_width), in_channels=1, num_classes=2)
+
+    return make
+
+
+@pytest.fixture
+def make_volumes() -> Maker:
+    """Regions of as many scans, at evenly spaced heights, the highest last: ``make_volumes(4, (12, 24, 24))``."""
+
+    def make(count: int, shape: tuple[int, int, int] = (16, 24, 24)) -> Batch:
+        numbers = torch.arange(count)
+        coarse = torch.randn(count, 1, *(n // 4 for n in shape), generator=torch.Generator().manual_seed(0))
+        return Batch(
+            image=F.interpolate(coarse, shape, mode="trilinear"), index=numbers + 100, scan=numbers, subject=numbers,
+            position=(numbers + 1) / count, spacing_mm=torch.ones(count, 3),
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def make_unet3d() -> Maker:
+    def make(base_width: int = 4, levels: int = 3) -> unet3d.Backbone:
+        torch.manual_seed(0)
+        return unet3d.Backbone(unet3d.Settings(base_width=base_width, levels=levels), in_channels=1, num_classes=2)
 
     return make
 

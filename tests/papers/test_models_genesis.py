@@ -15,8 +15,10 @@ from torch import Tensor
 
 from lemis.data import views
 from lemis.data.draw import Rows
+from lemis.errors import UsageError
 from lemis.methods import models_genesis
 from lemis.methods.models_genesis import Method, Settings, Views, bend, bezier, boxes, paint, shuffle, strips
+from lemis.settings import resolve
 
 RNG = (0, 0, "cpu")
 FEW = settings(max_examples=20, deadline=None)
@@ -71,6 +73,22 @@ def test_pixels_change_places_within_their_cells_only() -> None:
                 cell = (down[row] == r)[:, None] & (across[row] == c)
                 assert torch.equal(out[row, 0][cell].sort().values, image[row, 0][cell].sort().values)
     assert out[0, 0].ne(image[0, 0]).float().mean() > 0.5
+    assert out[0].ne(out[1]).any()
+
+
+def test_in_3d_pixels_change_places_within_boxes() -> None:
+    space = (20, 30, 40)
+    image = torch.arange(20 * 30 * 40.0).view(1, 1, *space).repeat(2, 1, 1, 1, 1)
+    out = shuffle(image, Rows(*RNG))
+    rng = Rows(*RNG)
+    lines = [strips(2, side, side // 10, rng) for side in space]
+    assert [int(line[0].bincount().max()) for line in lines] == [2, 3, 4], "a tenth of each side"
+    for row in range(2):
+        deep, down, across = (line[row] for line in lines)
+        cell = (deep[:, None, None] * 100 + down[:, None]) * 100 + across
+        order, shuffled = (cell.flatten()[x[row, 0].flatten().argsort()] for x in (image, out))
+        assert torch.equal(order, shuffled), "every value is in the cell that it came from"
+    assert out.ne(image).float().mean() > 0.5
     assert out[0].ne(out[1]).any()
 
 
@@ -148,6 +166,32 @@ def test_boxes_have_their_sizes_and_keep_the_margin(height: int, width: int) -> 
     torch.testing.assert_close(there.float().mean(0), expected, rtol=0, atol=0.03)
     one = boxes(3000, sides, space, Rows(*RNG), at_least=1)[1][..., 0] > 0
     torch.testing.assert_close(one.float().mean(0), 0.95 ** torch.arange(5.0), rtol=0, atol=0.03)
+
+
+def test_boxes_in_3d_are_those_of_the_released_code() -> None:
+    space = (32, 64, 64)  # its sub-volumes, slices first
+    first, size = boxes(2000, [(side // 6, side // 3) for side in space], space, Rows(*RNG), at_least=1)
+    there = size[..., 0] > 0
+    for axis, (least, most) in enumerate(((5, 10), (10, 21), (10, 21))):
+        found, start = size[..., axis][there], first[..., axis][there]
+        assert (int(found.min()), int(found.max())) == (least, most)
+        assert (int(start.min()), int((start + found).max())) == (3, space[axis] - 3)
+
+
+@pytest.mark.parametrize("p_inpaint", [0.0, 1.0])
+def test_in_3d_noise_lies_inside_or_outside_of_the_boxes(p_inpaint: float) -> None:
+    space = (21, 42, 49)
+    out = paint(torch.full((8, 1, *space), 2.0), p_inpaint, Rows(*RNG))
+    rng = Rows(*RNG)
+    rng.uniform(8)
+    small = boxes(8, [(3, 7), (7, 14), (8, 16)], space, rng, at_least=0)
+    large = boxes(8, [(9, 12), (18, 24), (21, 28)], space, rng, at_least=1)
+    for row in range(8):
+        inside = torch.zeros(space, dtype=torch.bool)
+        chosen = (part[row].tolist() for part in (small if p_inpaint else large))
+        for start, size in zip(*chosen, strict=True):
+            inside[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = True
+        assert torch.equal(out[row, 0] <= 1, inside if p_inpaint else ~inside)
 
 
 @pytest.mark.parametrize("p_inpaint", [0.0, 1.0])
@@ -232,6 +276,35 @@ def test_loss_is_the_formula_and_its_limits(make_batch: Any, make_unet: Any, say
     for answer, expected in ((target.image, 0.0), (target.image - 3, 9.0)):
         method.restore = says(answer)
         assert method(batch, Rows(*RNG)).losses["restoration"].item() == pytest.approx(expected, abs=1e-8)
+
+
+def test_in_3d_the_loss_is_the_formula(make_volumes: Any, make_unet3d: Any, says: Any) -> None:
+    how = Settings(size_px=(16, 20, 24), spatial=views.CROP_ONLY)
+    batch = make_volumes(2, (20, 24, 28))
+    inside = torch.ones_like(batch.image, dtype=torch.bool)
+    inside[1, :, 10:] = False  # the scan ends there
+    batch = batch._replace(inside=inside, image=batch.image * inside)
+    drawn = Views(how)(batch, Rows(*RNG))
+    target, spoilt = drawn["target"], drawn["spoilt"].image
+    for row in range(2):
+        seen = batch.image[row][inside[row]]
+        assert spoilt[row].min() >= seen.min() - 1e-5
+        assert spoilt[row].max() <= seen.max() + 1e-5
+        assert spoilt[row].ne(target.image[row]).any()
+    method, guess = Method(make_unet3d(), how), torch.randn_like(target.image)
+    method.restore = says(guess)
+    outcome = method(batch, Rows(*RNG))
+    pairs = zip(guess[target.inside].tolist(), target.image[target.inside].tolist(), strict=True)
+    wrong = [(said - value) ** 2 for said, value in pairs]
+    assert len(wrong) < target.image.numel()
+    assert outcome.losses["restoration"].item() == pytest.approx(sum(wrong) / len(wrong), rel=1e-5)
+
+
+def test_a_view_without_place_for_boxes_is_refused() -> None:
+    for size_px in (15, [8, 64, 64]):
+        with pytest.raises(UsageError, match="greater than or equal to 16"):
+            resolve(Settings, {"size_px": size_px})
+    assert resolve(Settings, {"size_px": [16, 64, 64]}).size_px == (16, 64, 64)
 
 
 @pytest.mark.slow

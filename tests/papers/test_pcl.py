@@ -14,6 +14,7 @@ from lemis.backbones import unet2d
 from lemis.contracts import Batch
 from lemis.data import views
 from lemis.data.draw import Rows
+from lemis.errors import UsageError
 from lemis.methods.pcl import Method, Settings, Views
 from lemis.parts.contrast import near
 
@@ -125,6 +126,26 @@ def test_slices_of_different_subjects_are_compared() -> None:
     assert close[0, 2]
     assert close[1, 3]
     assert not close[0, 3]
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.3, 1.5])
+def test_in_3d_patches_at_about_the_same_height_are_positives(
+    threshold: float, make_unet3d: Any, make_volumes: Any
+) -> None:
+    batch = make_volumes(4)._replace(position=torch.tensor(POSITIONS))
+    method = Method(make_unet3d(), Settings(size_px=(8, 16, 12), embedding=6, threshold=threshold))
+    pair = method.views(batch, Rows(*RNG))
+    assert pair["first"].image.shape == (4, 1, 8, 16, 12)
+    z = method.project(method.backbone.encode(torch.cat([pair["first"].image, pair["second"].image]))[-1])
+    expected = slow(z.detach(), POSITIONS * 2, threshold, 0.1, 0.07)
+    assert method(batch, Rows(*RNG)).losses["contrast"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_patches_are_refused_for_slices(make_unet: Any) -> None:
+    with pytest.raises(UsageError, match="2 dimensions") as error:
+        Method(make_unet(), Settings(size_px=(8, 16, 16)))
+    assert error.value.next == "size_px=16"
+    assert Method(make_unet(), Settings(size_px=16)).sampling.patch_px is None
 
 
 # ------------------------------------------------------------------------------------------------ the protocol

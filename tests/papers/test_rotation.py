@@ -12,6 +12,7 @@ from torch import nn
 from lemis.contracts import Batch
 from lemis.data import views
 from lemis.data.draw import Rows
+from lemis.errors import UsageError
 from lemis.methods.rotation import Method, Settings, Views
 
 RNG = (0, 0, "cpu")
@@ -93,3 +94,27 @@ def test_the_head_and_the_defaults(make_unet: Any) -> None:
     ]
     assert (Settings().batch_size, Settings().size_px) == (16, 352)
     assert (method.sampling.kind, method.sampling.batch_size) == ("slices", 16)
+
+
+def test_in_3d_patches_turn_in_the_plane_of_the_slices(make_unet3d: Any, make_volumes: Any, says: Any) -> None:
+    batch, size_px = make_volumes(3), (8, 16, 16)
+    turned = Views(Settings(size_px=size_px))(batch, Rows(*RNG))
+    for turns in range(4):
+        view = turned[str(turns)]
+        assert view.image.shape == (3, 1, *size_px)
+        for number in range(8):
+            whole = turned["0"].image[:, :, number]
+            assert torch.equal(view.image[:, :, number], torch.rot90(whole, turns, (-2, -1)))
+        torch.testing.assert_close(views.apply(view.geometry, batch.image).image, view.image, rtol=1e-3, atol=1e-3)
+    method, logits = Method(make_unet3d(), Settings(size_px=size_px)), torch.randn(12, 4)
+    method.classify = says(logits)
+    loss = method(batch, Rows(*RNG)).losses["rotation"].item()
+    log_p = logits.double().log_softmax(1)
+    assert loss == pytest.approx(-sum(float(log_p[i, i // 3]) for i in range(12)) / 12, rel=1e-5)
+
+
+def test_a_patch_that_a_turn_would_change_in_shape_is_refused(make_unet3d: Any) -> None:
+    with pytest.raises(UsageError, match="quarter turn") as error:
+        Method(make_unet3d(), Settings(size_px=(8, 16, 12)))
+    assert error.value.next == "method.size_px=[8,12,12]"
+    assert Method(make_unet3d(), Settings(size_px=16)).sampling.patch_px == (16, 16, 16)

@@ -79,3 +79,12 @@ def test_the_defaults_are_the_protocols() -> None:
     ours, protocol = Settings(), pcl.Settings()
     for name in ("batch_size", "temperature", "temperature_base", "embedding", "size_px", "spatial"):
         assert getattr(ours, name) == getattr(protocol, name)
+
+
+def test_in_3d_only_the_other_view_of_a_patch_is_positive(make_unet3d: Any, make_volumes: Any) -> None:
+    batch = make_volumes(3)
+    method = Method(make_unet3d(), Settings(size_px=(8, 16, 12), embedding=6))
+    pair = method.views(batch, Rows(*RNG))
+    z = method.project(method.backbone.encode(torch.cat([pair["first"].image, pair["second"].image]))[-1])
+    expected = 0.1 / 0.07 * slow(z.detach(), 0.1)
+    assert method(batch, Rows(*RNG)).losses["contrast"].item() == pytest.approx(expected, rel=1e-4)

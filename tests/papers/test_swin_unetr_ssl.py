@@ -110,11 +110,13 @@ def test_the_decoder_is_that_of_the_released_code() -> None:
     assert small(torch.randn(2, 8, 2, 3)).shape == (2, 3, 32, 48)
 
 
-def test_networks_and_sizes_that_do_not_fit_are_refused(make_unet: Any) -> None:
+def test_networks_and_sizes_that_do_not_fit_are_refused(make_unet: Any, make_unet3d: Any) -> None:
     with pytest.raises(UsageError, match="power of 2"):
         swin_unetr_ssl.decoder(2, 8, 1, 12)
     with pytest.raises(UsageError, match="at least 32 px"):
         Method(make_unet(), Settings(size_px=16))
+    with pytest.raises(UsageError, match="quarter turn"):
+        Method(make_unet3d(), Settings(size_px=(8, 16, 8)))
 
 
 def test_it_learns_and_does_not_collapse(make_unet: Any, train: Any) -> None:

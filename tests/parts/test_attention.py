@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from lemis.backbones import fcn, kaf_unet
+from lemis.errors import UsageError
 from lemis.parts.attention import (
     PlaceEncoding,
     PointAttention,
@@ -18,6 +20,7 @@ from lemis.parts.attention import (
     points_of,
     unpack,
 )
+from lemis.settings import resolve
 
 WIDTH, HEADS = 16, 4
 
@@ -100,6 +103,19 @@ def test_no_point_and_one_train(counts: list[int]) -> None:
     for name, parameter in built.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize(("width", "heads", "fits"), [(16, 3, 24), (256, 7, 280), (40, 12, 48)])
+def test_heads_that_do_not_divide_are_refused_with_a_width_that_they_do(width: int, heads: int, fits: int) -> None:
+    with pytest.raises(UsageError, match=f"{heads} heads") as error:
+        PointAttention(width, heads)
+    assert error.value.next.startswith(f"backbone.keypoint_width={fits},")
+    for module in (kaf_unet, fcn):
+        how = {"base_width": 2, "levels": [1], "pairs": 1, "heads": heads, "keypoint_width": width}
+        with torch.device("meta"):
+            with pytest.raises(UsageError, match=f"{heads} heads"):
+                module.Backbone(resolve(module.Settings, how), in_channels=1, num_classes=2)
+            module.Backbone(resolve(module.Settings, how, {"keypoint_width": fits}), in_channels=1, num_classes=2)
 
 
 def test_pack_and_unpack() -> None:

@@ -17,16 +17,16 @@ def example(shape: tuple[int, ...], classes: int = 3, seed: int = 0) -> tuple[Te
     return logits, torch.randint(classes, (2, *shape), generator=generator)
 
 
-def slow_dice(logits: Tensor, label: Tensor, smooth: float) -> float:
+def slow_dice(logits: Tensor, label: Tensor, smooth: float, power: int = 1, first: int = 1) -> float:
     classes = logits.shape[1]
     voxels = logits.movedim(1, -1).reshape(-1, classes).tolist()
     truth = label.flatten().tolist()
     scores = []
-    for c in range(1, classes):
+    for c in range(first, classes):
         overlap = predicted = 0.0
         for values, t in zip(voxels, truth, strict=True):
             p = math.exp(values[c]) / sum(math.exp(v) for v in values)
-            predicted += p
+            predicted += p**power
             overlap += p * (t == c)
         scores.append((2 * overlap + smooth) / (predicted + truth.count(c) + smooth))
     return 1 - sum(scores) / len(scores)
@@ -37,6 +37,8 @@ def slow_dice(logits: Tensor, label: Tensor, smooth: float) -> float:
 def test_soft_dice_equals_a_loop(shape: tuple[int, ...], smooth: float) -> None:
     logits, label = example(shape)
     assert float(soft_dice_loss(logits, label, smooth)) == pytest.approx(slow_dice(logits, label, smooth), abs=1e-5)
+    squared = soft_dice_loss(logits, label, smooth, squared=True, background=True)
+    assert float(squared) == pytest.approx(slow_dice(logits, label, smooth, power=2, first=0), abs=1e-5)
 
 
 def test_a_perfect_answer_costs_nothing_and_a_wrong_one_everything() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from lemis import plugins
 from lemis.contracts import Backbone
-from lemis.parts.restore import Restore, error_of_nothing, squared_error
+from lemis.parts.restore import Restore, error_of_nothing, spread, squared_error
 from lemis.settings import resolve
 
 FEW = settings(max_examples=20, deadline=None)
@@ -31,12 +32,13 @@ def network(name: str, how: dict[str, Any], channels: int) -> Backbone:
         ("fcn", {"base_width": 4, "levels": []}),
         ("swin_unet", {"embedding": 12, "window": 3}),
         ("swin_unetr", {"feature_size": 12, "window": 3}),
+        ("unet3d", {"base_width": 4, "levels": 3}),
     ],
 )
 def test_it_gives_an_image_of_the_size_and_channels_that_came_in(name: str, how: Any, channels: int) -> None:
     torch.manual_seed(0)
     backbone = network(name, how, channels)
-    x = torch.randn(2, channels, 64, 32)
+    x = torch.randn(2, channels, *((64, 32) if backbone.dims == 2 else (8, 12, 16)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         restored = Restore(backbone)(backbone.decode(backbone.encode(x)))
     assert restored.shape == x.shape
@@ -53,6 +55,23 @@ def test_a_coarse_cell_gives_its_own_pixels() -> None:
     assert stride == 4
     assert changed[4:8, 8:12].all()
     assert changed.sum() == 16
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_spreading_is_the_pixel_shuffle(stride: int) -> None:
+    x = torch.randn(2, 3 * stride**2, 4, 5)
+    assert torch.equal(spread(x, stride), torch.nn.functional.pixel_shuffle(x, stride))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_spreading_in_3d_gives_each_cell_its_voxels(stride: int) -> None:
+    channels, cells = 2, (2, 3, 4)
+    x = torch.randn(2, channels * stride**3, *cells)
+    out = spread(x, stride)
+    assert out.shape == (2, channels, *(stride * n for n in cells))
+    for row, c, z, y, col in product(range(2), range(channels), *(range(stride * n) for n in cells)):
+        number = ((c * stride + z % stride) * stride + y % stride) * stride + col % stride
+        assert out[row, c, z, y, col] == x[row, number, z // stride, y // stride, col // stride]
 
 
 @FEW

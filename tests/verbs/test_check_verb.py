@@ -112,6 +112,29 @@ def test_json(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(facts["faults"][0]) == {"severity", "scan", "file", "kind", "seen", "repair"}
 
 
+def test_ignored_values_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "label_btcv_multiorgan"
+    folder.mkdir()
+    label = np.arange(120).reshape(6, 5, 4) % 15
+    image = np.random.default_rng(0).integers(-1000, 1000, (6, 5, 4)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(label.astype(np.uint8), AFFINE), folder / "label0001.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(image, AFFINE), tmp_path / "img0001.nii.gz")
+    report = check(tmp_path, output=tmp_path / "work")
+    assert (report.errors, report.warnings) == (0, 0)
+    text = capsys.readouterr().out
+    assert "duodenum" in text
+    assert "the values 2, 8, 9, 10, 12, 13 count as background" in text
+    assert indexing.load(tmp_path / "work" / "index.json").ignored == (2, 8, 9, 10, 12, 13)
+    assert json.loads((tmp_path / "work" / "check.json").read_text(encoding="utf-8"))["ignored"] == [
+        2,
+        8,
+        9,
+        10,
+        12,
+        13,
+    ]
+
+
 def test_layout_and_folder_are_checked(scans: Path) -> None:
     with pytest.raises(UsageError, match="not the layout BIDS"):
         check(scans, layout="bids")

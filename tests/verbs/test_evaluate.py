@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import shutil
@@ -19,7 +20,7 @@ from lemis.data import index as indexing
 from lemis.data import volume
 from lemis.errors import DataFault, UsageError
 from lemis.measure import scores
-from lemis.verbs.evaluate import Settings, evaluate
+from lemis.verbs.evaluate import METRICS, Settings, evaluate
 
 SHAPE = (16, 14, 5)
 AFFINE = np.diag([-1.5, -1.5, 8.0, 1.0])  # stored LPS: canonical reading has to flip
@@ -72,7 +73,7 @@ def test_numbers_are_those_of_scores(tmp_path: Path):
         ("a_ES", "a", "pool"),
     ]
     wanted = scores.score(label_map(1) == 1, label_map() == 1, (1.5, 1.5, 8.0))
-    assert [float(rows[2][name]) for name in ("dice", "hd95_mm", "assd_mm", "nsd")] == pytest.approx(wanted[1:5])
+    assert [float(rows[2][name]) for name in METRICS] == pytest.approx([getattr(wanted, name) for name in METRICS])
     assert float(rows[2]["reference_ml"]) == pytest.approx(6 * 6 * 3 * 1.5 * 1.5 * 8 / 1000)
     pool = summary["protocols"]["default"]["structures"]["pool"]
     assert pool["dice"]["mean"] == pytest.approx(
@@ -81,6 +82,18 @@ def test_numbers_are_those_of_scores(tmp_path: Path):
     assert pool["dice"]["low"] <= pool["dice"]["mean"] <= pool["dice"]["high"]
     assert (pool["dice"]["scans"], pool["dice"]["subjects"]) == (3, 2)
     assert summary == json.loads((work / "evaluation" / "summary.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_mean_has_an_interval_over_subjects(tmp_path: Path, metric: str):
+    """Of each structure, and of all of them: the mean over scans of a scan's mean over its structures."""
+    work = make_work(tmp_path, {f"{subject}_ED": label_map(shift) for shift, subject in enumerate("abc")})
+    default = evaluate(work)["protocols"]["default"]
+    values = [[float(row[metric]) for row in rows_of(work) if row["subject"] == subject] for subject in "abc"]
+    assert default["overall"][metric]["mean"] == pytest.approx(np.mean(values))
+    for found in (default["structures"]["wall"], default["overall"]):
+        assert found[metric]["low"] < found[metric]["mean"] < found[metric]["high"]
+        assert found[metric]["subjects"] == 3
 
 
 def test_definitions_and_tolerance_are_in_the_output(tmp_path: Path):
@@ -243,6 +256,7 @@ def test_the_table_shows_interval_and_counts(tmp_path: Path, capsys: pytest.Capt
     work = make_work(tmp_path, {"a": label_map(), "b": label_map(without=3)})
     evaluate(work)
     text = capsys.readouterr().out
+    assert "HD95 mm" in text
     wall = next(line for line in text.splitlines() if line.strip().startswith("wall"))
     assert wall.split()[1] == "0.500"
     assert wall.split()[-3:] == ["1", "0", "0"]
@@ -287,6 +301,19 @@ def test_refuses_values_that_no_structure_has(tmp_path: Path):
     work = make_work(tmp_path, {"a": label_map() * 2})
     with pytest.raises(DataFault, match="holds the values 2, 6"):
         evaluate(work)
+
+
+def test_values_that_count_as_background_do(tmp_path: Path):
+    """Of the index: values in the files that are no structure of this study."""
+    work = make_work(tmp_path, {"a": label_map()})
+    with_other = label_map()
+    with_other[:2] = 7
+    volume.write_volume(with_other, AFFINE, tmp_path / "data" / "a.nii.gz")
+    with pytest.raises(DataFault, match="holds the value 7"):
+        evaluate(work)
+    index = indexing.load(work / "index.json")
+    indexing.save(dataclasses.replace(index, ignored=(7,)), work / "index.json")
+    assert evaluate(work)["protocols"]["default"]["overall"]["dice"]["mean"] == 1.0
 
 
 def test_refuses_fractions_and_channels(tmp_path: Path):

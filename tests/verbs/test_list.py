@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from lemis.verbs.list import count_parameters
 from lemis.verbs.list import list as list_verb
 
 PLAIN = (str, int, float, bool, type(None), list, tuple)
@@ -15,8 +16,11 @@ def test_everything_is_listed_with_its_settings(capsys, monkeypatch):
     assert facts["methods"][0]["name"] == "scratch"
     assert {"sal", "pcl", "simclr", "rotation"} <= {row["name"] for row in facts["methods"]}
     assert "unet2d" in {row["name"] for row in facts["backbones"]}
+    assert {"supervised_contrast", "voxel_siamese"} <= {row["name"] for row in facts["auxiliaries"]}
     assert "small" in facts["presets"]
-    for rows in [row["settings"] for row in facts["methods"][1:]] + [*facts["settings"].values()]:
+    plugged = [*facts["methods"][1:], *facts["backbones"], *facts["auxiliaries"]]
+    assert all(row["title"] and row["dims"] for row in plugged)
+    for rows in [row["settings"] for row in plugged] + [*facts["settings"].values()]:
         assert rows
         assert all(set(row) == {"name", "default", "note"} and isinstance(row["default"], PLAIN) for row in rows)
     printed = capsys.readouterr().out
@@ -24,6 +28,8 @@ def test_everything_is_listed_with_its_settings(capsys, monkeypatch):
     (kaf,) = (row for row in facts["methods"] if row["name"] == "kaf")
     assert kaf["backbones"] == ("kaf_unet", "fcn")
     assert "lemis list --json" in printed
+    assert "Extra losses in fine-tuning (--auxiliary)" in printed
+    assert all(row["name"] in printed for row in plugged)
 
 
 def test_the_networks_that_a_method_needs_are_shown(capsys, monkeypatch):
@@ -48,15 +54,38 @@ def test_the_listed_settings_are_those_that_the_code_takes():
 
     from lemis import plugins
 
-    for row in list_verb()["methods"][1:]:
-        fields = dataclasses.fields(plugins.load("methods", row["name"]).Settings)
-        assert [listed["name"] for listed in row["settings"]] == [one.name for one in fields]
+    facts = list_verb()
+    folders = {"methods": facts["methods"][1:], "backbones": facts["backbones"], "auxiliary": facts["auxiliaries"]}
+    for folder, rows in folders.items():
+        for row in rows:
+            fields = dataclasses.fields(plugins.load(folder, row["name"]).Settings)
+            assert [listed["name"] for listed in row["settings"]] == [one.name for one in fields]
 
 
-def test_parameters_are_counted():
+def test_dims_are_shown(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    list_verb()
+    shown = {line.split()[1]: line.split()[3] for line in capsys.readouterr().out.splitlines() if line[:1] == "│"}
+    assert (shown["scratch"], shown["sal"], shown["unet3d"], shown["swin_unetr"]) == ("2D/3D", "2D", "3D", "2D/3D")
+
+
+def test_parameters_are_counted(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     rows = list_verb(parameters=True)["backbones"]
     counts = {row["name"]: row["parameters"] for row in rows}
-    assert all(isinstance(count, int) and count > 0 for count in counts.values())
+    assert all(set(counts[row["name"]]) == {f"{dims}D" for dims in row["dims"]} for row in rows)
+    assert all(isinstance(count, int) and count > 0 for found in counts.values() for count in found.values())
+    assert counts["swin_unetr"]["3D"] > counts["swin_unetr"]["2D"]
+    printed = capsys.readouterr().out
+    assert f"{counts['unet3d']['3D']:,} " in printed
+    assert f"{counts['swin_unetr']['3D']:,} (3D)" in printed
+
+
+def test_parameters_are_those_of_the_network_that_is_built():
+    from lemis.backbones import unet2d
+
+    network = unet2d.Backbone(unet2d.Settings(), in_channels=1, num_classes=4)
+    assert count_parameters("unet2d", 2) == sum(weights.numel() for weights in network.parameters())
 
 
 @pytest.mark.parametrize("arguments", ["()", "(json=True)"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,13 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from lemis.cli import app
 from lemis.data import phantom, volume
-from lemis.engine.run import load_model
+from lemis.engine.run import Run, load_model
 from lemis.errors import UsageError
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
@@ -103,7 +107,151 @@ def test_an_ensemble_of_one_run_twice_is_that_run(runs: Path, tmp_path: Path) ->
     assert record(two)["scans"]["heart_005"]["runs"] == ["a", "a"]
 
 
+# ----------------------------------------------------------------------------------------------------- volumes
+
+POINTWISE = """
+from dataclasses import dataclass
+from torch import nn
+from lemis import contracts
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    pass
+
+class Backbone(contracts.Backbone):
+    dims, channels, strides, decoder_channels, decoder_strides = 3, (1,), (1,), (1,), (1,)
+
+    def __init__(self, settings, in_channels, num_classes):
+        super().__init__()
+        self.head = nn.Conv3d(in_channels, num_classes, 1)
+
+    def encode(self, x):
+        return [x]
+
+    def decode(self, maps, depth=None):
+        return maps[-1]
+
+    def forward(self, x):
+        assert tuple(x.shape[2:]) == (4, 16, 16), "a tile"
+        return self.head(x)
+
+    def part_of(self, parameter_name):
+        return "head"
+"""
+NETWORK_CLASSES = 4
+THRESHOLDS = {"head.weight": [0.0, 2.0, 4.0, 6.0], "head.bias": [0.0, 1.0, 0.0, -3.0]}  # the brighter, the higher
+
+
+@pytest.fixture
+def volumes(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of a three-dimensional network beside the others, which sees (4, 16, 16) voxels at a time."""
+    (tmp_path / "my_lab").mkdir()
+    (tmp_path / "my_lab" / "__init__.py").write_text("")
+    (tmp_path / "my_lab" / "pointwise.py").write_text(POINTWISE)
+    monkeypatch.syspath_prepend(tmp_path)
+    facts = {**load_model(runs / "a")[1], "backbone": "my_lab.pointwise", "backbone_settings": {}}
+    weights = {name: torch.tensor(values) for name, values in THRESHOLDS.items()}
+    weights["head.weight"] = weights["head.weight"].reshape(NETWORK_CLASSES, 1, 1, 1, 1)
+    Run(runs / "volumes", {}).finish(weights, {**facts, "patch_px": [4, 16, 16]})
+    return runs / "volumes"
+
+
+def test_a_volume_is_predicted_by_tiles_on_its_own_grid(volumes: Path, phantom_scans: Path, tmp_path: Path) -> None:
+    retell(volumes, prepared={**load_model(volumes)[1]["prepared"], "spacing_mm": "native", "field_of_view_mm": None})
+    folder = predict(volumes, scans=["heart_005"], output=tmp_path / "out", device="cpu")
+    image = volume.read(phantom_scans / "imagesTr" / "heart_005_0000.nii.gz").array.astype(float)
+    score = np.stack(
+        [
+            weight * (image - image.mean()) / image.std() + bias
+            for weight, bias in zip(*THRESHOLDS.values(), strict=True)
+        ]
+    )
+    found = volume.read(folder / "heart_005.nii.gz").array
+    assert float(np.mean(found != score.argmax(0))) < 1e-3  # float16 images
+    assert len(np.unique(found)) == NETWORK_CLASSES
+
+
+def test_slices_are_prepared_for_volumes_and_come_back(volumes: Path, tmp_path: Path) -> None:
+    thin = {**load_model(volumes)[1]["prepared"], "slice_spacing_mm": 3.0}
+    retell(volumes, prepared=thin)
+    folder = predict(volumes, scans=["heart_005"], output=tmp_path / "out", device="cpu")
+    assert volume.read(folder / "heart_005.nii.gz").array.shape == (40, 40, 5)
+
+
+def test_the_record_names_the_tiles_and_other_tiles_predict_anew(
+    volumes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def again(*overrides: str) -> str:
+        predict(volumes, scans=["heart_005"], overrides=overrides, device="cpu")
+        return capsys.readouterr().err
+
+    assert "predicted 1 scan" in again()
+    named = record(volumes.parent.parent / "predictions")["scans"]["heart_005"]["tiles"]
+    assert named == {"patch_px": [4, 16, 16], "overlap": 0.5, "blend": "gaussian", "mirror": False}
+    assert "nothing to do" in again("at_once=2")
+    for override in ("overlap=0.25", "blend=constant", "mirror=true"):
+        assert "predicted 1 scan" in again(override)
+        assert "nothing to do" in again(override)
+
+
+def test_a_record_of_before_there_were_tiles_holds(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = predict(runs / "a", scans=["heart_005"], device="cpu")
+    assert "tiles" not in record(folder)["scans"]["heart_005"]
+    predict(runs / "a", scans=["heart_005"], device="cpu")
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_tiles_of_another_size_are_no_ensemble(volumes: Path) -> None:
+    with pytest.raises(UsageError, match=r"differ in patch_px: None and \[4, 16, 16\]"):
+        predict([volumes.parent / "a", volumes], device="cpu")
+
+
+# ----------------------------------------------------------------------------------------------------- dry run
+
+
+def test_a_dry_run_says_what_it_will_take_and_writes_nothing(
+    volumes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    retell(volumes, prepared={**load_model(volumes)[1]["prepared"], "spacing_mm": "native", "field_of_view_mm": None})
+    folder = predict(volumes, output=tmp_path / "out", overrides=["at_once=3"], dry_run=True, device="cpu")
+    assert folder == tmp_path / "out"
+    assert not folder.exists()
+    seen = capsys.readouterr().out
+    assert re.search(r"^4 scans, 128 tiles of 4 x 16 x 16: about [\d.e-]+ s on cpu, [\d.e-]+ s a tile", seen)
+    assert re.search(r"longest: heart_00\d \(40 x 40 x 5\): 32 tiles, ", seen)  # 2 x 4 x 4
+    assert re.search(r"largest: heart_00\d .* peak memory of the process about [\d.]+ GB", seen)
+
+
+def test_on_the_command_line_settings_follow_the_runs(volumes: Path) -> None:
+    words = ["predict", str(volumes), str(volumes), "overlap=0", "--dry-run", "--device", "cpu"]
+    seen = CliRunner().invoke(app, words)
+    assert "4 scans, 72 tiles of 4 x 16 x 16" in seen.output
+    assert seen.exit_code == 0
+
+
+def test_a_dry_run_of_slices(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = predict(runs / "a", dry_run=True, device="cpu")
+    assert not folder.exists()
+    assert capsys.readouterr().out.startswith("4 scans, 20 slices: about ")
+    predict(runs / "a", scans=["heart_005"], device="cpu")
+    predict(runs / "a", scans=["heart_005"], dry_run=True, device="cpu")
+    assert "nothing to do" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------------------------------------- messages
+
+
+def test_no_run_at_all() -> None:
+    with pytest.raises(UsageError, match="no run"):
+        predict([])
+
+
+def test_settings_that_are_none(runs: Path, volumes: Path) -> None:
+    with pytest.raises(UsageError, match="unknown setting overlp") as caught:
+        predict(volumes, overrides=["overlp=0.5"], device="cpu")
+    assert caught.value.next == "overlap=..."
+    with pytest.raises(UsageError, match=r"overlap=0\.5 for a network that sees whole slices"):
+        predict(runs / "a", overrides=["overlap=0.5"], device="cpu")
 
 
 def test_a_scan_that_is_not_there(runs: Path) -> None:

@@ -1,6 +1,8 @@
 """prepare: from an index to a store, again and again, and what it says when a scan cannot be prepared."""
 
 import dataclasses
+import hashlib
+import json
 import os
 
 import numpy as np
@@ -159,6 +161,64 @@ def test_auto_field_of_view_does_not_read_the_labels_again(work, monkeypatch, ca
     monkeypatch.setattr(volume, "read", lambda path: pytest.fail(f"read {path}"))
     prepare(work, settings=Settings(field_of_view_mm="auto"))
     assert "nothing to do" in capsys.readouterr().err
+
+
+def test_whole_volumes_have_one_size(work, capsys):
+    opened = prepare(work, settings=Settings(whole_px=(6, 12, 10), clip_values=(100, 900)))
+    assert all(opened.image(i).shape == (6, 1, 12, 10) for i in range(3))
+    assert opened.label(0).shape == (6, 12, 10)
+    assert opened.settings["spacing_mm"] is None
+    assert opened.settings["whole_px"] == [6, 12, 10]
+    assert opened.scans[0].intensity[0].low == 100
+    assert "18 slices in volumes of 6 x 12 x 10 voxels" in " ".join(capsys.readouterr().err.split())
+    prepare(work, settings=Settings(whole_px=(6, 12, 10), clip_values=(100, 900)))
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_slices_are_resampled_where_asked(work, capsys):
+    opened = prepare(work, settings=Settings(slice_spacing_mm=4.0, spacing_mm=1.5))
+    assert [facts.slices for facts in opened.scans] == [8, 10, 8]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "26 slices in volumes up to 10 x 18 x 14 voxels, slices 4 mm apart, pixels at 1.5 mm" in said
+
+
+def test_settings_that_contradict_each_other_are_refused(work):
+    result = CliRunner().invoke(app, ["prepare", str(work), "whole_px=[6,12,10]", "spacing_mm=2.0"])
+    assert isinstance(result.exception, UsageError)
+    assert "whole_px=[6,12,10] and spacing_mm=2.0" in result.exception.given
+    assert not list((work / "prepared").glob("*.npy"))
+
+
+def test_a_store_of_before_there_were_volumes_is_kept(work, capsys):
+    opened = prepare(work)
+    before, source = stamps(work), opened.scans[0].source
+    settings = {
+        "spacing_mm": 1.5, "field_of_view_mm": None, "normalise": "zscore", "clip_percentiles": None,
+        "image_order": 3, "label_interpolation": "linear", "antialias": False,
+    }  # fmt: skip
+    told = json.dumps([1, source, settings, [0, 1, 5], ["MR"]], sort_keys=True)  # as it was then
+    assert opened.scans[0].fingerprint == hashlib.sha256(told.encode()).hexdigest()[:16]
+    assert opened.settings == settings
+    capsys.readouterr()
+    prepare(work, settings=Settings(slice_spacing_mm=None, whole_px=None, clip_values=None))
+    assert stamps(work) == before
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_ignored_values_are_background(work):
+    named = {"background": 0, "MYO": 1}
+    opened = prepare(work, index=edited(work, labels=named, ignored=(5,)))
+    assert opened.label_values == (0, 1)
+    assert (opened.label(0) == 1).sum() == 3 * (4 * 5 - 2 * 2)
+
+
+def test_the_field_of_view_need_not_hold_ignored_values(work):
+    auto = Settings(field_of_view_mm="auto")
+    both = prepare(work, settings=auto).scans[0].extent_mm
+    inner = edited(work, labels={"background": 0, "LV": 5}, ignored=(1,))
+    opened = prepare(work, index=inner, settings=auto)
+    assert opened.scans[0].extent_mm < both
+    assert (opened.label(0) == 1).sum() == 3 * 2 * 2
 
 
 def test_channels_in_several_files_are_stacked(tmp_path):
@@ -396,3 +456,21 @@ def test_a_wrong_detector_is_refused(blobs, lab):
     with pytest.raises(UsageError, match=rf"detector {lab}\.wrong returns arrays of shapes"):
         prepare(blobs, keypoints=detection.Settings(detector=f"{lab}.wrong"))
     assert prepare(blobs, keypoints=SIFT).keypoint_settings == {"detector": "sift", "most": 20}
+
+
+def test_one_slice_axis_for_all_where_it_is_asked_for(work):
+    index = index_file.load(work / "index.json")
+    thin = dataclasses.replace(index.scans[2], slice_axis=0)  # as of a scan whose slices are thinner than its pixels
+    index_file.save(dataclasses.replace(index, scans=(*index.scans[:2], thin)), work / "index.json")
+    own = prepare(work)
+    assert [scan.slice_axis for scan in own.scans] == [2, 2, 0]
+    assert "slice_axis" not in own.settings
+    common = prepare(work, settings=Settings(slice_axis="common"))
+    assert [scan.slice_axis for scan in common.scans] == [2, 2, 2]
+    assert common.settings["slice_axis"] == 2
+    assert common.image(2).shape[0] == 4
+    coronal = prepare(work, settings=Settings(slice_axis=1))
+    assert [scan.slices for scan in coronal.scans] == [18, 16, 18]
+    assert preprocess.axis_of(Settings(slice_axis=1), 2) == 1
+    assert preprocess.axis_of(Settings(), 2) == 2
+    assert preprocess.settle_axis(Settings(slice_axis="common"), [0, 1, 1, 0]).slice_axis == 1

@@ -122,7 +122,15 @@ def _examine_scan(index: Index, scan: Scan) -> Seen:
     content = hashlib.blake2b(digest_size=16)
     for image in scan.images:
         report = _Report(scan.id, image, found)
-        image_volume = _read(Path(index.root) / image, report)
+        path = Path(index.root) / image
+        if scan.label is not None and not path.exists():
+            report.error(
+                "label without its image",
+                f"is not there, but its label {scan.label} is",
+                "put the image into the folder, or move the label out of it",
+            )
+            continue
+        image_volume = _read(path, report)
         if image_volume is not None:
             sources.append(image_volume.source)
             _header_faults(image_volume.source, report)
@@ -138,7 +146,7 @@ def _examine_scan(index: Index, scan: Scan) -> Seen:
     if scan.label is not None:
         values, segments = _examine_label(index, scan, sources[0], _Report(scan.id, scan.label, found))
     return Seen(
-        scan=with_grid(scan, sources[0], values),
+        scan=with_grid(index, scan, sources[0], values),
         faults=tuple(found),
         channels=sum(source.channels for source in sources),
         intensities=tuple(ranges),
@@ -319,7 +327,7 @@ def _channel_faults(index: Index, read: Iterable[Seen]) -> list[Fault]:
 def _label_faults(declared: Index, index: Index) -> list[Fault]:
     if not declared.labels:
         return []
-    known = set(declared.labels.values())
+    known = {*declared.labels.values(), *declared.ignored}
     found = []
     for scan in index.scans:
         if unknown := sorted(set(scan.label_values) - known):

@@ -26,6 +26,10 @@ class HowDistorted(HowTwo, Protocol):
     """What ``DistortedViews`` reads of a method's settings."""
 
     @property
+    def size_px(self) -> int:
+        """Side of a view; slices only."""
+
+    @property
     def photometric(self) -> Literal["released", "identity"]:
         """``JITTER``, its blur enlarged with the view, or no change of grey values."""
 

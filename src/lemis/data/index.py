@@ -39,6 +39,7 @@ class Index:
     channels: tuple[str, ...]
     labels: dict[str, int]  # name -> value in the files, background 0 included
     scans: tuple[Scan, ...]
+    ignored: tuple[int, ...] = ()  # further values in the files that count as background
 
 
 def slice_axis(spacing_mm: tuple[float, ...]) -> int:

@@ -6,6 +6,9 @@
 - ``subjects``: one folder per subject; a word such as seg, label, mask or gt ends the name of a label
 - ``flat``: ID.EXT with ID_seg.EXT beside it, or images/ID.EXT with labels/ID.EXT; one DICOM series; one file
 - ``csv``: a CSV file with the columns image (or image_NAME, one per channel), label, subject, id
+- ``gibson``: the multi-organ reference of Gibson et al. (IEEE TMI 2018, doi.org/10.5281/zenodo.1169361), as unpacked:
+  label_btcv_multiorgan/label0001.nii.gz, label_tcia_multiorgan/label0001.nii.gz; and, anywhere below the folder, the
+  CT scans of BTCV (img0001.nii.gz) and of Pancreas-CT (PANCREAS_0001.nii.gz, or a DICOM series in PANCREAS_0001/)
 
 Labels of imagesTs (labelsTs) are left alone, so that nobody trains on a test set by accident.
 
@@ -41,6 +44,7 @@ TITLES = {
     "subjects": "one folder per subject",
     "flat": "flat folder",
     "csv": "CSV list",
+    "gibson": "abdominal CT with the multi-organ reference of Gibson et al.",
 }
 PICTURES = tuple(suffix for suffix, kind in volume.FORMATS.items() if kind == "picture")
 
@@ -55,6 +59,33 @@ _BIDS_LABEL = re.compile(r"^(?:dseg|mask|seg|roi)$|^(?:label|seg|lesion)-", re.I
 _MOMENT = re.compile(r"[_-](?:ED|ES|(?:ses|session|run|frame|phase|time|tp|visit|slice)[-_]?[A-Za-z0-9]+)$", re.I)
 _PATIENT_AND_SLICE = re.compile(r"^([A-Za-z].*\d)_\d+$")
 _CINE = re.compile(r"_4d$", re.I)
+
+# The archive label_tciapancreasct_multiorgan.tar.gz holds a folder of a shorter name.
+_GIBSON_LABELS = {
+    "label_btcv_multiorgan": "btcv",
+    "label_tciapancreasct_multiorgan": "pancreas",
+    "label_tcia_multiorgan": "pancreas",
+}
+_GIBSON_LABEL = re.compile(r"^label(\d{4})$")
+_GIBSON_IMAGES = {"btcv": re.compile(r"^img(\d{4})$"), "pancreas": re.compile(r"^PANCREAS_(\d{4})$", re.I)}
+_GIBSON_NAMES = {"btcv": "img{}.nii.gz", "pancreas": "PANCREAS_{}"}
+# The eight organs marked in both cohorts; right kidney, vessels and adrenal glands are marked in BTCV only.
+_GIBSON_ORGANS = {
+    "background": 0,
+    "spleen": 1,
+    "left kidney": 3,
+    "gallbladder": 4,
+    "esophagus": 5,
+    "liver": 6,
+    "stomach": 7,
+    "pancreas": 11,
+    "duodenum": 14,
+}
+_GIBSON_BTCV_ONLY = (2, 8, 9, 10, 12, 13)
+_WITHDRAWN = "pancreas_0025"
+
+# Layouts whose scans are axial however thin their slices: some CT slices are thinner than their pixels are wide.
+_AXIAL = ("gibson",)
 
 
 class LeftOut(NamedTuple):
@@ -85,6 +116,7 @@ class _Found:
     channels: tuple[str, ...] = ()
     labels: dict[str, int] = dataclasses.field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
+    ignored: tuple[int, ...] = ()
 
 
 def scan_folder(root: Path, layout: str | None = None, jobs: int | None = None) -> Index:
@@ -101,7 +133,7 @@ def scan_folder(root: Path, layout: str | None = None, jobs: int | None = None) 
     """
     index = recognise(root, layout).index
     with ThreadPoolExecutor(jobs or min(8, os.cpu_count() or 1)) as pool:
-        read = list(pool.map(lambda scan: _read_facts(Path(index.root), scan), index.scans))
+        read = list(pool.map(lambda scan: _read_facts(index, scan), index.scans))
     scans, counts, segments = zip(*read, strict=True)
     return complete(index, scans, counts, segments)
 
@@ -331,7 +363,56 @@ def _csv(root: Path) -> _Found | None:
     return _Found(cases, channels)
 
 
+def _gibson(root: Path) -> _Found | None:
+    if not any((root / name).is_dir() for name in _GIBSON_LABELS):
+        return None
+    labels: dict[str, Path] = {}
+    images: dict[str, list[Path]] = {}
+    left_out = []
+    for name, _, _ in sorted(os.walk(root, followlinks=True)):
+        folder = Path(name)
+        parts = folder.relative_to(root).parts
+        cohort = next((_GIBSON_LABELS[part] for part in parts if part in _GIBSON_LABELS), None)
+        for file in _files(folder):
+            if match := _GIBSON_LABEL.match(_stem(file)):
+                if cohort is None:
+                    left_out.append(LeftOut(_shown(root, file), "a label of the cohort's own"))
+                else:
+                    labels[f"{cohort}_{match.group(1)}"] = file
+            elif found := _gibson_image(_stem(file)):
+                images.setdefault(found, []).append(file)
+        patient = next((found for part in reversed(parts) if (found := _gibson_image(part))), None)
+        if patient is not None and dicom.is_series_folder(folder):
+            images.setdefault(patient, []).append(folder)
+    if _WITHDRAWN in labels and _WITHDRAWN not in images:
+        left_out.append(LeftOut(_shown(root, labels.pop(_WITHDRAWN)), "its scan has been withdrawn from Pancreas-CT"))
+    cases = [
+        _Case(name, (_gibson_file(root, name, images.get(name, [])),), labels.get(name), name)
+        for name in sorted({*labels, *images})
+    ]
+    return _Found(cases, ("CT",), dict(_GIBSON_ORGANS), tuple(left_out), _GIBSON_BTCV_ONLY)
+
+
+def _gibson_image(stem: str) -> str | None:
+    """The id of a scan's file or folder; None for anything else."""
+    found = ((cohort, name.match(stem)) for cohort, name in _GIBSON_IMAGES.items())
+    return next((f"{cohort}_{match.group(1)}" for cohort, match in found if match), None)
+
+
+def _gibson_file(root: Path, name: str, files: Sequence[Path]) -> Path:
+    """The one image of an id; where there is none, the place where ``check`` will miss it."""
+    if len(files) > 1:
+        raise UsageError(
+            f"{name} has {len(files)} images: {', '.join(_shown(root, file) for file in files)}",
+            allowed="one image per scan",
+            next="move the others out of the folder",
+        )
+    cohort, _, number = name.partition("_")
+    return files[0] if files else root / _GIBSON_NAMES[cohort].format(number)
+
+
 _LAYOUTS: dict[str, Callable[[Path], _Found | None]] = {
+    "gibson": _gibson,  # its folder names are nobody else's, and a table (cropping.csv) may lie beside them
     "csv": _csv,
     "nnunet": _nnunet,
     "msd": _msd,
@@ -545,7 +626,14 @@ def _listing(root: Path, layout: str, found: _Found) -> Listing:
         )
         for case in sorted(found.cases, key=lambda case: case.id)
     )
-    index = Index(root=str(root), layout=layout, channels=found.channels, labels=found.labels, scans=scans)
+    index = Index(
+        root=str(root),
+        layout=layout,
+        channels=found.channels,
+        labels=found.labels,
+        scans=scans,
+        ignored=found.ignored,
+    )
     return Listing(index, found.left_out)
 
 
@@ -567,8 +655,9 @@ def _subject_table(root: Path) -> dict[str, str]:
     return {row["id"]: row["subject"] for row in rows if row.get("subject")}
 
 
-def _read_facts(root: Path, scan: Scan) -> tuple[Scan, int, dict[str, int]]:
+def _read_facts(index: Index, scan: Scan) -> tuple[Scan, int, dict[str, int]]:
     """The scan with its grid and label values, its number of channels, and the names inside its label."""
+    root = Path(index.root)
     headers = [volume.read_header(root / image) for image in scan.images]
     values: tuple[int, ...] = ()
     segments: dict[str, int] = {}
@@ -578,17 +667,17 @@ def _read_facts(root: Path, scan: Scan) -> tuple[Scan, int, dict[str, int]]:
             tuple(np.unique(np.rint(label.array).astype(np.int64)).tolist()),
             label.source.segments,
         )
-    return with_grid(scan, headers[0], values), sum(header.channels for header in headers), segments
+    return with_grid(index, scan, headers[0], values), sum(header.channels for header in headers), segments
 
 
-def with_grid(scan: Scan, source: volume.Source, label_values: tuple[int, ...]) -> Scan:
-    """The scan with the facts of its first image."""
+def with_grid(index: Index, scan: Scan, source: volume.Source, label_values: tuple[int, ...]) -> Scan:
+    """A scan of the index with the facts of its first image."""
     spacing = tuple(round(size, 6) for size in source.spacing_mm)
     return dataclasses.replace(
         scan,
         shape=source.canonical_shape,
         spacing_mm=spacing,
-        slice_axis=slice_axis(spacing),
+        slice_axis=2 if index.layout in _AXIAL else slice_axis(spacing),
         label_values=label_values,
     )
 

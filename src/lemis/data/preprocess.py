@@ -1,7 +1,8 @@
 """From a scan as it is stored to the slices a network sees, and back: functions on arrays, no files.
 
 The order is the paper's (PCL, also used by SAL and KAF): slices first, resample in plane, clip, z-score over
-the whole volume, cut the field of view. Through-plane nothing is ever resampled.
+the whole volume, cut the field of view. Through-plane nothing is resampled unless it is asked for, by a spacing of the
+slices or by one size for all volumes.
 
 Axis letters: n slices, C channels, H rows, W columns; X, Y, Z the canonical (RAS+) axes of a scan.
 """
@@ -21,10 +22,13 @@ from pydantic import Field
 from scipy import ndimage
 
 from lemis.errors import DataFault, UsageError
+from lemis.settings import plain
 
 Array = NDArray[Any]
 Shape2 = tuple[int, int]
+Shape3 = tuple[int, int, int]
 
+Size = Annotated[int, Field(gt=0)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 FIELD_MULTIPLE = 16  # four poolings of the U-Net
@@ -50,6 +54,20 @@ class Settings:
     label_interpolation: Literal["linear", "nearest"] = "linear"
     # PCL: none. True blurs by sigma = (factor - 1) / 2 pixels before shrinking, as scikit-image does.
     antialias: bool = False
+    # PCL: the slices as they are. A number: also through-plane, as in plane; for networks on volumes.
+    slice_spacing_mm: Annotated[float, Field(gt=0)] | None = None
+    # (slices, rows, cols) of every prepared scan, irrespective of its spacing and instead of the two spacings and the
+    # field of view; Voxel Siamese: (64, 128, 128). None: by spacing.
+    whole_px: tuple[Size, Size, Size] | None = None
+    # (low, high) in stored units such as HU, before the z-score; Voxel Siamese: (-200, 250). None: not clipped.
+    clip_values: tuple[float, float] | None = None
+    # Across which canonical axis slices run. "own": each scan's widest spacing. "common": the axis of most scans, or a
+    # number, for all: what a network on volumes needs, lest thin slices turn some scans on their side.
+    slice_axis: Literal["own", "common", 0, 1, 2] = "own"
+
+
+# What a store or a run of before there were volumes does not name.
+_FOR_VOLUMES = ("slice_spacing_mm", "whole_px", "clip_values", "slice_axis")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +99,8 @@ class Facts:
     images: tuple[str, ...]
     label: str | None
     labelled: bool
-    slices: int
-    canonical_shape: tuple[int, int, int]  # (X, Y, Z)
+    slices: int  # prepared ones
+    canonical_shape: Shape3  # (X, Y, Z)
     canonical_spacing_mm: tuple[float, float, float]
     slice_axis: int  # of the canonical array
     slice_shape: Shape2  # (H, W) before resampling
@@ -98,6 +116,11 @@ class Facts:
     def prepared_shape(self) -> Shape2:
         """(H, W) of the prepared slices."""
         return self.field.height, self.field.width
+
+    @property
+    def canonical_slices(self) -> int:
+        """Number of slices of the canonical array, before resampling."""
+        return self.canonical_shape[self.slice_axis]
 
 
 class InPlane(NamedTuple):
@@ -131,8 +154,8 @@ def slices_last(slices: Array, slice_axis: int) -> Array:
 
 
 def insert_slices(labels: Array, facts: Facts) -> Array:
-    """(n, H, W) at the canonical in-plane size -> (X, Y, Z) of the canonical array."""
-    expected = (facts.slices, *facts.slice_shape)
+    """(n, H, W) canonical slices at the canonical in-plane size -> (X, Y, Z) of the canonical array."""
+    expected = (facts.canonical_slices, *facts.slice_shape)
     assert labels.shape == expected, f"{labels.shape} is not {expected}"
     return np.ascontiguousarray(slices_last(labels, facts.slice_axis))
 
@@ -153,8 +176,13 @@ def _in_plane_axes(slice_axis: int) -> tuple[int, int]:
 
 def resampled_shape(shape: Shape2, spacing_mm: tuple[float, float], target_mm: float) -> Shape2:
     """round(old spacing / new spacing * old size) per axis, at least one pixel."""
-    rows, cols = (max(1, round(mm / target_mm * size)) for size, mm in zip(shape, spacing_mm, strict=True))
+    rows, cols = (resampled_size(size, mm, target_mm) for size, mm in zip(shape, spacing_mm, strict=True))
     return rows, cols
+
+
+def resampled_size(size: int, spacing_mm: float, target_mm: float) -> int:
+    """round(old spacing / new spacing * old size), at least one."""
+    return max(1, round(spacing_mm / target_mm * size))
 
 
 def resample_in_plane(image: Array, shape: Shape2, *, order: int = 3, antialias: bool = False) -> NDArray[np.float32]:
@@ -171,18 +199,30 @@ def resample_in_plane(image: Array, shape: Shape2, *, order: int = 3, antialias:
     return out
 
 
-def resample_label(label: Array, shape: Shape2, *, interpolation: Literal["linear", "nearest"] = "linear") -> Array:
-    """(n, H, W) class indices -> (n, *shape), the same dtype.
+def resample_slices(image: Array, slices: int, *, order: int = 3, antialias: bool = False) -> NDArray[np.float32]:
+    """(n, ...) -> (slices, ...) float32, through-plane what ``resample_in_plane`` is in plane."""
+    out: NDArray[np.float32] = np.asarray(image, dtype=np.float32)
+    if len(out) == slices:
+        return out
+    weights = _resampler(len(out), slices, order, antialias)
+    return (weights @ out.reshape(len(out), -1)).reshape(slices, *out.shape[1:])
+
+
+def resample_label(
+    label: Array, shape: Shape2 | Shape3, *, interpolation: Literal["linear", "nearest"] = "linear"
+) -> Array:
+    """(n, H, W) class indices -> (n, *shape), or -> ``shape`` where that has three numbers; the same dtype.
 
     ``linear``: each class as a 0/1 map resampled linearly, the largest wins; a tie goes to the lower class.
     """
-    if label.shape[1:] == shape:
+    wanted = (len(label), *shape)[-3:]
+    if label.shape == wanted:
         return label
     if interpolation == "nearest":
-        rows, cols = (_nearest(old, new) for old, new in zip(label.shape[1:], shape, strict=True))
-        return label[:, rows[:, None], cols]
-    down, across = (_resampler(old, new, 1, False) for old, new in zip(label.shape[1:], shape, strict=True))
-    out = np.zeros((len(label), *shape), label.dtype)
+        return label[np.ix_(*(_nearest(old, new) for old, new in zip(label.shape, wanted, strict=True)))]
+    down, across = (_resampler(old, new, 1, False) for old, new in zip(label.shape[1:], wanted[1:], strict=True))
+    through = None if len(label) == wanted[0] else _resampler(len(label), wanted[0], 1, False)
+    out = np.zeros(wanted, label.dtype)
     background = np.ones(out.shape, np.float32)  # the weights sum to one, so the rest is background
     best = np.zeros(out.shape, np.float32)
     for value in np.unique(label):
@@ -192,7 +232,11 @@ def resample_label(label: Array, shape: Shape2, *, interpolation: Literal["linea
         n, rows, cols = ndimage.find_objects(mask.view(np.uint8))[0]
         new_rows, new_cols = _reach(down, rows), _reach(across, cols)
         share = down[new_rows, rows] @ mask[n, rows, cols].astype(np.float32) @ across[new_cols, cols].T
-        box = (n, new_rows, new_cols)
+        new_n = n
+        if through is not None:
+            new_n = _reach(through, n)
+            share = np.tensordot(through[new_n, n], share, axes=1)
+        box = (new_n, new_rows, new_cols)
         background[box] -= share
         wins = share > best[box] + 1e-6
         best[box][wins] = share[wins]
@@ -225,7 +269,9 @@ def _nearest(old: int, new: int) -> NDArray[np.intp]:
 
 
 def normalise(
-    image: NDArray[np.float32], clip_percentiles: tuple[float, float] | None = None
+    image: NDArray[np.float32],
+    clip_percentiles: tuple[float, float] | None = None,
+    clip_values: tuple[float, float] | None = None,
 ) -> tuple[NDArray[np.float32], tuple[Intensity, ...]]:
     """(n, C, H, W) -> each channel clipped and z-scored over its whole volume, and what was done to it.
 
@@ -235,9 +281,10 @@ def normalise(
     out = np.empty_like(image)
     facts = []
     for channel in range(image.shape[1]):
-        values, low, high = image[:, channel], None, None
+        values, (low, high) = image[:, channel], clip_values or (None, None)
         if clip_percentiles is not None:
             low, high = (float(value) for value in np.percentile(values, clip_percentiles))
+        if low is not None:
             values = np.clip(values, low, high)
         mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
         if not math.isfinite(std):
@@ -319,17 +366,21 @@ def _overlap(shape: Sequence[int], field: FieldOfView) -> tuple[slice, slice, sl
 # ----------------------------------------------------------------------------------------------------- labels
 
 
-def to_classes(label: Array, label_values: Sequence[int]) -> NDArray[np.uint8]:
-    """Label values as stored -> class indices: the place of each value in ``label_values``.
+def to_classes(label: Array, label_values: Sequence[int], ignored: Sequence[int] = ()) -> NDArray[np.uint8]:
+    """Label values as stored -> class indices: the place of each value in ``label_values``, 0 for those ``ignored``.
 
     Raises:
-        DataFault: A value that is not in ``label_values``.
+        DataFault: A value that is in neither.
     """
     values = np.asarray(label_values)
     order = np.argsort(values)
     place = np.searchsorted(values, label, sorter=order)
     classes = order.astype(np.uint8)[np.minimum(place, len(values) - 1)]
     wrong = values[classes] != label
+    if ignored:
+        background = np.isin(label, ignored)
+        classes[background] = 0
+        wrong &= ~background
     if wrong.any():
         seen = ", ".join(f"{value:g}" for value in np.unique(label[wrong])[:8])
         raise DataFault(
@@ -357,21 +408,73 @@ def settle(settings: Settings, planes: Sequence[InPlane], extents_mm: Sequence[f
         extents_mm: ``extent_mm`` of every labelled scan; needed for ``field_of_view_mm="auto"`` only.
 
     Raises:
-        UsageError: Percentiles in the wrong order.
+        UsageError: Settings that exclude each other, or limits in the wrong order.
     """
-    clip = settings.clip_percentiles
-    if clip is not None and clip[0] >= clip[1]:
-        raise UsageError(
-            f"clip_percentiles={list(clip)}",
-            allowed="the lower percentile first",
-            next="clip_percentiles=[1,99]",
-        )
+    _refuse_contradictions(settings)
     spacing, field = settings.spacing_mm, settings.field_of_view_mm
+    if settings.whole_px is not None:
+        return settings
     if spacing is None:
         spacing = float(np.median([plane.spacing_mm for plane in planes]))
     if field == "auto":
         field = _auto_field_mm(spacing, planes, max(extents_mm, default=0.0))
     return dataclasses.replace(settings, spacing_mm=spacing, field_of_view_mm=field)
+
+
+def settle_axis(settings: Settings, axes: Sequence[int]) -> Settings:
+    """Settings with the axis of most scans, the last one where they are even, in place of "common"."""
+    if settings.slice_axis != "common":
+        return settings
+    common: Any = max(sorted(set(axes)), key=lambda axis: (list(axes).count(axis), axis), default=2)
+    return dataclasses.replace(settings, slice_axis=common)
+
+
+def axis_of(settings: Settings, own: int) -> int:
+    """Across which canonical axis the slices of a scan run under settled settings.
+
+    Args:
+        settings: From ``settle_axis``.
+        own: The axis of the scan's widest spacing.
+    """
+    assert settings.slice_axis != "common", "settle_axis() comes first"
+    return own if settings.slice_axis == "own" else settings.slice_axis
+
+
+def stored(settings: Settings) -> dict[str, Any]:
+    """Settled settings as plain YAML types, as stores and runs name them.
+
+    What volumes added is named only where it is used, so that what was prepared or trained before is still the same.
+    """
+    usual = Settings()
+    named: dict[str, Any] = plain(settings)
+    return {
+        key: value
+        for key, value in named.items()
+        if key not in _FOR_VOLUMES or getattr(settings, key) != getattr(usual, key)
+    }
+
+
+def _refuse_contradictions(settings: Settings) -> None:
+    for name, usual in (("clip_percentiles", [1, 99]), ("clip_values", [-200, 250])):
+        clip: tuple[float, float] | None = getattr(settings, name)
+        if clip is not None and clip[0] >= clip[1]:
+            raise UsageError(f"{name}={list(clip)}", allowed="the lower one first", next=f"{name}={_typed(usual)}")
+    for one, others, reason in (
+        ("whole_px", ("spacing_mm", "slice_spacing_mm", "field_of_view_mm"), "it gives every scan one size in pixels"),
+        ("clip_values", ("clip_percentiles",), "intensities are clipped once"),
+    ):
+        given = [name for name in others if getattr(settings, name) is not None]
+        if getattr(settings, one) is not None and given:
+            shown = (f"{name}={_typed(plain(getattr(settings, name)))}" for name in (one, *given))
+            raise UsageError(
+                f"{' and '.join(shown)}",
+                allowed=f"{one} without {' or '.join(others)}: {reason}",
+                next=f"{' '.join(f'{name}=null' for name in given)}, or {one}=null",
+            )
+
+
+def _typed(value: Any) -> str:
+    return str(value).replace(" ", "")
 
 
 def _auto_field_mm(spacing: float | Literal["native"], planes: Sequence[InPlane], extent: float) -> float | None:
@@ -409,16 +512,12 @@ def describe(
         settings: From ``settle``.
     """
     plane = in_plane(shape, spacing_mm, slice_axis)
-    assert settings.spacing_mm is not None, "settle() comes first"
-    assert settings.field_of_view_mm != "auto", "settle() comes first"
-    resampled, size = plane.shape, None
-    if settings.spacing_mm != "native":
-        resampled = resampled_shape(plane.shape, plane.spacing_mm, settings.spacing_mm)
-    row_mm, col_mm = (mm * (old / new) for mm, old, new in zip(plane.spacing_mm, plane.shape, resampled, strict=True))
-    if settings.field_of_view_mm is not None:
-        unit = plane.spacing_mm if settings.spacing_mm == "native" else (settings.spacing_mm, settings.spacing_mm)
-        size = (round(settings.field_of_view_mm / unit[0]), round(settings.field_of_view_mm / unit[1]))
-        size = (max(1, size[0]), max(1, size[1]))
+    canonical = (int(shape[slice_axis]), *plane.shape)
+    canonical_mm = (float(spacing_mm[slice_axis]), *plane.spacing_mm)
+    resampled = _resampled(canonical, canonical_mm, settings)
+    slice_mm, row_mm, col_mm = (
+        mm * (old / new) for mm, old, new in zip(canonical_mm, canonical, resampled, strict=True)
+    )
     x, y, z = (int(length) for length in shape[:3])
     sx, sy, sz = (float(mm) for mm in spacing_mm[:3])
     return Facts(
@@ -427,15 +526,38 @@ def describe(
         images=tuple(images),
         label=label,
         labelled=label is not None,
-        slices=int(shape[slice_axis]),
+        slices=resampled[0],
         canonical_shape=(x, y, z),
         canonical_spacing_mm=(sx, sy, sz),
         slice_axis=slice_axis,
         slice_shape=plane.shape,
-        resampled_shape=resampled,
-        field=field_of_view(resampled, size),
-        prepared_spacing_mm=(float(spacing_mm[slice_axis]), row_mm, col_mm),
+        resampled_shape=resampled[1:],
+        field=field_of_view(resampled[1:], _field_px(plane, settings)),
+        prepared_spacing_mm=(slice_mm, row_mm, col_mm),
     )
+
+
+def _resampled(shape: Shape3, spacing_mm: tuple[float, float, float], settings: Settings) -> Shape3:
+    # (n, H, W) after resampling.
+    if settings.whole_px is not None:
+        return settings.whole_px
+    assert settings.spacing_mm is not None, "settle() comes first"
+    slices, rows, cols = shape
+    if settings.slice_spacing_mm is not None:
+        slices = resampled_size(slices, spacing_mm[0], settings.slice_spacing_mm)
+    if settings.spacing_mm != "native":
+        rows, cols = resampled_shape((rows, cols), spacing_mm[1:], settings.spacing_mm)
+    return slices, rows, cols
+
+
+def _field_px(plane: InPlane, settings: Settings) -> Shape2 | None:
+    assert settings.field_of_view_mm != "auto", "settle() comes first"
+    if settings.field_of_view_mm is None:
+        return None
+    assert settings.spacing_mm is not None, "settle() comes first"
+    unit = plane.spacing_mm if settings.spacing_mm == "native" else (settings.spacing_mm, settings.spacing_mm)
+    rows, cols = (max(1, round(settings.field_of_view_mm / mm)) for mm in unit)
+    return rows, cols
 
 
 def prepare_image(array: Array, facts: Facts, settings: Settings) -> tuple[NDArray[np.float16], Facts]:
@@ -447,26 +569,30 @@ def prepare_image(array: Array, facts: Facts, settings: Settings) -> tuple[NDArr
     _expect_shape("the image", array.shape[:3], facts)
     image = slices_first(array if array.ndim == 4 else array[..., None], facts.slice_axis)
     image = resample_in_plane(image, facts.resampled_shape, order=settings.image_order, antialias=settings.antialias)
-    image, intensity = normalise(image, settings.clip_percentiles)
+    image = resample_slices(image, facts.slices, order=settings.image_order, antialias=settings.antialias)
+    image, intensity = normalise(image, settings.clip_percentiles, settings.clip_values)
     prepared = np.ascontiguousarray(crop_field(image, facts.field), np.float16)
     return prepared, dataclasses.replace(facts, intensity=intensity)
 
 
-def prepare_label(label: Array, facts: Facts, settings: Settings, label_values: Sequence[int]) -> NDArray[np.uint8]:
-    """Canonical (X, Y, Z) label values -> prepared (n, H, W) class indices.
+def prepare_label(
+    label: Array, facts: Facts, settings: Settings, label_values: Sequence[int], ignored: Sequence[int] = ()
+) -> NDArray[np.uint8]:
+    """Canonical (X, Y, Z) label values -> prepared (n, H, W) class indices; values ``ignored`` become background.
 
     Raises:
-        DataFault: Another shape than the image's, or a value that is not in ``label_values``.
+        DataFault: Another shape than the image's, or a value that is in neither ``label_values`` nor ``ignored``.
     """
     _expect_shape("the label", label.shape, facts)
-    classes = slices_first(to_classes(label, label_values), facts.slice_axis)
-    classes = resample_label(classes, facts.resampled_shape, interpolation=settings.label_interpolation)
+    classes = slices_first(to_classes(label, label_values, ignored), facts.slice_axis)
+    wanted = (facts.slices, *facts.resampled_shape)
+    classes = resample_label(classes, wanted, interpolation=settings.label_interpolation)
     return np.ascontiguousarray(crop_field(classes, facts.field))
 
 
 def restore(labels: Array, facts: Facts) -> Array:
     """Integer labels (n, *facts.resampled_shape), field undone -> (X, Y, Z) of the canonical array."""
-    return insert_slices(resample_label(labels, facts.slice_shape), facts)
+    return insert_slices(resample_label(labels, (facts.canonical_slices, *facts.slice_shape)), facts)
 
 
 def _expect_shape(what: str, shape: Sequence[int], facts: Facts) -> None:

@@ -6,10 +6,10 @@ Everything random here is a function of (seed, epoch), so a resumed run sees the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from operator import itemgetter
-from typing import final
+from typing import Protocol, final
 
 import numpy as np
 import torch
@@ -23,6 +23,19 @@ from lemis.errors import UsageError
 
 AHEAD = 3  # batches that worker threads read while the device works
 RESIDENT_SHARE = 0.2  # of the device's memory; above it slices stay on disk
+
+
+class Source(Protocol):
+    """Where a training run's batches come from: ``Slices``, or ``patches.Patches`` for networks of three dimensions."""
+
+    def draw(self, sampling: Sampling, *, seed: int, epoch: int) -> list[np.ndarray]:
+        """What each batch of one epoch is made of, a row for each row of the batch; a function of (seed, epoch)."""
+
+    def stream(self, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
+        """The batches, in order."""
+
+    def scans_of(self, rows: np.ndarray) -> list[str]:
+        """Ids of the scans that one batch is drawn from."""
 
 
 @final
@@ -73,7 +86,7 @@ class Slices:
             self._place, self._descriptor = self._read_keypoints(keypoints, descriptors)
         size = len(self.rows) * len(store.channels) * self.shape[0] * self.shape[1] * 2
         size += sum(values.nbytes for values in (self._place, self._descriptor) if values is not None)
-        self.resident = size < RESIDENT_SHARE * _memory(device) if resident is None else resident
+        self.resident = size < RESIDENT_SHARE * memory_of(device) if resident is None else resident
         self._facts = {
             "scan": torch.from_numpy(self.scan.astype(np.int64)).to(device),
             "subject": torch.from_numpy(self.subject.astype(np.int64)).to(device),
@@ -87,6 +100,14 @@ class Slices:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def draw(self, sampling: Sampling, *, seed: int, epoch: int) -> list[np.ndarray]:
+        """Rows of every batch of one epoch, see ``draw_batches``."""
+        return draw_batches(sampling, self.scan, self.subject, seed=seed, epoch=epoch)
+
+    def scans_of(self, rows: np.ndarray) -> list[str]:
+        """Ids of the scans of a batch."""
+        return sorted({self.store.scans[int(scan)].id for scan in np.unique(self.scan[rows])})
 
     def stream(self, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
         """Batches of the given rows (positions in this set), in order.
@@ -104,15 +125,8 @@ class Slices:
             yield self._batch(rows, self._image[index], None if self._label is None else self._label[index])
 
     def _streamed(self, batches: Sequence[np.ndarray]) -> Iterator[Batch]:
-        with ThreadPoolExecutor(AHEAD) as pool:
-            waiting: list[tuple[np.ndarray, Future[tuple[Tensor, Tensor | None]]]] = []
-            for rows in batches:
-                waiting.append((rows, pool.submit(self._read, rows)))
-                if len(waiting) > AHEAD:
-                    first, future = waiting.pop(0)
-                    yield self._batch(first, *future.result())
-            for first, future in waiting:
-                yield self._batch(first, *future.result())
+        for rows, (image, label) in read_ahead(self._read, batches):
+            yield self._batch(rows, image, label)
 
     def _batch(self, rows: np.ndarray, image: Tensor, label: Tensor | None) -> Batch:
         here = torch.from_numpy(rows)
@@ -166,6 +180,21 @@ class Slices:
                 label[k] = crop_field(labels[index], window)
         image_tensor = torch.from_numpy(image).to(self.device, non_blocking=True)
         return image_tensor, None if label is None else torch.from_numpy(label).to(self.device, non_blocking=True)
+
+
+def read_ahead(
+    read: Callable[[np.ndarray], tuple[Tensor, Tensor | None]], batches: Sequence[np.ndarray]
+) -> Iterator[tuple[np.ndarray, tuple[Tensor, Tensor | None]]]:
+    """Each of ``batches`` and what ``read`` makes of it, in order; threads read some ahead of what is asked for."""
+    with ThreadPoolExecutor(AHEAD) as pool:
+        waiting: list[tuple[np.ndarray, Future[tuple[Tensor, Tensor | None]]]] = []
+        for rows in batches:
+            waiting.append((rows, pool.submit(read, rows)))
+            if len(waiting) > AHEAD:
+                first, future = waiting.pop(0)
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()
 
 
 def _pair(batch: Batch) -> Batch:
@@ -255,7 +284,7 @@ def _next_scan(
     return found
 
 
-def _memory(device: torch.device) -> int:
+def memory_of(device: torch.device) -> int:
     """Bytes of memory of the device; for a CPU what the machine has, 8 GiB where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory

@@ -60,7 +60,7 @@ class Store:
     channels: tuple[str, ...]
     label_names: tuple[str, ...]  # index 0 is the background
     label_values: tuple[int, ...]  # original integer of each class
-    settings: Mapping[str, Any]  # preprocess.Settings, settled, as plain values
+    settings: Mapping[str, Any]  # preprocess.Settings, settled, as of ``preprocess.stored``
     keypoint_settings: Mapping[str, Any] | None = None  # keypoints.Settings as plain values; None: no keypoints
 
     @property
@@ -112,7 +112,7 @@ class Store:
 
     @cached_property
     def slices(self) -> Slices:
-        """All slices of all scans."""
+        """All prepared slices of all scans."""
         counts = np.array([facts.slices for facts in self.scans], np.int64)
         scan = np.repeat(np.arange(len(counts)), counts)
         index = np.arange(len(scan)) - np.repeat(np.cumsum(counts) - counts, counts)

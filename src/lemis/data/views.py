@@ -47,6 +47,8 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Range = Annotated[tuple[float, float], AfterValidator(ordered)]
 PositiveRange = Annotated[tuple[float, float], AfterValidator(ordered), AfterValidator(_positive)]
 Interpolation = Literal["bilinear", "bicubic"]
+Side = Annotated[int, Field(gt=0)]
+Size = Side | tuple[Side, Side, Side]  # of a view: one side for all axes, or (slices, rows, cols) in 3D
 Follow = Literal["exact", "index_map"]
 
 
@@ -54,7 +56,9 @@ Follow = Literal["exact", "index_map"]
 class Spatial:
     """How the geometry of a view is drawn. [C]: the PCL authors' code, for pre-training and for ACDC."""
 
-    crop: Literal["random", "centre"] = "random"  # place in the slice; all integer places alike [C]
+    # Place in the slice; all integer places alike [C]. In 3D the place is drawn with the patch (``data.patches``), and
+    # "random" moves the view by up to a quarter of its side from there.
+    crop: Literal["random", "centre"] = "random"
     p_mirror: Probability = 0.5  # each axis on its own [C]
     p_spatial: Probability = 0.67  # of elastic, rotation and scale, together [C]
     p_elastic: Probability = 1.0  # given the above [C]
@@ -76,6 +80,8 @@ CROP_ONLY = Spatial(p_mirror=0.0, p_spatial=0.0)
 _POINTS_PER_SIGMA = 1.5  # of the coarse noise: the blurred field's variance is then constant to 1e-9
 _MARGIN_SIGMAS = 3.0  # noise around the view, so that the field is as strong at its border as inside
 _NEWTON_STEPS = 4  # from a fixed-point start; at the strongest default 3e-5 of all points miss 1e-3 px
+_ANGLES = 25  # tried in each plane for the reach of a view
+_ELASTIC_SPREADS = 3.0  # standard deviations of a displacement that count for the reach
 _FOUND_PX = 0.5  # of the source: a keypoint whose place in a folded view leads back further away than this is dropped
 
 
@@ -149,17 +155,27 @@ def _draw_rotation(settings: Spatial, spatial: Tensor, d: int, rng: Draw) -> Ten
     """(B, d, d), the unit matrix where nothing is drawn."""
     rows = len(spatial)
     on = (spatial & (rng.uniform(rows) < settings.p_rotation)).float()
+    total = torch.eye(d, device=spatial.device).expand(rows, d, d)
+    for plane, (low, high) in _planes(settings, d):
+        total = total @ _turn(on * rng.uniform(rows, low=low * pi / 180, high=high * pi / 180), plane, d)
+    return total
+
+
+def _planes(settings: Spatial, d: int) -> list[tuple[tuple[int, int], Range]]:
+    """The planes of rotation, in their order, and the degrees in each."""
     planes = [((d - 2, d - 1), settings.rotation_degrees)]
     if d == 3:
         planes += [((0, 2), settings.tilt_row_degrees), ((0, 1), settings.tilt_column_degrees)]
-    total = torch.eye(d, device=spatial.device).expand(rows, d, d)
-    for (i, j), (low, high) in planes:
-        angle = on * rng.uniform(rows, low=low * pi / 180, high=high * pi / 180)
-        one = torch.eye(d, device=spatial.device).repeat(rows, 1, 1)
-        one[:, i, i] = one[:, j, j] = angle.cos()
-        one[:, i, j], one[:, j, i] = -angle.sin(), angle.sin()
-        total = total @ one
-    return total
+    return planes
+
+
+def _turn(angle: Tensor, plane: tuple[int, int], d: int) -> Tensor:
+    """(B,) radians -> (B, d, d)."""
+    i, j = plane
+    turn = torch.eye(d, device=angle.device).repeat(len(angle), 1, 1)
+    turn[:, i, i] = turn[:, j, j] = angle.cos()
+    turn[:, i, j], turn[:, j, i] = -angle.sin(), angle.sin()
+    return turn
 
 
 def _draw_scale(settings: Spatial, spatial: Tensor, rng: Draw) -> Tensor:
@@ -221,19 +237,65 @@ def _draw_elastic(settings: Spatial, spatial: Tensor, out_shape: Sequence[int], 
 # --------------------------------------------------------------------------------------------------- applying
 
 
-def random_view(settings: Spatial, batch: Batch, size_px: int, rng: Draw, *, follow: Follow = "exact") -> View:
+def shape_of(size_px: Size, d: int) -> tuple[int, ...]:
+    """The d sides of a view.
+
+    Raises:
+        UsageError: Three sides for a slice.
+    """
+    if isinstance(size_px, int):
+        return (size_px,) * d
+    if len(size_px) != d:
+        raise UsageError(
+            f"size_px={list(size_px)} for a network of {d} dimensions",
+            allowed="one number for slices; one, or [slices, rows, cols], for volumes",
+            next=f"size_px={size_px[-1]}",
+        )
+    return tuple(size_px)
+
+
+def reach_px(settings: Spatial, out_shape: Sequence[int]) -> tuple[int, ...]:
+    """Sides of the box around a place from which any view of ``out_shape`` drawn there is read, in source pixels."""
+    d = len(out_shape)
+    spread = torch.eye(d)
+    if settings.p_spatial * settings.p_rotation > 0:
+        planes = _planes(settings, d)
+        steps = [torch.linspace(low, high, _ANGLES) * pi / 180 for _, (low, high) in planes]
+        turns = [_turn(angles, plane, d) for angles, (plane, _) in zip(steps, planes, strict=True)]
+        total = turns[0]
+        for turn in turns[1:]:
+            total = (total[:, None] @ turn[None]).flatten(0, 1)
+        spread = total.abs()
+    reach = (spread @ torch.tensor(out_shape, dtype=torch.float32)).view(-1, d).amax(0)
+    if settings.p_spatial * settings.p_scale > 0:
+        reach = reach * max(1.0, settings.enlarge[1], settings.shrink[1])
+    if settings.p_spatial * settings.p_elastic > 0:
+        sigma, alpha = settings.elastic_sigma_px[0], settings.elastic_alpha_px[1]
+        reach = reach + 2 * _ELASTIC_SPREADS * alpha / sqrt(3) * (2 * sigma * sqrt(pi)) ** (-d / 2)
+    moved = [2 * (n // 4) if settings.crop == "random" else 0 for n in out_shape]
+    sides = [ceil(float(r) - 1e-3) + m for r, m in zip(reach, moved, strict=True)]
+    # As even or odd as the view, so that both have one middle.
+    return tuple(side + (side - n) % 2 for side, n in zip(sides, out_shape, strict=True))
+
+
+def random_view(settings: Spatial, batch: Batch, size_px: Size, rng: Draw, *, follow: Follow = "exact") -> View:
     """One view of every image of a batch, with its label, mask and keypoints where the batch has them.
 
     Args:
         settings: How geometry is drawn.
-        batch: Its ``inside`` says which part of each image a random crop is taken from.
-        size_px: Rows and columns of the view; in 3D the number of slices stays.
+        batch: In 2D its ``inside`` says which part of each image a random crop is taken from; in 3D its images are
+            regions around the places that views are taken at.
+        size_px: Of the view.
         rng: Random numbers.
         follow: How keypoints come along, see ``apply``.
     """
     source_shape = tuple(batch.image.shape[2:])
-    out_shape = (*source_shape[:-2], size_px, size_px)
-    box = None if batch.inside is None else _box_of(batch.inside)
+    out_shape = shape_of(size_px, len(source_shape))
+    box: Tensor | None
+    if len(source_shape) == 3:
+        box = _middle(len(batch.image), source_shape, out_shape, batch.image.device)
+    else:
+        box = None if batch.inside is None else _box_of(batch.inside)
     geometry = draw(settings, len(batch.image), source_shape, out_shape, rng, box)
     return apply(
         geometry,
@@ -246,7 +308,7 @@ def random_view(settings: Spatial, batch: Batch, size_px: int, rng: Draw, *, fol
     )
 
 
-def two_views(settings: Spatial, batch: Batch, size_px: int, rng: Draw) -> dict[str, View]:
+def two_views(settings: Spatial, batch: Batch, size_px: Size, rng: Draw) -> dict[str, View]:
     """``first`` and ``second``: two views of every image of a batch, drawn one after the other."""
     return {name: random_view(settings, batch, size_px, rng) for name in ("first", "second")}
 
@@ -259,19 +321,19 @@ class HowTwo(Protocol):
         """How the geometry of each view is drawn."""
 
     @property
-    def size_px(self) -> int:
-        """Side of a view."""
+    def size_px(self) -> Size:
+        """Of a view."""
 
 
 @final
 class TwoViews:
-    """Two independent geometric views of every slice, without a change of intensities: those of the PCL protocol."""
+    """Two independent geometric views of every slice or patch, intensities as they are: those of the PCL protocol."""
 
     def __init__(self, settings: HowTwo) -> None:
         self.settings = settings
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
-        """``first`` and ``second``, each (B, C, size_px, size_px)."""
+        """``first`` and ``second``, each (B, C, *size_px)."""
         return two_views(self.settings.spatial, batch, self.settings.size_px, rng)
 
 
@@ -412,6 +474,27 @@ def _field(elastic: Elastic, places: Sequence[Tensor]) -> Tensor:
         rest = field.shape[3:]
         field = (field.flatten(3).mT @ weights.mT[:, None]).view(*field.shape[:2], *rest, -1)
     return field
+
+
+def patch_px(size_px: Size, d: int, *, square: bool = False) -> tuple[int, ...] | None:
+    """What a method with views of this size says in its ``Sampling.patch_px``: their sides in 3D, None in 2D.
+
+    Args:
+        size_px: Of a view.
+        d: Dimensions of the network.
+        square: Whether the method makes quarter turns, in which rows and columns change places.
+
+    Raises:
+        UsageError: As ``shape_of``; rows and columns that differ where they must not.
+    """
+    sides = shape_of(size_px, d)
+    if square and sides[-2] != sides[-1]:
+        raise UsageError(
+            f"size_px={list(sides)}, whose rows and columns change places in a quarter turn",
+            allowed="[slices, rows, cols] with as many rows as columns",
+            next=f"method.size_px=[{sides[0]},{sides[-1]},{sides[-1]}]",
+        )
+    return sides if d == 3 else None
 
 
 # ----------------------------------------------------------------------------------------------------- points
@@ -587,6 +670,13 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
         det = (a[0] * rows[0]).sum(-1)
     solved = torch.stack([(row * right).sum(-1) for row in rows], dim=-1) / det[..., None]
     return solved.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _middle(rows: int, source_shape: Sequence[int], out_shape: Sequence[int], device: torch.device) -> Tensor:
+    """(B, 2, d) first pixel and size of the middle of a region: a view, and a quarter of its side before and behind."""
+    size = [min(n, out + 2 * (out // 4)) for n, out in zip(source_shape, out_shape, strict=True)]
+    first = [(n - used) // 2 for n, used in zip(source_shape, size, strict=True)]
+    return torch.tensor([first, size], device=device).expand(rows, 2, len(size))
 
 
 def _box_of(inside: Tensor) -> Tensor:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any, final
 
-import numpy as np
 import torch
 from torch import nn
 
 from lemis.contracts import Outcome
-from lemis.data.samples import Slices
 from lemis.engine.run import Run
 from lemis.errors import TrainingStopped, UsageError
 
 
-def not_finite(outcome: Outcome, step: int, rows: np.ndarray, slices: Slices, run: Run) -> TrainingStopped:
-    """The error for a loss that is not finite: the step, its terms, the scans of the batch ``rows``, what is kept."""
+def not_finite(outcome: Outcome, step: int, scans: Sequence[str], run: Run) -> TrainingStopped:
+    """The error for a loss that is not finite: the step, its terms, the scans of the batch, what is kept."""
     terms = ", ".join(f"{name} = {float(value):.4g}" for name, value in outcome.losses.items())
-    scans = sorted({slices.store.scans[int(scan)].id for scan in np.unique(slices.scan[rows])})
     return TrainingStopped(
         f"the loss of step {step + 1} is not finite: {terms}\n"
         f"  scans of the batch: {', '.join(scans)}\n"

@@ -13,8 +13,13 @@ from lemis.engine.schedule import Settings
 from lemis.errors import UsageError
 
 
-def launch(settings: Settings, device: str) -> Fabric:
+def launch(settings: Settings, device: str, dims: int = 2) -> Fabric:
     """Fabric for ``auto``, ``cpu`` or ``cuda``; processes are those that torchrun started, else this one.
+
+    Args:
+        settings: Their precision.
+        device: What the user asked for.
+        dims: Of the network; there is no half precision in three dimensions on a CPU.
 
     Raises:
         UsageError: CUDA was asked for and there is none.
@@ -28,7 +33,7 @@ def launch(settings: Settings, device: str) -> Fabric:
         devices=local,
         num_nodes=world // local,
         strategy="ddp" if world > 1 else "auto",
-        precision=precision(settings, accelerator),
+        precision=precision(settings, accelerator, dims),
     )
     fabric.launch()
     return fabric
@@ -45,12 +50,23 @@ def chosen_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def precision(settings: Settings, accelerator: str) -> Any:
+def precision(settings: Settings, accelerator: str, dims: int = 2) -> Any:
     """Fabric's name of the precision. ``auto`` is decided by the hardware, not by timing, so that it is repeatable.
 
+    On a CPU networks of three dimensions are trained in float32: in bf16 the weight gradients of a 3x3x3 convolution
+    over a map two voxels deep are memory that nobody wrote (PyTorch 2.13.0's oneDNN on AVX-512; docs/decisions/0008).
+
     Raises:
-        UsageError: Half precision on a CPU.
+        UsageError: Half precision on a CPU, or bf16 there in three dimensions.
     """
+    if dims == 3 and accelerator == "cpu":
+        if settings.precision in ("bf16", "16"):
+            raise UsageError(
+                f"precision={settings.precision} for a network of three dimensions on a CPU",
+                allowed="auto or 32: PyTorch's gradients are wrong there in half precision",
+                next="precision=32",
+            )
+        return "32-true"
     if settings.precision == "16" and accelerator == "cpu":  # Fabric would take bf16 instead
         raise UsageError("precision=16 on a CPU", allowed="auto, 32 or bf16", next="precision=bf16")
     if settings.precision == "auto":

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lemis.contracts import Batch, Method, Outcome, Sampling
 from lemis.data.draw import Rows
-from lemis.data.samples import Slices, draw_batches
+from lemis.data.samples import Source
 from lemis.engine.collapse import FEWEST_STEPS, PATIENCE_SHARE, Watch
 from lemis.engine.guards import Signals, not_finite, refuse_batch, refuse_not_finite_weights
 from lemis.engine.run import Run
@@ -30,7 +30,7 @@ from lemis.parts import processes
 
 def train(
     objective: nn.Module,
-    slices: Slices,
+    source: Source,
     sampling: Sampling,
     settings: Settings,
     run: Run,
@@ -44,7 +44,7 @@ def train(
 
     Args:
         objective: A method, or the fine-tuning objective; only parameters that require a gradient are trained.
-        slices: Where batches come from.
+        source: Where batches come from.
         sampling: How they are drawn.
         settings: Optimiser and schedule.
         run: Where metrics and checkpoints go.
@@ -58,10 +58,9 @@ def train(
         TrainingStopped: The loss or the weights are not finite, or the run was told to stop by SIGTERM.
     """
     refuse_batch(sampling.batch_size, settings.accumulate, fabric.world_size)
-    per_epoch = len(draw_batches(sampling, slices.scan, slices.subject, seed=seed, epoch=0))
+    per_epoch = len(source.draw(sampling, seed=seed, epoch=0))
     total = settings.steps or settings.epochs * per_epoch
-    # Convolutions in bf16 run up to 2.6 times as fast on a CPU.
-    inner = objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    inner = channels_last(objective)
     optimiser = build_optimiser(inner, settings)
     model, optimiser = fabric.setup(inner, optimiser)
     step = _resume(run, inner, optimiser, fabric)
@@ -70,9 +69,9 @@ def train(
     with run.progress(total, step) as advance, Signals() as signals:
         while step < total:
             epoch = step // per_epoch
-            batches = draw_batches(sampling, slices.scan, slices.subject, seed=seed, epoch=epoch)
+            batches = source.draw(sampling, seed=seed, epoch=epoch)
             mine = [_rows_of_process(rows, fabric) for rows in batches[step % per_epoch :]]
-            for rows, batch in zip(mine, slices.stream(mine), strict=True):
+            for rows, batch in zip(mine, source.stream(mine), strict=True):
                 rate = learning_rate(settings, step, total)
                 for group in optimiser.param_groups:
                     group["lr"] = rate
@@ -81,7 +80,7 @@ def train(
                 outcome, save, stop = _together(outcome, late, signals)
                 loss = torch.stack(list(outcome.losses.values())).sum().detach()
                 if not bool(torch.isfinite(loss)):
-                    raise not_finite(outcome, step, rows, slices, run)
+                    raise not_finite(outcome, step, source.scans_of(rows), run)
                 if settings.clip_norm is not None:
                     fabric.clip_gradients(model, optimiser, max_norm=settings.clip_norm)
                 optimiser.step()
@@ -111,6 +110,17 @@ def train(
                     break
     refuse_not_finite_weights(inner, step, run)
     run.set_status(step=step, steps=total)
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """Weights of 2D convolutions with the channels last: in bf16 they run up to 2.6 times as fast on a CPU.
+
+    Those of 3D ones stay: next to instance normalisation they only get slower.
+    """
+    for parameter in module.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    return module
 
 
 def _gradient(model: Any, batch: Batch, settings: Settings, step: int, seed: int, fabric: Fabric) -> Outcome:

@@ -42,24 +42,42 @@ def run_name(method: str, backbone: str) -> str:
     return short if backbone == default_backbone(method) else f"{short}-{backbone.rsplit('.', 1)[-1]}"
 
 
-def refuse_pair(method: str, backbone: str) -> None:
-    """A network of ours must be among the method's; one from outside must have its number of dimensions.
+def methods_of(dims: int) -> list[str]:
+    """The methods of ours that work on networks of so many dimensions, whichever they are."""
+    loaded = {name: plugins.load("methods", name) for name in plugins.names("methods")}
+    return [name for name, module in loaded.items() if not _networks(module) and _meet(module, (dims,))]
+
+
+def with_auxiliary(start: str, auxiliary: str | None) -> str:
+    """How runs with an extra loss begin: ``scratch-unet3d-voxel_siamese``."""
+    return start if auxiliary is None else f"{start}-{auxiliary.rsplit('.', 1)[-1]}"
+
+
+def refuse_pair(method: str, backbone: str, dims: int) -> None:
+    """A network of ours must be among the method's, and any must have a number of dimensions that the method works in.
+
+    Args:
+        method: File name in ``methods/``, or a dotted name.
+        backbone: File name in ``backbones/``, or a dotted name.
+        dims: Of the network, which its settings may decide.
 
     Raises:
         UsageError: It is not; names those that are.
     """
-    suited, outside = backbones_of(method), plugins.load("backbones", backbone)
-    if backbone in plugins.names("backbones"):
-        fits = backbone in suited
-    else:
-        fits = _meet(plugins.load("methods", method), getattr(outside, "DIMS", ()))
-    if fits:
+    suited = backbones_of(method)
+    ours = backbone not in plugins.names("backbones") or backbone in suited
+    meets = _meet(plugins.load("methods", method), (dims,))
+    if ours and meets:
         return
-    raise UsageError(
-        f"method {method} on the network {backbone}",
-        allowed=f"{', '.join(suited) or 'none of the networks here'}",
-        next=f"--backbone {suited[0]}" if suited else "--backbone with the dotted name of your own",
-    )
+    others = methods_of(dims)
+    text = f"{', '.join(suited) or 'none of the networks here'}"
+    if not meets:
+        text += f"; and on networks of {dims} dimensions the methods {', '.join(others) or '(none)'}"
+    if backbone in suited:
+        cure = f"--method {others[0]}" if others else "backbone.dims=2"
+    else:
+        cure = f"--backbone {suited[0]}" if suited else "--backbone with the dotted name of your own"
+    raise UsageError(f"method {method} on the network {backbone}, of {dims} dimensions", allowed=text, next=cure)
 
 
 def keypoints_of(backbone: str, settings: Any) -> keypoints.Settings | None:
@@ -113,6 +131,21 @@ def require_keypoints(store: Store, wanted: keypoints.Settings | None) -> None:
         allowed=f"the keypoints that the network looks at: {wanted.detector}, {wanted.most} of a slice",
         next=" ".join(["lemis prepare", str(store.path.parent), *_images_as_typed(store), *_as_typed(wanted)]),
     )
+
+
+def require_one_axis(store: Store, dims: int) -> None:
+    """Refuse volumes that lie differently, for a network of three dimensions.
+
+    Raises:
+        UsageError: The slices of some scans run across another axis than those of others.
+    """
+    axes = sorted({facts.slice_axis for facts in store.scans})
+    if dims == 3 and len(axes) > 1:
+        raise UsageError(
+            f"{store.path}: slices across the axes {', '.join(map(str, axes))} of different scans",
+            allowed="one axis for all, for a network of three dimensions",
+            next=" ".join(["lemis prepare", str(store.path.parent), *_images_as_typed(store), "slice_axis=common"]),
+        )
 
 
 def _suit(found: Mapping[str, Any] | None, wanted: keypoints.Settings) -> bool:

@@ -1,7 +1,9 @@
 """All settings of a run, resolved once: defaults < preset < YAML file < ``key=value``.
 
-A preset (and a settings file) has the sections ``method``, ``prepare``, ``backbones.<name>``, ``pretrain``,
-``methods.<name>``, ``schedules.<name>`` (what differs from ``pretrain`` for one method) and ``finetune``.
+A preset (and a settings file) names a ``method``, a ``backbone`` and an ``auxiliary`` loss, and has the sections
+``prepare``, ``backbones.<name>``, ``pretrain``, ``methods.<name>``, ``schedules.<name>`` (what differs from
+``pretrain`` for one method), ``finetune`` and ``auxiliaries.<name>``; and ``volumes``, where networks of three
+dimensions differ, with all of these again.
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ from lemis import plugins
 from lemis.engine import schedule, supervised
 from lemis.engine.pairing import BACKBONE, default_backbone, refuse_pair
 from lemis.errors import UsageError
-from lemis.settings import load_preset, merge, parse_overrides, plain, read_yaml, resolve
+from lemis.settings import load_preset, merge, of_dims, parse_overrides, plain, read_yaml, resolve
 
-SECTIONS = ("method", "prepare", "backbones", "pretrain", "methods", "schedules", "finetune")
-FOLDERS = {"backbones": "backbones", "methods": "methods", "schedules": "methods"}  # sections by file name
+NAMES = {"method": "methods", "backbone": "backbones", "auxiliary": "auxiliary"}  # what is chosen, and the folder
+FOLDERS = {
+    "backbones": "backbones", "methods": "methods", "schedules": "methods", "auxiliaries": "auxiliary",
+}  # sections by file name  # fmt: skip
+SECTIONS = (*NAMES, "prepare", "pretrain", "finetune", *FOLDERS, "volumes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +57,16 @@ class Finetuning:
     backbone: str
     backbone_settings: Any
     schedule: schedule.Settings
+    auxiliary: str | None  # an extra loss
+    auxiliary_settings: Any
 
     def stored(self) -> dict[str, Any]:
         """As plain YAML types."""
+        extra = {"auxiliary": {"name": self.auxiliary, **plain(self.auxiliary_settings)}} if self.auxiliary else {}
         return {
             "objective": plain(self.objective),
             "backbone": {"name": self.backbone, **plain(self.backbone_settings)},
+            **extra,
             **plain(self.schedule),
         }
 
@@ -73,20 +82,28 @@ def base(preset: str | None, settings_file: Path | None) -> dict[str, Any]:
         tree = merge(tree, load_preset(preset))
     if settings_file is not None:
         tree = merge(tree, read_yaml(settings_file))
-    where = settings_file or preset
-    for key, value in tree.items():
-        if key == "backbone":
-            by_name = yaml.safe_dump({"backbones": {BACKBONE: value}}, default_flow_style=True, width=1000).strip()
-            raise UsageError(
-                f"section 'backbone' of {where}",
-                allowed="backbones, with a section for each network",
-                next=by_name[1:-1],
-            )
+    _refuse_unknown(tree, str(settings_file or preset))
+    return tree
+
+
+def _refuse_unknown(tree: Mapping[str, Any], where: str) -> None:
+    for key in tree:
         if key not in SECTIONS:
             raise UsageError(
                 f"section {key!r} of {where}",
                 allowed=", ".join(SECTIONS),
                 next=f"{plugins.nearest(key, SECTIONS) or 'pretrain'}:",
+            )
+    for key in NAMES:
+        value = tree.get(key, "")
+        if not isinstance(value, str):
+            name = value.get("name", BACKBONE) if key == "backbone" and isinstance(value, Mapping) else "NAME"
+            section = next(section for section in FOLDERS if section != "schedules" and FOLDERS[section] == NAMES[key])
+            by_name = yaml.safe_dump({section: {name: value}}, default_flow_style=True, width=1000).strip()
+            raise UsageError(
+                f"section {key!r} of {where}",
+                allowed=f"the name of a {key}; settings are in {section}, with a section for each",
+                next=by_name[1:-1],
             )
     for section, folder in FOLDERS.items():
         known = plugins.names(folder)
@@ -97,12 +114,39 @@ def base(preset: str | None, settings_file: Path | None) -> dict[str, Any]:
                     allowed=", ".join(known),
                     next=f"{plugins.nearest(name, known) or known[0]}:",
                 )
-    return tree
+    if "volumes" in tree:
+        _refuse_unknown(_section(tree, "volumes"), f"{where}, in volumes")
 
 
-def method_of(tree: Mapping[str, Any]) -> str:
-    """The pre-training method that a preset or settings file names; ``sal`` where it names none."""
-    return str(tree.get("method", "sal"))
+def for_network(
+    tree: Mapping[str, Any], backbone: str, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> dict[str, Any]:
+    """The sections for a network: those for its number of dimensions."""
+    return of_dims(tree, dims_of(backbone, tree, overrides))
+
+
+def dims_of(backbone: str, tree: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> int:
+    """2 or 3: of the slices or volumes that a network with these settings reads."""
+    given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    settings = _backbone_settings(backbone, tree, _section(given, "backbone"))
+    return int(getattr(settings, "dims", getattr(plugins.load("backbones", backbone), "DIMS", (2,))[0]))
+
+
+def choose(
+    method: str | None,
+    backbone: str | None,
+    tree: Mapping[str, Any],
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+) -> tuple[str, str]:
+    """The method and the network that were asked for; where not, the preset's, else ``sal`` and the method's own.
+
+    A preset may name another method for volumes than for slices.
+    """
+    backbone = backbone or tree.get("backbone")
+    if method is None:
+        suited = tree if backbone is None else for_network(tree, backbone, overrides)
+        method = str(suited.get("method", "sal"))
+    return method, backbone or default_backbone(method)
 
 
 def pretraining(
@@ -126,8 +170,10 @@ def pretraining(
         UsageError: A setting that does not exist, or a network that the method does not work on.
     """
     backbone = backbone or default_backbone(method)
-    refuse_pair(method, backbone)
     given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    dims = dims_of(backbone, tree, given)
+    refuse_pair(method, backbone, dims)
+    tree = of_dims(tree, dims)
     own, backbone_given = _section(given, "method"), _section(given, "backbone")
     timing = {key: value for key, value in given.items() if key not in ("method", "backbone")}
     methods = plugins.load("methods", method)
@@ -151,6 +197,7 @@ def finetuning(
     tree: Mapping[str, Any],
     overrides: Sequence[str] | Mapping[str, Any],
     *,
+    auxiliary: str | None = None,
     prefix: str = "",
 ) -> Finetuning:
     """Settings of one fine-tuning run.
@@ -158,12 +205,25 @@ def finetuning(
     Args:
         backbone: File name in ``backbones/``, or a dotted name.
         tree: Sections of the preset and the settings file.
-        overrides: ``epochs=...``, ``objective.<key>=...``, ``backbone.<key>=...``.
+        overrides: ``epochs=...``, ``objective.<key>=...``, ``backbone.<key>=...``, ``auxiliary.<key>=...``.
+        auxiliary: File name in ``auxiliary/``, or a dotted name; by default what ``tree`` names, if it names one.
         prefix: What the user typed before the keys of schedule and objective, for messages.
+
+    Raises:
+        UsageError: A setting that does not exist, or one of an auxiliary loss where there is none.
     """
     given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    backbone_given = _section(given, "backbone")
-    layers = [_section(tree, "finetune"), {key: value for key, value in given.items() if key != "backbone"}]
+    tree = for_network(tree, backbone, given)
+    auxiliary = auxiliary or tree.get("auxiliary")
+    backbone_given, auxiliary_given = _section(given, "backbone"), _section(given, "auxiliary")
+    if auxiliary is None and auxiliary_given:
+        raise UsageError(
+            f"auxiliary.{next(iter(auxiliary_given))} without an auxiliary loss",
+            allowed="settings of the loss that --auxiliary names",
+            next=f"--auxiliary {plugins.names('auxiliary')[-1]}",
+        )
+    own = {key: value for key, value in given.items() if key not in ("backbone", "auxiliary")}
+    layers = [_section(tree, "finetune"), own]
     objectives = [_section(layer, "objective") for layer in layers]
     schedules = [{key: value for key, value in layer.items() if key != "objective"} for layer in layers]
     return Finetuning(
@@ -171,7 +231,14 @@ def finetuning(
         backbone=backbone,
         backbone_settings=_backbone_settings(backbone, tree, backbone_given),
         schedule=resolve(schedule.Settings, PROTOCOL, *schedules, prefix=prefix),
+        auxiliary=auxiliary,
+        auxiliary_settings=None if auxiliary is None else _auxiliary_settings(auxiliary, tree, auxiliary_given),
     )
+
+
+def _auxiliary_settings(auxiliary: str, tree: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    module = plugins.load("auxiliary", auxiliary)
+    return resolve(module.Settings, _section(_section(tree, "auxiliaries"), auxiliary), given, prefix="auxiliary.")
 
 
 def _backbone_settings(backbone: str, tree: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
@@ -185,6 +252,6 @@ def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         raise UsageError(
             f"{name}={section!r}",
             allowed=f"settings below it: {name}.KEY=VALUE",
-            next=f"--{name} {section}" if name in ("method", "backbone") else f"{name}.KEY=VALUE",
+            next=f"--{name} {section}" if name in NAMES else f"{name}.KEY=VALUE",
         )
     return section

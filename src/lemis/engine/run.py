@@ -54,14 +54,15 @@ class Run:
         self.checkpoint = path / "resume.ckpt"
         self.console = messages()
         self._writer: Any = None
-        self._started = time.monotonic()
-        self._seconds_before = 0.0
+        self._started, self._core_started = time.monotonic(), time.process_time()
+        self._seconds_before = self._core_seconds_before = 0.0
         path.mkdir(parents=True, exist_ok=True)
         stored = path / "settings.yaml"
         if stored.exists():
             self._refuse_other(yaml.safe_load(stored.read_text(encoding="utf-8")), dict(settings))
             if (path / "status.json").exists():
                 self._seconds_before = float(self.status().get("seconds", 0.0))
+                self._core_seconds_before = float(self.status().get("core_seconds", 0.0))
         elif processes.rank() == 0:
             write_text(path / "environment.json", json.dumps(environment(), indent=1))
             write_text(stored, yaml.safe_dump(dict(settings), sort_keys=False))
@@ -89,13 +90,12 @@ class Run:
         return self.status().get("state") == "done"
 
     def set_status(self, **facts: Any) -> None:
-        """Merge ``facts`` into ``status.json``."""
+        """Merge ``facts`` into ``status.json``, and the time so far: on the clock, and of this process's cores."""
         if processes.rank() == 0:
             seconds = self._seconds_before + time.monotonic() - self._started
-            write_text(
-                self.path / "status.json",
-                json.dumps({**self.status(), **facts, "seconds": round(seconds, 1)}, indent=1),
-            )
+            core_seconds = self._core_seconds_before + time.process_time() - self._core_started
+            times = {"seconds": round(seconds, 1), "core_seconds": round(core_seconds, 1)}
+            write_text(self.path / "status.json", json.dumps({**self.status(), **facts, **times}, indent=1))
 
     def note(self, text: str) -> None:
         """Say it on the console, once."""

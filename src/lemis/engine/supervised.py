@@ -1,21 +1,17 @@
-"""Fine-tuning: the objective that takes a labelled batch, and its score on held-out slices."""
+"""Fine-tuning: the objective that takes a labelled batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from lemis.contracts import Backbone, Batch, Draw, KeypointBackbone, Outcome
+from lemis.contracts import Auxiliary, Backbone, Batch, Draw, KeypointBackbone, Outcome
 from lemis.data import intensity, views
-from lemis.data.samples import Slices
-from lemis.measure.scores import PooledDice, pooled_dice
 from lemis.parts.overlap import cross_entropy, soft_dice_loss
 
 Share = Annotated[tuple[views.Probability, views.Probability], AfterValidator(views.ordered)]
@@ -25,9 +21,11 @@ Share = Annotated[tuple[views.Probability, views.Probability], AfterValidator(vi
 class Settings:
     """The PCL protocol's fine-tuning, by default."""
 
-    batch_size: Annotated[int, Field(gt=0)] = 10  # slices
-    loss: Literal["cross_entropy", "dice_and_cross_entropy"] = "cross_entropy"
-    size_px: int = 352  # side of a training view
+    batch_size: Annotated[int, Field(gt=0)] = 10  # slices, or patches of volumes
+    # dice_squared: over all classes with squares in the denominator, as V-Net prints it (Voxel Siamese, equation 3).
+    loss: Literal["cross_entropy", "dice_and_cross_entropy", "dice_squared"] = "cross_entropy"
+    size_px: views.Size = 352  # of a training view; in 3D also [slices, rows, cols]
+    foreground_share: views.Probability = 1 / 3  # 3D: of a batch's patches, at a labelled voxel; nnU-Net v2's
     keypoint_share: Share = (1.0, 1.0)  # of a view's keypoints that the network is given; KAF's code: a random part
     spatial: views.Spatial = field(default_factory=views.Spatial)  # views.CROP_ONLY's values on CHD
     intensity: intensity.Intensity = field(default_factory=intensity.Intensity)  # none, as in the protocol
@@ -35,42 +33,35 @@ class Settings:
 
 @final
 class Objective(nn.Module):
-    """Backbone, augmented view, cross-entropy (and soft Dice)."""
+    """Backbone, augmented view, cross-entropy or soft Dice or both, and an auxiliary loss where there is one."""
 
-    def __init__(self, backbone: Backbone, settings: Settings) -> None:
+    def __init__(self, backbone: Backbone, settings: Settings, auxiliary: Auxiliary | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.settings = settings
+        self.auxiliary = auxiliary
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """A labelled batch -> its loss terms."""
         view = views.random_view(self.settings.spatial, batch, self.settings.size_px, rng)
         image = intensity.augment(view.image, self.settings.intensity, rng)
-        logits = _logits(self.backbone, image, _some(view.keypoints, self.settings.keypoint_share, rng))
+        keypoints = _some(view.keypoints, self.settings.keypoint_share, rng)
+        maps = _maps(self.backbone, image, keypoints)
+        logits = self.backbone.head(self.backbone.decode(maps))
         assert view.label is not None, "fine-tuning needs labels"
-        losses = {"cross_entropy": cross_entropy(logits, view.label)}
+        losses = self._losses(logits, view.label)
+        if self.auxiliary is None:
+            return Outcome(losses)
+        extra: Outcome = self.auxiliary(maps, view.label, logits, rng)
+        return extra._replace(losses={**losses, **extra.losses})
+
+    def _losses(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+        if self.settings.loss == "dice_squared":
+            return {"dice": soft_dice_loss(logits, label, squared=True, background=True)}
+        losses = {"cross_entropy": cross_entropy(logits, label)}
         if self.settings.loss == "dice_and_cross_entropy":
-            losses["dice"] = soft_dice_loss(logits, view.label)
-        return Outcome(losses)
-
-
-@torch.no_grad()
-def network_grid_dice(backbone: Backbone, slices: Slices, num_classes: int, batch_size: int = 32) -> PooledDice:
-    """Dice pooled over all slices, on the grid the network sees (the ``paper`` protocol), in evaluation mode."""
-    was_training = backbone.training
-    backbone.eval()
-    order = np.arange(len(slices))
-    batches = [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
-    score = pooled_dice(_maps(backbone, slices, batches), num_classes)
-    backbone.train(was_training)
-    return score
-
-
-def _maps(backbone: Backbone, slices: Slices, batches: Sequence[NDArray]) -> Iterator[tuple[NDArray, NDArray]]:
-    for batch in slices.stream(batches):
-        assert batch.label is not None, "a score needs labels"
-        predicted = padded_logits(backbone, batch.image, batch.keypoints).argmax(1)
-        yield predicted.cpu().numpy(), batch.label.cpu().numpy()
+            losses["dice"] = soft_dice_loss(logits, label)
+        return losses
 
 
 def padded_logits(backbone: Backbone, image: Tensor, keypoints: Tensor | None = None) -> Tensor:
@@ -108,6 +99,10 @@ def _some(keypoints: Tensor | None, share: tuple[float, float], rng: Draw) -> Te
     rows, most = keypoints.shape[:2]
     dropped = rng.uniform(rows, most) >= rng.uniform(rows, 1, low=share[0], high=share[1])
     return keypoints.masked_fill(dropped[..., None], torch.nan)
+
+
+def _maps(backbone: Backbone, image: Tensor, keypoints: Tensor | None) -> list[Tensor]:
+    return backbone.encode(image, keypoints) if isinstance(backbone, KeypointBackbone) else backbone.encode(image)
 
 
 def _logits(backbone: Backbone, image: Tensor, keypoints: Tensor | None) -> Tensor:

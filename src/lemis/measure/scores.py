@@ -1,9 +1,9 @@
 """How well a prediction matches a reference: Dice, HD95, ASSD and NSD per structure, in millimetres.
 
 Surface metrics crop to the union of the two masks and use SciPy's exact Euclidean distance transform on
-surface voxels. Tools differ by several per cent in these numbers because they define them differently, so
-``DEFINITIONS`` goes into every output. Spacing is the length of each column of the affine; for an oblique
-scan that is exact, for a sheared one it ignores the shear.
+surface voxels. Tools differ by several per cent in these numbers because they define them differently: both usual
+forms of HD95 and of ASSD are computed, and ``DEFINITIONS`` goes into every output. Spacing is the length of each
+column of the affine; for an oblique scan that is exact, for a sheared one it ignores the shear.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ Status = Literal["scored", "missed", "invented", "absent"]
 DEFINITIONS = {
     "dice": "2 |P and R| / (|P| + |R|) over the voxels of one scan, on the reference's own grid",
     "surface": "voxels of a mask with a face neighbour outside it; the border of the image counts as "
-    "outside; axes of one voxel are left out",
+    "outside; axes along which the image is one voxel are left out",
     "hd95_mm": "maximum of the two directed 95th percentiles (linear interpolation) of surface-voxel "
-    "distances, every surface voxel counted once",
-    "assd_mm": "mean of the distances of all surface voxels of both masks, pooled",
+    "distances, every surface voxel counted once (as MONAI)",
+    "assd_mm": "mean of the distances of all surface voxels of both masks, pooled (as MONAI, and medpy since 0.5.2)",
+    "hd95_pooled_mm": "95th percentile (linear interpolation) of the distances of all surface voxels of both "
+    "masks, pooled (as medpy)",
+    "assd_of_means_mm": "mean of the two directed mean distances (as medpy before 0.5)",
     "nsd": "share of the surface voxels of both masks within the tolerance of the other surface",
     "spacing": "lengths of the columns of the affine; shear is ignored",
     "empty": "both masks empty: absent, not scored; reference only: missed; prediction only: invented; "
@@ -58,6 +61,8 @@ class Score(NamedTuple):
     hd95_mm: float
     assd_mm: float
     nsd: float
+    hd95_pooled_mm: float
+    assd_of_means_mm: float
     reference_voxels: int
     predicted_voxels: int
 
@@ -80,23 +85,23 @@ def score(prediction: Mask, reference: Mask, spacing_mm: Sequence[float], *, tol
     """
     predicted, wanted = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
     if not predicted and not wanted:
-        return Score("absent", np.nan, np.nan, np.nan, np.nan, 0, 0)
+        return _unmatched("absent", np.nan, np.nan, wanted, predicted)
     if not predicted or not wanted:
         worst = diagonal_mm(reference.shape, spacing_mm)
-        return Score("invented" if predicted else "missed", 0.0, worst, worst, 0.0, wanted, predicted)
-    box = _union_box(prediction, reference)
-    prediction, reference = prediction[box], reference[box]
+        return _unmatched("invented" if predicted else "missed", 0.0, worst, wanted, predicted)
     dice = 2 * int(np.count_nonzero(prediction & reference)) / (predicted + wanted)
     to_reference, to_prediction = surface_distances_mm(prediction, reference, spacing_mm)
     both = np.concatenate([to_reference, to_prediction])
     return Score(
         "scored",
-        dice,
-        float(max(np.percentile(to_reference, 95), np.percentile(to_prediction, 95))),
-        float(both.mean()),
-        float((both <= tolerance_mm + _ROUNDING_MM).mean()),
-        wanted,
-        predicted,
+        dice=dice,
+        hd95_mm=float(max(np.percentile(to_reference, 95), np.percentile(to_prediction, 95))),
+        assd_mm=float(both.mean()),
+        nsd=float((both <= tolerance_mm + _ROUNDING_MM).mean()),
+        hd95_pooled_mm=float(np.percentile(both, 95)),
+        assd_of_means_mm=float((to_reference.mean() + to_prediction.mean()) / 2),
+        reference_voxels=wanted,
+        predicted_voxels=predicted,
     )
 
 
@@ -122,13 +127,14 @@ def surface_distances_mm(
 
     Neither mask may be empty.
     """
-    # In a single slice every voxel would touch "outside" across the slice axis and be surface.
+    # In an image of a single slice every voxel would touch "outside" across the slice axis and be surface.
     thin = tuple(axis for axis, size in enumerate(reference.shape) if size == 1)
     spacing = [mm for axis, mm in enumerate(spacing_mm) if axis not in thin]
     if not spacing:
         return np.zeros(1), np.zeros(1)
-    surface_p = _surface(prediction.squeeze(thin))
-    surface_r = _surface(reference.squeeze(thin))
+    prediction, reference = prediction.squeeze(thin), reference.squeeze(thin)
+    box = _union_box(prediction, reference)
+    surface_p, surface_r = _surface(prediction[box]), _surface(reference[box])
     far_from_p = ndimage.distance_transform_edt(~surface_p, sampling=spacing)
     far_from_r = ndimage.distance_transform_edt(~surface_r, sampling=spacing)
     return far_from_r[surface_p], far_from_p[surface_r]
@@ -154,6 +160,11 @@ def pooled_dice(pairs: Iterable[tuple[Labels, Labels]], num_classes: int) -> Poo
         total += np.bincount(reference.ravel(), minlength=num_classes)
     dice = 2 * both[1:] / (total[1:] + np.finfo(float).eps)
     return PooledDice(tuple(float(value) for value in dice), float(dice.mean()))
+
+
+def _unmatched(status: Status, overlap: float, distance_mm: float, wanted: int, predicted: int) -> Score:
+    # Of masks that have no pair of surfaces: one value for Dice and NSD, one for every distance.
+    return Score(status, overlap, distance_mm, distance_mm, overlap, distance_mm, distance_mm, wanted, predicted)
 
 
 def _surface(mask: Mask) -> Mask:

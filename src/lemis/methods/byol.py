@@ -30,7 +30,7 @@ from lemis.parts import heads
 from lemis.parts.layers import pool, precise
 from lemis.parts.momentum import follow, follower, towards_one
 
-DIMS = (2, 3)
+DIMS = (2,)
 TRAINS = ("encoder",)
 
 

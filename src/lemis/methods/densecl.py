@@ -33,7 +33,7 @@ from lemis.parts.layers import unit
 from lemis.parts.momentum import follow, follower
 from lemis.parts.queue import Queue, contrast_with_queue
 
-DIMS = (2, 3)
+DIMS = (2,)
 TRAINS = ("encoder",)
 
 

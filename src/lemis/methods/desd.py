@@ -31,7 +31,7 @@ from lemis.parts import processes
 from lemis.parts.layers import BatchNorm, pool, precise, unit
 from lemis.parts.momentum import follow, follower, towards_one
 
-DIMS = (2, 3)
+DIMS = (2,)
 TRAINS = ("encoder",)
 
 

@@ -37,7 +37,7 @@ from lemis.data import views
 from lemis.parts import heads, processes
 from lemis.parts.contrast import base_factor, contrast, pair_contrast, partition, same
 
-DIMS = (2, 3)
+DIMS = (2,)
 TRAINS = ("encoder",)
 
 

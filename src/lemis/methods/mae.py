@@ -1,9 +1,10 @@
 """MAE: Masked Autoencoders Are Scalable Vision Learners. K. He, X. Chen, S. Xie, Y. Li, P. Dollar, R. Girshick.
-CVPR 2022, https://arxiv.org/abs/2111.06377. For convolutional encoder-decoders, on the PCL protocol's slices.
+CVPR 2022, https://arxiv.org/abs/2111.06377. For convolutional encoder-decoders, on the PCL protocol's slices, and on
+volumes.
 
 Most patches of a slice are hidden, and the network fills them in from the others:
 
-    M  = a random share ``ratio`` of the patches of patch_px x patch_px pixels
+    M  = a random share ``ratio`` of the patches of patch_px x patch_px pixels (in 3D blocks, patch_px along each axis)
     L  = mean over pixels of M of ( decoder(encoder(x with M set to 0)) - x )^2
 
 0 is the mean of a prepared scan. Pixels that no scan has (padding, turned-in corners) are not counted.
@@ -18,7 +19,9 @@ normalised patch by patch, which in the flat background of a scan would be targe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Annotated, final
 
 from pydantic import Field
@@ -27,10 +30,11 @@ from torch import Tensor
 from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
 from lemis.data import views
+from lemis.errors import UsageError
 from lemis.parts.restore import Restore, error_of_nothing, squared_error
 from lemis.parts.unet import parts_to
 
-DIMS = (2,)
+DIMS = (2, 3)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")
 
 
@@ -38,22 +42,22 @@ TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")
 class Settings:
     """[P] the paper; the frame is the PCL protocol's."""
 
-    batch_size: Annotated[int, Field(gt=0)] = 32  # slices, as PCL; 4,096 [P]
-    patch_px: Annotated[int, Field(gt=0)] = 16  # side of a patch [P]
+    batch_size: Annotated[int, Field(gt=0)] = 32  # slices or volumes, as PCL; 4,096 [P]
+    patch_px: views.Size = 16  # side of a hidden patch [P], and of a block in OpenMind; also [slices, rows, cols] in 3D
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75  # share of the patches that is hidden [P]
-    size_px: Annotated[int, Field(gt=0)] = 352  # side of a view, as PCL; 224 [P]
+    size_px: views.Size = 352  # side of a view, as PCL; 224 [P]; also [slices, rows, cols] in 3D
     spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL; [P]: a resized crop, mirrored or not
 
 
 @final
 class Views:
-    """One geometric view of every slice, whole and with patches hidden."""
+    """One geometric view of every slice or volume, whole and with patches hidden."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
-        """``target``, and ``masked``, zero and not ``inside`` where hidden; each (B, C, size_px, size_px)."""
+        """``target``, and ``masked``, zero and not ``inside`` where hidden; each (B, C, *out)."""
         how, batch = self.settings, views.all_inside(batch)
         target = views.random_view(how.spatial, batch, how.size_px, rng)
         assert target.inside is not None
@@ -69,14 +73,16 @@ class Method(contracts.Method):
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
+        _refuse_patches(settings.patch_px, views.shape_of(settings.size_px, backbone.dims))
+        patch_px = views.patch_px(settings.size_px, backbone.dims)  # of the whole view, not of what is hidden in it
+        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
         self.trains = parts_to(len(backbone.decoder_channels))
         self.views = Views(settings)
         self.backbone = backbone
         self.restore = Restore(backbone)
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
-        """N slices -> N filled-in slices -> the error where they had been hidden."""
+        """N slices or volumes -> N filled-in ones -> the error where they had been hidden."""
         target, masked = self.views(batch, rng).values()
         assert target.inside is not None
         assert masked.inside is not None
@@ -86,11 +92,29 @@ class Method(contracts.Method):
         return Outcome({"restoration": loss}, {}, {"restoration": error_of_nothing(target.image, hidden)})
 
 
-def hide(rows: int, shape: tuple[int, ...], patch_px: int, ratio: float, rng: Draw) -> Tensor:
-    """(rows, 1, H, W) bool: the same number of patches in every row, all choices alike; border patches may be cut."""
-    height, width = (-(-side // patch_px) for side in shape)
-    count = min(max(round(ratio * height * width), 1), height * width - 1)
-    order = rng.uniform(rows, height * width).argsort(1).argsort(1)  # each patch's place among the shuffled ones
-    patches = (order < count).view(rows, 1, height, width)
-    pixels = patches.repeat_interleave(patch_px, 2).repeat_interleave(patch_px, 3)
-    return pixels[..., : shape[0], : shape[1]]
+def hide(rows: int, shape: Sequence[int], patch_px: views.Size, ratio: float, rng: Draw) -> Tensor:
+    """(rows, 1, *shape) bool: the same number of patches in every row, all choices alike; border patches may be cut."""
+    sides = views.shape_of(patch_px, len(shape))
+    grid = [-(-n // side) for n, side in zip(shape, sides, strict=True)]
+    count = min(max(round(ratio * prod(grid)), 1), prod(grid) - 1)
+    order = rng.uniform(rows, prod(grid)).argsort(1).argsort(1)  # each patch's place among the shuffled ones
+    hidden = (order < count).view(rows, 1, *grid)
+    for axis, (n, side) in enumerate(zip(shape, sides, strict=True), start=2):
+        hidden = hidden.repeat_interleave(side, axis).narrow(axis, 0, n)
+    return hidden
+
+
+def _refuse_patches(patch_px: views.Size, view: Sequence[int]) -> None:
+    """Raises UsageError: Three sides for slices, or patches of which a view has only one."""
+    if not isinstance(patch_px, int) and len(patch_px) != len(view):
+        raise UsageError(
+            f"patch_px={list(patch_px)} for a network of {len(view)} dimensions",
+            allowed="one number for slices; one, or [slices, rows, cols], for volumes",
+            next=f"method.patch_px={patch_px[-1]}",
+        )
+    if all(n <= side for n, side in zip(view, views.shape_of(patch_px, len(view)), strict=True)):
+        raise UsageError(
+            f"patch_px={patch_px} in views of {' x '.join(map(str, view))} pixels, which are one patch",
+            allowed="patches smaller than a view, so that some are hidden and some are seen",
+            next=f"method.patch_px={max(view) // 2}",
+        )

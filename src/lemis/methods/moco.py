@@ -29,7 +29,7 @@ from lemis.parts import heads
 from lemis.parts.momentum import follow, follower
 from lemis.parts.queue import Queue, contrast_then_add
 
-DIMS = (2, 3)
+DIMS = (2,)
 TRAINS = ("encoder",)
 
 

@@ -1,7 +1,8 @@
 """Models Genesis: Generic Autodidactic Models for 3D Medical Image Analysis. Z. Zhou, V. Sodha, M. M. Rahman Siddiquee,
-R. Feng, N. Tajbakhsh, M. B. Gotway, J. Liang. MICCAI 2019, https://arxiv.org/abs/1908.06912. On slices.
+R. Feng, N. Tajbakhsh, M. B. Gotway, J. Liang. MICCAI 2019, https://arxiv.org/abs/1908.06912. On slices
+and on volumes.
 
-A slice is spoilt, and the network restores it:
+A slice or a volume is spoilt, and the network restores it:
 
     L = mean over pixels of ( decoder(encoder(spoilt x)) - x )^2
 
@@ -12,16 +13,18 @@ A slice is spoilt, and the network restores it:
                         else outside the union of up to five of 3/7 to 4/7 (out-painting)
 
 Followed: the corruptions, their order and the numbers of the released code [C]. Differences: blocks of [C] are 10,000
-random ones that cover each other, ours are the cells between random rows and columns, each shuffled once; grey values
-are those between the least and the greatest of a slice ([C]: -1,000 to 1,000 HU), the network reads and restores
-z-scores, without a sigmoid, and pixels that no scan has are not counted; the PCL protocol's views take the place of
-mirroring and of sub-volumes. Encoder and decoder are transferred.
+random ones that cover each other, ours are the cells between random rows and columns (and slices), each shuffled once;
+grey values are those between the least and the greatest of a slice, or of the region that a volume is read from ([C]:
+-1,000 to 1,000 HU), the network reads and restores z-scores, without a sigmoid, and pixels that no scan has are not
+counted; the PCL protocol's views take the place of mirroring, and in 2D of sub-volumes. Encoder and decoder are
+transferred.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from typing import Annotated, final
 
 import torch
@@ -35,7 +38,7 @@ from lemis.parts.corrupt import Probability, covered, value_range
 from lemis.parts.restore import Restore, error_of_nothing, squared_error
 from lemis.parts.unet import parts_to
 
-DIMS = (2,)
+DIMS = (2, 3)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")
 
 BLOCKS = 10  # times the largest block's side is the image's [C]
@@ -44,29 +47,32 @@ GOES_ON = 0.95  # chance of one more box [C]
 MARGIN = 3  # pixels between a box and the image's edge [C]
 POINTS = 1001  # of a curve, between which it is straight
 
+Side = Annotated[int, Field(ge=16)]  # fewer pixels leave no place for a box and its margins
+Size = Side | tuple[Side, Side, Side]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """[C] is the released code; the frame is the PCL protocol's."""
 
-    batch_size: Annotated[int, Field(gt=0)] = 32  # slices, as PCL; 6 volumes [C]
+    batch_size: Annotated[int, Field(gt=0)] = 32  # slices or volumes, as PCL; 6 volumes [C]
     p_shuffle: Probability = 0.5  # of local pixel shuffling [C]
     p_nonlinear: Probability = 0.9  # of another curve of grey values [C]
     p_paint: Probability = 0.9  # of in-painting or out-painting [C]
     p_inpaint: Probability = 0.2  # given the above: in-painting; out-painting otherwise [C]
-    size_px: Annotated[int, Field(ge=16)] = 352  # side of a view, as PCL; 64 x 64 x 32 [C]
+    size_px: Size = 352  # side of a view, as PCL; [32, 64, 64] is [C] in 3D
     spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL; mirrored only [C]
 
 
 @final
 class Views:
-    """One geometric view of every slice, sound and spoilt."""
+    """One geometric view of every slice or volume, sound and spoilt."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
-        """``target`` and ``spoilt``, each (B, C, size_px, size_px)."""
+        """``target`` and ``spoilt``, each (B, C, *out)."""
         how, batch = self.settings, views.all_inside(batch)
         target = views.random_view(how.spatial, batch, how.size_px, rng)
         low, span = value_range(batch.image, batch.inside)
@@ -77,7 +83,7 @@ class Views:
             (how.p_paint, lambda image, rng: paint(image, how.p_inpaint, rng)),
         ]
         for probability, change in changes:
-            on = (rng.uniform(len(grey)) < probability).view(-1, 1, 1, 1)
+            on = _rows(rng.uniform(len(grey)) < probability, grey)
             grey = torch.where(on, change(grey, rng), grey)
         return {"target": target, "spoilt": target._replace(image=low + span * grey)}
 
@@ -89,14 +95,15 @@ class Method(contracts.Method):
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
+        patch_px = views.patch_px(settings.size_px, backbone.dims)
+        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
         self.trains = parts_to(len(backbone.decoder_channels))
         self.views = Views(settings)
         self.backbone = backbone
         self.restore = Restore(backbone)
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
-        """N spoilt slices -> N restored ones -> their error."""
+        """N spoilt slices or volumes -> N restored ones -> their error."""
         target, spoilt = self.views(batch, rng).values()
         assert target.inside is not None
         restored = self.restore(self.backbone.decode(self.backbone.encode(spoilt.image)))
@@ -105,11 +112,13 @@ class Method(contracts.Method):
 
 
 def shuffle(image: Tensor, rng: Draw) -> Tensor:
-    """(B, C, H, W) -> the same, pixels of each cell of a random grid in random order, the same for all channels."""
-    rows, channels, height, width = image.shape
-    down, across = (strips(rows, side, side // BLOCKS, rng) for side in (height, width))
-    cell = (down[:, :, None] * width + across[:, None]).flatten(1)  # (B, H W)
-    chance = (rng.uniform(rows, height * width) * 2**24).long()  # all bits of a float32 in [0, 1)
+    """(B, C, *space) -> the same, pixels of each cell of a random grid in random order, the same for all channels."""
+    rows, channels, *space = image.shape
+    cell = torch.zeros(rows, 1, dtype=torch.long, device=image.device)
+    for side in space:
+        along = strips(rows, side, side // BLOCKS, rng)
+        cell = (cell[:, :, None] * side + along[:, None]).flatten(1)  # (B, pixels), in the end
+    chance = (rng.uniform(rows, prod(space)) * 2**24).long()  # all bits of a float32 in [0, 1)
     to = cell.argsort(dim=1, stable=True)
     source = ((cell << 24) + chance).argsort(dim=1, stable=True)  # by cell too, within it at random
     to, source = (order[:, None].expand(-1, channels, -1) for order in (to, source))
@@ -125,7 +134,7 @@ def strips(rows: int, side: int, widest: int, rng: Draw) -> Tensor:
 
 
 def bend(grey: Tensor, rng: Draw) -> Tensor:
-    """(B, C, H, W) in [0, 1] -> the same range, each row through a curve of its own."""
+    """(B, C, *space) in [0, 1] -> the same range, each row through a curve of its own."""
     controls = rng.uniform(len(grey), 2, 2)  # (B, x and y, two points)
     falls = rng.uniform(len(grey)) < 0.5
     x, y = bezier(controls.to(grey.dtype)).unbind(1)
@@ -151,9 +160,9 @@ def bezier(controls: Tensor) -> Tensor:
 
 
 def paint(grey: Tensor, p_inpaint: float, rng: Draw) -> Tensor:
-    """(B, C, H, W) in [0, 1] -> the same, noise inside some small boxes or outside of some large ones."""
+    """(B, C, *space) in [0, 1] -> the same, noise inside some small boxes or outside of some large ones."""
     rows, space = len(grey), grey.shape[2:]
-    inner = (rng.uniform(rows) < p_inpaint).view(-1, 1, 1, 1)
+    inner = _rows(rng.uniform(rows) < p_inpaint, grey)
     inside = covered(*boxes(rows, [(side // 6, side // 3) for side in space], space, rng, at_least=0), space)
     window = [(side - 4 * side // 7, side - 3 * side // 7) for side in space]
     outside = ~covered(*boxes(rows, window, space, rng, at_least=1), space)
@@ -185,3 +194,8 @@ def boxes(
 def _integers(low: Tensor, high: Tensor, chance: Tensor) -> Tensor:
     """Whole numbers from ``low`` to ``high``, both possible, all alike."""
     return torch.minimum(low + (chance * (high - low + 1)).long(), high)
+
+
+def _rows(which: Tensor, image: Tensor) -> Tensor:
+    # (B,), made to broadcast over the rows of an image.
+    return which.view(-1, *[1] * (image.dim() - 1))

@@ -6,6 +6,9 @@ Slices at about the same relative height of any two scans show about the same an
     Lambda(i) = { j != i : |p_i - p_j| < t },   p = (slice index + 1) / number of slices
     L_i       = -1/|Lambda(i)| sum_{j in Lambda(i)} log [ exp(s_ij / tau) / sum_{k != i} exp(s_ik / tau) ],  s = cosine
 
+In volumes, which the paper does not have, i and j are patches and p is the relative height of a patch's middle. Patches
+nearly as high as their scans are all at one height, and there is nothing to learn: they should have few slices.
+
 Differences from the authors' code: both views go through the encoder together (``views_together``), so batch statistics
 are over 2N images; the logarithm is taken stably; views are read from the whole slice in one resampling, so no pixel of
 a rotated view is black unless it lies outside the slice.
@@ -34,17 +37,17 @@ TRAINS = ("encoder",)
 class Settings:
     """The authors' values for ACDC; [C] is their released code."""
 
-    batch_size: Annotated[int, Field(gt=1)] = 32  # slices; twice as many views [C]
+    batch_size: Annotated[int, Field(gt=1)] = 32  # slices or patches; twice as many views [C]
     temperature: Annotated[float, Field(gt=0)] = 0.1  # tau [C]
     threshold: Annotated[float, Field(gt=0)] = 0.35  # t: 0.35 on ACDC, 0.1 on CHD [C]
     temperature_base: Annotated[float, Field(gt=0)] | None = 0.07  # [C]: the loss times tau / 0.07; None: as printed
     embedding: Annotated[int, Field(gt=0)] = 512  # [C]
     views_together: bool = True  # False: one forward pass a view, as [C]
-    size_px: Annotated[int, Field(gt=0)] = 352  # side of a view; 512 on CHD [C]
+    size_px: views.Size = 352  # side of a view; 512 on CHD [C]; also [slices, rows, cols] in 3D
     spatial: views.Spatial = field(default_factory=views.Spatial)  # the chain of [C]
 
 
-Views = views.TwoViews  # ``first`` and ``second`` of every slice
+Views = views.TwoViews  # ``first`` and ``second`` of every slice or patch
 
 
 @final
@@ -54,14 +57,15 @@ class Method(contracts.Method):
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
+        patch_px = views.patch_px(settings.size_px, backbone.dims)
+        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
         self.trains = TRAINS
         self.views = Views(settings)
         self.backbone = backbone
         self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
-        """N slices -> 2N views -> the positional contrast of their 2N embeddings."""
+        """N slices or patches -> 2N views -> the positional contrast of their 2N embeddings."""
         pair = self.views(batch, rng)
         images = [pair["first"].image, pair["second"].image]
         passes = [torch.cat(images)] if self.settings.views_together else images

@@ -1,11 +1,12 @@
 """Rotation: Unsupervised Representation Learning by Predicting Image Rotations. S. Gidaris, P. Singh, N. Komodakis.
-ICLR 2018, https://arxiv.org/abs/1803.07728. As the PCL protocol runs it on slices.
+ICLR 2018, https://arxiv.org/abs/1803.07728. As the PCL protocol runs it on slices; on patches of volumes, turned in the
+plane of the slices.
 
     L = 1/(4N) sum_i sum_{r = 0..3} CE( head(encoder(rotate(x_i, 90 r degrees))), r )
 
-Every slice is seen in all four rotations in one batch; no other augmentation. The batch, the head (pooled MLP) and the
-optimiser are those of the PCL authors' next repository. Left out: nothing of the method; the RotNet architecture is not
-used, the backbone is ours.
+Every slice or patch is seen in all four rotations in one batch; no other augmentation. The batch, the head (pooled
+MLP) and the optimiser are those of the PCL authors' next repository. Left out: nothing of the method; the RotNet
+architecture is not used, the backbone is ours.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ TRAINS = ("encoder",)
 class Settings:
     """The PCL authors' values for this baseline."""
 
-    batch_size: Annotated[int, Field(gt=0)] = 16  # slices; four times as many images
-    size_px: Annotated[int, Field(gt=0)] = 352  # side of a view: square, so that a rotated image has the same shape
+    batch_size: Annotated[int, Field(gt=0)] = 16  # slices or patches; four times as many images
+    size_px: views.Size = 352  # side of a view, as PCL; also [slices, rows, cols] in 3D, with rows = cols
 
 
 @final
@@ -55,14 +56,15 @@ class Method(contracts.Method):
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
+        patch_px = views.patch_px(settings.size_px, backbone.dims, square=True)
+        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
         self.trains = TRAINS
         self.views = Views(settings)
         self.backbone = backbone
         self.classify = heads.PooledMLP(backbone.channels[-1], 4)
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
-        """N slices -> 4N rotated slices -> cross-entropy of the predicted turn."""
+        """N slices or patches -> 4N rotated ones -> cross-entropy of the predicted turn."""
         turned = self.views(batch, rng)
         features = self.backbone.encode(torch.cat([view.image for view in turned.values()]))[-1]
         logits = self.classify(features).float()  # (4N, 4)

@@ -1,7 +1,7 @@
 """SimCLR: A Simple Framework for Contrastive Learning of Visual Representations. T. Chen, S. Kornblith, M. Norouzi,
-G. Hinton. ICML 2020, https://arxiv.org/abs/2002.05709. As the PCL protocol runs it on slices.
+G. Hinton. ICML 2020, https://arxiv.org/abs/2002.05709. As the PCL protocol runs it on slices; on patches of volumes.
 
-    l_i = -log [ exp(s_ij / tau) / sum_{k != i} exp(s_ik / tau) ],  j the other view of the same slice,  s = cosine
+    l_i = -log [ exp(s_ij / tau) / sum_{k != i} exp(s_ik / tau) ],  j the other view of slice or patch i,  s = cosine
 
 Followed: the NT-Xent loss, its two-layer head, and the geometric views of the protocol (PCL, MICCAI 2021), so that only
 the positives differ from PCL. Left out: colour distortion and LARS, which the protocol does not use.
@@ -30,15 +30,15 @@ TRAINS = ("encoder",)
 class Settings:
     """The PCL protocol's values."""
 
-    batch_size: Annotated[int, Field(gt=1)] = 32  # slices
+    batch_size: Annotated[int, Field(gt=1)] = 32  # slices or patches
     temperature: Annotated[float, Field(gt=0)] = 0.1  # tau
     temperature_base: Annotated[float, Field(gt=0)] | None = 0.07  # PCL: the loss times tau / 0.07; None: as printed
     embedding: Annotated[int, Field(gt=0)] = 512  # as PCL
-    size_px: Annotated[int, Field(gt=0)] = 352  # side of a view
+    size_px: views.Size = 352  # side of a view, as PCL; also [slices, rows, cols] in 3D
     spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL
 
 
-Views = views.TwoViews  # ``first`` and ``second`` of every slice
+Views = views.TwoViews  # ``first`` and ``second`` of every slice or patch
 
 
 @final
@@ -48,14 +48,15 @@ class Method(contracts.Method):
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
+        patch_px = views.patch_px(settings.size_px, backbone.dims)
+        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
         self.trains = TRAINS
         self.views = Views(settings)
         self.backbone = backbone
         self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
-        """N slices -> 2N views -> NT-Xent."""
+        """N slices or patches -> 2N views -> NT-Xent."""
         pair = self.views(batch, rng)
         images = torch.cat([pair["first"].image, pair["second"].image])
         z = processes.gather(self.project(self.backbone.encode(images)[-1]))  # (2N, embedding)

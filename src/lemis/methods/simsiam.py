@@ -27,7 +27,7 @@ from lemis.data import views
 from lemis.parts import heads
 from lemis.parts.layers import precise
 
-DIMS = (2, 3)
+DIMS = (2,)
 TRAINS = ("encoder",)
 
 

@@ -32,7 +32,7 @@ from lemis.data import views
 from lemis.parts import heads, processes
 from lemis.parts.layers import pool, precise, unit
 
-DIMS = (2, 3)
+DIMS = (2,)
 TRAINS = ("encoder",)
 
 

@@ -2,8 +2,9 @@
 B. Landman, D. Xu, V. Nath, A. Hatamizadeh. CVPR 2022, https://arxiv.org/abs/2111.14791. SwinUNETR's pre-training, for
 the encoder of any network.
 
-A crop is turned twice by a random multiple of 90 degrees in its plane, and blocks of it are corrupted. The encoder
-learns which turn it was, which two views belong together, and what was in the blocks:
+A crop of a slice or of a volume is turned twice by a random multiple of 90 degrees in the plane of the slices, and
+blocks of it are corrupted. The encoder learns which turn it was, which two views belong together, and what was in the
+blocks:
 
     L     = w_1 L_rot + w_2 L_con + w_3 L_rec,   weights 1
     L_rot = - log p(turn of the view),   four classes
@@ -24,6 +25,7 @@ next slice in a random ring, never the slice itself, and not corrupted yet.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, log, log2, pi
@@ -50,7 +52,7 @@ TRAINS = ("encoder",)
 class Settings:
     """[C] is the released code."""
 
-    batch_size: Annotated[int, Field(gt=1)] = 32  # slices, as PCL; 2 volumes of 96^3 on each GPU [C]
+    batch_size: Annotated[int, Field(gt=1)] = 32  # slices or volumes, as PCL; 2 of 96^3 on each GPU [C]
     rotation_weight: Annotated[float, Field(gt=0)] = 1.0  # w_1 [C]
     contrast_weight: Annotated[float, Field(gt=0)] = 1.0  # w_2 [C]
     reconstruction_weight: Annotated[float, Field(gt=0)] = 1.0  # w_3 [C]
@@ -59,12 +61,12 @@ class Settings:
     most_corrupted: Annotated[float, Field(gt=0, le=1)] = 0.3  # share of a view, by noise and again by another view [C]
     block_share: corrupt.Share = (0.05, 0.25)  # of each side of the view, a block [C]
     read: Literal["average", "places"] = "average"  # of turn and z: ours, or two places of the map [C]
-    size_px: Annotated[int, Field(gt=0)] = 352  # side of a view, as PCL: square, so that a turned view has its shape
+    size_px: views.Size = 352  # side of a view, as PCL; also [slices, rows, cols] in 3D, with rows = cols; 96 [C]
 
 
 @final
 class Views:
-    """Two turns of one randomly placed crop of every slice, and the same two corrupted."""
+    """Two turns of one randomly placed crop of every slice or volume, and the same two corrupted."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -81,7 +83,7 @@ class Views:
         return drawn
 
     def corrupted(self, image: Tensor, low: Tensor, span: Tensor, rng: Draw) -> Tensor:
-        """Blocks of noise, then blocks of another slice's view, in the same places of it."""
+        """Blocks of noise, then blocks of another row's view, in the same places of it."""
         axes = tuple(range(1, image.dim()))
         noise = rng.normal(*image.shape)
         least, most = noise.amin(axes, keepdim=True), noise.amax(axes, keepdim=True)
@@ -108,18 +110,19 @@ class Method(contracts.Method):
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
+        patch_px = views.patch_px(settings.size_px, backbone.dims, square=True)
+        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
         self.trains = TRAINS
         self.views = Views(settings)
         self.backbone = backbone
-        _refuse_size(settings.size_px, backbone.strides[-1])
+        _refuse_size(views.shape_of(settings.size_px, backbone.dims), backbone.strides[-1])
         width = backbone.channels[-1]
         self.classify = nn.Linear(width, 4)
         self.project = nn.Linear(width, settings.embedding)
         self.reconstruct = decoder(backbone.dims, width, corrupt.image_channels(backbone), backbone.strides[-1])
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
-        """N slices -> 2N corrupted views -> their turns, their embeddings, and what they were."""
+        """N slices or volumes -> 2N corrupted views -> their turns, their embeddings, and what they were."""
         how = self.settings
         drawn = self.views(batch, rng)
         clean = [drawn["first"], drawn["second"]]
@@ -203,10 +206,10 @@ def decoder(dims: int, width: int, channels: int, stride: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _refuse_size(size_px: int, stride: int) -> None:
-    if size_px < 2 * stride:
+def _refuse_size(sides: Sequence[int], stride: int) -> None:
+    if max(sides) < 2 * stride:
         raise UsageError(
-            f"size_px={size_px}, and the network's deepest map has stride {stride}",
+            f"size_px={list(sides)}, and the network's deepest map has stride {stride}",
             allowed=f"at least {2 * stride} px: the reconstruction normalises over the places of that map",
             next=f"method.size_px={2 * stride}",
         )

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import lcm
 from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lemis.errors import UsageError
 from lemis.parts.layers import BatchNorm, precise
+
+HIDDEN_SHARE = 8  # the narrowest layer of ``PlaceEncoding`` has that part of its width
 
 
 class Points(NamedTuple):
@@ -87,10 +91,14 @@ class PointAttention(nn.Module):
     Args:
         width: Of a point's feature.
         heads: Divide ``width``.
+
+    Raises:
+        UsageError: They do not.
     """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
+        _refuse_heads(width, heads)
         self.heads = heads
         self.query, self.key, self.value, self.join = (nn.Linear(width, width) for _ in range(4))
         self.mlp = PointMLP((2 * width, 2 * width, width))
@@ -118,6 +126,16 @@ class PointAttention(nn.Module):
         return out
 
 
+def _refuse_heads(width: int, heads: int) -> None:
+    if width % heads:
+        step = lcm(heads, HIDDEN_SHARE)
+        raise UsageError(
+            f"{heads} heads of attention for keypoint features of {width} numbers",
+            allowed="a keypoint_width that the number of heads divides",
+            next=f"backbone.keypoint_width={-(-width // step) * step}, or heads that divide {width}",
+        )
+
+
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
     if queries.device.type != "cpu":
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
@@ -135,7 +153,7 @@ class PlaceEncoding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp = PointMLP((2, width // 8, width // 4, width // 2, width, width))
+        self.mlp = PointMLP((2, width // HIDDEN_SHARE, width // 4, width // 2, width, width))
 
     def forward(self, place: Tensor, size: Sequence[int], length: float | None = None) -> Tensor:
         """(N, 2) places on a grid of ``size`` (rows, cols) -> (N, width); the length is its longer side by default."""

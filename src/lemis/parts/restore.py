@@ -18,18 +18,28 @@ class Restore(nn.Module):
     """A 1x1 convolution from a decoder's last map to the image; where that map is coarser, a cell gives all its pixels.
 
     Args:
-        backbone: Of two dimensions; how wide and how fine its last map is, and how many channels its images have.
+        backbone: How wide and how fine its last map is, how many dimensions it has, and its images how many channels.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        stride = backbone.decoder_strides[-1]
-        self.layer = nn.Conv2d(backbone.decoder_channels[-1], image_channels(backbone) * stride**2, 1)
-        self.spread = nn.PixelShuffle(stride)
+        self.stride = backbone.decoder_strides[-1]
+        convolution = nn.Conv3d if backbone.dims == 3 else nn.Conv2d
+        outputs = image_channels(backbone) * self.stride**backbone.dims
+        self.layer = convolution(backbone.decoder_channels[-1], outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, decoder channels, H, W) -> (B, image channels, stride H, stride W), float32 under autocast too."""
-        return precise(self.spread(self.layer(x)))
+        """(B, decoder channels, *cells) -> (B, image channels, *(stride cells)), float32 under autocast too."""
+        return precise(spread(self.layer(x), self.stride))
+
+
+def spread(x: Tensor, stride: int) -> Tensor:
+    """(B, C stride^d, *cells) -> (B, C, *(stride cells)): PyTorch's ``pixel_shuffle``, in any number of dimensions."""
+    cells = x.shape[2:]
+    d = len(cells)
+    x = x.unflatten(1, (-1, *[stride] * d))  # (B, C, *(stride), *cells)
+    x = x.permute(0, 1, *(axis for k in range(d) for axis in (2 + d + k, 2 + k)))  # each cell's pixels behind it
+    return x.reshape(*x.shape[:2], *(stride * n for n in cells))
 
 
 def squared_error(guess: Tensor, image: Tensor, where: Tensor) -> Tensor:

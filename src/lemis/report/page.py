@@ -60,6 +60,7 @@ class Slice:
 
     picture: bytes  # PNG
     caption: str
+    width_mm: float | None = None  # of one of three orthogonal planes, so that they are shown in one scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,11 @@ class Example:
     scan: str
     dice: float
     slices: tuple[Slice, ...]
+
+    @property
+    def widths_mm(self) -> tuple[float, ...]:
+        """Of three orthogonal planes; empty where slices of a stack are shown."""
+        return tuple(slice_.width_mm for slice_ in self.slices if slice_.width_mm is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +219,8 @@ def _run_sentence(run: RunFacts) -> str:
     who = f"on {count(len(labelled), 'labelled subject')} ({listed(labelled)})" if labelled else "on labelled scans"
     start = run.model.get("pretrained") or run.settings.get("pretrained")
     begun = f"from the weights of “{start}”" if start else "from scratch"
-    return f"Fine-tuning “{run.name}”: {begun}, {who} ({took}).{state}"
+    extra = f", with the extra loss {run.model['auxiliary']}" if run.model.get("auxiliary") else ""
+    return f"Fine-tuning “{run.name}”: {begun}, {who}{extra} ({took}).{state}"
 
 
 def _evaluation_sentences(summary: Facts) -> list[str]:
@@ -260,8 +267,9 @@ def methods_paragraph(work: WorkFacts) -> str:
 
 
 def references(work: WorkFacts) -> list[str]:
-    """Citations of the methods and networks of ``work``, as their files give them."""
+    """Citations of the methods, auxiliary losses and networks of ``work``, as their files give them."""
     used = [("methods", run.method) for run in work.runs if run.verb == "pretrain"]
+    used += [("auxiliary", str(run.model.get("auxiliary"))) for run in work.runs]
     used += [("backbones", str(run.model.get("backbone"))) for run in work.runs]
     known = [(folder, name) for folder, name in dict.fromkeys(used) if name in plugins.names(folder)]
     return [f"{name}: {plugins.describe(folder, name)['title']}" for folder, name in known]
@@ -288,7 +296,8 @@ def _trained_how(work: WorkFacts, final: Sequence[RunFacts]) -> str:
         begun += f"pre-trained without labels by {source.method} on the images of {seen} ({_steps([source])}) "
         begun += "and then fine-tuned"
     times = f" in {len(final)} runs with different training subjects" if several else ""
-    how = f"{begun}{times} on the labelled scans of {_labelled(final)} ({_steps(final)}), with {tools}."
+    extra = f" and with the extra loss {one.model['auxiliary']}" if one.model.get("auxiliary") else ""
+    how = f"{begun}{times} on the labelled scans of {_labelled(final)} ({_steps(final)}){extra}, with {tools}."
     if several and work.summary is not None and not work.summary["training_not_recorded"]:
         how += " Every scan was segmented by networks that had not seen a label of its subject."
     return how
@@ -306,11 +315,21 @@ def _steps(runs: Sequence[RunFacts]) -> str:
 
 def _prepared_how(prepared: Facts) -> str:
     settings = prepared.get("settings", {})
-    spacing = settings.get("spacing_mm")
-    where = f"to {spacing:g} mm" if isinstance(spacing, int | float) else "to the median spacing of the data set"
     normalised = {"zscore": "each scan was normalised to zero mean and unit variance"}
     how = normalised.get(str(settings.get("normalise")), f"normalisation: {settings.get('normalise')}")
-    return f"Slices were resampled in their plane {where}; {how}."
+    limits = settings.get("clip_values")
+    clipped = f"intensities were clipped to {limits[0]:g} ... {limits[1]:g}; " if limits else ""
+    return f"{_resampled_how(settings)}; {clipped}{how}."
+
+
+def _resampled_how(settings: Facts) -> str:
+    whole, spacing, through = (settings.get(name) for name in ("whole_px", "spacing_mm", "slice_spacing_mm"))
+    if whole:
+        return f"Scans were resampled to {' × '.join(map(str, whole))} voxels (slices, rows, columns)"
+    in_plane = f"resampled in their plane to {spacing:g} mm" if isinstance(spacing, int | float) else ""
+    across = f"resampled across it to {through:g} mm" if through else ""
+    done = listed(part for part in (in_plane, across) if part)
+    return f"Slices were {done or 'kept at their own spacing'}"
 
 
 def _scored_how(summary: Facts) -> str:

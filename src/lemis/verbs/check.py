@@ -130,6 +130,7 @@ def _plain(report: Report) -> dict[str, Any]:
         "layout": index.layout,
         "channels": list(index.channels),
         "labels": index.labels,
+        "ignored": list(index.ignored),
         "scans": len(index.scans),
         "subjects": len({scan.subject for scan in index.scans}),
         "labelled": sum(scan.label is not None for scan in index.scans),
@@ -150,6 +151,8 @@ def _print(report: Report, output: Path | None, console: Console) -> None:
     console.print(_summary(report))
     if any(scan.label for scan in index.scans):
         console.print(_structures(index))
+        if index.ignored:
+            console.print(f"the values {', '.join(map(str, index.ignored))} count as background\n")
     for severity in ("error", "warning"):
         _print_faults([fault for fault in report.faults if fault.severity == severity], console)
     for part in report.left_out[:_SHOWN]:

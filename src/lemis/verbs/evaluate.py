@@ -33,9 +33,9 @@ from lemis.errors import DataFault, UsageError
 from lemis.measure import scores, statistics, tables
 
 VERSION = 1
-METRICS = ("dice", "hd95_mm", "assd_mm", "nsd")
+_IN_MM = ("hd95_mm", "assd_mm", "nsd", "hd95_pooled_mm", "assd_of_means_mm")
+METRICS = ("dice", *_IN_MM)
 COUNTS = ("missed", "invented", "absent")
-_IN_MM = ("hd95_mm", "assd_mm", "nsd")
 _POOLED = "held_out/pooled_dice"
 _COLUMNS = ("scan", "subject", "structure", *METRICS, "reference_ml", "predicted_ml", "status")
 
@@ -99,7 +99,13 @@ def evaluate(
 
     structures = _structures(index, cases)
     millimetres = _millimetres(cases, record)
-    one = partial(_score_case, structures=structures, millimetres=millimetres is None, settings=settings.scores)
+    one = partial(
+        _score_case,
+        structures=structures,
+        ignored=index.ignored if index else (),
+        millimetres=millimetres is None,
+        settings=settings.scores,
+    )
     per_case = [row for rows in _parallel(one, cases, jobs) for row in rows]
 
     summary = {
@@ -244,12 +250,22 @@ def _labels(scan: volume.Volume) -> NDArray[np.int64]:
     return np.rint(array).astype(np.int64)
 
 
+def _structured(scan: volume.Volume, ignored: Sequence[int]) -> NDArray[np.int64]:
+    labels = _labels(scan)
+    return np.where(np.isin(labels, ignored), 0, labels) if ignored else labels
+
+
 def _score_case(
-    case: Case, *, structures: Mapping[str, int], millimetres: bool, settings: scores.Settings
+    case: Case,
+    *,
+    structures: Mapping[str, int],
+    ignored: Sequence[int],
+    millimetres: bool,
+    settings: scores.Settings,
 ) -> list[dict[str, object]]:
     prediction, reference = volume.read(case.prediction), volume.read(case.reference)
     _refuse_other_grid(case, prediction, reference)
-    maps = _labels(prediction), _labels(reference)
+    maps = _structured(prediction, ignored), _structured(reference, ignored)
     for labels, path in zip(maps, (case.prediction, case.reference), strict=True):
         unknown = sorted({int(value) for value in np.unique(labels)} - {0, *structures.values()})
         if unknown:
@@ -437,7 +453,7 @@ def _print(summary: Mapping[str, Any], output: Path) -> None:
     who = f"{tables.count(summary['scans'], 'scan')} of {tables.count(summary['subjects'], 'subject')}"
     title = f"{who}; mean over scans, {level} interval below it"
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    # ASSD is in the files: with it the table is wider than 80 columns.
+    # ASSD and the other forms of the distances are in the files: with them the table is wider than 80 columns.
     heads = {"dice": "Dice", "hd95_mm": "HD95 mm", "nsd": f"NSD {default['tolerance_mm']:g} mm"}
     names = ["dice"] if default["without_millimetres"] else list(heads)
     table.add_column("structure")

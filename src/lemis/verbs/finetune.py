@@ -10,13 +10,15 @@ import torch
 
 from lemis import plugins
 from lemis.contracts import Sampling
-from lemis.data import index
+from lemis.data import index, views
+from lemis.data.patches import Patches
 from lemis.data.samples import Slices
 from lemis.data.split import choose
 from lemis.data.store import Store, open_store
-from lemis.engine import launch, loop, pairing, plan
+from lemis.engine import held_out as held_out_score
+from lemis.engine import launch, loop, pairing, plan, supervised
 from lemis.engine.run import Run, messages
-from lemis.engine.supervised import Objective, network_grid_dice
+from lemis.engine.supervised import Objective
 from lemis.engine.transfer import load_pretrained, print_table, transfer
 from lemis.errors import UsageError
 from lemis.settings import plain
@@ -31,6 +33,7 @@ def finetune(
     fold: int | None = None,
     labelled: int | None = None,
     backbone: str | None = None,
+    auxiliary: str | None = None,
     name: str | None = None,
     preset: str | None = None,
     settings_file: Path | None = None,
@@ -48,8 +51,10 @@ def finetune(
         pretrained: A finished pre-training run; None trains from scratch.
         fold: Whose test subjects are held out; None trains on every labelled subject and holds out none.
         labelled: How many of the fold's training subjects give their labels (M); all by default.
-        backbone: File name in ``backbones/``, or a dotted name; by default that of ``pretrained``, else ``unet2d``.
-        name: Of the run; by default method, number of labelled subjects, fold and seed.
+        backbone: File name in ``backbones/``, or a dotted name; by default that of ``pretrained``, else the preset's,
+            else ``unet2d``.
+        auxiliary: An extra loss: file name in ``auxiliary/``, or a dotted name; by default the preset's, if any.
+        name: Of the run; by default method, auxiliary loss, number of labelled subjects, fold and seed.
         preset: Of settings, or a YAML file.
         settings_file: YAML over the preset.
         overrides: ``key=value`` over both.
@@ -62,15 +67,18 @@ def finetune(
     Raises:
         UsageError: Another network than the pre-trained one, or scans prepared without the keypoints it looks at.
     """
-    weights, source = load_pretrained(pretrained) if pretrained is not None else ({}, {"method": pairing.SCRATCH})
-    backbone = _backbone(backbone, source, pretrained)
-    settings = plan.finetuning(backbone, plan.base(preset, settings_file), overrides)
+    weights, before = load_pretrained(pretrained) if pretrained is not None else ({}, {"method": pairing.SCRATCH})
+    tree = plan.base(preset, settings_file)
+    backbone = _backbone(backbone, before, pretrained, tree)
+    settings = plan.finetuning(backbone, tree, overrides, auxiliary=auxiliary)
     keypoints = pairing.keypoints_of(backbone, settings.backbone_settings)
     store = open_store(work / "prepared")
     pairing.require_keypoints(store, keypoints)
-    fabric = launch.launch(settings.schedule, device)
+    dims = plan.dims_of(settings.backbone, {}, {"backbone": plain(settings.backbone_settings)})
+    pairing.require_one_axis(store, dims)
+    fabric = launch.launch(settings.schedule, device, dims)
     console = messages()
-    method = source["method"].rsplit(".", 1)[-1]
+    method = before["method"].rsplit(".", 1)[-1]
     split = choose(store.scans, fold=fold, labelled=labelled, root=Path(index.load(work / "index.json").root))
     train, held_out = _scans_of(store, split.labelled_subjects), _scans_of(store, split.test_subjects)
     if not train:
@@ -83,9 +91,9 @@ def finetune(
     network = plugins.load("backbones", backbone).Backbone(
         settings.backbone_settings, in_channels=len(store.channels), num_classes=store.num_classes
     )
-    rows = transfer(network, weights, tuple(source["trained"]), pretrained) if pretrained is not None else []
+    rows = transfer(network, weights, tuple(before["trained"]), pretrained) if pretrained is not None else []
     start = pretrained.name if pretrained else pairing.run_name(pairing.SCRATCH, backbone)
-    name = name or _name(start, len(split.labelled_subjects), fold, seed)
+    name = name or _name(pairing.with_auxiliary(start, settings.auxiliary), len(split.labelled_subjects), fold, seed)
     run = Run(
         work / "runs" / name,
         {
@@ -99,22 +107,28 @@ def finetune(
 
     if pretrained is not None:
         print_table(rows, pretrained, console)
-    objective = Objective(network, settings.objective)
-    most = keypoints.most if keypoints else 0
-    slices = Slices(store, train, fabric.device, with_labels=True, keypoints=most)
+    extra = None
+    if settings.auxiliary is not None:
+        loss = plugins.load("auxiliary", settings.auxiliary)
+        extra = loss.Auxiliary(network, settings.auxiliary_settings, num_classes=store.num_classes)
+    objective, most = Objective(network, settings.objective, extra), keypoints.most if keypoints else 0
+    patch_px = views.shape_of(settings.objective.size_px, 3) if network.dims == 3 else None
+    source, sampling = _source(store, train, fabric.device, settings.objective, patch_px, most)
     console.print(
-        f"fine-tuning {run.path.name} on {len(slices)} slices of {len(train)} scans, "
+        f"fine-tuning {run.path.name} on {f'{len(source)} slices of ' if patch_px is None else ''}{len(train)} scans, "
         f"{len(split.labelled_subjects)} subjects: {', '.join(split.labelled_subjects)} "
         f"({fabric.device}, {fabric.strategy.precision.precision})"
     )
-    run.set_status(verb="finetune", method=method, state="running", slices=len(slices), scans=len(train))
-    sampling = Sampling(kind="slices", batch_size=min(settings.objective.batch_size, len(slices)))
-    scored = Slices(store, held_out, fabric.device, with_labels=True, keypoints=most) if held_out else None
+    size = {"scans": len(train)} if patch_px else {"slices": len(source), "scans": len(train)}
+    run.set_status(verb="finetune", method=method, state="running", **size)
+    dice = None
+    if held_out:
+        dice = held_out_score.scorer(network, store, held_out, fabric.device, patch_px=patch_px, keypoints=most)
 
     def score() -> dict[str, float]:
-        assert scored is not None
+        assert dice is not None
         with fabric.autocast():
-            pooled = network_grid_dice(network, scored, store.num_classes)
+            pooled = dice()
         each = zip(store.label_names[1:], pooled.dice, strict=True)
         return {
             "held_out/pooled_dice": pooled.mean,
@@ -122,30 +136,49 @@ def finetune(
         }
 
     loop.train(
-        objective, slices, sampling, settings.schedule, run, fabric, seed=seed,
-        evaluate=score if scored else None, evaluations=SCORES,
+        objective, source, sampling, settings.schedule, run, fabric, seed=seed,
+        evaluate=score if dice else None, evaluations=SCORES,
     )  # fmt: skip
     run.finish(
         network.state_dict(),
         {
             "verb": "finetune", "method": method, "backbone": backbone,
-            "backbone_settings": plain(settings.backbone_settings), "channels": list(store.channels),
+            "backbone_settings": plain(settings.backbone_settings), "auxiliary": settings.auxiliary,
+            "patch_px": None if patch_px is None else list(patch_px), "channels": list(store.channels),
             "label_names": list(store.label_names), "label_values": list(store.label_values),
             "labelled_subjects": list(split.labelled_subjects), "test_subjects": list(split.test_subjects),
-            "pretraining_subjects": source.get("subjects", []), "pretrained": pretrained.name if pretrained else None,
+            "pretraining_subjects": before.get("subjects", []), "pretrained": pretrained.name if pretrained else None,
             "prepared": plain(store.settings), "seed": seed, "fold": fold, "split": split.source,
         },
     )  # fmt: skip
     return run.path
 
 
-def _backbone(given: str | None, source: Mapping[str, Any], pretrained: Path | None) -> str:
-    there = source.get("backbone", given or pairing.BACKBONE)
+def _source(
+    store: Store,
+    scans: Sequence[int],
+    device: torch.device,
+    settings: supervised.Settings,
+    patch_px: tuple[int, ...] | None,
+    keypoints: int,
+) -> tuple[Slices | Patches, Sampling]:
+    """Where labelled batches come from, and how they are drawn: slices, or patches of volumes."""
+    if patch_px is None:
+        slices = Slices(store, scans, device, with_labels=True, keypoints=keypoints)
+        return slices, Sampling(kind="slices", batch_size=min(settings.batch_size, len(slices)))
+    sampling = Sampling(
+        kind="slices", batch_size=settings.batch_size, patch_px=patch_px, foreground_share=settings.foreground_share
+    )
+    return Patches(store, scans, device, sampling, settings.spatial, with_labels=True), sampling
+
+
+def _backbone(given: str | None, before: Mapping[str, Any], pretrained: Path | None, tree: Mapping[str, Any]) -> str:
+    there = before.get("backbone", given or tree.get("backbone", pairing.BACKBONE))
     if given not in (None, there):
         raise UsageError(
             f"--backbone {given} with --pretrained {pretrained}, where {there} was trained",
             allowed=f"the network that was pre-trained: {there}",
-            next=f"leave out --backbone, or pre-train it: --method {source['method']} --backbone {given}",
+            next=f"leave out --backbone, or pre-train it: --method {before['method']} --backbone {given}",
         )
     return str(there)
 

@@ -36,6 +36,7 @@ def fit(
     output: Path,
     method: str | None = None,
     backbone: str | None = None,
+    auxiliary: str | None = None,
     labelled: int | None = None,
     fold: int | None = None,
     preset: str | None = "small",
@@ -54,15 +55,18 @@ def fit(
         folder: Scans, a few of them labelled.
         output: The work folder.
         method: File name in ``methods/``, a dotted name, or ``scratch`` for no pre-training; by default the
-            preset's, and ``sal`` where it names none.
-        backbone: File name in ``backbones/``, or a dotted name; by default the first that the method names, and
-            ``unet2d`` where it names none. Keypoints that it looks at are found as the scans are prepared.
+            preset's (which may have another for volumes), and ``sal`` where it names none.
+        backbone: File name in ``backbones/``, or a dotted name; by default the preset's, else the first that the
+            method names, and ``unet2d`` where it names none. Keypoints that it looks at are found as the scans are
+            prepared.
+        auxiliary: An extra loss of fine-tuning: file name in ``auxiliary/``, or a dotted name; by default the
+            preset's, if any.
         labelled: Train on the labels of this many subjects only; all by default.
         fold: Hold out this fold only.
         preset: Of settings, or a YAML file.
         settings_file: YAML over the preset.
         overrides: ``prepare.<key>=...``, ``pretrain.<key>=...``, ``method.<key>=...``, ``backbone.<key>=...``,
-            ``finetune.<key>=...``.
+            ``finetune.<key>=...``, ``auxiliary.<key>=...``.
         inductive: Pre-training leaves out the held-out subjects (needs ``fold``).
         seed: All randomness follows from it.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -85,16 +89,20 @@ def fit(
         raise UsageError("--inductive without a fold", allowed="--inductive with --fold", next="--fold 0 --inductive")
     given = _by_section(overrides)
     tree = plan.base(preset, settings_file)
-    method = method or plan.method_of(tree)
+    named = method
+    method, backbone = plan.choose(method, backbone, tree, given["finetune"])
     # All settings are resolved here once, so that a mistyped one is refused before any work.
-    backbone = backbone or pairing.default_backbone(method)
     if method != SCRATCH:
         plan.pretraining(method, backbone, tree, given["pretrain"], prefix="pretrain.")
-    tuning = plan.finetuning(backbone, tree, given["finetune"], prefix="finetune.")
-    images, keypoints = preparation(tree.get("prepare", {}), given["prepare"], prefix="prepare.")
+    tuning = plan.finetuning(backbone, tree, given["finetune"], auxiliary=auxiliary, prefix="finetune.")
+    sections = plan.for_network(tree, backbone, given["finetune"])
+    images, keypoints = preparation(sections.get("prepare", {}), given["prepare"], prefix="prepare.")
     wanted = pairing.keypoints_of(backbone, tuning.backbone_settings)
     keypoints = pairing.keypoints_to_find(output / "prepared", keypoints, wanted)
 
+    if named is None and method == SCRATCH:
+        others = ", ".join(pairing.methods_of(plan.dims_of(backbone, tree, given["finetune"])))
+        console.print(f"note: {backbone} is trained without pre-training; --method {others} would pre-train it")
     console.rule("check")
     found = check(folder, output=output)
     if found.errors:
@@ -130,6 +138,7 @@ def fit(
         )
     console.rule("finetune")
     start = pretrained.name if pretrained else pairing.run_name(SCRATCH, backbone) + suffix
+    start = pairing.with_auxiliary(start, tuning.auxiliary)
     runs = []
     for number, split in splits:
         name = f"{start}-m{len(split.labelled_subjects)}-{'all' if number is None else f'fold{number}'}"
@@ -140,6 +149,7 @@ def fit(
                 name=name,
                 fold=number,
                 labelled=labelled,
+                auxiliary=tuning.auxiliary,
                 overrides=given["finetune"],
                 **common,
             )
@@ -165,23 +175,22 @@ def fit(
 
 
 def _by_section(overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """``method.*`` and ``backbone.*`` go to pre-training, ``backbone.*`` to fine-tuning as well."""
+    """``method.*`` and ``backbone.*`` go to pre-training, ``backbone.*`` and ``auxiliary.*`` to fine-tuning."""
     tree = parse_overrides(overrides)
-    sections = ("prepare", "pretrain", "method", "backbone", "finetune")
+    sections = ("prepare", "pretrain", "method", "backbone", "finetune", "auxiliary")
     for key, value in tree.items():
         if key not in sections or not isinstance(value, dict):
             somewhere = f"{key}.SETTING=..." if key in sections else f"pretrain.{key}=... or finetune.{key}=..."
             raise UsageError(
                 f"setting {key}",
                 allowed="settings that begin with " + ", ".join(f"{section}." for section in sections),
-                next=f"--method {value}" if key == "method" else somewhere,
+                next=f"--{key} {value}" if key in plan.NAMES else somewhere,
             )
-    backbone = {"backbone": tree["backbone"]} if "backbone" in tree else {}
-    method = {"method": tree["method"]} if "method" in tree else {}
+    method, backbone, auxiliary = ({key: tree[key]} if key in tree else {} for key in plan.NAMES)
     return {
         "prepare": tree.get("prepare", {}),
         "pretrain": {**tree.get("pretrain", {}), **method, **backbone},
-        "finetune": {**tree.get("finetune", {}), **backbone},
+        "finetune": {**tree.get("finetune", {}), **backbone, **auxiliary},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import json as json_format
 from typing import Any
@@ -34,27 +35,29 @@ SHARED = {
 
 
 def list(*, parameters: bool = False, json: bool = False) -> Facts:
-    """Print and return the methods, networks and presets.
+    """Print and return the methods, networks, auxiliary losses and presets.
 
     Args:
         parameters: Also count the weights of each network at its default settings (imports PyTorch).
         json: Print JSON instead of tables.
 
     Returns:
-        ``methods`` and ``backbones``: rows of name, title, the file's constants (``dims``, ``trains``, and
-        ``backbones`` where a method works on these networks only) and ``settings``, each with ``name``,
-        ``default`` (source text where it is no plain value) and ``note``;
+        ``methods``, ``backbones`` and ``auxiliaries``: rows of name, title, the file's constants (``dims``,
+        ``trains``, and ``backbones`` where a method works on these networks only) and ``settings``, each with
+        ``name``, ``default`` (source text where it is no plain value) and ``note``; of networks ``parameters`` too
+        where asked for, by ``2D`` and ``3D``;
         ``presets``: names; ``settings``: those of no plug-in, by the verb or the key that takes them.
     """
     facts = {
         "methods": [SCRATCH, *_plugins("methods")],
         "backbones": _plugins("backbones"),
+        "auxiliaries": _plugins("auxiliary"),
         "presets": presets(),
         "settings": {owner: plugins.settings_of(*where) for owner, where in SHARED.items()},
     }
     if parameters:
         for backbone in facts["backbones"]:
-            backbone["parameters"] = count_parameters(backbone["name"])
+            backbone["parameters"] = {f"{dims}D": count_parameters(backbone["name"], dims) for dims in backbone["dims"]}
     if json:
         print(json_format.dumps(facts, indent=1))
     else:
@@ -62,10 +65,14 @@ def list(*, parameters: bool = False, json: bool = False) -> Facts:
     return facts
 
 
-def count_parameters(backbone: str, *, in_channels: int = 1, num_classes: int = 4) -> int:
-    """Number of weights of a network at its default settings."""
-    module = importlib.import_module(f"lemis.backbones.{backbone}")
-    network = module.Backbone(module.Settings(), in_channels=in_channels, num_classes=num_classes)
+def count_parameters(backbone: str, dims: int, *, in_channels: int = 1, num_classes: int = 4) -> int:
+    """Number of weights of a network at its default settings, and of these dimensions where it can be of several."""
+    module = plugins.load("backbones", backbone)
+    several = len(module.DIMS) > 1
+    settings = module.Settings(dims=dims) if several else module.Settings()
+    meta = importlib.import_module("torch").device("meta")  # imported here only: the rest of listing does without
+    with meta:  # what it is made of, without its weights
+        network = module.Backbone(settings, in_channels=in_channels, num_classes=num_classes)
     return sum(weights.numel() for weights in network.parameters())
 
 
@@ -88,11 +95,21 @@ def _print(facts: Facts) -> None:
         networks.add_column("parameters", justify="right")
     networks.add_column("title")
     for row in facts["backbones"]:
-        count = [f"{row['parameters']:,}"] if counted else []
+        count = ["\n".join(_counts(row["parameters"]))] if counted else []
         networks.add_row(row["name"], _dims(row), *count, _short(row))
-    console.print(methods, networks, sep="\n")
+    losses = Table(
+        "auxiliary", "dims", "title", title="Extra losses in fine-tuning (--auxiliary)", title_justify="left"
+    )
+    for row in facts["auxiliaries"]:
+        losses.add_row(row["name"], _dims(row), _short(row))
+    console.print(methods, networks, losses, sep="\n")
     console.print("Presets (--preset): " + ", ".join(facts["presets"]), soft_wrap=True)
     console.print("`lemis list --json` also shows every setting and its default.")
+
+
+def _counts(parameters: dict[str, int]) -> builtins.list[str]:
+    several = len(parameters) > 1
+    return [f"{count:,}{f' ({dims})' if several else ''}" for dims, count in parameters.items()]
 
 
 def _trains(row: Facts) -> str:
@@ -108,4 +125,4 @@ def _short(row: Facts) -> str:
 
 
 def _dims(row: Facts) -> str:
-    return ", ".join(f"{dims}D" for dims in row.get("dims", ()))
+    return "/".join(f"{dims}D" for dims in row.get("dims", ()))

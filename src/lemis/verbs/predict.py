@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 
 from lemis.contracts import Backbone
@@ -16,15 +20,25 @@ from lemis.data import index as index_file
 from lemis.data import preprocess, volume
 from lemis.data.index import Index, Scan
 from lemis.data.layouts import scan_folder
+from lemis.data.preprocess import Facts
 from lemis.data.scans import read_image
-from lemis.engine.inference import load_network, predict_scan
+from lemis.data.volume import Source
+from lemis.engine import tiles
+from lemis.engine.inference import Cost, cost, load_network, predict_scan, probe
 from lemis.engine.launch import chosen_device
 from lemis.engine.run import messages, write_text
 from lemis.errors import UsageError
 from lemis.measure.tables import count
-from lemis.settings import resolve
+from lemis.settings import parse_overrides, plain, resolve
 
 RECORD = "predictions.json"
+
+
+class Tiling(NamedTuple):
+    """How three-dimensional networks see a volume."""
+
+    patch_px: tuple[int, ...]
+    settings: tiles.Settings
 
 
 def predict(
@@ -33,6 +47,8 @@ def predict(
     inputs: Path | None = None,
     scans: Sequence[str] | None = None,
     output: Path | None = None,
+    overrides: Sequence[str] = (),
+    dry_run: bool = False,
     device: str = "auto",
 ) -> Path:
     """Write one label map per scan: on its image's own grid, in its format, with its own label values.
@@ -42,28 +58,33 @@ def predict(
         inputs: A scan or a folder of scans; by default the scans of the work folder that the runs lie in.
         scans: Ids; by default those of the work folder that no run was trained on, or all of ``inputs``.
         output: Folder for the label maps; ``WORK/predictions`` by default.
+        overrides: ``key=value`` of the tiles in which three-dimensional networks see a volume (``tiles.Settings``).
+        dry_run: Time one tile, or one slice, and say what the whole will take. Nothing is written.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
         The folder. ``predictions.json`` there says which runs made each map, and what they were trained on.
 
     Raises:
-        UsageError: Runs that do not belong together, or no scan to predict.
+        UsageError: Runs that do not belong together, settings that they do not have, or no scan to predict.
     """
     console = messages()
     runs = [runs] if isinstance(runs, Path) else list(runs)
+    if not runs:
+        raise UsageError("no run", allowed="one fine-tuned run, or several", next="lemis predict WORK/runs/NAME")
     target = torch.device(chosen_device(device))
     networks, facts = _load(runs, target)
+    tiling = _tiling(overrides, facts[0].get("patch_px"))
     work = runs[0].parent.parent
     index = index_file.load(work / "index.json") if inputs is None else scan_folder(inputs)
     output = output or work / "predictions"
-    output.mkdir(parents=True, exist_ok=True)
     record = _read_record(output)
     chosen = _chosen(index, scans, facts, all_of_them=inputs is not None)
     made_by = {
         "runs": [run.name for run in runs],
         "weights": [_digest(run / "model.safetensors") for run in runs],
         "labelled_subjects": sorted({s for f in facts for s in f["labelled_subjects"]}),
+        **_said_of(tiling),
     }
     wanted = {scan.id: {**made_by, "images": _stamps(index, scan)} for scan in chosen}
     waiting = [scan for scan in chosen if not _is_made(record["scans"].get(scan.id), wanted[scan.id], output)]
@@ -71,8 +92,12 @@ def predict(
         console.print(f"{output}: nothing to do")
         return output
     names = " + ".join(made_by["runs"])
+    if dry_run:
+        _print_cost(waiting, _costs(waiting, index, networks, facts[0], tiling, target), tiling, target)
+        return output
+    output.mkdir(parents=True, exist_ok=True)
     for scan in track(waiting, f"predicting with {names}", console=console, disable=not console.is_terminal):
-        file = _predict_one(scan, index, networks, facts[0], output, target)
+        file = _predict_one(scan, index, networks, facts[0], tiling, output, target)
         record["scans"][scan.id] = {"file": file.name, **wanted[scan.id]}
         _write_record(output, record, facts)
     console.print(f"predicted {count(len(waiting), 'scan')} with {names}: {output}")
@@ -83,10 +108,10 @@ def _load(runs: Sequence[Path], device: torch.device) -> tuple[list[Backbone], l
     loaded = [load_network(run, device) for run in runs]
     facts = [fact for _, fact in loaded]
     for fact, run in zip(facts, runs, strict=True):
-        for key in ("channels", "label_values", "prepared"):
-            if fact[key] != facts[0][key]:
+        for key in ("channels", "label_values", "prepared", "patch_px"):
+            if fact.get(key) != facts[0].get(key):
                 raise UsageError(
-                    f"{runs[0]} and {run} differ in {key}: {facts[0][key]} and {fact[key]}",
+                    f"{runs[0]} and {run} differ in {key}: {facts[0].get(key)} and {fact.get(key)}",
                     allowed="an ensemble of runs from one prepared data set",
                     next=f"lemis predict {run}",
                 )
@@ -122,26 +147,113 @@ def _predict_one(
     index: Index,
     networks: Sequence[Backbone],
     facts: dict[str, Any],
+    tiling: Tiling | None,
     output: Path,
     device: torch.device,
 ) -> Path:
+    _expect_channels(index, facts)
+    slices, described, source = _prepared(scan, index, facts)
+    classes = predict_scan(networks, slices, described, device, *(tiling or ()))
+    labels = _values(facts["label_values"])[classes]
+    file = index_file.locate(index, scan.images[0])
+    return volume.write_labels(labels, source, output / f"{scan.id}{volume.label_suffix(file)}")
+
+
+def _expect_channels(index: Index, facts: dict[str, Any]) -> None:
     if len(index.channels) != len(facts["channels"]):
         raise UsageError(
             f"scans with {len(index.channels)} channels ({', '.join(index.channels)})",
             allowed=f"the {len(facts['channels'])} the run was trained on: {', '.join(facts['channels'])}",
             next="give scans with the same channels in the same order",
         )
+
+
+def _prepared(scan: Scan, index: Index, facts: dict[str, Any]) -> tuple[NDArray[np.float16], Facts, Source]:
+    # A function of its own, so that the scan as it was stored is let go.
     settings = resolve(preprocess.Settings, facts["prepared"])
     image = read_image(index, scan)
-    described = preprocess.describe(
-        id=scan.id, subject=scan.subject, images=scan.images, label=None, shape=image.source.canonical_shape,
-        spacing_mm=image.spacing_mm, slice_axis=scan.slice_axis, settings=settings,
+    described = _described(scan, image.source.canonical_shape, image.spacing_mm, settings)
+    return *preprocess.prepare_image(image.array, described, settings), image.source
+
+
+def _described(scan: Scan, shape: Sequence[int], spacing_mm: Sequence[float], settings: preprocess.Settings) -> Facts:
+    return preprocess.describe(
+        id=scan.id, subject=scan.subject, images=scan.images, label=None, shape=shape,
+        spacing_mm=spacing_mm, slice_axis=preprocess.axis_of(settings, scan.slice_axis), settings=settings,
     )  # fmt: skip
-    slices, described = preprocess.prepare_image(image.array, described, settings)
-    classes = predict_scan(networks, slices, described, device)
-    labels = preprocess.from_classes(classes, facts["label_values"])
-    source = index_file.locate(index, scan.images[0])
-    return volume.write_labels(labels, image.source, output / f"{scan.id}{volume.label_suffix(source)}")
+
+
+def _values(label_values: Sequence[int]) -> NDArray[Any]:
+    # In the smallest type: a volume of int64 labels would be larger than everything else that is kept of it.
+    values = np.asarray(label_values)
+    return values.astype(np.result_type(np.min_scalar_type(values.min()), np.min_scalar_type(values.max())))
+
+
+# ------------------------------------------------------------------------------------------------ tiles and their cost
+
+
+def _tiling(overrides: Sequence[str], patch_px: Sequence[int] | None) -> Tiling | None:
+    settings = resolve(tiles.Settings, parse_overrides(overrides))
+    if patch_px is None and overrides:
+        raise UsageError(
+            f"{' '.join(overrides)} for a network that sees whole slices",
+            allowed="settings of tiles where the network is three-dimensional",
+            next="leave it out",
+        )
+    return None if patch_px is None else Tiling(tuple(patch_px), settings)
+
+
+def _said_of(tiling: Tiling | None) -> dict[str, Any]:
+    # Whatever a prediction depends on; the number of tiles in a forward pass is not among it.
+    if tiling is None:
+        return {}
+    said = {key: value for key, value in plain(tiling.settings).items() if key != "at_once"}
+    return {"tiles": {"patch_px": list(tiling.patch_px), **said}}
+
+
+def _costs(
+    scans: Sequence[Scan],
+    index: Index,
+    networks: Sequence[Backbone],
+    facts: dict[str, Any],
+    tiling: Tiling | None,
+    device: torch.device,
+) -> list[Cost]:
+    _expect_channels(index, facts)
+    settings, channels = resolve(preprocess.Settings, facts["prepared"]), len(facts["channels"])
+    described = [_described(scan, scan.shape, scan.spacing_mm, settings) for scan in scans]
+    largest = max(described, key=lambda one: math.prod(one.prepared_shape))
+    found = probe(networks, largest, channels, device, *(tiling or ()))
+    return [cost(one, found, channels, device, *(tiling or ())) for one in described]
+
+
+def _print_cost(scans: Sequence[Scan], costs: Sequence[Cost], tiling: Tiling | None, device: torch.device) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    part = "slice" if tiling is None else "tile"
+    of = "" if tiling is None else f" of {' x '.join(map(str, tiling.patch_px))}"
+    seconds, parts = sum(one.seconds for one in costs), sum(one.parts for one in costs)
+    console.print(
+        f"{count(len(scans), 'scan')}, {count(parts, part)}{of}: about {_duration(seconds)} on {device.type}, "
+        f"{_duration(seconds / parts)} a {part}; reading and preparing come on top"
+    )
+    where = "GPU" if device.type == "cuda" else "process"
+    for title, key in (("longest", "seconds"), ("largest", "peak_gb")):
+        at = max(range(len(costs)), key=lambda place: getattr(costs[place], key))
+        one, shape = costs[at], " x ".join(map(str, scans[at].shape))
+        console.print(
+            f"{title}: {scans[at].id} ({shape}): {count(one.parts, part)}, {_duration(one.seconds)}, "
+            f"peak memory of the {where} about {one.peak_gb:.1f} GB"
+        )
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+# ---------------------------------------------------------------------------------------------------------- the record
 
 
 def _read_record(output: Path) -> dict[str, Any]:

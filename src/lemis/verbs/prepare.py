@@ -185,6 +185,11 @@ def _find_keypoints(plan: _Plan, settings: detection.Settings, jobs: int | None,
 
 def _plan(index: Index, settings: Settings, folder: Path, jobs: int | None, console: Console) -> _Plan:
     classes = _classes(index)
+    settings = preprocess.settle_axis(settings, [scan.slice_axis for scan in index.scans])
+    scans = [
+        dataclasses.replace(scan, slice_axis=preprocess.axis_of(settings, scan.slice_axis)) for scan in index.scans
+    ]
+    index = dataclasses.replace(index, scans=tuple(scans))
     done = {scan.id: store.read_facts(folder, scan.id) for scan in index.scans}
     sources = {scan.id: _source_fingerprint(index, scan) for scan in index.scans}
     extents = _extents(index, settings, done, sources, jobs, console)
@@ -200,7 +205,7 @@ def _plan(index: Index, settings: Settings, folder: Path, jobs: int | None, cons
             "channels": index.channels,
             "label_names": classes.names,
             "label_values": classes.values,
-            "settings": plain(settled),
+            "settings": preprocess.stored(settled),
         },
     )
 
@@ -208,7 +213,7 @@ def _plan(index: Index, settings: Settings, folder: Path, jobs: int | None, cons
 def _classes(index: Index) -> _Classes:
     named = {value: name for name, value in index.labels.items()}
     found = {value for scan in index.scans for value in scan.label_values}
-    unknown = sorted(found - set(named) - {0})
+    unknown = sorted(found - set(named) - {0, *index.ignored})
     if unknown:
         raise DataFault(
             f"label values {', '.join(map(str, unknown))} occur in {index.root}",
@@ -234,7 +239,7 @@ def _task(index: Index, scan: Scan, settings: Settings, classes: _Classes, sourc
         slice_axis=scan.slice_axis,
         settings=settings,
     )
-    stamp = _digest([store.VERSION, source, plain(settings), classes.values, index.channels])
+    stamp = _digest([store.VERSION, source, preprocess.stored(settings), classes.values, index.channels])
     return _Task(scan, dataclasses.replace(facts, extent_mm=extent, source=source, fingerprint=stamp))
 
 
@@ -265,7 +270,7 @@ def _source_fingerprint(index: Index, scan: Scan) -> str:
                 next="put it back, or run `lemis check` again",
             ) from None
         stamps.append((str(file), facts.st_mtime_ns, facts.st_size))
-    return _digest([stamps, plain(scan)])
+    return _digest([stamps, plain(scan), *([index.ignored] if index.ignored else [])])
 
 
 def _digest(facts: Any) -> str:
@@ -321,7 +326,7 @@ def _prepare_scan(job: _Job, task: _Task) -> _Failure | None:
             stage, file = "reading", scan.label
             seen = read_label(job.index, scan, image)
             stage = "preparing"
-            label = preprocess.prepare_label(seen, facts, job.settings, job.label_values)
+            label = preprocess.prepare_label(seen, facts, job.settings, job.label_values, job.index.ignored)
         stage = "storing"
         store.write_scan(job.folder, facts, prepared, label)
     except UsageError as error:
@@ -336,6 +341,8 @@ def _extent(index: Index, scan: Scan) -> float | _Failure:
     assert scan.label is not None
     try:
         label = volume.read(index_file.locate(index, scan.label)).array
+        if index.ignored:
+            label = np.where(np.isin(label, index.ignored), 0, label)
         return preprocess.extent_mm(label, scan.spacing_mm, scan.slice_axis)
     except UsageError as error:
         return _Failure(scan.id, "reading", scan.label, error.given, error.allowed, error.next)
@@ -435,14 +442,24 @@ def _fault(failures: Sequence[_Failure], total: int) -> DataFault:
 def _summary(opened: Store, new: int) -> str:
     slices = sum(facts.slices for facts in opened.scans)
     labelled = sum(facts.labelled for facts in opened.scans)
-    rows, cols = opened.common_shape
-    spacing = opened.settings["spacing_mm"]
-    at = f"at {spacing:.4g} mm" if isinstance(spacing, float) else "at native spacing"
     return (
         f"prepared {new} of {len(opened.scans)} scans, {labelled} labelled, {len(opened.subjects)} subjects: "
-        f"{slices} slices up to {rows} x {cols} pixels {at}, {opened.num_classes - 1} structures, "
+        f"{slices} slices {_grid(opened)}, {opened.num_classes - 1} structures, "
         f"{opened.nbytes_resident / 1e6:.0f} MB in memory; {opened.path}"
     )
+
+
+def _grid(opened: Store) -> str:
+    """What the prepared slices, or volumes, became."""
+    rows, cols = opened.common_shape
+    most = max(facts.slices for facts in opened.scans)
+    spacing, through = opened.settings["spacing_mm"], opened.settings.get("slice_spacing_mm")
+    if opened.settings.get("whole_px") is not None:
+        return f"in volumes of {most} x {rows} x {cols} voxels"
+    at = f"at {spacing:.4g} mm" if isinstance(spacing, float) else "at native spacing"
+    if through is None:
+        return f"up to {rows} x {cols} pixels {at}"
+    return f"in volumes up to {most} x {rows} x {cols} voxels, slices {through:.4g} mm apart, pixels {at}"
 
 
 def _keypoint_summary(opened: Store, new: int) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from lemis import plugins
-from lemis.data import index
+from lemis.contracts import Method
+from lemis.data import index, keypoints, views
+from lemis.data.patches import Patches
 from lemis.data.samples import Slices
 from lemis.data.split import choose
-from lemis.data.store import open_store
+from lemis.data.store import Store, open_store
 from lemis.engine import launch, loop, pairing, plan
 from lemis.engine.run import Run, messages
 from lemis.settings import plain
@@ -53,16 +55,18 @@ def pretrain(
         UsageError: A network that the method does not work on, or scans prepared without the keypoints it looks at.
     """
     tree = plan.base(preset, settings_file)
-    method = method or plan.method_of(tree)
+    method, backbone = plan.choose(method, backbone, tree, overrides)
     settings = plan.pretraining(method, backbone, tree, overrides)
-    keypoints = pairing.keypoints_of(settings.backbone, settings.backbone_settings)
+    wanted = pairing.keypoints_of(settings.backbone, settings.backbone_settings)
     store = open_store(work / "prepared")
-    pairing.require_keypoints(store, keypoints)
+    pairing.require_keypoints(store, wanted)
     root = Path(index.load(work / "index.json").root)
     excluded = () if fold is None else choose(store.scans, fold=fold, root=root).test_subjects
     scans = [i for i, facts in enumerate(store.scans) if facts.subject not in excluded]
     subjects = sorted({store.scans[i].subject for i in scans})
-    fabric = launch.launch(settings.schedule, device)
+    dims = plan.dims_of(settings.backbone, {}, {"backbone": plain(settings.backbone_settings)})
+    pairing.require_one_axis(store, dims)
+    fabric = launch.launch(settings.schedule, device, dims)
     console = messages()
     stored = {
         **settings.stored(),
@@ -82,16 +86,15 @@ def pretrain(
 
     for parameter_name, parameter in network.named_parameters():
         parameter.requires_grad_(network.part_of(parameter_name) in objective.trains)
-    slices = Slices(
-        store, scans, fabric.device,
-        keypoints=keypoints.most if keypoints else 0, descriptors=objective.sampling.kind == "neighbours",
-    )  # fmt: skip
+    source = _source(store, scans, fabric.device, objective, settings.method_settings, wanted)
     console.print(
-        f"pre-training {method} on {len(slices)} slices of {len(scans)} scans, {len(subjects)} subjects "
-        f"({fabric.device}, {fabric.strategy.precision.precision}, {'resident' if slices.resident else 'streamed'})"
+        f"pre-training {method} on {f'{len(source)} slices of ' if network.dims == 2 else ''}{len(scans)} scans, "
+        f"{len(subjects)} subjects ({fabric.device}, {fabric.strategy.precision.precision}, "
+        f"{'resident' if source.resident else 'streamed'})"
     )
-    run.set_status(verb="pretrain", method=method, state="running", slices=len(slices), scans=len(scans))
-    loop.train(objective, slices, objective.sampling, settings.schedule, run, fabric, seed=seed)
+    size = {"scans": len(scans)} if network.dims == 3 else {"slices": len(source), "scans": len(scans)}
+    run.set_status(verb="pretrain", method=method, state="running", **size)
+    loop.train(objective, source, objective.sampling, settings.schedule, run, fabric, seed=seed)
     run.finish(
         network.state_dict(),
         {
@@ -103,3 +106,14 @@ def pretrain(
         },
     )  # fmt: skip
     return run.path
+
+
+def _source(
+    store: Store, scans: Sequence[int], device: torch.device, method: Method, how: Any, found: keypoints.Settings | None
+) -> Slices | Patches:
+    """Where a method's batches come from: slices, or patches of volumes where it works in three dimensions."""
+    if method.sampling.patch_px is not None:
+        # A method without a choice of geometry cuts patches as they are.
+        return Patches(store, scans, device, method.sampling, getattr(how, "spatial", views.CROP_ONLY))
+    most, descriptors = found.most if found else 0, method.sampling.kind == "neighbours"
+    return Slices(store, scans, device, keypoints=most, descriptors=descriptors)

@@ -25,6 +25,10 @@ Array = NDArray[Any]
 
 _SLICES = 3  # pictures per example
 _MARGIN_MM = 20.0  # around the structures, so that the neighbourhood can be judged
+# A scan is also looked at across its slices where they are this many, and no further apart than this many pixels.
+_ENOUGH_SLICES, _MOST_APART = 16, 3.0
+# Canonical axis a plane lies across -> its name, and what is at its left border and on top.
+_PLANES = {2: ("axial", "R", "A"), 1: ("coronal", "R", "S"), 0: ("sagittal", "A", "S")}
 _NUMBERS = ("dice", "hd95_mm", "assd_mm", "nsd", "reference_ml", "predicted_ml")
 
 
@@ -74,21 +78,28 @@ def read_work(work: Path, runs: Sequence[str] = ()) -> page.WorkFacts:
         )
     index = indexing.load(work / "index.json") if (work / "index.json").is_file() else None
     per_case = _per_case(work / "evaluation" / "per_case.csv")
+    summary = _json(work / "evaluation" / "summary.json")
     return page.WorkFacts(
         name=Path(index.root).name if index else work.resolve().name,
         index=index,
         prepared=_json(work / "prepared" / "meta.json"),
         runs=_runs(work / "runs", runs),
         predictions=_json(work / "predictions" / "predictions.json"),
-        summary=_json(work / "evaluation" / "summary.json"),
+        summary=summary,
         per_case=per_case,
-        examples=_examples(work / "predictions", index, per_case) if index else (),
+        examples=_examples(work / "predictions", index, per_case, _in_3d(work, summary)) if index else (),
         faults=(_json(work / "check.json") or {}).get("faults"),
     )
 
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _in_3d(work: Path, summary: page.Facts | None) -> bool:
+    """Whether a three-dimensional network made the predictions that were scored."""
+    models = [_json(work / "runs" / run / "model.json") or {} for run in (summary or {}).get("runs", ())]
+    return any(model.get("patch_px") is not None for model in models)
 
 
 def _per_case(path: Path) -> tuple[page.Facts, ...]:
@@ -136,8 +147,10 @@ def _run(folder: Path) -> page.RunFacts:
 # ---------------------------------------------------------------- examples
 
 
-def _examples(predictions: Path, index: indexing.Index, per_case: Sequence[page.Facts]) -> tuple[page.Example, ...]:
-    """The best, the median and the worst scan."""
+def _examples(
+    predictions: Path, index: indexing.Index, per_case: Sequence[page.Facts], in_3d: bool
+) -> tuple[page.Example, ...]:
+    """The best, the median and the worst scan; ``in_3d``: segmented by a three-dimensional network."""
     files = {_scan_of(path): path for path in sorted(predictions.glob("*")) if volume.suffix_of(path)}
     scans = {scan.id: scan for scan in index.scans}
     shown = [
@@ -148,7 +161,7 @@ def _examples(predictions: Path, index: indexing.Index, per_case: Sequence[page.
     places = {"best": 0, "median": len(shown) // 2, "worst": len(shown) - 1} if shown else {}
     chosen = {place: rank for rank, place in reversed(places.items())}  # of few scans, one may be several of them
     return tuple(
-        page.Example(rank=rank, scan=name, dice=dice, slices=_slices(index, scans[name], files[name]))
+        page.Example(rank=rank, scan=name, dice=dice, slices=_pictures(index, scans[name], files[name], in_3d))
         for rank, (name, dice) in ((chosen[place], shown[place]) for place in sorted(chosen))
     )
 
@@ -157,29 +170,93 @@ def _scan_of(path: Path) -> str:
     return path.name[: -len(volume.suffix_of(path))].removesuffix(".seg")
 
 
-def _slices(index: indexing.Index, scan: indexing.Scan, prediction: Path) -> tuple[page.Slice, ...]:
+def _pictures(index: indexing.Index, scan: indexing.Scan, prediction: Path, in_3d: bool) -> tuple[page.Slice, ...]:
+    """Three orthogonal planes where the scan is a volume, a few of its slices where it is a stack."""
     assert scan.label is not None
     image = volume.read(indexing.locate(index, scan.images[0]))
-    reference = volume.read(indexing.locate(index, scan.label)).array
-    predicted = volume.read(prediction).array
     structures = {name: value for name, value in index.labels.items() if value != 0}
+    reference, predicted = (_labels(index, path) for path in (indexing.locate(index, scan.label), prediction))
     picture = image.source.format == "picture"
-    planes = [_planes(array, scan.slice_axis, picture) for array in (image.array, reference, predicted)]
-    spacing = tuple(mm for axis, mm in enumerate(image.spacing_mm) if axis != scan.slice_axis)[::-1]
-    rows, columns = _crop(planes[1], planes[2], (spacing[0], spacing[1]))
+    if not picture and (is_volumetric(reference.shape, image.spacing_mm) or (in_3d and min(reference.shape) > 1)):
+        return _three_planes(image.array, reference, predicted, structures, image.spacing_mm)
+    return _slices(image.array, reference, predicted, structures, image.spacing_mm, scan.slice_axis, picture)
+
+
+def _labels(index: indexing.Index, path: Path) -> Array:
+    labels = volume.read(path).array
+    return np.where(np.isin(labels, index.ignored), 0, labels) if index.ignored else labels
+
+
+def is_volumetric(shape: Sequence[int], spacing_mm: Sequence[float]) -> bool:
+    """Whether a scan (X, Y, Z) is worth looking at along every axis."""
+    return min(shape) >= _ENOUGH_SLICES and max(spacing_mm) <= _MOST_APART * min(spacing_mm)
+
+
+def _slices(
+    image: Array, reference: Array, predicted: Array, structures: dict[str, int], spacing_mm: Sequence[float],
+    slice_axis: int, picture: bool,
+) -> tuple[page.Slice, ...]:  # fmt: skip
+    planes = [_planes(array, slice_axis, picture) for array in (image, reference, predicted)]
+    spacing = _in_plane(spacing_mm, slice_axis)
+    rows, columns = _crop(((planes[1] != 0) | (planes[2] != 0)).any(axis=0), spacing)
     planes = [array[:, rows, columns] for array in planes]
     chosen = choose_slices(planes[1], planes[2], structures)
     channels = planes[0].ndim == 4 and not (picture and planes[0].shape[-1] == 3)
     shown = figures.window((planes[0][..., 0] if channels else planes[0])[chosen])
     return tuple(
         page.Slice(
-            picture=figures.overlay(
-                shown[place], planes[1][number], planes[2][number], structures, (spacing[0], spacing[1])
-            ),
+            picture=figures.overlay(shown[place], planes[1][number], planes[2][number], structures, spacing),
             caption=f"slice {number + 1} of {len(planes[1])}",
         )
         for place, number in enumerate(chosen)
     )
+
+
+def _three_planes(
+    image: Array, reference: Array, predicted: Array, structures: dict[str, int], spacing_mm: Sequence[float]
+) -> tuple[page.Slice, ...]:
+    place = choose_place(reference, predicted)
+    box = _crop((reference != 0) | (predicted != 0), spacing_mm)
+    image = image[..., 0] if image.ndim == 4 else image
+    arrays = [array[box] for array in (image, reference, predicted)]
+    inside = [number - cut.start for number, cut in zip(place, box, strict=True)]
+    box_shape = arrays[0].shape
+    extent_mm = [size * mm for size, mm in zip(box_shape, spacing_mm, strict=True)]
+    planes = {axis: [_planes(array, axis, False)[inside[axis]] for array in arrays] for axis in _PLANES}
+    shown = np.concatenate([grey.ravel() for grey, _, _ in planes.values()])
+    pictures = []
+    for axis, (name, left, top) in _PLANES.items():
+        across, down = (other for other in range(3) if other != axis)
+        # From the top left corner: planes are shown from the far end of both of their axes.
+        middle_mm = [(size - at - 0.5) * mm for size, at, mm in zip(box_shape, inside, spacing_mm, strict=True)]
+        grey, wanted, found = planes[axis]
+        drawn = figures.overlay(
+            figures.window(grey, like=shown), wanted, found, structures, _in_plane(spacing_mm, axis),
+            longest_mm=max(extent_mm), crossing_mm=(middle_mm[down], middle_mm[across]), sides=(left, top),
+        )  # fmt: skip
+        caption = f"{name}, slice {place[axis] + 1} of {reference.shape[axis]}"
+        pictures.append(page.Slice(picture=drawn, caption=caption, width_mm=extent_mm[across]))
+    return tuple(pictures)
+
+
+def choose_place(reference: Array, predicted: Array) -> tuple[int, ...]:
+    """Along each axis, the slice with most of the structures and of the disagreement; the middle where all is empty.
+
+    Args:
+        reference: (X, Y, Z) label values.
+        predicted: (X, Y, Z) label values.
+    """
+    weight = ((reference != 0) | (predicted != 0)).astype(np.uint8) + (reference != predicted)
+    if not weight.any():
+        return tuple(size // 2 for size in reference.shape)
+    others = ((1, 2), (0, 2), (0, 1))
+    return tuple(int(np.argmax(weight.sum(axis=axes, dtype=np.int64))) for axes in others)
+
+
+def _in_plane(spacing_mm: Sequence[float], slice_axis: int) -> tuple[float, float]:
+    """(row, col) spacing of the planes across ``slice_axis``."""
+    across, down = (mm for axis, mm in enumerate(spacing_mm) if axis != slice_axis)
+    return down, across
 
 
 def _planes(array: Array, slice_axis: int, picture: bool) -> Array:
@@ -188,21 +265,19 @@ def _planes(array: Array, slice_axis: int, picture: bool) -> Array:
     return planes[:, ::-1] if picture else planes[:, ::-1, ::-1]
 
 
-def _crop(reference: Array, predicted: Array, spacing_mm: tuple[float, float]) -> tuple[slice, slice]:
-    """Rows and columns that hold all structures and a margin, about square."""
-    anything = ((reference != 0) | (predicted != 0)).any(axis=0)
-    shape = anything.shape
+def _crop(anything: Array, spacing_mm: Sequence[float]) -> tuple[slice, ...]:
+    """Along each axis, what holds all structures and a margin, about a square or a cube."""
     if not anything.any():
-        return slice(0, shape[0]), slice(0, shape[1])
-    boxes = [np.flatnonzero(anything.any(axis=1 - axis)) for axis in (0, 1)]
+        return tuple(slice(0, size) for size in anything.shape)
+    axes = range(anything.ndim)
+    boxes = [np.flatnonzero(anything.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
     centres = [(box[0] + box[-1] + 1) / 2 * mm for box, mm in zip(boxes, spacing_mm, strict=True)]
     side = max((box[-1] + 1 - box[0]) * mm for box, mm in zip(boxes, spacing_mm, strict=True))
     half = side / 2 + max(_MARGIN_MM, 0.15 * side)
-    cuts = [
+    return tuple(
         slice(max(0, round((centre - half) / mm)), min(size, round((centre + half) / mm)))
-        for centre, mm, size in zip(centres, spacing_mm, shape, strict=True)
-    ]
-    return cuts[0], cuts[1]
+        for centre, mm, size in zip(centres, spacing_mm, anything.shape, strict=True)
+    )
 
 
 def choose_slices(reference: Array, predicted: Array, structures: dict[str, int], most: int = _SLICES) -> list[int]:

@@ -1,0 +1,1 @@
+"""Extra losses of fine-tuning, one file each."""

@@ -1,0 +1,130 @@
+"""V-Net (Milletari et al., 3DV 2016, https://arxiv.org/abs/1606.04797).
+
+Levels of one to three (Conv3x3x3, BatchNorm, ReLU); convolutions of side and stride 2 between them, which double the
+channels, in place of pooling; a mirror-image decoder of transposed convolutions that adds the skip connections.
+Widths f, 2f, 4f, 8f and 16f at strides 1, 2, 4, 8 and 16.
+
+Differences: the paper's kernels have side 5, its activations are PReLU without normalisation, its decoder concatenates
+the skips and is wider, and every level adds its input to its result (``residual``). This is the variant whose
+parameters the comparison of Voxel Siamese printed (9.449 million, https://arxiv.org/abs/2105.07672), which
+semi-supervised work made common (UA-MT, https://arxiv.org/abs/1907.07034).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, final
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from lemis import contracts
+from lemis.parts import unet, unet3d
+from lemis.parts.layers import BatchNorm, kaiming
+
+DIMS = (3,)
+
+SLOPE = 0.0  # of ReLU
+
+Counts = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=2, max_length=7)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Size of the network. [P] is the paper."""
+
+    base_width: Annotated[int, Field(gt=0)] = 16  # f [P]
+    # Of each level, finest first, in the encoder and again in the decoder; as many levels as numbers [P]
+    convolutions: Counts = (1, 2, 3, 3, 3)
+    residual: bool = False  # True: each level but the first adds its input [P]; False is the counted variant
+
+
+@final
+class Backbone(contracts.Backbone):
+    """``encode`` gives maps of f, 2f, 4f, 8f, 16f channels at strides 1, 2, 4, 8, 16; ``decode`` adds them up."""
+
+    def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.dims = 3
+        self.channels, self.strides = unet3d.doubled(settings.base_width, len(settings.convolutions))
+        self.decoder_channels, self.decoder_strides = self.channels[-2::-1], self.strides[-2::-1]
+        first, *deeper = zip(self.channels, settings.convolutions, strict=True)
+        self.encoder = nn.ModuleList(
+            [
+                _level(in_channels, *first),
+                *(_Down(width // 2, width, count, residual=settings.residual) for width, count in deeper),
+            ]
+        )
+        mirrored = zip(self.decoder_channels, settings.convolutions[-2::-1], strict=True)
+        self.decoder = nn.ModuleList(
+            [_Up(2 * width, width, count, residual=settings.residual) for width, count in mirrored]
+        )
+        self.head = nn.Conv3d(settings.base_width, num_classes, 1)
+        kaiming(self, SLOPE)
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(B, C, n, H, W), sides multiples of the largest stride -> maps, finest first."""
+        unet3d.check_sides(x, self.strides[-1], one_cell=True)
+        maps: list[Tensor] = []
+        for level in self.encoder:
+            x = level(x)
+            maps.append(x)
+        return maps
+
+    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
+        """Maps -> the map after ``depth`` up-sampling blocks: (B, f, n, H, W) after all of them."""
+        return unet.decode(self.decoder, maps, depth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, n, H, W) -> logits (B, classes, n, H, W)."""
+        logits: Tensor = self.head(self.decode(self.encode(x)))
+        return logits
+
+    def part_of(self, parameter_name: str) -> str:
+        """``encoder``, ``decoder 1`` (deepest) to ``decoder 4``, or ``head``."""
+        return unet.part_of(parameter_name)
+
+
+@final
+class _Down(nn.Module):
+    """Convolution of side and stride 2, and the convolutions of a level."""
+
+    def __init__(self, in_channels: int, out_channels: int, count: int, *, residual: bool) -> None:
+        super().__init__()
+        self.residual = residual
+        self.down = _normed(nn.Conv3d(in_channels, out_channels, 2, stride=2))
+        self.level = _level(out_channels, out_channels, count)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, 2n, 2H, 2W) -> (B, out, n, H, W)."""
+        x = self.down(x)
+        out: Tensor = self.level(x)
+        return out + x if self.residual else out
+
+
+@final
+class _Up(nn.Module):
+    """Transposed convolution to half the channels and twice the size, sum with the skip, convolutions of a level."""
+
+    def __init__(self, in_channels: int, out_channels: int, count: int, *, residual: bool) -> None:
+        super().__init__()
+        self.residual = residual
+        self.up = _normed(nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2))
+        self.level = _level(out_channels, out_channels, count)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(B, in, n, H, W), (B, out, 2n, 2H, 2W) -> (B, out, 2n, 2H, 2W)."""
+        x = self.up(x) + skip
+        out: Tensor = self.level(x)
+        return out + x if self.residual else out
+
+
+def _level(in_channels: int, out_channels: int, count: int) -> nn.Sequential:
+    """``count`` times Conv3x3x3, BatchNorm, ReLU."""
+    inputs = [in_channels, *[out_channels] * (count - 1)]
+    return nn.Sequential(*(_normed(nn.Conv3d(channels, out_channels, 3, padding=1)) for channels in inputs))
+
+
+def _normed(convolution: nn.Conv3d | nn.ConvTranspose3d) -> nn.Sequential:
+    return nn.Sequential(convolution, BatchNorm(convolution.out_channels), nn.ReLU(inplace=True))
