@@ -13,7 +13,9 @@ float32 tensor, which is part of their memory.
 Then a whole export by Lemis: a volume of 600 x 512 x 512 and 9 classes by a network of one 1 x 1 x 1 convolution, at
 its own resolution, by ``predict_scan``, with its label map written as ``.nii.gz``.
 
-Memory is the most that the process held at once, less what it held before it opened the volume.
+Memory is the most that the process held at once, less what it held before it opened the volume: the maps of one forward
+pass (0.4 GB here, which everybody needs), and what the way keeps of the volume. The latter grows with the number of
+slices but for Lemis, so that the ratio does too.
 """
 
 from __future__ import annotations

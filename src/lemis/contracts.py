@@ -104,6 +104,18 @@ class Outcome(NamedTuple):
     uninformed: dict[str, float] = {}  # noqa: RUF012  per loss term, its value when the network knows nothing
 
 
+class Segmented(NamedTuple):
+    """What a method of ``single/`` makes of N images, each without a label and on its own.
+
+    Such a method is a function ``segment(images, settings, seeds)`` of images (N, C, H, W) in [0, 1] and N seeds; what
+    it gives for an image does not depend on the others.
+    """
+
+    labels: Tensor  # (N, H, W) int64; numbers mean nothing
+    iterations: tuple[int, ...]  # of training, of the run that gave the labels
+    restarts: tuple[int, ...]  # because all pixels had got one label
+
+
 class Backbone(nn.Module, ABC):
     """A segmentation network cut into an encoder and a decoder."""
 

@@ -218,8 +218,8 @@ def test_a_dry_run_says_what_it_will_take_and_writes_nothing(
     assert not folder.exists()
     seen = capsys.readouterr().out
     assert re.search(r"^4 scans, 128 tiles of 4 x 16 x 16: about [\d.e-]+ s on cpu, [\d.e-]+ s a tile", seen)
-    assert re.search(r"longest: heart_00\d \(40 x 40 x 5\): 32 tiles, ", seen)  # 2 x 4 x 4
-    assert re.search(r"largest: heart_00\d .* peak memory of the process about [\d.]+ GB", seen)
+    assert re.search(r"longest and largest: heart_00\d \(40 x 40 x 5\): 32 tiles, ", seen)  # 2 x 4 x 4
+    assert re.search(r" s, peak memory of the process about [\d.]+ GB\n$", seen)
 
 
 def test_on_the_command_line_settings_follow_the_runs(volumes: Path) -> None:

@@ -77,6 +77,7 @@ def probabilities(
                     ring = torch.zeros(found.shape[1] + 1, depth, *size[1:], device=device)
                 for corner, one in zip(corners, _inside(found, size, patch_px), strict=True):
                     _add(ring, corner, one, weight, share)
+                del found, one  # the next forward pass needs the room
         assert ring is not None, "every row has a tile"
         yield from _finished(ring, first, after)
 
@@ -166,14 +167,17 @@ def _inside(tile: Tensor, size: Sequence[int], patch_px: Sequence[int]) -> Tenso
 
 
 def _softmax(networks: Sequence[Backbone], tiles: Tensor, mirror: bool) -> Iterator[tuple[float, Tensor]]:
-    # Share and (B, K, *patch_px) of every network and mirror image, one after another.
-    spatial = (2, 3, 4)
-    turns = [axes for r in range(4) for axes in itertools.combinations(spatial, r)] if mirror else [()]
+    # Share and (B, K, *patch_px) of every network and mirror image, one after another; none is kept for the next.
+    turns = [axes for number in range(4) for axes in itertools.combinations((2, 3, 4), number)] if mirror else [()]
     share = 1 / (len(networks) * len(turns))
     for network, axes in itertools.product(networks, turns):
-        with torch.autocast(tiles.device.type, dtype=torch.bfloat16, enabled=False):
-            found = padded_logits(network, tiles.flip(axes) if axes else tiles).softmax(1)
-        yield share, found.flip(axes) if axes else found
+        yield share, _seen(network, tiles, axes)
+
+
+def _seen(network: Backbone, tiles: Tensor, axes: tuple[int, ...]) -> Tensor:
+    with torch.autocast(tiles.device.type, dtype=torch.bfloat16, enabled=False):
+        logits = padded_logits(network, tiles.flip(axes) if axes else tiles)
+    return (logits.flip(axes) if axes else logits).softmax(1)
 
 
 # -------------------------------------------------------------------------------------------------------- the ring

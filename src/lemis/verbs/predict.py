@@ -237,8 +237,11 @@ def _print_cost(scans: Sequence[Scan], costs: Sequence[Cost], tiling: Tiling | N
         f"{_duration(seconds / parts)} a {part}; reading and preparing come on top"
     )
     where = "GPU" if device.type == "cuda" else "process"
-    for title, key in (("longest", "seconds"), ("largest", "peak_gb")):
-        at = max(range(len(costs)), key=lambda place: getattr(costs[place], key))
+    places = range(len(costs))
+    longest = max(places, key=lambda place: costs[place].seconds)
+    largest = max(places, key=lambda place: costs[place].peak_gb)
+    named = {"longest": longest, "largest": largest} if longest != largest else {"longest and largest": longest}
+    for title, at in named.items():
         one, shape = costs[at], " x ".join(map(str, scans[at].shape))
         console.print(
             f"{title}: {scans[at].id} ({shape}): {count(one.parts, part)}, {_duration(one.seconds)}, "
