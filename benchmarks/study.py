@@ -25,7 +25,7 @@ from lemis.data import preprocess
 from lemis.data.keypoints import preparation
 from lemis.data.store import open_store
 from lemis.engine import pairing, plan
-from lemis.measure.statistics import estimate
+from lemis.measure.statistics import estimate, paired_difference
 from lemis.settings import resolve
 
 METHODS = ("scratch", "rotation", "simclr", "pcl", "sal")
@@ -198,9 +198,13 @@ def table(cells: Iterable[Cell]) -> str:
 
 
 def table_in_millimetres(cells: Iterable[Cell]) -> str:
-    """A line for each row and label budget: means over the scans and structures of all folds, with intervals."""
+    """A line for each row and label budget: means over the scans and structures of all folds, with intervals.
+
+    The differences of Dice are paired by scan and structure, against the first method with as many labels.
+    """
     cells = list(cells)
-    head = ["method", "M", "Dice", "HD95, mm", "ASSD, mm", "missed", "core-minutes a training", "GB at most"]
+    head = ["method", "M", "Dice", "HD95, mm", "ASSD, mm", "Dice against the first", "missed"]
+    head += ["core-minutes a training", "GB at most"]
     lines = [head, ["---"] * len(head)]
     for key in dict.fromkeys((cell.row, cell.labelled) for cell in cells):
         own = [cell for cell in cells if (cell.row, cell.labelled) == key]
@@ -209,9 +213,26 @@ def table_in_millimetres(cells: Iterable[Cell]) -> str:
         for metric, digits in (("dice", 3), ("hd95_mm", 2), ("assd_mm", 2)):
             found = estimate([float(case[metric] or "nan") for case in cases], [case["subject"] for case in cases])
             figures.append(f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]")
+        first = next(cell.row for cell in cells if cell.labelled == key[1])
+        before = [
+            case for cell in cells if (cell.row, cell.labelled) == (first, key[1]) for case in _per_case(cell.folder)
+        ]
+        figures.append(_difference(cases, before) if key[0] != first else "")
         missed = sum(case["status"] == "missed" for case in cases)
         lines.append([key[0], str(key[1]), *figures, str(missed), *_costs(own, ("minutes", "memory_gb"))])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _difference(cases: list[dict[str, str]], before: list[dict[str, str]]) -> str:
+    """Mean of our Dice minus that of another method, on the scans and structures that both have scored."""
+    theirs = {(case["scan"], case["structure"]): float(case["dice"] or "nan") for case in before}
+    both = [case for case in cases if (case["scan"], case["structure"]) in theirs]
+    found = paired_difference(
+        [float(case["dice"] or "nan") for case in both],
+        [theirs[case["scan"], case["structure"]] for case in both],
+        [case["subject"] for case in both],
+    )
+    return f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
 
 
 def _costs(cells: list[Cell], names: Sequence[str]) -> list[str]:
