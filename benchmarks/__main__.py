@@ -12,7 +12,7 @@ import torch
 
 from lemis.cli import keep_freed_memory
 
-NAMES = ("pipeline", "views", "alignment", "store", "transport", "kaf", "methods", "auxiliary", "prediction")
+NAMES = ("pipeline", "views", "alignment", "store", "transport", "kaf", "methods", "auxiliary", "prediction", "single")
 
 
 def main(names: list[str]) -> None:

@@ -29,8 +29,13 @@ VERBS = [
     "predict",
     "evaluate",
     "report",
+    "segment-one",
 ]
-RESULT = types.SimpleNamespace(errors=0, healthy=True)
+RESULT = types.SimpleNamespace(errors=0, healthy=True, failed=())
+
+
+def module_of(verb):
+    return verb.replace("-", "_")
 
 
 @pytest.fixture
@@ -38,14 +43,14 @@ def called(monkeypatch):
     """Every verb replaced by a recorder: a list of (verb, positional, keyword)."""
     calls = []
     for verb in VERBS:
-        module = types.ModuleType(f"lemis.verbs.{verb}")
+        module = types.ModuleType(f"lemis.verbs.{module_of(verb)}")
 
         def record(*args, _verb=verb, **words):
             calls.append((_verb, args, words))
             return RESULT
 
-        setattr(module, verb, record)
-        monkeypatch.setitem(sys.modules, f"lemis.verbs.{verb}", module)
+        setattr(module, module_of(verb), record)
+        monkeypatch.setitem(sys.modules, f"lemis.verbs.{module_of(verb)}", module)
     return calls
 
 
@@ -111,6 +116,18 @@ def test_what_is_typed_reaches_the_verb(called):
     }
 
 
+def test_an_image_and_settings_are_told_apart(called):
+    done = run("segment-one", "a.png", "clusters=4", "-o", "mask.png", "--method", "kmeans", "--window", "-512:512")
+    assert done.exit_code == 0, done.output
+    ((_, args, words),) = called
+    assert args == (Path("a.png"),)
+    assert (words["overrides"], words["method"], words["window"]) == (["clusters=4"], "kmeans", "-512:512")
+    called.clear()
+    assert run("segment-one", "--batch", "images", "-o", "out", "clusters=4").exit_code == 0
+    assert called[0][1] == (None,)
+    assert run("segment-one", "a.png", "b.png", "-o", "mask.png").exit_code == 2
+
+
 @pytest.mark.parametrize("words", [("fit", "scans"), ("pretrain", "work"), ("finetune", "work")])
 def test_without_overrides_the_verb_gets_none(called, words):
     assert run(*words).exit_code == 0
@@ -166,9 +183,9 @@ def test_version():
 
 def end(monkeypatch, capsys, verb, behave, *words):
     """Exit code and stderr of ``lemis verb ...`` as a process would end, where the verb does ``behave``."""
-    module = types.ModuleType(f"lemis.verbs.{verb}")
-    setattr(module, verb, behave)
-    monkeypatch.setitem(sys.modules, f"lemis.verbs.{verb}", module)
+    module = types.ModuleType(f"lemis.verbs.{module_of(verb)}")
+    setattr(module, module_of(verb), behave)
+    monkeypatch.setitem(sys.modules, f"lemis.verbs.{module_of(verb)}", module)
     monkeypatch.setattr(sys, "argv", ["lemis", verb, *words])
     with pytest.raises(SystemExit) as stop:
         cli.main()
@@ -214,6 +231,12 @@ def test_an_interruption_ends_with_130(monkeypatch, capsys):
 def test_faults_in_the_data_end_check_with_3(monkeypatch, capsys, errors, code):
     verb = lambda *args, **words: types.SimpleNamespace(errors=errors)  # noqa: E731
     assert end(monkeypatch, capsys, "check", verb, "scans")[0] == code
+
+
+@pytest.mark.parametrize(("failed", "code"), [((), 0), (("a.png",), 3)])
+def test_images_that_failed_end_segment_one_with_3(monkeypatch, capsys, failed, code):
+    verb = lambda *args, **words: types.SimpleNamespace(failed=failed)  # noqa: E731
+    assert end(monkeypatch, capsys, "segment-one", verb, "--batch", "images", "-o", "out")[0] == code
 
 
 @pytest.mark.parametrize(("healthy", "code"), [(True, 0), (False, 1)])
@@ -313,14 +336,14 @@ def test_a_large_freed_block_is_reused_without_new_pages():
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_takes_what_the_command_line_gives(verb, monkeypatch):
-    real = getattr(importlib.import_module(f"lemis.verbs.{verb}"), verb)
+    real = getattr(importlib.import_module(f"lemis.verbs.{module_of(verb)}"), module_of(verb))
     bound = []
 
     def bind(*args, **words):
         bound.append(inspect.signature(real).bind(*args, **words))
         return RESULT
 
-    monkeypatch.setattr(f"lemis.verbs.{verb}.{verb}", bind)
+    monkeypatch.setattr(f"lemis.verbs.{module_of(verb)}.{module_of(verb)}", bind)
     done = run(*example(verb))
     assert done.exit_code == 0, done.exception
     assert len(bound) == 1

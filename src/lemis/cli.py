@@ -18,7 +18,7 @@ from lemis.errors import LemisError
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 # Verbs that train a network or run one: they allocate and free large tensors all the time.
-HEAVY = {"pretrain", "finetune", "predict", "fit", "demo"}
+HEAVY = {"pretrain", "finetune", "predict", "fit", "demo", "segment-one"}
 
 app = typer.Typer(
     name="lemis",
@@ -181,7 +181,7 @@ def list_(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Methods, networks, auxiliary losses and presets, with every setting and its default."""
+    """Methods, networks, auxiliary losses, single-image methods and presets, with every setting and its default."""
     from lemis.verbs.list import list as verb
 
     verb(parameters=parameters, json=json)
@@ -230,6 +230,133 @@ def fit(
         device=device,
     )
     print(report)
+
+
+@app.command(
+    name="segment-one", epilog="Example: lemis segment-one lesion.png -o mask.png", rich_help_panel="Without labels"
+)
+def segment_one(
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="MASK", help="Mask to write; with --batch, a folder."),
+    ],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="IMAGE|KEY=VALUE",
+            help="A picture, a DICOM slice, a volume, or the folder of one DICOM series; then settings of the method.",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(
+            "--batch",
+            metavar="DIR",
+            help="Every image of a folder, several side by side; run again to resume.",
+            show_default="one image",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", "-m", help="`lemis list` shows all. A dotted name loads your own module.", show_default="s3net"
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", help="Settings of the method by name, or a YAML file.", show_default="none"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same result.", show_default="0")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size", metavar="PIXELS|native", help="Side of the square that the method works at.", show_default="256"
+        ),
+    ] = None,
+    slices: Annotated[
+        str | None,
+        typer.Option(
+            "--slices", metavar="FIRST:LAST", help="Of a volume, each on its own; counted from 1.", show_default="all"
+        ),
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            "--window",
+            metavar="LOW:HIGH",
+            help="What becomes black and white, in the image's own values: -512:512 for lungs.",
+            show_default="8 bits as they are, else percentiles",
+        ),
+    ] = None,
+    pick: Annotated[
+        str | None,
+        typer.Option(
+            "--pick",
+            metavar="LABEL",
+            help="The cluster to take for the object, without training again; 2+3 for both, 12:3 for slice 12.",
+            show_default="the proposed one",
+        ),
+    ] = None,
+    click: Annotated[
+        str | None,
+        typer.Option(
+            "--click",
+            metavar="ROW,COL",
+            help="Take the cluster that holds this pixel; counted from 0.",
+            show_default="the proposed one",
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", metavar="LABELMAP", help="Score against it.", show_default="none"),
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            "--references", metavar="DIR", help="With --batch: label maps named like the images.", show_default="none"
+        ),
+    ] = None,
+    protocol: Annotated[
+        Literal["honest", "released"],
+        typer.Option("--protocol", help="How to score; released is that of the authors' code, and flatters."),
+    ] = "honest",
+    at_once: Annotated[
+        int | None,
+        typer.Option("--at-once", min=1, help="Images side by side.", show_default="by memory and speed"),
+    ] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """One image, no labels, no training set: clusters, and which of them may be the object."""
+    from lemis.verbs.segment_one import segment_one as verb
+
+    overrides = [word for word in words or [] if "=" in word and not Path(word).exists()]
+    images = [Path(word) for word in words or [] if word not in overrides]
+    if len(images) > 1:
+        raise typer.BadParameter(f"{len(images)} images; a folder of them is given with --batch")
+    done = verb(
+        images[0] if images else None,
+        output=output,
+        batch=batch,
+        method=method,
+        preset=preset,
+        overrides=overrides,
+        seed=seed,
+        size=size,
+        slices=slices,
+        window=window,
+        pick=pick,
+        click=click,
+        reference=reference,
+        references=references,
+        protocol=protocol,
+        at_once=at_once,
+        device=device,
+        json=json,
+    )
+    if done.failed:
+        raise typer.Exit(3)
 
 
 @app.command(epilog="Example: lemis check scans/ -o work/", rich_help_panel="Step by step")
@@ -362,7 +489,7 @@ def predict(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN... [KEY=VALUE]...",
+            metavar="RUN|KEY=VALUE",
             help="Fine-tuning runs, averaged where they are several; then settings of the tiles in which 3D networks "
             "see a volume: overlap=0.5, blend=gaussian or constant, mirror=false, at_once=1.",
             show_default=False,

@@ -20,6 +20,9 @@ def test_everything_is_listed_with_its_settings(capsys, monkeypatch):
     assert "small" in facts["presets"]
     plugged = [*facts["methods"][1:], *facts["backbones"], *facts["auxiliaries"]]
     assert all(row["title"] and row["dims"] for row in plugged)
+    assert facts["single"]
+    assert all(row["title"] for row in facts["single"])
+    plugged += facts["single"]
     for rows in [row["settings"] for row in plugged] + [*facts["settings"].values()]:
         assert rows
         assert all(set(row) == {"name", "default", "note"} and isinstance(row["default"], PLAIN) for row in rows)
@@ -29,6 +32,7 @@ def test_everything_is_listed_with_its_settings(capsys, monkeypatch):
     assert kaf["backbones"] == ("kaf_unet", "fcn")
     assert "lemis list --json" in printed
     assert "Extra losses in fine-tuning (--auxiliary)" in printed
+    assert "One image, no labels (segment-one --method)" in printed
     assert all(row["name"] in printed for row in plugged)
 
 
@@ -55,7 +59,12 @@ def test_the_listed_settings_are_those_that_the_code_takes():
     from lemis import plugins
 
     facts = list_verb()
-    folders = {"methods": facts["methods"][1:], "backbones": facts["backbones"], "auxiliary": facts["auxiliaries"]}
+    folders = {
+        "methods": facts["methods"][1:],
+        "backbones": facts["backbones"],
+        "auxiliary": facts["auxiliaries"],
+        "single": facts["single"],
+    }
     for folder, rows in folders.items():
         for row in rows:
             fields = dataclasses.fields(plugins.load(folder, row["name"]).Settings)

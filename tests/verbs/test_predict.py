@@ -145,11 +145,11 @@ THRESHOLDS = {"head.weight": [0.0, 2.0, 4.0, 6.0], "head.bias": [0.0, 1.0, 0.0, 
 @pytest.fixture
 def volumes(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of a three-dimensional network beside the others, which sees (4, 16, 16) voxels at a time."""
-    (tmp_path / "my_lab").mkdir()
-    (tmp_path / "my_lab" / "__init__.py").write_text("")
-    (tmp_path / "my_lab" / "pointwise.py").write_text(POINTWISE)
+    (tmp_path / "own_networks").mkdir()
+    (tmp_path / "own_networks" / "__init__.py").write_text("")
+    (tmp_path / "own_networks" / "pointwise.py").write_text(POINTWISE)
     monkeypatch.syspath_prepend(tmp_path)
-    facts = {**load_model(runs / "a")[1], "backbone": "my_lab.pointwise", "backbone_settings": {}}
+    facts = {**load_model(runs / "a")[1], "backbone": "own_networks.pointwise", "backbone_settings": {}}
     weights = {name: torch.tensor(values) for name, values in THRESHOLDS.items()}
     weights["head.weight"] = weights["head.weight"].reshape(NETWORK_CLASSES, 1, 1, 1, 1)
     Run(runs / "volumes", {}).finish(weights, {**facts, "patch_px": [4, 16, 16]})

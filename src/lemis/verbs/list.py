@@ -35,7 +35,7 @@ SHARED = {
 
 
 def list(*, parameters: bool = False, json: bool = False) -> Facts:
-    """Print and return the methods, networks, auxiliary losses and presets.
+    """Print and return the methods, networks, auxiliary losses, methods for single images, and presets.
 
     Args:
         parameters: Also count the weights of each network at its default settings (imports PyTorch).
@@ -46,12 +46,14 @@ def list(*, parameters: bool = False, json: bool = False) -> Facts:
         ``trains``, and ``backbones`` where a method works on these networks only) and ``settings``, each with
         ``name``, ``default`` (source text where it is no plain value) and ``note``; of networks ``parameters`` too
         where asked for, by ``2D`` and ``3D``;
+        ``single``: rows of name, title and ``settings``;
         ``presets``: names; ``settings``: those of no plug-in, by the verb or the key that takes them.
     """
     facts = {
         "methods": [SCRATCH, *_plugins("methods")],
         "backbones": _plugins("backbones"),
         "auxiliaries": _plugins("auxiliary"),
+        "single": _plugins("single"),
         "presets": presets(),
         "settings": {owner: plugins.settings_of(*where) for owner, where in SHARED.items()},
     }
@@ -102,7 +104,10 @@ def _print(facts: Facts) -> None:
     )
     for row in facts["auxiliaries"]:
         losses.add_row(row["name"], _dims(row), _short(row))
-    console.print(methods, networks, losses, sep="\n")
+    single = Table("method", "title", title="One image, no labels (segment-one --method)", title_justify="left")
+    for row in facts["single"]:
+        single.add_row(row["name"], _short(row))
+    console.print(methods, networks, losses, single, sep="\n")
     console.print("Presets (--preset): " + ", ".join(facts["presets"]), soft_wrap=True)
     console.print("`lemis list --json` also shows every setting and its default.")
 

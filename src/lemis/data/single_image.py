@@ -1,0 +1,342 @@
+"""One image of any kind, for methods that look at nothing else: pictures, DICOM slices, slices of a volume.
+
+Every slice is an image on its own: (C, H, W) in [0, 1], upright as people look at it (a picture as it is; a scan with
+the patient's right on the left, front or head on top). Slices count from 1 along the axis of the widest spacing.
+
+- 8-bit pictures are divided by 255, as in the papers. Everything else (16-bit pictures, CT, MR) is scaled per slice and
+  channel from its 0.5th to its 99.5th percentile, or through a window where one is given.
+- A transparent picture is laid on white; a palette picture is taken for its colours.
+- Values that are not finite become the smallest finite one of their slice and channel, and that is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemis.data import volume
+from lemis.data.index import slice_axis
+from lemis.data.preprocess import in_plane, slices_first, slices_last
+from lemis.data.volume import LPS_TO_RAS, Source, Volume
+from lemis.errors import DataFault, LemisError, UsageError
+
+Array = NDArray[Any]
+
+PERCENTILES = (0.5, 99.5)  # a hot pixel, or a piece of metal, must not make the rest of a slice dark
+_EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stack:
+    """The slices of one image that are to be segmented; one of a picture."""
+
+    planes: tuple[NDArray[np.float32], ...]  # (C, H, W) in [0, 1] each
+    numbers: tuple[int, ...]  # of the slices, from 1
+    constant: tuple[int, ...]  # numbers of those that have one value only
+    source: Source
+    axis: int  # across the slices, of the canonical array
+    notes: tuple[str, ...]  # what was done to the values, in words
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) of every slice of the image itself."""
+        return in_plane(self.source.canonical_shape, self.source.spacing_mm, self.axis).shape
+
+    @property
+    def spacing_mm(self) -> tuple[float, float]:
+        """(row, col) distance of the pixels; 1 in pictures."""
+        return in_plane(self.source.canonical_shape, self.source.spacing_mm, self.axis).spacing_mm
+
+
+def read(path: Path, *, slices: tuple[int, int] | None = None, window: tuple[float, float] | None = None) -> Stack:
+    """Read the slices of an image.
+
+    Args:
+        path: A picture, a DICOM slice, a volume, or the folder of one DICOM series.
+        slices: First and last, both included, counted from 1; all by default.
+        window: What becomes 0 and what becomes 1, in the image's own values (HU, say).
+
+    Raises:
+        UsageError: No such file or slice, or a format that we do not read.
+        DataFault: A damaged file, a slice without a finite value, or an image whose pixels are all alike.
+    """
+    path = Path(path)
+    image, notes = _picture(path) if _is_picture(path) else (_scan(path), [])
+    axis = _across(image)
+    first, last = _range(path, slices, image.array.shape[axis])
+    array = image.array if image.array.ndim == 4 else image.array[..., None]
+    stored = slices_first(array, axis)[first - 1 : last]  # (n, C, H, W)
+    if image.source.format == "picture":
+        stored = stored[..., ::-1]  # slices_first looks at a patient from below
+    numbers = tuple(range(first, last + 1))
+    eight_bit = array.dtype == np.uint8 and (image.source.format == "picture" or array.shape[-1] == 3)
+    planes = []
+    for number, plane in zip(numbers, stored, strict=True):
+        finite = _finite(path, number, plane, notes)
+        planes.append(_scaled(finite, (0.0, 255.0) if eight_bit and window is None else window))
+    constant = tuple(number for number, plane in zip(numbers, planes, strict=True) if _is_flat(plane))
+    if len(constant) == len(planes):
+        raise DataFault(
+            f"{path}: all pixels {'' if len(planes) == 1 else f'of slices {first} to {last} '}are alike"
+            + (f" between {window[0]:g} and {window[1]:g}" if window else ""),
+            allowed="an image with something to tell apart",
+            next="widen --window" if window else "give another image or another slice",
+        )
+    if constant:
+        notes.append(f"left empty, as all their pixels are alike: slices {', '.join(map(str, constant))}")
+    return Stack(
+        planes=tuple(planes), numbers=numbers, constant=constant, source=image.source, axis=axis, notes=tuple(notes)
+    )
+
+
+def resized(plane: NDArray[np.float32], size: int | None) -> NDArray[np.float32]:
+    """(C, H, W) -> (C, size, size), bicubic, smoothed beforehand where it shrinks; as it is where ``size`` is None."""
+    if size is None:
+        return plane
+    return _resample(plane, (size, size), "BICUBIC")
+
+
+def shrunk(plane: NDArray[np.float32], longest: int) -> NDArray[np.float32]:
+    """(C, H, W) -> the same with a longer side of ``longest`` at most, for showing."""
+    height, width = plane.shape[1:]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return plane
+    return _resample(plane, (max(1, round(height * scale)), max(1, round(width * scale))), "BOX")
+
+
+def nearest(labels: Array, shape: Sequence[int]) -> Array:
+    """(h, w) label map -> (H, W), each pixel that of the nearest one; enlarged and brought back it is the same."""
+    rows, cols = (
+        np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.int64), old - 1)
+        for new, old in zip(shape, labels.shape, strict=True)
+    )
+    return labels[np.ix_(rows, cols)]
+
+
+def on_grid(stack: Stack, planes: Mapping[int, Array]) -> NDArray[np.int64]:
+    """Label maps (H, W) by slice number -> (X, Y, Z) of the image's own grid, 0 in the other slices."""
+    shape = stack.source.canonical_shape
+    slices = np.zeros((shape[stack.axis], *stack.shape), dtype=np.int64)
+    for number, plane in planes.items():
+        slices[number - 1] = plane
+    if stack.source.format == "picture":
+        slices = slices[..., ::-1]
+    return np.ascontiguousarray(slices_last(slices, stack.axis))
+
+
+def read_labels(path: Path, stack: Stack) -> dict[int, NDArray[np.int64]]:
+    """A label map on the grid of an image -> its planes (H, W), by the numbers of the slices that were read.
+
+    Raises:
+        UsageError: There is no such file.
+        DataFault: Another shape than the image's, or values that are no whole numbers.
+    """
+    found = volume.read(path)
+    if found.array.ndim != 3 or found.array.shape != stack.source.canonical_shape:
+        raise DataFault(
+            f"{path} has shape {found.array.shape}, {stack.source.path} has {stack.source.canonical_shape}",
+            allowed="a label map with one value per pixel, on the image's own grid",
+            next="give the label map that was drawn on this image",
+        )
+    if not np.array_equal(found.array, np.rint(found.array)):
+        raise DataFault(
+            f"{path} holds values that are no whole numbers",
+            allowed="one whole number per pixel",
+            next="export the label map again without interpolation",
+        )
+    slices = slices_first(found.array.astype(np.int64), stack.axis)
+    if stack.source.format == "picture":
+        slices = slices[..., ::-1]
+    return {number: np.ascontiguousarray(slices[number - 1]) for number in stack.numbers}
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images of a folder (not of its sub-folders), in the order of their names; each DICOM file is one.
+
+    Raises:
+        UsageError: It is no folder, or holds no image.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder", allowed="a folder of images", next="check the path")
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    found = [path for path in files if volume.suffix_of(path) or _is_dicom(path)]
+    if not found:
+        raise UsageError(
+            f"{folder} holds no image",
+            allowed=", ".join(volume.FORMATS),
+            next="give the folder that the images lie in",
+        )
+    return found
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _is_picture(path: Path) -> bool:
+    return path.is_file() and volume.FORMATS.get(volume.suffix_of(path)) == "picture"
+
+
+def _is_dicom(path: Path) -> bool:
+    if volume.suffix_of(path) not in ("", ".dcm"):
+        return False
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM" or volume.suffix_of(path) == ".dcm"
+
+
+def _scan(path: Path) -> Volume:
+    return _dicom_slice(path) if path.is_file() and _is_dicom(path) else volume.read(path)
+
+
+def _dicom_slice(path: Path) -> Volume:
+    """One file of a series, where ``volume`` reads whole series only."""
+    import SimpleITK as sitk  # noqa: N813
+    from nibabel.orientations import apply_orientation
+
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        modality = reader.GetMetaData("0008|0060").strip() if reader.HasMetaDataKey("0008|0060") else ""
+        frames = reader.GetSize()[2] if reader.GetDimension() > 2 else 1
+        image = reader.Execute() if frames == 1 and modality != "SEG" else None
+    except RuntimeError as error:
+        raise _damaged(path, error, "export the slice again") from error
+    if image is None:
+        raise DataFault(
+            f"{path} is a DICOM segmentation" if modality == "SEG" else f"{path} is a DICOM file of {frames} frames",
+            allowed="a DICOM file of one slice, the folder of one series, or another format",
+            next="convert it to .nii.gz (dcm2niix does)",
+        )
+    array = sitk.GetArrayFromImage(image)  # (1, rows, columns[, C])
+    stored = array.transpose((2, 1, 0, 3) if array.ndim == 4 else (2, 1, 0))
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    source = Source(
+        path=path,
+        format="dicom",
+        shape=(stored.shape[0], stored.shape[1], 1),
+        channels=stored.shape[3] if stored.ndim == 4 else 1,
+        affine=LPS_TO_RAS @ affine,
+        dtype=image.GetPixelIDTypeAsString(),
+    )
+    return Volume(array=apply_orientation(stored, source.orientation), affine=source.canonical_affine, source=source)
+
+
+def _picture(path: Path) -> tuple[Volume, list[str]]:
+    """A picture as it is seen: colours of a palette, transparency on white."""
+    from nibabel.orientations import apply_orientation
+    from PIL import Image
+
+    notes: list[str] = []
+    try:
+        source = volume.read_header(path)
+        with Image.open(path) as picture:
+            if picture.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+                notes.append("the camera's turn (EXIF) is left aside: the mask lies on the pixels as they are stored")
+            pages = [_page(picture, number, notes) for number in range(source.shape[2])]
+        stored = np.stack(pages, axis=2).swapaxes(0, 1)  # (rows, cols, page[, C]) -> (x, y, z[, C])
+    except LemisError:
+        raise
+    except Exception as error:  # of Pillow's many decoders
+        raise _damaged(path, error, "save the picture again, or leave it out") from error
+    array = apply_orientation(stored, source.orientation)
+    return Volume(array=array, affine=source.canonical_affine, source=source), list(dict.fromkeys(notes))
+
+
+def _page(picture: Any, number: int, notes: list[str]) -> Array:
+    from PIL import Image
+
+    if number:
+        picture.seek(number)
+    page = picture
+    if page.mode in ("RGBA", "LA", "PA") or "transparency" in page.info:
+        page = page.convert("RGBA")
+        if page.getextrema()[3][0] < 255:
+            notes.append("transparent parts are laid on white")
+            page = Image.alpha_composite(Image.new("RGBA", page.size, "white"), page)
+        else:
+            notes.append("the alpha channel, opaque everywhere, is dropped")
+        page = page.convert("L" if picture.mode == "LA" else "RGB")
+    elif page.mode in ("P", "1"):
+        page = page.convert("RGB" if page.mode == "P" else "L")
+    return np.asarray(page)
+
+
+def _damaged(path: Path, error: Exception, repair: str) -> DataFault:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return DataFault(f"{path} cannot be read: {reason}", allowed="a complete file", next=repair)
+
+
+# ---------------------------------------------------------------- slices and values
+
+
+def _across(image: Volume) -> int:
+    thin = [axis for axis in range(3) if image.array.shape[axis] == 1]
+    if image.source.format == "picture":
+        return 2
+    return thin[0] if len(thin) == 1 else slice_axis(image.spacing_mm)
+
+
+def _range(path: Path, slices: tuple[int, int] | None, there: int) -> tuple[int, int]:
+    first, last = slices or (1, there)
+    if not 1 <= first <= last <= there:
+        raise UsageError(
+            f"slices {first} to {last} of {path}",
+            allowed=f"1 to {there}: slices count from 1, and both ends are included",
+            next=f"--slices 1:{there}",
+        )
+    return first, last
+
+
+def _finite(path: Path, number: int, plane: Array, notes: list[str]) -> Array:
+    if plane.dtype.kind != "f" or np.isfinite(plane).all():
+        return plane
+    finite = np.isfinite(plane)
+    if not finite.any(axis=(1, 2)).all():
+        raise DataFault(
+            f"{path}: slice {number} holds no finite value",
+            allowed="slices with an image in them",
+            next="leave it out with --slices",
+        )
+    notes.append(f"slice {number}: {(~finite).sum()} values that are not finite became the smallest one")
+    lowest = np.where(finite, plane, np.inf).min(axis=(1, 2), keepdims=True)
+    return np.where(finite, plane, lowest)
+
+
+def _scaled(plane: Array, window: tuple[float, float] | None) -> NDArray[np.float32]:
+    precision = np.float64 if plane.dtype.itemsize > 2 else np.float32
+    values: NDArray[np.floating[Any]] = np.ascontiguousarray(plane).astype(precision)
+    if window is not None:
+        low, high = (np.full((len(plane), 1, 1), end) for end in window)
+    else:
+        low, high = np.percentile(values, PERCENTILES, axis=(1, 2), keepdims=True)
+        # Nearly all pixels are alike: the few others are the image.
+        flat = low == high
+        low = np.where(flat, values.min(axis=(1, 2), keepdims=True), low)
+        high = np.where(flat, values.max(axis=(1, 2), keepdims=True), high)
+    width = np.where(high > low, high - low, 1.0)
+    return np.ascontiguousarray(np.clip((values - low) / width, 0, 1), dtype=np.float32)
+
+
+def _is_flat(plane: Array) -> bool:
+    return bool((plane == plane[:, :1, :1]).all())
+
+
+def _resample(plane: NDArray[np.float32], shape: tuple[int, int], kernel: str) -> NDArray[np.float32]:
+    from PIL import Image
+
+    if plane.shape[1:] == shape:
+        return plane
+    channels = [
+        np.asarray(Image.fromarray(channel).resize((shape[1], shape[0]), Image.Resampling[kernel])) for channel in plane
+    ]
+    bounded: NDArray[np.float32] = np.clip(np.stack(channels), 0, 1)  # a cubic overshoots at edges
+    return bounded
