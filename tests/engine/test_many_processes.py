@@ -27,6 +27,8 @@ CASES = {
     "sal, same slice": ("sal", "method.geometry=independent", "method.per_scan=3", "method.same_slice=true"),
     "sal, no alignment": ("sal", "method.alignment_weight=0"),
     "accumulated": ("rotation", "accumulate=2"),
+    "pcl, volumes": ("pcl:unet3d",),
+    "mae, volumes": ("mae:unet3d",),
 }
 STEPS = 5
 WORKER = """
@@ -36,10 +38,12 @@ from lemis.engine import launch
 from lemis.verbs.pretrain import pretrain
 
 # In double precision rounding cannot tip a ReLU or a maximum over its edge, so nothing hides a wrong gradient.
-launch.precision = lambda settings, accelerator: "64-true"
+launch.precision = lambda settings, accelerator, dims: "64-true"
 work, cases, few = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
 for name, (method, *overrides) in cases.items():
-    pretrain(work, method=method, name=name, preset="tiny", overrides=[*few, *overrides], device="cpu")
+    method, _, backbone = method.partition(":")
+    given = {"name": name, "preset": "tiny", "overrides": [*few, *overrides], "device": "cpu"}
+    pretrain(work, method=method, backbone=backbone or None, **given)
 """
 FEW = (f"steps={STEPS}", "checkpoint_minutes=0.00001")
 
