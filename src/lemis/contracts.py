@@ -1,4 +1,5 @@
-"""What the parts of Lemis promise each other. Each promise is one screen; nothing here computes.
+"""What the parts of Lemis promise each other. Each promise is one screen; nothing here computes more than the
+other promises make of it.
 
 Axis letters: B batch, C channels, d = 2 or 3 spatial dimensions, ``*space`` the spatial axes
 ((row, col) in 2D, (slice, row, col) in 3D). Coordinates are pixel indices in that order, pixel centres at integers.
@@ -134,9 +135,10 @@ class Backbone(nn.Module, ABC):
     def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
         """Maps of ``encode`` -> the map after ``depth`` decoder blocks (all of them by default)."""
 
-    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, *space) -> logits (B, classes, *space)."""
+        """(B, C, *space) -> logits (B, classes, *space): encoder, decoder, head, as fine-tuning goes through them."""
+        logits: Tensor = self.head(self.decode(self.encode(x)))
+        return logits
 
     @abstractmethod
     def part_of(self, parameter_name: str) -> str:

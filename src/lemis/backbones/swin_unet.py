@@ -93,11 +93,6 @@ class Backbone(contracts.Backbone):
             x = up(x, skip)
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> logits (B, classes, H, W)."""
-        logits: Tensor = self.head(self.decode(self.encode(x)))
-        return logits
-
     def part_of(self, parameter_name: str) -> str:
         """``encoder``, ``decoder 1`` (deepest) to ``decoder 3``, ``decoder 4`` (the last expansion), or ``head``."""
         return unet.part_of(parameter_name)

@@ -89,11 +89,6 @@ class Backbone(contracts.Backbone):
         """Six maps -> the map after ``depth`` up-sampling blocks: (B, f, *space) after all five."""
         return unet.decode(self.decoder, maps, depth)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, *space) -> logits (B, classes, *space)."""
-        logits: Tensor = self.head(self.decode(self.encode(x)))
-        return logits
-
     def part_of(self, parameter_name: str) -> str:
         """``encoder`` (the transformer), ``decoder 1`` (deepest) to ``decoder 5``, or ``head``."""
         return unet.part_of(parameter_name)

@@ -50,11 +50,6 @@ class Backbone(contracts.Backbone):
         """Five maps -> the map after ``depth`` up-sampling blocks: (B, f, H, W) after all four."""
         return unet.decode(self.decoder, maps, depth)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> logits (B, classes, H, W)."""
-        logits: Tensor = self.head(self.decode(self.encode(x)))
-        return logits
-
     def part_of(self, parameter_name: str) -> str:
         """``encoder``, ``decoder 1`` (deepest) to ``decoder 4``, or ``head``."""
         return unet.part_of(parameter_name)

@@ -63,9 +63,10 @@ class Patches:
             )
         self.store, self.device, self.with_labels = store, device, with_labels
         self.scan = np.asarray(scans, dtype=np.int64)
+        facts = [store.scans[int(scan)] for scan in scans]
         place = {subject: i for i, subject in enumerate(store.subjects)}
-        self.subject = np.array([place[store.scans[int(scan)].subject] for scan in scans], dtype=np.int64)
-        self.shape = np.array([(store.image(int(s)).shape[0], *store.image(int(s)).shape[2:]) for s in scans])
+        self.subject = np.array([place[one.subject] for one in facts], dtype=np.int64)
+        self.shape = np.array([(one.slices, *one.prepared_shape) for one in facts])
         self.patch_px = np.array(sampling.patch_px)
         self.region_px = np.array(views.reach_px(spatial, tuple(sampling.patch_px)))
         self._places = [_places(self._label(row)) for row in range(len(scans))] if with_labels else []
@@ -74,7 +75,7 @@ class Patches:
         self._volumes: list[tuple[Tensor, Tensor | None]] = []
         if self.resident:
             self._volumes = [self._open(row) for row in range(len(scans))]
-        spacing = [store.scans[int(scan)].prepared_spacing_mm for scan in scans]
+        spacing = [one.prepared_spacing_mm for one in facts]
         self._spacing_mm = torch.tensor(spacing, dtype=torch.float32, device=device)
 
     def __len__(self) -> int:

@@ -216,15 +216,12 @@ def _dicom_slice(path: Path) -> Volume:
         )
     array = sitk.GetArrayFromImage(image)  # (1, rows, columns[, C])
     stored = array.transpose((2, 1, 0, 3) if array.ndim == 4 else (2, 1, 0))
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
     source = Source(
         path=path,
         format="dicom",
         shape=(stored.shape[0], stored.shape[1], 1),
         channels=stored.shape[3] if stored.ndim == 4 else 1,
-        affine=LPS_TO_RAS @ affine,
+        affine=LPS_TO_RAS @ volume.itk_affine(image),
         dtype=image.GetPixelIDTypeAsString(),
     )
     return Volume(array=apply_orientation(stored, source.orientation), affine=source.canonical_affine, source=source)

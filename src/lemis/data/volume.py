@@ -386,7 +386,7 @@ def _itk(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
             format=FORMATS[suffix_of(path)],
             shape=shape,
             channels=channels,
-            affine=LPS_TO_RAS @ _itk_affine(reader),
+            affine=LPS_TO_RAS @ itk_affine(reader),
             dtype=pixel,
             segments=_segments({key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}),
             header={
@@ -407,7 +407,7 @@ def _itk(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
     return source, stored.transpose(axes).reshape(shape if channels == 1 else (*shape, channels))
 
 
-def _itk_affine(image: Any) -> npt.NDArray[np.float64]:
+def itk_affine(image: Any) -> npt.NDArray[np.float64]:
     """(4, 4) voxel -> mm LPS of a SimpleITK image or reader of 2, 3 or 4 dimensions."""
     n = image.GetDimension()
     keep = min(n, 3)

@@ -38,6 +38,7 @@ class Pretraining:
     method_settings: Any
     backbone: str
     backbone_settings: Any
+    dims: int  # of the network, which its settings may decide
     schedule: schedule.Settings
 
     def stored(self) -> dict[str, Any]:
@@ -56,6 +57,7 @@ class Finetuning:
     objective: supervised.Settings
     backbone: str
     backbone_settings: Any
+    dims: int  # of the network, which its settings may decide
     schedule: schedule.Settings
     auxiliary: str | None  # an extra loss
     auxiliary_settings: Any
@@ -184,6 +186,7 @@ def pretraining(
         method_settings=resolve(methods.Settings, preset, own, prefix="method."),
         backbone=backbone,
         backbone_settings=_backbone_settings(backbone, tree, backbone_given),
+        dims=dims,
         schedule=resolve(schedule.Settings, _section(tree, "pretrain"), special, timing, prefix=prefix),
     )
 
@@ -213,7 +216,8 @@ def finetuning(
         UsageError: A setting that does not exist, or one of an auxiliary loss where there is none.
     """
     given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    tree = for_network(tree, backbone, given)
+    dims = dims_of(backbone, tree, given)
+    tree = of_dims(tree, dims)
     auxiliary = auxiliary or tree.get("auxiliary")
     backbone_given, auxiliary_given = _section(given, "backbone"), _section(given, "auxiliary")
     if auxiliary is None and auxiliary_given:
@@ -230,6 +234,7 @@ def finetuning(
         objective=resolve(supervised.Settings, *objectives, prefix=f"{prefix}objective."),
         backbone=backbone,
         backbone_settings=_backbone_settings(backbone, tree, backbone_given),
+        dims=dims,
         schedule=resolve(schedule.Settings, PROTOCOL, *schedules, prefix=prefix),
         auxiliary=auxiliary,
         auxiliary_settings=None if auxiliary is None else _auxiliary_settings(auxiliary, tree, auxiliary_given),

@@ -19,7 +19,7 @@ def sobel(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         Gx, Gy and Gxy, (N, K, H, W) each.
     """
-    # By differences along an axis: a convolution of single channels takes three times as long.
+    # By differences along an axis: a convolution of single channels takes longer.
     m = _mirrored(maps)
     across, down = m[..., 2:] - m[..., :-2], m[..., 2:, :] - m[..., :-2, :]
     x = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]

@@ -74,9 +74,8 @@ def finetune(
     keypoints = pairing.keypoints_of(backbone, settings.backbone_settings)
     store = open_store(work / "prepared")
     pairing.require_keypoints(store, keypoints)
-    dims = plan.dims_of(settings.backbone, {}, {"backbone": plain(settings.backbone_settings)})
-    pairing.require_one_axis(store, dims)
-    fabric = launch.launch(settings.schedule, device, dims)
+    pairing.require_one_axis(store, settings.dims)
+    fabric = launch.launch(settings.schedule, device, settings.dims)
     console = messages()
     method = before["method"].rsplit(".", 1)[-1]
     split = choose(store.scans, fold=fold, labelled=labelled, root=Path(index.load(work / "index.json").root))
@@ -112,7 +111,7 @@ def finetune(
         loss = plugins.load("auxiliary", settings.auxiliary)
         extra = loss.Auxiliary(network, settings.auxiliary_settings, num_classes=store.num_classes)
     objective, most = Objective(network, settings.objective, extra), keypoints.most if keypoints else 0
-    patch_px = views.shape_of(settings.objective.size_px, 3) if network.dims == 3 else None
+    patch_px = views.shape_of(settings.objective.size_px, 3) if settings.dims == 3 else None
     source, sampling = _source(store, train, fabric.device, settings.objective, patch_px, most)
     console.print(
         f"fine-tuning {run.path.name} on {f'{len(source)} slices of ' if patch_px is None else ''}{len(train)} scans, "

@@ -20,7 +20,7 @@ from lemis.engine.pairing import SCRATCH
 from lemis.engine.run import messages
 from lemis.errors import DataFault, UsageError
 from lemis.measure.tables import count
-from lemis.settings import parse_overrides
+from lemis.settings import of_dims, parse_overrides
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.finetune import finetune
@@ -95,13 +95,13 @@ def fit(
     if method != SCRATCH:
         plan.pretraining(method, backbone, tree, given["pretrain"], prefix="pretrain.")
     tuning = plan.finetuning(backbone, tree, given["finetune"], auxiliary=auxiliary, prefix="finetune.")
-    sections = plan.for_network(tree, backbone, given["finetune"])
+    sections = of_dims(tree, tuning.dims)
     images, keypoints = preparation(sections.get("prepare", {}), given["prepare"], prefix="prepare.")
     wanted = pairing.keypoints_of(backbone, tuning.backbone_settings)
     keypoints = pairing.keypoints_to_find(output / "prepared", keypoints, wanted)
 
     if named is None and method == SCRATCH:
-        others = ", ".join(pairing.methods_of(plan.dims_of(backbone, tree, given["finetune"])))
+        others = ", ".join(pairing.methods_of(tuning.dims))
         console.print(f"note: {backbone} is trained without pre-training; --method {others} would pre-train it")
     console.rule("check")
     found = check(folder, output=output)

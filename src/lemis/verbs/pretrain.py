@@ -64,9 +64,8 @@ def pretrain(
     excluded = () if fold is None else choose(store.scans, fold=fold, root=root).test_subjects
     scans = [i for i, facts in enumerate(store.scans) if facts.subject not in excluded]
     subjects = sorted({store.scans[i].subject for i in scans})
-    dims = plan.dims_of(settings.backbone, {}, {"backbone": plain(settings.backbone_settings)})
-    pairing.require_one_axis(store, dims)
-    fabric = launch.launch(settings.schedule, device, dims)
+    pairing.require_one_axis(store, settings.dims)
+    fabric = launch.launch(settings.schedule, device, settings.dims)
     console = messages()
     stored = {
         **settings.stored(),
@@ -88,11 +87,11 @@ def pretrain(
         parameter.requires_grad_(network.part_of(parameter_name) in objective.trains)
     source = _source(store, scans, fabric.device, objective, settings.method_settings, wanted)
     console.print(
-        f"pre-training {method} on {f'{len(source)} slices of ' if network.dims == 2 else ''}{len(scans)} scans, "
+        f"pre-training {method} on {f'{len(source)} slices of ' if settings.dims == 2 else ''}{len(scans)} scans, "
         f"{len(subjects)} subjects ({fabric.device}, {fabric.strategy.precision.precision}, "
         f"{'resident' if source.resident else 'streamed'})"
     )
-    size = {"scans": len(scans)} if network.dims == 3 else {"slices": len(source), "scans": len(scans)}
+    size = {"scans": len(scans)} if settings.dims == 3 else {"slices": len(source), "scans": len(scans)}
     run.set_status(verb="pretrain", method=method, state="running", **size)
     loop.train(objective, source, objective.sampling, settings.schedule, run, fabric, seed=seed)
     run.finish(
