@@ -184,6 +184,19 @@ def test_predicted_offsets_begin_at_zero_and_learn() -> None:
     assert found["deformable.0.predict.weight"][:, 18:].abs().max() > 0
 
 
+def test_offsets_learn_at_their_share_of_the_learning_rate() -> None:
+    moved = {}
+    for rate in (1.0, 0.01):
+        networks, x = made(offset_rate=rate), images()
+        gradient(networks, "cross_entropy", x)
+        with torch.no_grad():
+            for parameter in networks.deformable[0].predict.parameters():
+                parameter -= 0.36 * parameter.grad
+        layer = networks.deformable[0]
+        moved[rate] = layer.scale * layer.predict(networks.encode(x))  # offsets and masks after one step, 0 before it
+    torch.testing.assert_close(moved[0.01], 0.01 * moved[1.0])
+
+
 @pytest.mark.parametrize(
     "given",
     [{}, {"deformable": "free"}, {"deformable": "none"}, {"inception": False}, {"pixel_values": True},

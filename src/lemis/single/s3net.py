@@ -60,6 +60,7 @@ class Settings:
     branches: Branches = ((3, 1), (5, 2), (7, 3))  # (kernel, dilation) of I-LKA [C]; [[7, 3]] alone is VAN's LKA
     inception: bool = True  # False: branches and their 1x1 convolution are one 3x3 convolution, ablation [P]
     deformable: Deformable = "predicted"  # INFERRED; free: parameters per pixel [C]; none: a convolution, ablation [P]
+    offset_rate: Positive = 0.01  # learning rate of what predicts offsets and masks, a share of the rest's, INFERRED
     pixel_values: bool = False  # beside the scores; True on lung CT [P], by a 1x1 convolution INFERRED
     weight_cross_entropy: NotNegative = 1.2  # lambda_1 [P]; 3.5 [C]
     weight_affine: NotNegative = 0.3  # lambda_2 [P]; 0.2 [C]
@@ -200,15 +201,23 @@ def _deformable(rngs: Sequence[torch.Generator], settings: Settings, shape: Sequ
     k = settings.clusters
     if settings.deformable == "none":
         return solo.Conv(rngs, k, k, 3, padding=1, bias=False)
-    return FreeDeformable(rngs, k, shape) if settings.deformable == "free" else Deformable3x3(rngs, k)
+    if settings.deformable == "free":
+        return FreeDeformable(rngs, k, shape)
+    return Deformable3x3(rngs, k, settings.offset_rate)
 
 
 @final
 class Deformable3x3(nn.Module):
-    """Deformable convolution whose offsets (0 at first) and masks (1/2 at first) a 3x3 convolution predicts."""
+    """Deformable convolution whose offsets (0 at first) and masks (1/2 at first) a 3x3 convolution predicts.
 
-    def __init__(self, rngs: Sequence[torch.Generator], k: int) -> None:
+    What predicts learns more slowly than the rest, as in X. Zhu et al., CVPR 2019 (there at a tenth): at the paper's
+    rate of 0.36 the offsets ran away within ten iterations, and the labels had nothing to do with the image any more.
+    """
+
+    def __init__(self, rngs: Sequence[torch.Generator], k: int, rate: float) -> None:
         super().__init__()
+        # From zero, SGD on a layer whose output is scaled is SGD at the square of the scale times the learning rate.
+        self.scale = rate**0.5
         self.taps = solo.Conv(rngs, k, k, 3, bias=False)  # its weight; it is not called
         self.predict = solo.Conv(rngs, k, 27, 3, padding=1)
         for parameter in self.predict.parameters():
@@ -216,7 +225,7 @@ class Deformable3x3(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, K, H, W) -> the same shape."""
-        offset, mask = self.predict(x).split([18, 9], 1)
+        offset, mask = (self.scale * self.predict(x)).split([18, 9], 1)
         return deform_conv(x, offset, mask.sigmoid(), self.taps.weight)
 
 

@@ -1,0 +1,152 @@
+"""Methods for one image without labels, on folders of images with references: the tables of ``docs/results.md``.
+
+    python -m benchmarks.single_study OUT DATASET... [--methods s3net s3net,weight_affine=0 s3net@released kmeans ...]
+                                      [--size 96] [--seeds 0 1 2] [--first 20]
+
+A data set is a folder in nnU-Net's layout (``imagesTr``, ``labelsTr``). A method is named with a preset after ``@`` and
+with settings after commas. Each image, method and seed is a line of ``OUT/results.jsonl`` and its labels a file beside
+it; what is there is not made again, so several processes may share the work, each with its methods. Then the tables of
+all that ``OUT`` holds are printed: plain means over images, then over seeds, with the standard deviation over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import torch
+
+from lemis import plugins
+from lemis.data import single_image
+from lemis.measure import clusters
+from lemis.measure.tables import markdown
+from lemis.settings import parse_overrides, plain, resolve
+
+METHODS = ("kmeans", "deepcluster", "iic", "sgscn", "msformer", "s3net")
+SCORES = ("dice", "hammoude", "xor")
+
+
+class Named(NamedTuple):
+    """A method with its settings, and how it was typed."""
+
+    text: str
+    module: Any
+    settings: Any
+
+    @classmethod
+    def read(cls, text: str) -> Named:
+        """``s3net``, ``s3net@released`` or ``s3net,weight_affine=0,spatial=tv``."""
+        name, *changed = text.split(",")
+        name, _, preset = name.partition("@")
+        module = plugins.load("single", name)
+        layer = plain(module.PRESETS[preset]) if preset else {}
+        return cls(text, module, resolve(module.Settings, layer, parse_overrides(changed)))
+
+
+def main() -> None:
+    """Run what is missing and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("data", type=Path, nargs="*")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--size", type=int, default=96, help="side of the square that the methods work at")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--first", type=int, help="so many images of each data set, by name")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    for method in [Named.read(text) for text in given.methods]:
+        for folder in given.data:
+            for image in sorted((folder / "imagesTr").iterdir())[: given.first]:
+                _segment(given.out, folder, image, method, given.size, given.seeds)
+    print(tables(_read(given.out)))
+
+
+def _segment(out: Path, folder: Path, image: Path, method: Named, size: int, seeds: Sequence[int]) -> None:
+    stem = image.name.split(".")[0].removesuffix("_0000")
+    there = {(row["image"], row["method"], row["seed"], row["size"]) for row in _read(out)}
+    missing = [seed for seed in seeds if (stem, method.text, seed, size) not in there]
+    if not missing:
+        return
+    stack = single_image.read(image)
+    reference = single_image.read_labels(next((folder / "labelsTr").glob(f"{stem}.*")), stack)[1] != 0
+    pixels = torch.from_numpy(single_image.resized(stack.planes[0], size))[None]
+    for seed in missing:
+        wall, core = time.perf_counter(), time.process_time()
+        found = method.module.segment(pixels, method.settings, [seed])
+        core, wall = time.process_time() - core, time.perf_counter() - wall
+        labels = found.labels[0].numpy()
+        row = {
+            "data": folder.name, "image": stem, "method": method.text, "seed": seed, "size": size,
+            "iterations": found.iterations[0], "restarts": found.restarts[0], "labels": len(np.unique(labels)),
+            "seconds": wall, "core_seconds": core, **_scores(labels, stack, reference),
+        }  # fmt: skip
+        np.savez_compressed(out / f"{stem}-{method.text}-{size}-{seed}.npz", labels=labels.astype(np.uint8))
+        with (out / "results.jsonl").open("a") as lines:
+            lines.write(json.dumps(row) + "\n")
+
+
+def _scores(labels: Any, stack: single_image.Stack, reference: Any) -> dict[str, Any]:
+    """By both protocols, and of the cluster that is proposed without the reference.
+
+    As ``lemis segment-one`` scores: the honest protocol on the image's own grid, the released one at the method's size.
+    """
+    numbers, _names = clusters.numbered(labels)
+    large = single_image.nearest(numbers, stack.shape)
+    found: dict[str, Any] = {}
+    for protocol in get_args(clusters.Protocol):
+        honest = protocol == "honest"
+        marked = reference if honest else single_image.nearest(reference, labels.shape)
+        best = clusters.best(large if honest else labels, marked, protocol)
+        found |= {f"{protocol}_{key}": value for key, value in best.overlap._asdict().items()} if best else {}
+    proposal = clusters.propose(single_image.resized(stack.planes[0], labels.shape[0]), numbers)
+    mine = clusters.overlap(large == proposal.label, reference)
+    return {**found, **({f"proposed_{key}": value for key, value in mine._asdict().items()} if mine else {})}
+
+
+def _read(out: Path) -> list[dict[str, Any]]:
+    path = out / "results.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table for each data set and size."""
+    texts = []
+    for data, size in dict.fromkeys((row["data"], row["size"]) for row in rows):
+        own = [row for row in rows if (row["data"], row["size"]) == (data, size)]
+        images = len({row["image"] for row in own})
+        lines = [
+            _line(method, [row for row in own if row["method"] == method])
+            for method in dict.fromkeys(row["method"] for row in own)
+        ]
+        texts.append(f"{data}, {images} images at {size} x {size} px\n\n{markdown(lines)}")
+    return "\n".join(texts)
+
+
+def _line(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, object]:
+    seeds = sorted({row["seed"] for row in rows})
+    line: dict[str, object] = {"method": method, "runs": len(rows)}
+    for protocol in (*get_args(clusters.Protocol), "proposed"):
+        texts = []
+        for score in SCORES:
+            means = [
+                100 * statistics.mean(row[f"{protocol}_{score}"] for row in rows if row["seed"] == seed)
+                for seed in seeds
+            ]
+            spread = f" ({statistics.pstdev(means):.1f})" if score == "dice" and len(means) > 1 else ""
+            texts.append(f"{statistics.mean(means):.1f}{spread}")
+        line[f"{protocol} DSC / HM / XOR"] = " / ".join(texts)
+    line["labels left"] = f"{statistics.mean(row['labels'] for row in rows):.1f}"
+    line["iterations"] = f"{statistics.mean(row['iterations'] for row in rows):.0f}"
+    line["restarted"] = sum(row["restarts"] > 0 for row in rows)
+    line["core-seconds an image"] = f"{statistics.mean(row['core_seconds'] for row in rows):.1f}"
+    return line
+
+
+if __name__ == "__main__":
+    main()
