@@ -12,7 +12,19 @@ import torch
 
 from lemis.cli import keep_freed_memory
 
-NAMES = ("pipeline", "views", "alignment", "store", "transport", "kaf", "methods", "auxiliary", "prediction", "single")
+NAMES = (
+    "pipeline",
+    "views",
+    "alignment",
+    "store",
+    "transport",
+    "kaf",
+    "methods",
+    "auxiliary",
+    "prediction",
+    "single",
+    "statistics",
+)
 
 
 def main(names: list[str]) -> None:
