@@ -7,10 +7,11 @@ the nearest known one; types and ranges are pydantic's job (``Annotated[float, F
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,7 +43,8 @@ def resolve(cls: type[T], *layers: Mapping[str, Any], prefix: str = "") -> T:
         merged = merge(merged, layer)
     _refuse_unknown(cls, merged, prefix)
     try:
-        return TypeAdapter(cls).validate_python(merged)
+        built: T = _adapter(typing.cast(Hashable, cls)).validate_python(merged)
+        return built
     except ValidationError as error:
         first = error.errors()[0]
         key, given = _named(cls, merged, first["loc"])
@@ -52,6 +54,11 @@ def resolve(cls: type[T], *layers: Mapping[str, Any], prefix: str = "") -> T:
             allowed="; or ".join(dict.fromkeys(same)),
             next=f"set {prefix}{key} to an allowed value, or leave it out",
         ) from None
+
+
+@functools.cache
+def _adapter(cls: Any) -> TypeAdapter[Any]:  # a hundredth of a second to build
+    return TypeAdapter(cls)
 
 
 def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> Tree:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lemis.data import layouts
 from lemis.data.index import Scan
+from lemis.data.listing import LeftOut
 from lemis.errors import DataFault, UsageError
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -228,7 +229,7 @@ def test_a_label_without_an_image_is_named(tmp_path: Path) -> None:
     touch(*[tmp_path / "imagesTr" / f"a_{c:04d}.nii.gz" for c in range(2)], tmp_path / "labelsTr" / "a.nii.gz")
     touch(tmp_path / "labelsTr" / "b.nii.gz")
     assert layouts.recognise(tmp_path).left_out == (
-        layouts.LeftOut("labelsTr/b.nii.gz", "a label without an image of its name"),
+        LeftOut("labelsTr/b.nii.gz", "a label without an image of its name"),
     )
 
 
@@ -287,7 +288,7 @@ def test_gibson(abdomen: Path) -> None:
     assert list(index.labels.values()) == [0, 1, 3, 4, 5, 6, 7, 11, 14]
     assert sorted({*index.labels.values(), *index.ignored}) == list(range(15))
     assert listing.left_out == (
-        layouts.LeftOut("Abdomen/RawData/Training/label/label0001.nii.gz", "a label of the cohort's own"),
+        LeftOut("Abdomen/RawData/Training/label/label0001.nii.gz", "a label of the cohort's own"),
     )
 
 

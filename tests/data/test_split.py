@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lemis.data import split
-from lemis.errors import UsageError
+from lemis.errors import DataFault, UsageError
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 
@@ -27,6 +27,18 @@ PUBLISHED = [
     ("CHD", 3, "7 9 10 11 13 16 17 18 27 38 39 50 64", "61 37", "61 37 8 0 5 48"),
     ("CHD", 4, "1 14 29 34 36 37 41 49 54 62 63 66 67", "58 31", "58 31 8 0 6 44"),
 ]
+# MACL's own lists: name of a subject, all numbers, the test list, the shorter and the longer training list.
+CHAOS = [1, 2, 3, 5, 8, 10, 13, 15, 19, 20, 21, 22, 31, 32, 33, 34, 36, 37, 38, 39]
+MACL = {
+    "ACDC": ("patient{:03d}", range(1, 101), PUBLISHED[0][2], "73 18 1 15 95 6 13 16",
+             "73 18 1 15 95 6 13 16 58 39 3 4 90 57 80 77 24 7 97 92"),
+    "MMWHS": ("ct_train_{}", range(1001, 1021), "1001 1011 1013 1016", "1019 1003", "1019 1003 1002 1020"),
+    "HVSMR": ("pat{}", range(10), "3 9", "8", "8 0"),
+    "CHAOS": ("chaos_{}", CHAOS, "20 21 32 39", "5 10", "5 10 1 8"),
+    # By place in the list of files; real numbers have gaps.
+    "Spleen": ("spleen_{:02d}", range(41), "6 7 10 11 13 17 24 26", "36 9 0 5", "36 9 0 2 33 25 1 29"),
+    "Heart": ("la_{:03d}", range(20), "0 10 12 15", "18 2", "18 2 1 19"),
+}  # fmt: skip
 COHORTS = {"ACDC": range(1, 101), "CHD": range(68)}
 BUDGETS = {"ACDC": (2, 6, 10, 15, 20, 30, 80), "CHD": (2, 6, 10, 15, 20, 30, 51)}
 
@@ -180,3 +192,130 @@ def test_real_files_of_splits_do_not_leak(data):
     rows = [Row(id, id.rsplit("_", 1)[0]) for id in ids]
     found = [split.choose(rows, fold=fold, root=SHARED / data) for fold in range(5)]
     assert sorted(subject for one in found for subject in one.test_subjects) == sorted({row.subject for row in rows})
+
+
+# ---------------------------------------------------------------- other schemes
+
+
+def scans_of(name, numbers):
+    return [Row(name.format(i), name.format(i)) for i in numbers]
+
+
+@pytest.mark.parametrize("data", MACL)
+def test_macl_lists(data):
+    name, numbers, test, few, more = MACL[data]
+    rows = scans_of(name, numbers)
+    for listed in (few, more):
+        wanted = [name.format(int(i)) for i in listed.split()]
+        chosen = split.choose(rows, fold=0, labelled=len(wanted), scheme="macl")
+        assert list(chosen.labelled_subjects) == wanted
+        assert set(chosen.test_subjects) == {name.format(int(i)) for i in test.split()}
+    assert split.number_of_folds(rows, scheme="macl") == 1
+    assert chosen.source.startswith("fold 0 of 1, MACL's split of")
+    assert "of its" not in chosen.source
+
+
+def test_macl_lists_hold_for_a_part_of_the_data():
+    chosen = split.choose(scans_of("acdc{:03d}", range(1, 101, 2)), fold=0, labelled=3, scheme="macl")
+    assert chosen.test_subjects == tuple(f"acdc{i:03d}" for i in (5, 21, 29, 41, 43, 61, 79, 87, 89))
+    assert chosen.labelled_subjects == ("acdc073", "acdc001", "acdc015")
+    assert chosen.source == "fold 0 of 1, MACL's split of ACDC, of 50 of its 100 subjects"
+
+
+def test_macl_split_of_a_part_that_is_known_by_place_says_so():
+    chosen = split.choose(scans_of("la_{:03d}", range(5)), fold=0, scheme="macl")
+    assert chosen.source == "fold 0 of 1, MACL's split of MSD Heart, drawn anew from 5 of its 20 subjects"
+    assert len(chosen.test_subjects) == 1
+
+
+def test_another_seed_draws_other_subjects_of_macl_training_list():
+    rows = scans_of("patient{:03d}", range(1, 101))
+    own, other = (split.choose(rows, fold=0, labelled=8, scheme="macl", seed=seed) for seed in (1234, 7))
+    assert own.test_subjects == other.test_subjects
+    assert set(own.labelled_subjects) != set(other.labelled_subjects)
+    assert set(other.labelled_subjects) < set(own.train_subjects)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [("case_{}", range(20)), ("patient{:03d}", range(95, 106)), ("chaos_{}", [4, 20, 5]), ("ct_{}", [1001, 1002])],
+)
+def test_macl_lists_are_of_its_data_only(name, numbers):
+    with pytest.raises(UsageError, match=rf"the split macl for the {len(numbers)} (.|\n)*ACDC, MMWHS(.|\n)*pcl"):
+        split.choose(scans_of(name, numbers), fold=0, scheme="macl")
+
+
+def test_macl_needs_subjects_of_both_lists():
+    with pytest.raises(UsageError, match=r"none of them in MACL's test list"):
+        split.choose(scans_of("patient{:03d}", (1, 2, 3)), fold=0, scheme="macl")
+    with pytest.raises(UsageError, match=r"none of them in MACL's training list"):
+        split.choose(scans_of("patient{:03d}", (5, 10)), fold=0, scheme="macl")
+    with pytest.raises(UsageError, match="a split of one labelled subject"):
+        split.choose(scans_of("la_{:03d}", [3]), fold=0, scheme="macl")
+
+
+def gibson():
+    return scans_of("btcv_{:04d}", range(1, 48)) + scans_of("pancreas_{:04d}", range(1, 44))
+
+
+def test_voxel_siamese_trains_on_70_and_tests_20():
+    chosen = [split.choose(gibson(), fold=0, labelled=m, scheme="voxel_siamese") for m in (7, 14, 70)]
+    assert {(len(one.train_subjects), len(one.test_subjects)) for one in chosen} == {(70, 20)}
+    for small, large in pairwise(chosen):
+        assert large.labelled_subjects[: len(small.labelled_subjects)] == small.labelled_subjects
+    assert {one.test_subjects for one in chosen} == {chosen[0].test_subjects}
+    # Frozen: another order would be another experiment.
+    assert chosen[0].labelled_subjects[:3] == ("btcv_0024", "pancreas_0015", "btcv_0030")
+    both = {subject[:4] for subject in chosen[0].test_subjects}
+    assert both == {"btcv", "panc"}
+
+
+def test_voxel_siamese_subjects_stay_on_their_side():
+    whole = split.choose(gibson(), fold=0, scheme="voxel_siamese")
+    without = [row for row in gibson() if row.subject != "pancreas_0025"]
+    part = split.choose(without, fold=0, scheme="voxel_siamese")
+    assert len(set(whole.test_subjects) ^ set(part.test_subjects) - {"pancreas_0025"}) <= 1
+
+
+def test_voxel_siamese_is_of_its_data_only():
+    with pytest.raises(UsageError, match=r"voxel_siamese for 3 labelled subjects, a among(.|\n)*Gibson"):
+        split.choose(two_phases("abc"), fold=0, scheme="voxel_siamese")
+
+
+def test_a_named_scheme_wins_over_the_file(tmp_path):
+    write_splits(tmp_path, (["a_ED"], ["b_ED"]))
+    rows = two_phases("abcdef")
+    assert split.choose(rows, fold=0, root=tmp_path).source == "fold 0 of 1, splits_final.json"
+    assert split.choose(rows, fold=0, root=tmp_path, scheme="pcl") == split.choose(rows, fold=0)
+    assert split.number_of_folds(rows, root=tmp_path, scheme="pcl") == 5
+
+
+def test_a_scheme_that_is_not_there():
+    with pytest.raises(UsageError, match=r"split 'macl2'\n.*pcl, macl, voxel_siamese\n.*split: macl"):
+        split.choose(two_phases("abcdef"), fold=0, scheme="macl2")
+
+
+def test_a_fold_beyond_the_only_one():
+    with pytest.raises(UsageError, match=r"fold 1\n.*allowed: 0\n.*--fold 0"):
+        split.choose(gibson(), fold=1, scheme="voxel_siamese")
+
+
+# ---------------------------------------------------------------- one scan under two names
+
+
+FOLDS = [split.Fold(("a", "b"), ("c",)), split.Fold(("c", "b"), ("a",))]
+
+
+def test_a_scan_under_two_names_on_two_sides_is_refused():
+    subject_of = {"a_ED": "a", "b_ED": "b", "c_ES": "c"}
+    with pytest.raises(DataFault, match=r"a_ED \(subject a\) and c_ES \(subject c\) are one scan(.|\n)*fold 0 trains"):
+        split.refuse_duplicates({"a_ED": "1", "b_ED": "2", "c_ES": "1"}, subject_of, FOLDS)
+    with pytest.raises(DataFault, match=r"b_ED (.|\n)*a_ED (.|\n)*fold 1"):
+        split.refuse_duplicates({"b_ED": "1", "a_ED": "1"}, subject_of, FOLDS)
+
+
+def test_a_scan_twice_on_one_side_is_no_leak():
+    subject_of = {"a_ED": "a", "b_ED": "b", "a_ES": "a", "x": "x"}
+    split.refuse_duplicates(dict.fromkeys(("a_ED", "a_ES"), "1"), subject_of, FOLDS)
+    split.refuse_duplicates(dict.fromkeys(("a_ED", "b_ED"), "1"), subject_of, FOLDS[:1])
+    split.refuse_duplicates(dict.fromkeys(("a_ED", "x"), "1"), subject_of, FOLDS)  # x is on no side

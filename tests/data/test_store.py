@@ -289,3 +289,20 @@ def test_a_hundred_random_slices_take_milliseconds(tmp_path):
         read()
         times.append(time.perf_counter() - start)
     assert min(times) < 0.05, f"{min(times) * 1e3:.1f} ms"  # about 5 ms on a quiet machine
+
+
+def test_the_digest_is_of_the_image_and_nothing_else(tmp_path):
+    write(tmp_path)
+    opened = store.open_store(tmp_path)
+    digests = [opened.digest(facts.id) for facts in opened.scans]
+    assert len(set(digests)) == 3
+    image = np.array(opened.image(0))
+    twin = dataclasses.replace(opened.scans[0], id="twin", subject="s9", labelled=False, label=None)
+    store.write_scan(tmp_path, twin, image)
+    again = dataclasses.replace(opened, scans=(*opened.scans, twin))
+    assert again.digest("twin") == digests[0]
+    image[0, 0, 0, 0] += 1
+    store.write_scan(tmp_path, twin, image)
+    assert dataclasses.replace(again).digest("twin") != digests[0]
+    with pytest.raises(UsageError, match="scan 'nobody' is not in"):
+        opened.digest("nobody")

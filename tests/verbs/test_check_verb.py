@@ -123,7 +123,7 @@ def test_ignored_values_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (report.errors, report.warnings) == (0, 0)
     text = capsys.readouterr().out
     assert "duodenum" in text
-    assert "the values 2, 8, 9, 10, 12, 13 count as background" in text
+    assert "the values 2, 8 to 10, 12, 13 count as background" in text
     assert indexing.load(tmp_path / "work" / "index.json").ignored == (2, 8, 9, 10, 12, 13)
     assert json.loads((tmp_path / "work" / "check.json").read_text(encoding="utf-8"))["ignored"] == [
         2,

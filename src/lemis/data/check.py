@@ -123,7 +123,7 @@ def _examine_scan(index: Index, scan: Scan) -> Seen:
     for image in scan.images:
         report = _Report(scan.id, image, found)
         path = Path(index.root) / image
-        if scan.label is not None and not path.exists():
+        if scan.label is not None and not volume.file_of(path).exists():
             report.error(
                 "label without its image",
                 f"is not there, but its label {scan.label} is",

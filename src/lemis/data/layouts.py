@@ -6,9 +6,7 @@
 - ``subjects``: one folder per subject; a word such as seg, label, mask or gt ends the name of a label
 - ``flat``: ID.EXT with ID_seg.EXT beside it, or images/ID.EXT with labels/ID.EXT; one DICOM series; one file
 - ``csv``: a CSV file with the columns image (or image_NAME, one per channel), label, subject, id
-- ``gibson``: the multi-organ reference of Gibson et al. (IEEE TMI 2018, doi.org/10.5281/zenodo.1169361), as unpacked:
-  label_btcv_multiorgan/label0001.nii.gz, label_tcia_multiorgan/label0001.nii.gz; and, anywhere below the folder, the
-  CT scans of BTCV (img0001.nii.gz) and of Pancreas-CT (PANCREAS_0001.nii.gz, or a DICOM series in PANCREAS_0001/)
+- the folders that public data sets unpack to: see ``public.py``
 
 Labels of imagesTs (labelsTs) are left alone, so that nobody trains on a test set by accident.
 
@@ -27,13 +25,15 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from lemis.data import dicom, volume
+from lemis.data import dicom, public, volume
 from lemis.data.index import Index, Scan, slice_axis
+from lemis.data.listing import Case, Found, LeftOut, files_in, known, shown, stem_of
 from lemis.errors import DataFault, UsageError
 from lemis.plugins import nearest
 
@@ -44,7 +44,7 @@ TITLES = {
     "subjects": "one folder per subject",
     "flat": "flat folder",
     "csv": "CSV list",
-    "gibson": "abdominal CT with the multi-organ reference of Gibson et al.",
+    **public.TITLES,
 }
 PICTURES = tuple(suffix for suffix, kind in volume.FORMATS.items() if kind == "picture")
 
@@ -60,40 +60,6 @@ _MOMENT = re.compile(r"[_-](?:ED|ES|(?:ses|session|run|frame|phase|time|tp|visit
 _PATIENT_AND_SLICE = re.compile(r"^([A-Za-z].*\d)_\d+$")
 _CINE = re.compile(r"_4d$", re.I)
 
-# The archive label_tciapancreasct_multiorgan.tar.gz holds a folder of a shorter name.
-_GIBSON_LABELS = {
-    "label_btcv_multiorgan": "btcv",
-    "label_tciapancreasct_multiorgan": "pancreas",
-    "label_tcia_multiorgan": "pancreas",
-}
-_GIBSON_LABEL = re.compile(r"^label(\d{4})$")
-_GIBSON_IMAGES = {"btcv": re.compile(r"^img(\d{4})$"), "pancreas": re.compile(r"^PANCREAS_(\d{4})$", re.I)}
-_GIBSON_NAMES = {"btcv": "img{}.nii.gz", "pancreas": "PANCREAS_{}"}
-# The eight organs marked in both cohorts; right kidney, vessels and adrenal glands are marked in BTCV only.
-_GIBSON_ORGANS = {
-    "background": 0,
-    "spleen": 1,
-    "left kidney": 3,
-    "gallbladder": 4,
-    "esophagus": 5,
-    "liver": 6,
-    "stomach": 7,
-    "pancreas": 11,
-    "duodenum": 14,
-}
-_GIBSON_BTCV_ONLY = (2, 8, 9, 10, 12, 13)
-_WITHDRAWN = "pancreas_0025"
-
-# Layouts whose scans are axial however thin their slices: some CT slices are thinner than their pixels are wide.
-_AXIAL = ("gibson",)
-
-
-class LeftOut(NamedTuple):
-    """A file that looks like data and is not used, and why."""
-
-    file: str
-    reason: str
-
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
@@ -101,22 +67,6 @@ class Listing:
 
     index: Index  # ``channels`` and ``labels`` are empty where nothing declares them
     left_out: tuple[LeftOut, ...] = ()
-
-
-class _Case(NamedTuple):
-    id: str
-    images: tuple[Path, ...]
-    label: Path | None
-    subject: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    cases: list[_Case]
-    channels: tuple[str, ...] = ()
-    labels: dict[str, int] = dataclasses.field(default_factory=dict)
-    left_out: tuple[LeftOut, ...] = ()
-    ignored: tuple[int, ...] = ()
 
 
 def scan_folder(root: Path, layout: str | None = None, jobs: int | None = None) -> Index:
@@ -170,9 +120,9 @@ def recognise(root: Path, layout: str | None = None) -> Listing:
         )
     if layout is None:
         _refuse_collection(root)
-    for name, find in _LAYOUTS.items():
+    for name, find in _finders(root).items():
         if layout in (None, name):
-            found = find(root)
+            found = find()
             if found is not None and found.cases:
                 return _listing(root if root.is_dir() else root.parent, name, found)
     raise _nothing(root, layout)
@@ -206,45 +156,49 @@ def _imagestr(root: Path) -> tuple[list[Path], dict[str, Path], list[Path], dict
     facts_file = root / "dataset.json"
     facts = _read_json(facts_file) if facts_file.is_file() else {}
     ending = facts.get("file_ending", "")
-    train, test = ([f for f in _files(root / part) if f.name.endswith(ending)] for part in ("imagesTr", "imagesTs"))
-    labels = {_stem(file): file for file in _files(root / "labelsTr") if file.name.endswith(ending)}
+    train, test = ([f for f in files_in(root / part) if f.name.endswith(ending)] for part in ("imagesTr", "imagesTs"))
+    labels = {stem_of(file): file for file in files_in(root / "labelsTr") if file.name.endswith(ending)}
     return train, labels, test, facts
 
 
-def _nnunet(root: Path) -> _Found | None:
+def _nnunet(root: Path) -> Found | None:
     parts = _imagestr(root)
     if parts is None:
         return None
     train, labels, test, facts = parts
     files = train + test
-    if not files or not all(_CHANNEL.match(_stem(file)) for file in files) or {_stem(f) for f in files} & set(labels):
+    if (
+        not files
+        or not all(_CHANNEL.match(stem_of(file)) for file in files)
+        or {stem_of(f) for f in files} & set(labels)
+    ):
         return None
-    cases = [_Case(name, images, labels.get(name)) for name, images in _by_channel(train).items()]
-    cases += [_Case(name, images, None) for name, images in _by_channel(test).items()]
+    cases = [Case(name, images, labels.get(name)) for name, images in _by_channel(train).items()]
+    cases += [Case(name, images, None) for name, images in _by_channel(test).items()]
     channels, names = _declared(root / "dataset.json", facts)
-    return _Found(cases, channels, names, _orphans(root, cases, labels.values()))
+    return Found(cases, channels, names, _orphans(root, cases, labels.values()))
 
 
-def _msd(root: Path) -> _Found | None:
+def _msd(root: Path) -> Found | None:
     parts = _imagestr(root)
     if parts is None:
         return None
     train, labels, test, facts = parts
-    cases = [_Case(_stem(file), (file,), labels.get(_stem(file))) for file in train]
-    cases += [_Case(_stem(file), (file,), None) for file in test]
+    cases = [Case(stem_of(file), (file,), labels.get(stem_of(file))) for file in train]
+    cases += [Case(stem_of(file), (file,), None) for file in test]
     channels, names = _declared(root / "dataset.json", facts)
-    return _Found(cases, channels, names, _orphans(root, cases, labels.values()))
+    return Found(cases, channels, names, _orphans(root, cases, labels.values()))
 
 
-def _bids(root: Path) -> _Found | None:
+def _bids(root: Path) -> Found | None:
     if not root.is_dir() or not any(root.glob("sub-*/")):
         return None
-    anatomy = [file for file in sorted(root.glob("sub-*/**/anat/*")) if file in _files(file.parent)]
-    derived = [file for file in sorted(root.glob("derivatives/**/sub-*")) if file.is_file() and _known(file)]
-    labels = [file for file in anatomy + derived if any(_BIDS_LABEL.match(t) for t in _stem(file).split("_")[1:])]
+    anatomy = [file for file in sorted(root.glob("sub-*/**/anat/*")) if file in files_in(file.parent)]
+    derived = [file for file in sorted(root.glob("derivatives/**/sub-*")) if file.is_file() and known(file)]
+    labels = [file for file in anatomy + derived if any(_BIDS_LABEL.match(t) for t in stem_of(file).split("_")[1:])]
     groups: dict[str, dict[str, Path]] = {}
     for file in anatomy:
-        name, _, modality = _stem(file).rpartition("_")
+        name, _, modality = stem_of(file).rpartition("_")
         if file not in labels:
             groups.setdefault(name, {})[modality] = file
     channels = _common_channels(groups, "suffixes")
@@ -252,85 +206,87 @@ def _bids(root: Path) -> _Found | None:
     owners: dict[str, list[Path]] = {name: [] for name in groups}
     orphans = []
     for file in labels:
-        matching = [name for name in groups if _stem(file).startswith(f"{name}_")]
+        matching = [name for name in groups if stem_of(file).startswith(f"{name}_")]
         if matching:
             owners[max(matching, key=len)].append(file)
         else:
-            orphans.append(LeftOut(_shown(root, file), "a label without an image of its name"))
+            orphans.append(LeftOut(shown(root, file), "a label without an image of its name"))
     cases = []
     for name, images in groups.items():
         label = _only_one(name, owners[name])
-        cases.append(_Case(name, tuple(images[c] for c in channels), label, name.split("_")[0]))
-    return _Found(cases, channels if len(channels) > 1 else (), _bids_names(root), tuple(orphans))
+        cases.append(Case(name, tuple(images[c] for c in channels), label, name.split("_")[0]))
+    return Found(cases, channels if len(channels) > 1 else (), _bids_names(root), tuple(orphans))
 
 
-def _subjects(root: Path) -> _Found | None:
+def _subjects(root: Path) -> Found | None:
     if not root.is_dir():
         return None
     folders = [part for part in sorted(root.iterdir()) if part.is_dir() and not part.name.startswith(".")]
     contents = {folder.name: _contents(folder) for folder in folders}
     contents = {name: parts for name, parts in contents.items() if parts[0]}
     plain = all(_IMAGE_FOLDER.match(name) or _LABEL_FOLDER.match(name) for name in contents)
-    if plain or len(_files(root)) >= len(contents):
+    if plain or len(files_in(root)) >= len(contents):
         return None
     cine = tuple(
-        LeftOut(_shown(root, image), "a time series (_4d)")
+        LeftOut(shown(root, image), "a time series (_4d)")
         for images, _ in contents.values()
         for image in images
-        if _CINE.search(_stem(image))
+        if _CINE.search(stem_of(image))
     )
     contents = {
-        name: ([image for image in images if not _CINE.search(_stem(image))], labels)
+        name: ([image for image in images if not _CINE.search(stem_of(image))], labels)
         for name, (images, labels) in contents.items()
     }
     if any(_pairs(images, labels) for images, labels in contents.values()):
         cases, orphans = _paired(root, contents)
-        return _Found(cases, left_out=cine + orphans)
-    groups = {name: {_without(_stem(image), name): image for image in images} for name, (images, _) in contents.items()}
+        return Found(cases, left_out=cine + orphans)
+    groups = {
+        name: {_without(stem_of(image), name): image for image in images} for name, (images, _) in contents.items()
+    }
     if all(len(group) <= 1 for group in groups.values()):  # one image each: its name does not matter
         groups = {name: dict(zip(["image"], group.values(), strict=False)) for name, group in groups.items()}
     channels = _common_channels(groups, "files")
     cases = [
-        _Case(name, tuple(groups[name][c] for c in channels), _only_one(name, labels), name)
+        Case(name, tuple(groups[name][c] for c in channels), _only_one(name, labels), name)
         for name, (_, labels) in contents.items()
         if groups[name]
     ]
-    return _Found(cases, channels if len(channels) > 1 else (), left_out=cine)
+    return Found(cases, channels if len(channels) > 1 else (), left_out=cine)
 
 
-def _flat(root: Path) -> _Found | None:
+def _flat(root: Path) -> Found | None:
     if root.is_file():
-        return _Found([_Case(_stem(root), (root,), None)]) if _known(root) else None
+        return Found([Case(stem_of(root), (root,), None)]) if known(root) else None
     if dicom.is_series_folder(root):
-        return _Found([_Case(root.name, (root,), None)])
-    files, labels, folder = _files(root), [], root
+        return Found([Case(root.name, (root,), None)])
+    files, labels, folder = files_in(root), [], root
     inside = [part for part in sorted(root.iterdir()) if part.is_dir()]
     if not files:
         image_folders = [part for part in inside if _IMAGE_FOLDER.match(part.name)]
         if len(image_folders) != 1:
             return None
         folder = image_folders[0]
-        files = _files(folder) + _series_in(folder)
+        files = files_in(folder) + _series_in(folder)
     for part in inside + [part for part in folder.iterdir() if part.is_dir() and folder != root]:
         if _LABEL_FOLDER.match(part.name):
-            labels += _files(part)
-    labels += [file for file in files if _LABEL_WORD.search(_stem(file))]
+            labels += files_in(part)
+    labels += [file for file in files if _LABEL_WORD.search(stem_of(file))]
     images = [file for file in files if file not in labels]
     by_stem: dict[str, list[Path]] = {}
     for file in labels:
-        by_stem.setdefault(_LABEL_WORD.sub("", _stem(file)), []).append(file)
+        by_stem.setdefault(_LABEL_WORD.sub("", stem_of(file)), []).append(file)
     channels = _by_channel(images)
     complete_channels = channels and all(
-        [_stem(image)[-4:] for image in group] == [f"{number:04d}" for number in range(len(group))]
+        [stem_of(image)[-4:] for image in group] == [f"{number:04d}" for number in range(len(group))]
         for group in channels.values()
     )
-    if not complete_channels or set(by_stem) & {_stem(image) for image in images}:
-        channels = {_stem(image): (image,) for image in images}
-    cases = [_Case(name, group, _only_one(name, by_stem.get(name, []))) for name, group in channels.items()]
-    return _Found(cases, left_out=_orphans(root, cases, labels))
+    if not complete_channels or set(by_stem) & {stem_of(image) for image in images}:
+        channels = {stem_of(image): (image,) for image in images}
+    cases = [Case(name, group, _only_one(name, by_stem.get(name, []))) for name, group in channels.items()]
+    return Found(cases, left_out=_orphans(root, cases, labels))
 
 
-def _csv(root: Path) -> _Found | None:
+def _csv(root: Path) -> Found | None:
     if root.is_file():
         tables = [root] if root.suffix.lower() == ".csv" else []
     else:
@@ -360,66 +316,20 @@ def _csv(root: Path) -> _Found | None:
             case._replace(id=_long_id(table.parent, case.images[0])) if case.id in twice else case for case in cases
         ]
     channels = tuple(column.removeprefix("image_") for column in image_columns) if len(image_columns) > 1 else ()
-    return _Found(cases, channels)
+    return Found(cases, channels)
 
 
-def _gibson(root: Path) -> _Found | None:
-    if not any((root / name).is_dir() for name in _GIBSON_LABELS):
-        return None
-    labels: dict[str, Path] = {}
-    images: dict[str, list[Path]] = {}
-    left_out = []
-    for name, _, _ in sorted(os.walk(root, followlinks=True)):
-        folder = Path(name)
-        parts = folder.relative_to(root).parts
-        cohort = next((_GIBSON_LABELS[part] for part in parts if part in _GIBSON_LABELS), None)
-        for file in _files(folder):
-            if match := _GIBSON_LABEL.match(_stem(file)):
-                if cohort is None:
-                    left_out.append(LeftOut(_shown(root, file), "a label of the cohort's own"))
-                else:
-                    labels[f"{cohort}_{match.group(1)}"] = file
-            elif found := _gibson_image(_stem(file)):
-                images.setdefault(found, []).append(file)
-        patient = next((found for part in reversed(parts) if (found := _gibson_image(part))), None)
-        if patient is not None and dicom.is_series_folder(folder):
-            images.setdefault(patient, []).append(folder)
-    if _WITHDRAWN in labels and _WITHDRAWN not in images:
-        left_out.append(LeftOut(_shown(root, labels.pop(_WITHDRAWN)), "its scan has been withdrawn from Pancreas-CT"))
-    cases = [
-        _Case(name, (_gibson_file(root, name, images.get(name, [])),), labels.get(name), name)
-        for name in sorted({*labels, *images})
-    ]
-    return _Found(cases, ("CT",), dict(_GIBSON_ORGANS), tuple(left_out), _GIBSON_BTCV_ONLY)
-
-
-def _gibson_image(stem: str) -> str | None:
-    """The id of a scan's file or folder; None for anything else."""
-    found = ((cohort, name.match(stem)) for cohort, name in _GIBSON_IMAGES.items())
-    return next((f"{cohort}_{match.group(1)}" for cohort, match in found if match), None)
-
-
-def _gibson_file(root: Path, name: str, files: Sequence[Path]) -> Path:
-    """The one image of an id; where there is none, the place where ``check`` will miss it."""
-    if len(files) > 1:
-        raise UsageError(
-            f"{name} has {len(files)} images: {', '.join(_shown(root, file) for file in files)}",
-            allowed="one image per scan",
-            next="move the others out of the folder",
-        )
-    cohort, _, number = name.partition("_")
-    return files[0] if files else root / _GIBSON_NAMES[cohort].format(number)
-
-
-_LAYOUTS: dict[str, Callable[[Path], _Found | None]] = {
-    "gibson": _gibson,  # its folder names are nobody else's, and a table (cropping.csv) may lie beside them
-    "csv": _csv,
-    "nnunet": _nnunet,
-    "msd": _msd,
-    "bids": _bids,
-    "subjects": _subjects,
-    "flat": _flat,
-}
+def _finders(root: Path) -> dict[str, Callable[[], Found | None]]:
+    """What looks for each layout, in the order in which they are tried."""
+    before: dict[str, Callable[[Path], Found | None]] = {
+        "gibson": public.gibson,  # its folder names are nobody else's, and a table (cropping.csv) may lie beside them
+        "csv": _csv,
+        "nnunet": _nnunet,
+        "msd": _msd,
+    }
+    after: dict[str, Callable[[Path], Found | None]] = {"bids": _bids, "subjects": _subjects, "flat": _flat}
+    general = {name: partial(find, root) for name, find in {**before, **after}.items()}
+    return {name: general[name] for name in before} | public.finders(root) | {name: general[name] for name in after}
 
 
 # ---------------------------------------------------------------- parts of layouts
@@ -428,15 +338,15 @@ _LAYOUTS: dict[str, Callable[[Path], _Found | None]] = {
 def _by_channel(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
     groups: dict[str, list[Path]] = {}
     for file in files:
-        match = _CHANNEL.match(_stem(file))
-        groups.setdefault(match.group(1) if match else _stem(file), []).append(file)
+        match = _CHANNEL.match(stem_of(file))
+        groups.setdefault(match.group(1) if match else stem_of(file), []).append(file)
     return {name: tuple(sorted(group)) for name, group in groups.items()}
 
 
 def _contents(folder: Path) -> tuple[list[Path], list[Path]]:
     """Images and labels of one subject's folder; a DICOM series counts as one image."""
-    files = _files(folder)
-    labels = [file for file in files if _LABEL_WORD.search(_stem(file))]
+    files = files_in(folder)
+    labels = [file for file in files if _LABEL_WORD.search(stem_of(file))]
     images = [file for file in files if file not in labels] + _series_in(folder)
     if dicom.is_series_folder(folder):
         images.append(folder)
@@ -449,21 +359,21 @@ def _series_in(folder: Path) -> list[Path]:
 
 def _pairs(images: Sequence[Path], labels: Sequence[Path]) -> dict[str, Path]:
     """Labels by the stem of the one image that they name (``frame01_gt`` -> ``frame01``)."""
-    stems = {_stem(image) for image in images}
-    return {stem: label for label in labels if (stem := _LABEL_WORD.sub("", _stem(label))) in stems}
+    stems = {stem_of(image) for image in images}
+    return {stem: label for label in labels if (stem := _LABEL_WORD.sub("", stem_of(label))) in stems}
 
 
-def _paired(root: Path, contents: dict[str, tuple[list[Path], list[Path]]]) -> tuple[list[_Case], tuple[LeftOut, ...]]:
+def _paired(root: Path, contents: dict[str, tuple[list[Path], list[Path]]]) -> tuple[list[Case], tuple[LeftOut, ...]]:
     cases, used = [], set()
     for folder, (images, labels) in contents.items():
         pairs = _pairs(images, labels)
         used |= set(pairs.values())
         for image in images:
-            stem = _stem(image)
+            stem = stem_of(image)
             name = stem if stem.startswith(folder) else folder if len(images) == 1 else f"{folder}_{stem}"
-            cases.append(_Case(name, (image,), pairs.get(stem), folder))
+            cases.append(Case(name, (image,), pairs.get(stem), folder))
     unused = [label for _, labels in contents.values() for label in labels if label not in used]
-    return cases, tuple(LeftOut(_shown(root, label), "a label without an image of its name") for label in unused)
+    return cases, tuple(LeftOut(shown(root, label), "a label without an image of its name") for label in unused)
 
 
 def _common_channels(groups: dict[str, dict[str, Path]], what: str) -> tuple[str, ...]:
@@ -492,9 +402,9 @@ def _only_one(name: str, labels: Sequence[Path]) -> Path | None:
     return labels[0] if labels else None
 
 
-def _orphans(root: Path, cases: Iterable[_Case], labels: Iterable[Path]) -> tuple[LeftOut, ...]:
+def _orphans(root: Path, cases: Iterable[Case], labels: Iterable[Path]) -> tuple[LeftOut, ...]:
     used = {case.label for case in cases}
-    return tuple(LeftOut(_shown(root, f), "a label without an image of its name") for f in labels if f not in used)
+    return tuple(LeftOut(shown(root, f), "a label without an image of its name") for f in labels if f not in used)
 
 
 def _declared(file: Path, facts: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -538,24 +448,24 @@ def _lists_images(table: Path) -> bool:
     return found == ["image"] or bool(found and rows and all((table.parent / rows[0][c]).is_file() for c in found))
 
 
-def _row(table: Path, number: int, row: dict[str, str], image_columns: Sequence[str]) -> _Case:
+def _row(table: Path, number: int, row: dict[str, str], image_columns: Sequence[str]) -> Case:
     files = {}
     for column in [*image_columns, "label"]:
         text = row.get(column, "")
         files[column] = table.parent / text if text else None
-        if (column != "label" and not text) or (text and not (table.parent / text).exists()):
+        if (column != "label" and not text) or (text and not volume.file_of(table.parent / text).exists()):
             raise DataFault(
                 f"{table.name}, line {number}: {column} {text or 'is empty'}",
                 allowed=f"a file that exists, relative to {table.parent}, or a full path",
                 next="correct the path in the CSV",
             )
     images = tuple(file for column in image_columns if (file := files[column]) is not None)
-    return _Case(row.get("id") or _stem(images[0]), images, files["label"], row.get("subject") or None)
+    return Case(row.get("id") or stem_of(images[0]), images, files["label"], row.get("subject") or None)
 
 
 def _long_id(folder: Path, file: Path) -> str:
     parents = file.relative_to(folder).parent.parts if file.is_relative_to(folder) else file.parent.parts[-1:]
-    return "_".join([*parents, _stem(file)])
+    return "_".join([*parents, stem_of(file)])
 
 
 def _without(stem: str, folder: str) -> str:
@@ -563,26 +473,6 @@ def _without(stem: str, folder: str) -> str:
 
 
 # ---------------------------------------------------------------- files
-
-
-def _known(file: Path) -> bool:
-    return volume.suffix_of(file) not in ("", ".dcm")
-
-
-def _files(folder: Path) -> list[Path]:
-    """Image files of a folder in order of name; hidden ones (macOS leaves ``._ID.nii.gz``) are none."""
-    if not folder.is_dir():
-        return []
-    return [f for f in sorted(folder.iterdir()) if f.is_file() and _known(f) and not f.name.startswith(".")]
-
-
-def _stem(file: Path) -> str:
-    suffix = volume.suffix_of(file)
-    return file.name[: len(file.name) - len(suffix)]
-
-
-def _shown(root: Path, file: Path) -> str:
-    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -607,7 +497,7 @@ def _read_csv(file: Path, delimiter: str = ",") -> tuple[list[str], list[dict[st
     return columns, [dict(zip(columns, line, strict=False)) for line in lines[1:]]
 
 
-def _listing(root: Path, layout: str, found: _Found) -> Listing:
+def _listing(root: Path, layout: str, found: Found) -> Listing:
     twice = [name for name, count in Counter(case.id for case in found.cases).items() if count > 1]
     odd = [case.id for case in found.cases if re.search(r'[/\\:*?"<>|]', case.id)]
     if twice or odd:
@@ -621,8 +511,8 @@ def _listing(root: Path, layout: str, found: _Found) -> Listing:
         Scan(
             id=case.id,
             subject=subjects.get(case.id) or case.subject or subject_of(case.id, picture=_is_picture(case)),
-            images=tuple(_shown(root, image) for image in case.images),
-            label=_shown(root, case.label) if case.label else None,
+            images=tuple(shown(root, image) for image in case.images),
+            label=shown(root, case.label) if case.label else None,
         )
         for case in sorted(found.cases, key=lambda case: case.id)
     )
@@ -637,7 +527,7 @@ def _listing(root: Path, layout: str, found: _Found) -> Listing:
     return Listing(index, found.left_out)
 
 
-def _is_picture(case: _Case) -> bool:
+def _is_picture(case: Case) -> bool:
     return volume.suffix_of(case.images[0]) in PICTURES
 
 
@@ -677,7 +567,7 @@ def with_grid(index: Index, scan: Scan, source: volume.Source, label_values: tup
         scan,
         shape=source.canonical_shape,
         spacing_mm=spacing,
-        slice_axis=2 if index.layout in _AXIAL else slice_axis(spacing),
+        slice_axis=2 if index.layout in public.AXIAL else slice_axis(spacing),
         label_values=label_values,
     )
 

@@ -26,6 +26,7 @@ from lemis.data.volume import LPS_TO_RAS, Source, Volume
 from lemis.errors import DataFault, LemisError, UsageError
 
 Array = NDArray[Any]
+Range = tuple[int, int]
 
 PERCENTILES = (0.5, 99.5)  # a hot pixel, or a piece of metal, must not make the rest of a slice dark
 _EXIF_ORIENTATION = 0x0112
@@ -53,13 +54,20 @@ class Stack:
         return in_plane(self.source.canonical_shape, self.source.spacing_mm, self.axis).spacing_mm
 
 
-def read(path: Path, *, slices: tuple[int, int] | None = None, window: tuple[float, float] | None = None) -> Stack:
+def read(
+    path: Path,
+    *,
+    slices: Range | list[Range] | None = None,
+    window: tuple[float, float] | None = None,
+    stored_axis: int | None = None,
+) -> Stack:
     """Read the slices of an image.
 
     Args:
         path: A picture, a DICOM slice, a volume, or the folder of one DICOM series.
-        slices: First and last, both included, counted from 1; all by default.
+        slices: First and last, both included, counted from 1, or several such pairs; all by default.
         window: What becomes 0 and what becomes 1, in the image's own values (HU, say).
+        stored_axis: The axis of the file's own array that runs across the slices, where the spacing does not tell.
 
     Raises:
         UsageError: No such file or slice, or a format that we do not read.
@@ -67,22 +75,21 @@ def read(path: Path, *, slices: tuple[int, int] | None = None, window: tuple[flo
     """
     path = Path(path)
     image, notes = _picture(path) if _is_picture(path) else (_scan(path), [])
-    axis = _across(image)
-    first, last = _range(path, slices, image.array.shape[axis])
+    axis = _across(image) if stored_axis is None else canonical_axis(image.source, stored_axis)
+    numbers = _numbers(path, slices, image.array.shape[axis])
     array = image.array if image.array.ndim == 4 else image.array[..., None]
-    stored = slices_first(array, axis)[first - 1 : last]  # (n, C, H, W)
+    stored = slices_first(array, axis)  # (n, C, H, W)
     if image.source.format == "picture":
         stored = stored[..., ::-1]  # slices_first looks at a patient from below
-    numbers = tuple(range(first, last + 1))
     eight_bit = array.dtype == np.uint8 and (image.source.format == "picture" or array.shape[-1] == 3)
     planes = []
-    for number, plane in zip(numbers, stored, strict=True):
-        finite = _finite(path, number, plane, notes)
+    for number in numbers:
+        finite = _finite(path, number, stored[number - 1], notes)
         planes.append(_scaled(finite, (0.0, 255.0) if eight_bit and window is None else window))
     constant = tuple(number for number, plane in zip(numbers, planes, strict=True) if _is_flat(plane))
     if len(constant) == len(planes):
         raise DataFault(
-            f"{path}: all pixels {'' if len(planes) == 1 else f'of slices {first} to {last} '}are alike"
+            f"{path}: all pixels {'' if len(planes) == 1 else f'of slices {numbers[0]} to {numbers[-1]} '}are alike"
             + (f" between {window[0]:g} and {window[1]:g}" if window else ""),
             allowed="an image with something to tell apart",
             next="widen --window" if window else "give another image or another slice",
@@ -154,6 +161,23 @@ def read_labels(path: Path, stack: Stack) -> dict[int, NDArray[np.int64]]:
     if stack.source.format == "picture":
         slices = slices[..., ::-1]
     return {number: np.ascontiguousarray(slices[number - 1]) for number in stack.numbers}
+
+
+def canonical_axis(source: Source, stored_axis: int) -> int:
+    """The axis of the canonical array that an axis of the file's own array became."""
+    return int(source.orientation[stored_axis, 0])
+
+
+def beside(mask: Path, what: str, suffix: str | None = None) -> Path:
+    """The name of a file beside a mask: ``mask.png`` -> ``mask`` + ``what`` + ``.png``, or another suffix."""
+    own = volume.suffix_of(mask)
+    return mask.with_name(mask.name[: len(mask.name) - len(own)] + what + (own if suffix is None else suffix))
+
+
+def mask_suffix(image: Path) -> str:
+    """The suffix that the mask of an image gets: the image's own where that keeps labels exactly."""
+    allowed = volume.LABEL_SUFFIXES[volume.FORMATS.get(volume.suffix_of(image), "dicom")]
+    return volume.suffix_of(image) if volume.suffix_of(image) in allowed else allowed[0]
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -282,15 +306,17 @@ def _across(image: Volume) -> int:
     return thin[0] if len(thin) == 1 else slice_axis(image.spacing_mm)
 
 
-def _range(path: Path, slices: tuple[int, int] | None, there: int) -> tuple[int, int]:
-    first, last = slices or (1, there)
-    if not 1 <= first <= last <= there:
-        raise UsageError(
-            f"slices {first} to {last} of {path}",
-            allowed=f"1 to {there}: slices count from 1, and both ends are included",
-            next=f"--slices 1:{there}",
-        )
-    return first, last
+def _numbers(path: Path, slices: Range | list[Range] | None, there: int) -> tuple[int, ...]:
+    numbers: set[int] = set()
+    for first, last in slices if isinstance(slices, list) else [slices or (1, there)]:
+        if not 1 <= first <= last <= there:
+            raise UsageError(
+                f"slices {first} to {last} of {path}",
+                allowed=f"1 to {there}: slices count from 1, and both ends are included",
+                next=f"--slices 1:{there}",
+            )
+        numbers.update(range(first, last + 1))
+    return tuple(sorted(numbers))
 
 
 def _finite(path: Path, number: int, plane: Array, notes: list[str]) -> Array:

@@ -10,6 +10,7 @@ every scan are there; ``keypoints.json`` names the ones asked for from the begin
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zipfile
@@ -90,6 +91,17 @@ class Store:
     def image(self, i: int) -> NDArray[np.float16]:
         """(n, C, H, W) of scan ``i``, memory-mapped, read-only."""
         return _map(self.path / f"{self.scans[i].id}.npy")
+
+    def digest(self, id: str) -> str:
+        """sha256 of the prepared image of one scan, its shape included: equal for one scan under two names.
+
+        Raises:
+            UsageError: No such scan.
+        """
+        image = self.image(self.index_of(id))
+        content = hashlib.sha256(repr((image.shape, image.dtype.str)).encode())
+        content.update(np.ascontiguousarray(image).data)
+        return content.hexdigest()
 
     def label(self, i: int) -> NDArray[np.uint8] | None:
         """(n, H, W) class indices of scan ``i``, memory-mapped, read-only; None where it has no label."""

@@ -8,22 +8,32 @@ Right, 1 to Anterior, 2 to Superior, as nearly as the stored axes allow. World c
   nibabel's guess, write the header back unchanged, and ``check`` warns.
 - NRRD (``.nrrd``, ``.nhdr``), MetaImage (``.mha``, ``.mhd``): SimpleITK, its LPS turned into RAS.
 - A folder of one DICOM series: see ``dicom.py``. Its label maps are written as NIfTI.
-- PNG, TIFF, JPEG: Pillow. Pixels are 1 mm, x runs to the right, y upwards (the last row is y = 0);
+- PNG, TIFF, JPEG, BMP: Pillow. Pixels are 1 mm, x runs to the right, y upwards (the last row is y = 0);
   the pages of a TIFF are z. Alpha is dropped; a palette picture gives its indices, which is what a mask saved
   so means.
 
 A fourth axis, or vector voxels, are channels, however many there are; an axis of length 1 is dropped. Stored
 values with slope and intercept are scaled in float64 and returned as float32; others keep their type.
+
+A path may say which part of a file is meant:
+
+- ``patient001_4d.nii.gz#frame=7``: the seventh volume of a time series (they count from 1)
+- ``Ground#grid=DICOM_anon``: a folder with one picture per slice of the DICOM series in ``DICOM_anon`` beside it, in
+  the order of the names of the series' files; a label map
+- ``ISIC_0000000.jpg#grey``: a colour picture as a grey one
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -49,6 +59,7 @@ FORMATS = {
     ".tiff": "picture",
     ".jpg": "picture",
     ".jpeg": "picture",
+    ".bmp": "picture",
     ".dcm": "dicom",
 }
 # What a label map may be called, first the one we would choose. JPEG would change the values.
@@ -63,6 +74,9 @@ LABEL_SUFFIXES = {
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # A written grid may differ from the wanted one by the rounding of a float32 affine, far below any voxel.
 _AFFINE_TOLERANCE_MM = 1e-3
+# A packed file is read from its start to the frame that is asked for. Readers go from frame to frame, two at a time.
+_FILMS, _FILM_BYTES = 2, 256_000_000
+_PART = re.compile(r"^(.+)#(?:frame=(?P<frame>\d+)|grid=(?P<grid>[^#]+)|(?P<grey>grey))$", re.S)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,9 +167,15 @@ def read_header(path: Path) -> Source:
     return source
 
 
+def file_of(path: Path) -> Path:
+    """The file or folder itself of a path that may name a part of it (``#frame=7``)."""
+    match = _PART.match(str(path))
+    return Path(match.group(1)) if match else Path(path)
+
+
 def suffix_of(path: Path) -> str:
     """``".nii.gz"`` and the like (``".nrrd"`` for ``.seg.nrrd``); ``""`` for a format that we do not read."""
-    name = Path(path).name.lower()
+    name = file_of(Path(path)).name.lower()
     return next((suffix for suffix in FORMATS if name.endswith(suffix)), "")
 
 
@@ -222,9 +242,10 @@ def write_volume(array: Array, affine: npt.NDArray[np.float64], path: Path) -> P
 
 
 def _format_of(path: Path) -> str:
-    if path.is_dir():
+    file = file_of(path)
+    if file.is_dir():
         return "dicom"
-    if not path.exists():
+    if not file.exists():
         raise UsageError(
             f"{path} does not exist", allowed="a file, or a folder of one DICOM series", next="check the path"
         )
@@ -239,7 +260,7 @@ def _format_of(path: Path) -> str:
 
 
 def _reader(path: Path) -> Callable[[Path, bool], tuple[Source, Array | None]]:
-    readers = {
+    readers: dict[str, Callable[[Path, bool], tuple[Source, Array | None]]] = {
         "nifti": _nifti,
         "mgh": _nifti,
         "nrrd": _itk,
@@ -247,7 +268,20 @@ def _reader(path: Path) -> Callable[[Path, bool], tuple[Source, Array | None]]:
         "dicom": _dicom,
         "picture": _picture,
     }
-    return readers[_format_of(path)]
+    kind, match = _format_of(path), _PART.match(str(path))
+    if match is None:
+        return readers[kind]
+    if match["frame"] and readers[kind] is _nifti:
+        return partial(_nifti, frame=int(match["frame"]))
+    if match["grid"] and kind == "dicom":
+        return partial(_slices, grid=match["grid"])
+    if match["grey"] and kind == "picture":
+        return partial(_picture, grey=True)
+    raise UsageError(
+        f"{path}",
+        allowed="#frame=7 of NIfTI and FreeSurfer files, #grey of pictures, #grid=FOLDER of folders of pictures",
+        next=f"give {file_of(path)}",
+    )
 
 
 def _unreadable(path: Path, error: Exception) -> DataFault:
@@ -279,11 +313,11 @@ def _usable(source: Source) -> Source:
 # ---------------------------------------------------------------- NIfTI and FreeSurfer
 
 
-def _nifti(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
+def _nifti(path: Path, with_voxels: bool, frame: int | None = None) -> tuple[Source, Array | None]:
     import nibabel
 
     try:
-        image: Any = nibabel.load(path)
+        image: Any = nibabel.load(file_of(path))
         if not isinstance(image, nibabel.Nifti1Image | nibabel.Nifti2Image | nibabel.MGHImage):
             raise ValueError(f"its content is {type(image).__name__}")
     except Exception as error:
@@ -292,7 +326,9 @@ def _nifti(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
     if dtype.kind == "c":
         raise _not_an_intensity(path, f"complex numbers ({dtype})", "save the magnitude as float32")
     colours = len(dtype.names) if dtype.names else 1  # RGB24, RGBA32
-    shape, channels = _spatial(path, image.shape, colours)
+    if frame is not None:
+        _refuse_frame(path, image.shape, frame)
+    shape, channels = _spatial(path, image.shape if frame is None else image.shape[:3], colours)
     header = image.header
     codes = (int(header["qform_code"]), int(header["sform_code"])) if "sform_code" in header else None
     source = _usable(
@@ -310,8 +346,8 @@ def _nifti(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
     if not with_voxels:
         return source, None
     try:
-        stored = np.asarray(image.dataobj.get_unscaled())
         slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
+        stored = np.asarray(image.dataobj.get_unscaled()) if frame is None else _frame(path, image, frame)
     except Exception as error:
         raise _unreadable(path, error) from error
     if dtype.names:
@@ -319,6 +355,51 @@ def _nifti(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
     elif (slope, intercept) != (1.0, 0.0):
         stored = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
     return source, stored.reshape(shape if channels == 1 else (*shape, channels))
+
+
+class _Film:
+    """All frames of one packed file, unpacked when the first of them is asked for."""
+
+    def __init__(self, image: Any) -> None:
+        self._image, self._lock = image, Lock()
+        self._frames: Array | None = None
+
+    def frame(self, number: int) -> Array:
+        with self._lock:
+            if self._frames is None:
+                self._frames = np.asarray(self._image.dataobj.get_unscaled())
+            return np.array(self._frames[..., number])
+
+
+_films: dict[tuple[str, int], _Film] = {}  # the latest last
+_films_lock = Lock()
+
+
+def _frame(path: Path, image: Any, frame: int) -> Array:
+    """One volume of a time series, before slope and intercept; others of a packed file are kept for the next calls."""
+    import nibabel
+
+    file, stored = file_of(path), image.dataobj
+    size = int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    if file.suffix.lower() not in (".gz", ".mgz") or size > _FILM_BYTES:
+        plain = nibabel.arrayproxy.ArrayProxy(str(file), (stored.shape, stored.dtype, stored.offset, 1.0, 0.0))
+        return np.array(plain[..., frame - 1])
+    key = str(file), file.stat().st_mtime_ns
+    with _films_lock:
+        film = _films.pop(key, None) or _Film(image)
+        _films[key] = film
+        while len(_films) > _FILMS:
+            del _films[next(iter(_films))]
+    return film.frame(frame - 1)
+
+
+def _refuse_frame(path: Path, shape: tuple[int, ...], frame: int) -> None:
+    if len(shape) != 4 or not 1 <= frame <= shape[3]:
+        raise DataFault(
+            f"{path}: the file has shape {shape}",
+            allowed=f"frames 1 to {shape[3]}" if len(shape) == 4 else "a frame of a file with four axes",
+            next="unpack or export the file again, or correct the number of frames where it is stated",
+        )
 
 
 def _spatial(path: Path, shape: tuple[int, ...], colours: int = 1) -> tuple[Shape3, int]:
@@ -465,15 +546,70 @@ def _dicom(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
         raise _unreadable(path, error) from error
 
 
-# ---------------------------------------------------------------- pictures
+def _slices(path: Path, with_voxels: bool, grid: str) -> tuple[Source, Array | None]:
+    """A label map of one picture per slice of a DICOM series."""
+    folder = file_of(path)
+    series = dicom.find_series(folder.parent / grid)
+    pictures = sorted((f for f in folder.iterdir() if FORMATS.get(suffix_of(f)) == "picture"), key=_by_number)
+    pictures = [file for file in pictures if not file.name.startswith(".")]
+    if len(pictures) != len(series.files):
+        raise DataFault(
+            f"{path} holds {len(pictures)} pictures, and the series {len(series.files)} slices",
+            allowed="one picture per slice",
+            next="unpack the archive again, or leave the label out",
+        )
+    source = _usable(
+        Source(
+            path=path,
+            format="dicom",
+            shape=series.shape,
+            channels=1,
+            affine=LPS_TO_RAS @ series.affine_lps,
+            dtype="uint8",
+        )
+    )
+    if not with_voxels:
+        return source, None
+    of_file = dict(zip(sorted(series.files, key=_by_number), pictures, strict=True))
+    planes = [_plane(of_file[file], series.shape[:2]) for file in series.files]
+    return source, np.stack(planes, axis=2)
 
 
-def _picture(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
+def _plane(file: Path, size: tuple[int, int]) -> Array:
+    """(columns, rows) values of a picture; white is 255 in black and white ones."""
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(file) as picture:
+            stored = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+    except (OSError, SyntaxError) as error:
+        raise _unreadable(file, error) from error
+    if stored.shape != size[::-1]:
+        raise DataFault(
+            f"{file} is of shape {stored.shape}",
+            allowed=f"one value per pixel of the slice, {size[::-1]}",
+            next="unpack the archive again, or leave the label out",
+        )
+    return stored.T
+
+
+def _by_number(file: Path) -> list[tuple[int, str]]:
+    """Names in the order in which people count."""
+    parts = re.findall(r"\d+|\D+", file.name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _picture(path: Path, with_voxels: bool, grey: bool = False) -> tuple[Source, Array | None]:
+    from PIL import Image
+
+    try:
+        with Image.open(file_of(path)) as picture:
             source = _picture_source(path, picture)
+            if grey:
+                source = replace(source, channels=1, dtype="L")
             stored = _pages(picture, source) if with_voxels else None
     except (OSError, SyntaxError) as error:
         raise _unreadable(path, error) from error
@@ -508,7 +644,8 @@ def _pages(picture: Any, source: Source) -> Array:
     for number in range(source.shape[2]):
         if source.shape[2] > 1:
             picture.seek(number)
-        page = picture.convert(mode[picture.mode]) if picture.mode in mode else picture
+        wanted = "L" if source.dtype == "L" else mode.get(picture.mode, picture.mode)
+        page = picture if picture.mode == wanted else picture.convert(wanted)
         pages.append(np.asarray(page))
     if len({page.shape for page in pages}) > 1:
         raise DataFault(

@@ -20,7 +20,7 @@ from lemis.data import index as indexing
 from lemis.data import layouts, volume
 from lemis.data.check import Fault, Findings, examine
 from lemis.data.index import Index, Scan
-from lemis.data.layouts import LeftOut
+from lemis.data.listing import LeftOut
 from lemis.measure.tables import count
 
 VERSION = 1
@@ -152,7 +152,7 @@ def _print(report: Report, output: Path | None, console: Console) -> None:
     if any(scan.label for scan in index.scans):
         console.print(_structures(index))
         if index.ignored:
-            console.print(f"the values {', '.join(map(str, index.ignored))} count as background\n")
+            console.print(f"the values {_runs(index.ignored)} count as background\n")
     for severity in ("error", "warning"):
         _print_faults([fault for fault in report.faults if fault.severity == severity], console)
     for part in report.left_out[:_SHOWN]:
@@ -236,6 +236,17 @@ def _structures(index: Index) -> Table:
     if len(names) > _STRUCTURES_SHOWN:
         table.add_row("", f"and {len(names) - _STRUCTURES_SHOWN} more", "")
     return table
+
+
+def _runs(values: Iterable[int]) -> str:
+    """``2, 8 to 10`` of 2, 8, 9 and 10."""
+    runs: list[list[int]] = []
+    for value in sorted(values):
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 def _print_faults(faults: Sequence[Fault], console: Console) -> None:

@@ -222,7 +222,7 @@ def _millimetres(cases: Sequence[Case], record: Mapping[str, Any]) -> str | None
     """Why there are no millimetres, or None where there are."""
     if record.get("nominal_spacing"):
         return "the spacing of these scans is nominal, so nothing is given in millimetres"
-    if any(volume.FORMATS[volume.suffix_of(case.reference)] == "picture" for case in cases):
+    if any(volume.FORMATS.get(volume.suffix_of(case.reference)) == "picture" for case in cases):
         return "pictures have no spacing, so nothing is given in millimetres"
     return None
 

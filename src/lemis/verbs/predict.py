@@ -288,4 +288,5 @@ def _digest(file: Path) -> str:
 def _stamps(index: Index, scan: Scan) -> list[list[Any]]:
     """Path, time and size of each file of a scan: another scan of the same name is predicted anew."""
     files = [index_file.locate(index, file) for file in scan.images]
-    return [[str(file.resolve()), file.stat().st_mtime_ns, file.stat().st_size] for file in files]
+    facts = [volume.file_of(file).stat() for file in files]
+    return [[str(file.resolve()), fact.st_mtime_ns, fact.st_size] for file, fact in zip(files, facts, strict=True)]

@@ -262,7 +262,7 @@ def _source_fingerprint(index: Index, scan: Scan) -> str:
     stamps = []
     for file in files:
         try:
-            facts = file.stat()
+            facts = volume.file_of(file).stat()
         except FileNotFoundError:
             raise DataFault(
                 f"scan {scan.id}: {file} is gone",

@@ -1,0 +1,98 @@
+"""What the recognition of folder layouts shares: cases, and the files of a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from lemis.data import volume
+from lemis.errors import UsageError
+
+# No archive unpacks deeper; it also ends the walk through links that lead back up.
+_DEEPEST = 8
+
+
+class LeftOut(NamedTuple):
+    """A file that looks like data and is not used, and why."""
+
+    file: str
+    reason: str
+
+
+class Case(NamedTuple):
+    """The files of one scan. A path may end in what ``volume`` reads of a file (``#frame=7``)."""
+
+    id: str
+    images: tuple[Path, ...]
+    label: Path | None
+    subject: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a layout made of a folder."""
+
+    cases: list[Case]
+    channels: tuple[str, ...] = ()
+    labels: dict[str, int] = dataclasses.field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
+    ignored: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Tree:
+    """A folder and all files below it, walked once and only when asked for."""
+
+    root: Path
+
+    @cached_property
+    def files(self) -> tuple[str, ...]:
+        """Relative to the folder, in order, with ``/`` and without hidden ones."""
+        found = []
+        for name, inside, files in os.walk(self.root, followlinks=True):
+            parts = Path(name).relative_to(self.root).parts
+            inside[:] = [part for part in inside if not part.startswith(".")] if len(parts) < _DEEPEST else []
+            found += ["/".join((*parts, file)) for file in files if not file.startswith(".")]
+        return tuple(sorted(found))
+
+
+def known(file: Path) -> bool:
+    """True for the name of an image file."""
+    return volume.suffix_of(file) not in ("", ".dcm")
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Image files of a folder in order of name; hidden ones (macOS leaves ``._ID.nii.gz``) are none."""
+    if not folder.is_dir():
+        return []
+    return [f for f in sorted(folder.iterdir()) if f.is_file() and known(f) and not f.name.startswith(".")]
+
+
+def stem_of(file: Path) -> str:
+    """The file's name without its suffix."""
+    name = volume.file_of(file).name
+    return name[: len(name) - len(volume.suffix_of(file))]
+
+
+def shown(root: Path, file: Path) -> str:
+    """The path as the index and messages name it."""
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
+
+
+def only_image(root: Path, name: str, files: Sequence[Path]) -> Path:
+    """The one image of a scan.
+
+    Raises:
+        UsageError: There are several.
+    """
+    if len(files) > 1:
+        raise UsageError(
+            f"{name} has {len(files)} images: {', '.join(shown(root, file) for file in files)}",
+            allowed="one image per scan",
+            next="move the others out of the folder",
+        )
+    return files[0]
