@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from lemis.cli import app
 from lemis.data import volume
+from lemis.engine import side_by_side
 from lemis.errors import DataFault, LemisError, UsageError
 from lemis.report import overlay
-from lemis.verbs import segment_one as module
 from lemis.verbs.segment_one import segment_one
 
 METHOD = '''
@@ -399,6 +399,7 @@ def test_an_empty_reference_is_not_scored(image, out, tmp_path):
     [
         ({"size": "7"}, "8 or more, or native"),
         ({"size": "big"}, "8 or more, or native"),
+        ({"slices": "1,2-3"}, "FIRST:LAST, both included"),
         ({"slices": "2-3"}, r"FIRST:LAST, both included(.|\n)*--slices 10:20"),
         ({"slices": "2"}, "1 to 1: slices count from 1"),
         ({"window": "5:1"}, "LOW:HIGH, the lower one first"),
@@ -586,12 +587,73 @@ def test_volumes_in_a_folder(scan, out):
     assert volume.read(out / "scan.nii.gz").array.any(axis=(0, 1)).tolist() == [False, True, True, False, False]
 
 
+# ---------------------------------------------------------------- sets with their references
+
+
+def test_references_that_come_with_the_layout_are_found(folder, out, capsys):
+    done = segment(None, out, batch=folder.parent)
+    assert set(done.failed) == {"broken", "white"}
+    assert done.record["means"]["scored"] == 2
+    assert done.record["without_reference"] == ["broken", "white"]
+    said = capsys.readouterr().err
+    assert f"{folder.parent}: recognised as images/ with labels/; with references: 2 of 4" in said
+    Image.fromarray(disc(5)).save(folder.parent / "code" / "a.png")
+    others = segment(None, out, batch=folder.parent, references=folder.parent / "code")
+    assert others.record["without_reference"] == ["b_0000", "broken", "white"]
+
+
+@pytest.mark.parametrize("place", [".", "images", "labels"])
+def test_masks_never_take_the_place_of_images_or_references(folder, place):
+    before = {path: path.read_bytes() for path in folder.parent.rglob("*.png")}
+    with pytest.raises(UsageError, match="another folder than that of the images, or of the references"):
+        segment(None, folder.parent / place, batch=folder.parent)
+    assert before == {path: path.read_bytes() for path in folder.parent.rglob("*.png")}
+
+
+def test_ph2_is_segmented_and_scored(tmp_path, out, method):
+    case = tmp_path / "set" / "PH2 Dataset images" / "IMD002"
+    picture(case / "IMD002_Dermoscopic_Image" / "IMD002.bmp")
+    picture(case / "IMD002_roi" / "IMD002_R1.bmp")
+    (case / "IMD002_lesion").mkdir()
+    Image.fromarray(disc().astype(bool)).save(case / "IMD002_lesion" / "IMD002_lesion.bmp")
+    done = segment(None, out, batch=tmp_path / "set")
+    assert done.record["images"] == 1
+    assert done.record["means"]["best"]["dice"] == 1
+    np.testing.assert_array_equal(pixels(out / "IMD002.png"), disc())
+
+
+def test_lung_volumes_are_segmented_resumed_and_chosen_from(tmp_path, out, method, capsys):
+    scan, mask = np.full((5, 40, 60), -1000, dtype=np.int16), np.zeros((5, 40, 60), dtype=np.uint8)
+    for place, row in ((1, 14), (3, 20)):  # the first axis, though the header says that slices are along the last
+        scan[place] = np.where(disc(row), 900, -200)
+        mask[place] = 255 * disc(row)
+    affine = np.diag([-0.7, 0.7, 2.5, 1.0])
+    (tmp_path / "lungs").mkdir()
+    nibabel.save(nibabel.Nifti1Image(scan, affine), tmp_path / "lungs" / "IMG_0002.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(mask, affine), tmp_path / "lungs" / "MASK_0002.nii.gz")
+    done = segment(None, out, batch=tmp_path / "lungs", overrides=["steps=2"])
+    assert done.record["means"]["scored"] == 2
+    assert done.record["means"]["best"]["dice"] == 1
+    made = json.loads((out / "IMG_0002.json").read_text())["made_from"]
+    assert (made["slices"], made["window"], made["stored_axis"]) == ("2,4", "-512:512", 0)
+    assert "slices with lung: 2, from IMG_0002 to IMG_0002" in capsys.readouterr().err
+    found = np.asarray(nibabel.load(out / "IMG_0002.nii.gz").dataobj)
+    np.testing.assert_array_equal(found.any(axis=(1, 2)), [False, True, False, True, False])
+    calls = len(method.CALLS)
+    segment(None, out, batch=tmp_path / "lungs", overrides=["steps=2"])
+    assert {row["status"] for row in rows(out).values()} == {"kept"}
+    segment_one(tmp_path / "lungs" / "IMG_0002.nii.gz", output=out / "IMG_0002.nii.gz", click="0,0")
+    ground = np.asarray(nibabel.load(out / "IMG_0002.nii.gz").dataobj)
+    np.testing.assert_array_equal(ground[[1, 3]], 1 - found[[1, 3]])
+    assert len(method.CALLS) == calls
+
+
 # ---------------------------------------------------------------- how many at once
 
 
 def pace(monkeypatch, free_gb=10.0):
-    monkeypatch.setattr(module, "_free_gb", lambda device: free_gb)
-    return module._Pace(None, torch.device("cpu"))
+    monkeypatch.setattr(side_by_side, "_free_gb", lambda device: free_gb)
+    return side_by_side.Pace(None, torch.device("cpu"))
 
 
 def test_the_first_image_alone_tells_how_many_fit(monkeypatch):
