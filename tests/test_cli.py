@@ -22,6 +22,7 @@ VERBS = [
     "doctor",
     "list",
     "fit",
+    "compare",
     "check",
     "prepare",
     "pretrain",
@@ -31,7 +32,7 @@ VERBS = [
     "report",
     "segment-one",
 ]
-RESULT = types.SimpleNamespace(errors=0, healthy=True, failed=())
+RESULT = types.SimpleNamespace(errors=0, healthy=True, failed=(), folder=Path("comparison"))
 
 
 def module_of(verb):
@@ -116,6 +117,13 @@ def test_what_is_typed_reaches_the_verb(called):
     }
 
 
+@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+def test_a_training_knows_whose_folds(called, verb):
+    assert run(verb, "work", "--fold", "1", "--split", "macl").exit_code == 0
+    assert (called[0][2]["fold"], called[0][2]["split"]) == (1, "macl")
+    assert run(verb, "work", "--split", "mine").exit_code == 2
+
+
 def test_an_image_and_settings_are_told_apart(called):
     done = run("segment-one", "a.png", "clusters=4", "-o", "mask.png", "--method", "kmeans", "--window", "-512:512")
     assert done.exit_code == 0, done.output
@@ -132,6 +140,18 @@ def test_an_image_and_settings_are_told_apart(called):
 def test_without_overrides_the_verb_gets_none(called, words):
     assert run(*words).exit_code == 0
     assert list(called[0][2]["overrides"]) == []
+
+
+def test_compare_needs_scans_unless_it_lists_its_plans(called):
+    assert run("compare").exit_code == 2
+    listed = run("compare", "--list")
+    assert listed.exit_code == 0
+    assert "Is pre-training worth it" in listed.output
+    assert called == []
+    assert run("compare", "scans", "seeds=[0,1]", "--plan", "mine.yaml", "--jobs", "2", "--dry-run").exit_code == 0
+    ((_, args, words),) = called
+    assert (args, words["overrides"], words["plan"]) == ((Path("scans"),), ["seeds=[0,1]"], "mine.yaml")
+    assert (words["jobs"], words["dry_run"], words["cell"], words["on"]) == (2, True, None, None)
 
 
 def test_prepare_resolves_preset_then_file_then_overrides(called, tmp_path):
@@ -239,6 +259,12 @@ def test_images_that_failed_end_segment_one_with_3(monkeypatch, capsys, failed, 
     assert end(monkeypatch, capsys, "segment-one", verb, "--batch", "images", "-o", "out")[0] == code
 
 
+@pytest.mark.parametrize(("failed", "code"), [((), 0), (("pcl: M = 2, fold 0, seed 0",), 1)])
+def test_cells_that_failed_end_compare_with_1(monkeypatch, capsys, failed, code):
+    verb = lambda *args, **words: types.SimpleNamespace(folder=Path("comparison"), failed=failed)  # noqa: E731
+    assert end(monkeypatch, capsys, "compare", verb, "scans")[0] == code
+
+
 @pytest.mark.parametrize(("healthy", "code"), [(True, 0), (False, 1)])
 def test_doctor_ends_with_1_when_something_must_be_fixed(monkeypatch, capsys, healthy, code):
     verb = lambda *args, **words: types.SimpleNamespace(healthy=healthy)  # noqa: E731
@@ -249,7 +275,8 @@ def test_doctor_ends_with_1_when_something_must_be_fixed(monkeypatch, capsys, he
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["fit", "--help"], ["--version"], ["list"], ["list", "--json"], ["nonsense"]]
+    "words",
+    [["--help"], ["fit", "--help"], ["--version"], ["list"], ["list", "--json"], ["nonsense"], ["compare", "--list"]],
 )
 def test_torch_is_not_imported_before_a_verb_needs_it(words):
     code = (

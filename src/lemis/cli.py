@@ -18,7 +18,7 @@ from lemis.errors import LemisError
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 # Verbs that train a network or run one: they allocate and free large tensors all the time.
-HEAVY = {"pretrain", "finetune", "predict", "fit", "demo", "segment-one"}
+HEAVY = {"pretrain", "finetune", "predict", "fit", "demo", "compare", "segment-one"}
 
 app = typer.Typer(
     name="lemis",
@@ -87,6 +87,10 @@ SettingsFile = Annotated[
 Labelled = Annotated[
     int | None,
     typer.Option("--labelled", min=1, help="Use the labels of this many subjects only.", show_default="all"),
+]
+SplitName = Annotated[
+    Literal["pcl", "macl", "voxel_siamese"] | None,
+    typer.Option("--split", help="Whose folds.", show_default="the data set's own splits_final.json, else pcl"),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
 Device = Annotated[DeviceName, typer.Option("--device", help="Where to compute; auto takes a GPU when there is one.")]
@@ -233,6 +237,111 @@ def fit(
 
 
 @app.command(
+    epilog="Example: lemis compare scans/ -o work/ --plan plan.yaml seeds=[0,1]", rich_help_panel="The whole way"
+)
+def compare(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="SCANS", help="A folder of scans, or a CSV that lists them.", show_default=False),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Settings over the plan: seeds=[0,1] labelled=[2,6] preset=tiny settings.finetune.steps=100 "
+            "budget.minutes=10.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The work folder.")] = Path("work"),
+    plan: Annotated[
+        str,
+        typer.Option(
+            "--plan",
+            metavar="NAME|FILE.yaml|MODULE:FUNCTION",
+            help="What is compared; the default: the preset's method against none, few to all labels, every fold.",
+        ),
+    ] = "default",
+    list_: Annotated[bool, typer.Option("--list", help="Show the plans that ship: every table of the papers.")] = False,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="Of the folder in WORK/comparisons.", show_default="the plan's"),
+    ] = None,
+    upstream: Annotated[
+        Path | None,
+        typer.Option("--upstream", metavar="SCANS", help="Pre-train on this other data set.", show_default="the same"),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Prepare, time a few steps, say what would run and what it takes, and stop."),
+    ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes that train side by side.")] = 1,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="ray|auto|ray://HOST:PORT",
+            help="Train on a Ray cluster: start one here, or join one. Needs lemis[ray].",
+            show_default="this machine",
+        ),
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus", min=0, help="Share of a GPU that a training takes.", show_default="a whole one if there is any"
+        ),
+    ] = None,
+    emit: Annotated[
+        Literal["slurm"] | None,
+        typer.Option("--emit", help="Write the scripts of an array job, and run nothing.", show_default=False),
+    ] = None,
+    cell: Annotated[
+        str | None,
+        typer.Option("--cell", metavar="KEY", help="Run this cell only, as those scripts do.", show_default=False),
+    ] = None,
+    keep_predictions: Annotated[
+        bool,
+        typer.Option(
+            "--keep-predictions",
+            help="Keep every cell's label maps. Else they are deleted once scored; the weights stay, and "
+            "`lemis predict WORK/runs/NAME` makes them again.",
+        ),
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Is pre-training worth it, and how many labels? Methods x labels x folds x seeds. Run again to resume."""
+    if list_:
+        from lemis.engine.plan_files import shipped
+
+        for known, title in shipped().items():
+            print(f"{known:<36}{title}")
+        return
+    if folder is None:
+        raise typer.BadParameter("no folder of scans", param_hint="SCANS")
+    from lemis.verbs.compare import compare as verb
+
+    done = verb(
+        folder,
+        output=output,
+        plan=plan,
+        name=name,
+        upstream=upstream,
+        overrides=overrides or [],
+        jobs=jobs,
+        on=on,
+        gpus=gpus,
+        emit=emit,
+        cell=cell,
+        dry_run=dry_run,
+        keep_predictions=keep_predictions,
+        device=device,
+    )
+    print(done.folder)
+    if done.failed:
+        raise typer.Exit(1)
+
+
+@app.command(
     name="segment-one", epilog="Example: lemis segment-one lesion.png -o mask.png", rich_help_panel="Without labels"
 )
 def segment_one(
@@ -253,7 +362,8 @@ def segment_one(
         typer.Option(
             "--batch",
             metavar="DIR",
-            help="Every image of a folder, several side by side; run again to resume.",
+            help="Every image of a folder, several side by side; or of a set with its references: images/ + labels/, "
+            "imagesTr/ + labelsTr/, PH2, lung CT. Run again to resume.",
             show_default="one image",
         ),
     ] = None,
@@ -277,7 +387,10 @@ def segment_one(
     slices: Annotated[
         str | None,
         typer.Option(
-            "--slices", metavar="FIRST:LAST", help="Of a volume, each on its own; counted from 1.", show_default="all"
+            "--slices",
+            metavar="FIRST:LAST",
+            help="Of a volume, each on its own; counted from 1. Several: 3:5,12.",
+            show_default="all",
         ),
     ] = None,
     window: Annotated[
@@ -314,7 +427,10 @@ def segment_one(
     references: Annotated[
         Path | None,
         typer.Option(
-            "--references", metavar="DIR", help="With --batch: label maps named like the images.", show_default="none"
+            "--references",
+            metavar="DIR",
+            help="With --batch: label maps named like the images.",
+            show_default="those of the set",
         ),
     ] = None,
     protocol: Annotated[
@@ -414,6 +530,7 @@ def pretrain(
         int | None,
         typer.Option("--fold", min=0, help="Leave out this fold's test subjects.", show_default="learn from all"),
     ] = None,
+    split: SplitName = None,
     preset: Preset = None,
     settings: SettingsFile = None,
     seed: Seed = 0,
@@ -428,6 +545,7 @@ def pretrain(
         backbone=backbone,
         name=name,
         fold=fold,
+        split=split,
         preset=preset,
         settings_file=settings,
         overrides=overrides or [],
@@ -456,6 +574,7 @@ def finetune(
         int | None,
         typer.Option("--fold", min=0, help="Hold out this fold's test subjects.", show_default="hold out none"),
     ] = None,
+    split: SplitName = None,
     preset: Preset = None,
     settings: SettingsFile = None,
     seed: Seed = 0,
@@ -469,6 +588,7 @@ def finetune(
         pretrained=pretrained,
         labelled=labelled,
         fold=fold,
+        split=split,
         backbone=backbone,
         auxiliary=auxiliary,
         name=name,

@@ -93,3 +93,14 @@ def test_a_fine_tuned_run_is_no_start(tmp_path: Path, start: str | None, next: s
     with pytest.raises(UsageError, match="has learned from labels") as caught:
         load_pretrained(tmp_path)
     assert caught.value.next.startswith(next)
+
+
+def test_one_channel_takes_the_weights_of_several_as_if_its_image_were_in_each() -> None:
+    source, own = network(0, channels=4), network(1)
+    rows = {row.part: row for row in transfer(own, source.state_dict(), ("encoder",), SOURCE)}
+    assert rows["encoder"] == Row(
+        part="encoder", loaded=size(own, "encoder"), reason="4 input channels summed, for one"
+    )
+    image = torch.rand(2, 1, 16, 16)
+    for ours, theirs in zip(own.eval().encode(image), source.eval().encode(image.repeat(1, 4, 1, 1)), strict=True):
+        torch.testing.assert_close(ours, theirs)

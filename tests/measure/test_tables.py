@@ -17,7 +17,7 @@ ROWS = [{"method": "sal", "dice": 0.91234, "n": 3}, {"method": "50% & _x|y", "di
 
 def test_markdown():
     assert tables.markdown(ROWS) == (
-        "| method | dice | n |\n| --- | ---: | ---: |\n| sal | 0.912 | 3 |\n| 50% & _x\\|y | - | 4 |\n"
+        "| method | dice | n |\n| --- | ---: | ---: |\n| sal | 0.912 | 3 |\n| 50% & \\_x\\|y | - | 4 |\n"
     )
 
 
@@ -34,6 +34,20 @@ def test_latex_is_escaped():
 
 def test_columns_can_be_chosen_and_may_be_missing():
     assert tables.markdown([{"a": 1}], ["b", "a"]) == "| b | a |\n| ---: | ---: |\n| - | 1 |\n"
+
+
+def test_what_was_written_is_set_as_numbers_are():
+    rows = [{"a": "x", "b": tables.Written("0.9 (0.1)", bold=True)}, {"a": "[y]", "b": tables.Written("-")}]
+    assert tables.markdown(rows) == "| a | b |\n| --- | ---: |\n| x | **0.9 (0.1)** |\n| [y] | - |\n"
+    text = tables.latex(rows)
+    assert r"\begin{tabular}{lr}" in text
+    assert r"x & \textbf{0.9 (0.1)} \\" in text
+    assert "\n{}[y] & - " in text  # a bracket after a line's end would be read as a distance
+
+
+def test_markdown_shows_what_stands_there():
+    assert tables.escape_markdown("a_b") == "a_b"
+    assert tables.escape_markdown("<b> & _x_ *y* [z](u) &lt;") == r"\<b> & \_x\_ \*y\* [z\](u) \&lt;"
 
 
 @given(st.lists(st.fixed_dictionaries({"a": TEXT, "b": st.floats(allow_nan=False)}), min_size=1))

@@ -73,8 +73,8 @@ class Finetuning:
         }
 
 
-def base(preset: str | None, settings_file: Path | None) -> dict[str, Any]:
-    """Preset and settings file as one tree of sections.
+def base(preset: str | None, settings_file: Path | None, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Preset, settings file and ``more`` sections as one tree.
 
     Raises:
         UsageError: A section, or a method or network in one, that does not exist.
@@ -85,7 +85,36 @@ def base(preset: str | None, settings_file: Path | None) -> dict[str, Any]:
     if settings_file is not None:
         tree = merge(tree, read_yaml(settings_file))
     _refuse_unknown(tree, str(settings_file or preset))
+    if more:
+        _refuse_unknown(more, "settings")
+        tree = merge(tree, more)
     return tree
+
+
+def by_section(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings of a whole way, by verb: of ``prepare``, of ``pretrain`` and of ``finetune``.
+
+    ``method.*`` and ``backbone.*`` go to pre-training, ``backbone.*`` and ``auxiliary.*`` to fine-tuning.
+
+    Raises:
+        UsageError: A setting in no section.
+    """
+    tree = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    sections = ("prepare", "pretrain", "method", "backbone", "finetune", "auxiliary")
+    for key, value in tree.items():
+        if key not in sections or not isinstance(value, dict):
+            somewhere = f"{key}.SETTING=..." if key in sections else f"pretrain.{key}=... or finetune.{key}=..."
+            raise UsageError(
+                f"setting {key}",
+                allowed="settings that begin with " + ", ".join(f"{section}." for section in sections),
+                next=f"--{key} {value}" if key in NAMES else somewhere,
+            )
+    method, backbone, auxiliary = ({key: tree[key]} if key in tree else {} for key in NAMES)
+    return {
+        "prepare": tree.get("prepare", {}),
+        "pretrain": {**tree.get("pretrain", {}), **method, **backbone},
+        "finetune": {**tree.get("finetune", {}), **backbone, **auxiliary},
+    }
 
 
 def _refuse_unknown(tree: Mapping[str, Any], where: str) -> None:

@@ -52,7 +52,7 @@ def transfer(backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[s
 
     Args:
         backbone: Changed in place.
-        weights: State of the source's backbone.
+        weights: State of the source's backbone; it may have had several input channels where ours has one.
         trained: Parts worth loading, as the method declared them.
         source: For messages.
 
@@ -69,10 +69,13 @@ def transfer(backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[s
         part = backbone.part_of(name)
         row = rows.setdefault(part, {"part": part, "loaded": 0, "fresh": 0, "skipped": 0, "reason": ""})
         given = weights.get(name)
-        if part in trained and given is not None and given.shape == tensor.shape:
-            chosen[name] = given
-            row["loaded"] += tensor.numel()
-            continue
+        if part in trained and given is not None:
+            given, said = _for_one_channel(given, tensor)
+            row["reason"] = row["reason"] or said
+            if given.shape == tensor.shape:
+                chosen[name] = given
+                row["loaded"] += tensor.numel()
+                continue
         row["fresh"] += tensor.numel()
         if given is not None:
             row["skipped"] += given.numel()
@@ -102,6 +105,19 @@ def print_table(rows: list[Row], source: Path, console: Console) -> None:
         parts = same[0].part if len(same) == 1 else f"{same[0].part} to {same[-1].part}"
         table.add_row(parts, *(f"{number:,}" for number in numbers), reason)
     console.print(table)
+
+
+def _for_one_channel(given: Tensor, own: Tensor) -> tuple[Tensor, str]:
+    """Weights for several input channels as those for one: summed, which is as if its image were in each of them.
+
+    So MACL takes what it has learned from the four channels of BraTS to images of one.
+    """
+    several, one = given.shape[:2], own.shape[:2]
+    if given.dim() < 4 or several[0] != one[0] or one[1:] != (1,) or given.shape[2:] != own.shape[2:]:
+        return given, ""
+    if several[1] == 1:
+        return given, ""
+    return given.sum(1, keepdim=True), f"{several[1]} input channels summed, for one"
 
 
 def _reason(part: str, trained: tuple[str, ...], given: Tensor | None, own: Tensor) -> str:

@@ -9,14 +9,11 @@ from typing import Any
 import torch
 
 from lemis import plugins
-from lemis.contracts import Sampling
 from lemis.data import index, views
-from lemis.data.patches import Patches
-from lemis.data.samples import Slices
-from lemis.data.split import choose
+from lemis.data.split import BUDGET_SEED, choose
 from lemis.data.store import Store, open_store
 from lemis.engine import held_out as held_out_score
-from lemis.engine import launch, loop, pairing, plan, supervised
+from lemis.engine import launch, loop, pairing, plan, sources
 from lemis.engine.run import Run, messages
 from lemis.engine.supervised import Objective
 from lemis.engine.transfer import load_pretrained, print_table, transfer
@@ -32,6 +29,8 @@ def finetune(
     pretrained: Path | None = None,
     fold: int | None = None,
     labelled: int | None = None,
+    split: str | None = None,
+    selection_seed: int = BUDGET_SEED,
     backbone: str | None = None,
     auxiliary: str | None = None,
     name: str | None = None,
@@ -51,6 +50,8 @@ def finetune(
         pretrained: A finished pre-training run; None trains from scratch.
         fold: Whose test subjects are held out; None trains on every labelled subject and holds out none.
         labelled: How many of the fold's training subjects give their labels (M); all by default.
+        split: Scheme of the folds, see ``data/split.py``; by default the data set's own, else ``pcl``.
+        selection_seed: Of the choice of M subjects; by default the protocol's.
         backbone: File name in ``backbones/``, or a dotted name; by default that of ``pretrained``, else the preset's,
             else ``unet2d``.
         auxiliary: An extra loss: file name in ``auxiliary/``, or a dotted name; by default the preset's, if any.
@@ -78,11 +79,14 @@ def finetune(
     fabric = launch.launch(settings.schedule, device, settings.dims)
     console = messages()
     method = before["method"].rsplit(".", 1)[-1]
-    split = choose(store.scans, fold=fold, labelled=labelled, root=Path(index.load(work / "index.json").root))
-    train, held_out = _scans_of(store, split.labelled_subjects), _scans_of(store, split.test_subjects)
+    sides = choose(
+        store.scans, fold=fold, labelled=labelled, root=Path(index.load(work / "index.json").root),
+        seed=selection_seed, scheme=split,
+    )  # fmt: skip
+    train, held_out = _scans_of(store, sides.labelled_subjects), _scans_of(store, sides.test_subjects)
     if not train:
         raise UsageError(
-            f"none of the subjects {', '.join(split.labelled_subjects)} has a label",
+            f"none of the subjects {', '.join(sides.labelled_subjects)} has a label",
             allowed="at least one labelled subject to train on",
             next="label a scan, or choose another --fold",
         )
@@ -92,12 +96,12 @@ def finetune(
     )
     rows = transfer(network, weights, tuple(before["trained"]), pretrained) if pretrained is not None else []
     start = pretrained.name if pretrained else pairing.run_name(pairing.SCRATCH, backbone)
-    name = name or _name(pairing.with_auxiliary(start, settings.auxiliary), len(split.labelled_subjects), fold, seed)
+    name = name or _name(pairing.with_auxiliary(start, settings.auxiliary), len(sides.labelled_subjects), fold, seed)
     run = Run(
         work / "runs" / name,
         {
             **settings.stored(), "seed": seed, "pretrained": pretrained.name if pretrained else None,
-            "fold": fold, "labelled": list(split.labelled_subjects), "prepared": plain(store.settings),
+            "fold": fold, "labelled": list(sides.labelled_subjects), "prepared": plain(store.settings),
         },
     )  # fmt: skip
     if run.done:
@@ -112,10 +116,10 @@ def finetune(
         extra = loss.Auxiliary(network, settings.auxiliary_settings, num_classes=store.num_classes)
     objective, most = Objective(network, settings.objective, extra), keypoints.most if keypoints else 0
     patch_px = views.shape_of(settings.objective.size_px, 3) if settings.dims == 3 else None
-    source, sampling = _source(store, train, fabric.device, settings.objective, patch_px, most)
+    source, sampling = sources.of_labels(store, train, fabric.device, settings.objective, patch_px, most)
     console.print(
         f"fine-tuning {run.path.name} on {f'{len(source)} slices of ' if patch_px is None else ''}{len(train)} scans, "
-        f"{len(split.labelled_subjects)} subjects: {', '.join(split.labelled_subjects)} "
+        f"{len(sides.labelled_subjects)} subjects: {', '.join(sides.labelled_subjects)} "
         f"({fabric.device}, {fabric.strategy.precision.precision})"
     )
     size = {"scans": len(train)} if patch_px else {"slices": len(source), "scans": len(train)}
@@ -145,30 +149,12 @@ def finetune(
             "backbone_settings": plain(settings.backbone_settings), "auxiliary": settings.auxiliary,
             "patch_px": None if patch_px is None else list(patch_px), "channels": list(store.channels),
             "label_names": list(store.label_names), "label_values": list(store.label_values),
-            "labelled_subjects": list(split.labelled_subjects), "test_subjects": list(split.test_subjects),
+            "labelled_subjects": list(sides.labelled_subjects), "test_subjects": list(sides.test_subjects),
             "pretraining_subjects": before.get("subjects", []), "pretrained": pretrained.name if pretrained else None,
-            "prepared": plain(store.settings), "seed": seed, "fold": fold, "split": split.source,
+            "prepared": plain(store.settings), "seed": seed, "fold": fold, "split": sides.source,
         },
     )  # fmt: skip
     return run.path
-
-
-def _source(
-    store: Store,
-    scans: Sequence[int],
-    device: torch.device,
-    settings: supervised.Settings,
-    patch_px: tuple[int, ...] | None,
-    keypoints: int,
-) -> tuple[Slices | Patches, Sampling]:
-    """Where labelled batches come from, and how they are drawn: slices, or patches of volumes."""
-    if patch_px is None:
-        slices = Slices(store, scans, device, with_labels=True, keypoints=keypoints)
-        return slices, Sampling(kind="slices", batch_size=min(settings.batch_size, len(slices)))
-    sampling = Sampling(
-        kind="slices", batch_size=settings.batch_size, patch_px=patch_px, foreground_share=settings.foreground_share
-    )
-    return Patches(store, scans, device, sampling, settings.spatial, with_labels=True), sampling
 
 
 def _backbone(given: str | None, before: Mapping[str, Any], pretrained: Path | None, tree: Mapping[str, Any]) -> str:

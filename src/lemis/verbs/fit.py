@@ -20,7 +20,7 @@ from lemis.engine.pairing import SCRATCH
 from lemis.engine.run import messages
 from lemis.errors import DataFault, UsageError
 from lemis.measure.tables import count
-from lemis.settings import of_dims, parse_overrides
+from lemis.settings import of_dims
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.finetune import finetune
@@ -87,7 +87,7 @@ def fit(
         )
     if inductive and fold is None:
         raise UsageError("--inductive without a fold", allowed="--inductive with --fold", next="--fold 0 --inductive")
-    given = _by_section(overrides)
+    given = plan.by_section(overrides)
     tree = plan.base(preset, settings_file)
     named = method
     method, backbone = plan.choose(method, backbone, tree, given["finetune"])
@@ -172,26 +172,6 @@ def fit(
     page = report(output)
     console.print(f"open {page}")
     return page
-
-
-def _by_section(overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """``method.*`` and ``backbone.*`` go to pre-training, ``backbone.*`` and ``auxiliary.*`` to fine-tuning."""
-    tree = parse_overrides(overrides)
-    sections = ("prepare", "pretrain", "method", "backbone", "finetune", "auxiliary")
-    for key, value in tree.items():
-        if key not in sections or not isinstance(value, dict):
-            somewhere = f"{key}.SETTING=..." if key in sections else f"pretrain.{key}=... or finetune.{key}=..."
-            raise UsageError(
-                f"setting {key}",
-                allowed="settings that begin with " + ", ".join(f"{section}." for section in sections),
-                next=f"--{key} {value}" if key in plan.NAMES else somewhere,
-            )
-    method, backbone, auxiliary = ({key: tree[key]} if key in tree else {} for key in plan.NAMES)
-    return {
-        "prepare": tree.get("prepare", {}),
-        "pretrain": {**tree.get("pretrain", {}), **method, **backbone},
-        "finetune": {**tree.get("finetune", {}), **backbone, **auxiliary},
-    }
 
 
 def _splits(index: Index, fold: int | None, labelled: int | None) -> list[tuple[int | None, Split]]:

@@ -9,13 +9,10 @@ from typing import Any
 import torch
 
 from lemis import plugins
-from lemis.contracts import Method
-from lemis.data import index, keypoints, views
-from lemis.data.patches import Patches
-from lemis.data.samples import Slices
+from lemis.data import index
 from lemis.data.split import choose
-from lemis.data.store import Store, open_store
-from lemis.engine import launch, loop, pairing, plan
+from lemis.data.store import open_store
+from lemis.engine import launch, loop, pairing, plan, sources
 from lemis.engine.run import Run, messages
 from lemis.settings import plain
 
@@ -30,6 +27,7 @@ def pretrain(
     settings_file: Path | None = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
     fold: int | None = None,
+    split: str | None = None,
     seed: int = 0,
     device: str = "auto",
 ) -> Path:
@@ -45,6 +43,7 @@ def pretrain(
         settings_file: YAML over the preset.
         overrides: ``key=value`` over both.
         fold: Its test subjects are left out, for results that are not transductive.
+        split: Scheme of the folds, see ``data/split.py``; by default the data set's own, else ``pcl``.
         seed: All randomness follows from it.
         device: ``auto``, ``cpu`` or ``cuda``.
 
@@ -61,7 +60,7 @@ def pretrain(
     store = open_store(work / "prepared")
     pairing.require_keypoints(store, wanted)
     root = Path(index.load(work / "index.json").root)
-    excluded = () if fold is None else choose(store.scans, fold=fold, root=root).test_subjects
+    excluded = () if fold is None else choose(store.scans, fold=fold, root=root, scheme=split).test_subjects
     scans = [i for i, facts in enumerate(store.scans) if facts.subject not in excluded]
     subjects = sorted({store.scans[i].subject for i in scans})
     pairing.require_one_axis(store, settings.dims)
@@ -85,7 +84,7 @@ def pretrain(
 
     for parameter_name, parameter in network.named_parameters():
         parameter.requires_grad_(network.part_of(parameter_name) in objective.trains)
-    source = _source(store, scans, fabric.device, objective, settings.method_settings, wanted)
+    source = sources.of_method(store, scans, fabric.device, objective, settings.method_settings, wanted)
     console.print(
         f"pre-training {method} on {f'{len(source)} slices of ' if settings.dims == 2 else ''}{len(scans)} scans, "
         f"{len(subjects)} subjects ({fabric.device}, {fabric.strategy.precision.precision}, "
@@ -105,14 +104,3 @@ def pretrain(
         },
     )  # fmt: skip
     return run.path
-
-
-def _source(
-    store: Store, scans: Sequence[int], device: torch.device, method: Method, how: Any, found: keypoints.Settings | None
-) -> Slices | Patches:
-    """Where a method's batches come from: slices, or patches of volumes where it works in three dimensions."""
-    if method.sampling.patch_px is not None:
-        # A method without a choice of geometry cuts patches as they are.
-        return Patches(store, scans, device, method.sampling, getattr(how, "spatial", views.CROP_ONLY))
-    most, descriptors = found.most if found else 0, method.sampling.kind == "neighbours"
-    return Slices(store, scans, device, keypoints=most, descriptors=descriptors)

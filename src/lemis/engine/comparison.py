@@ -1,0 +1,372 @@
+"""The plan of a comparison: methods x labelled subjects x folds x seeds, checked before anything runs.
+
+```yaml
+title: Is pre-training worth it on ACDC?
+rows: [scratch, pcl, {title: "PCL, tau 0.5", method: pcl, settings: {method: {temperature: 0.5}}}]
+baseline: scratch
+labelled: [2, 6]
+folds: all
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from lemis import plugins
+from lemis.data import keypoints as detection
+from lemis.data import preprocess
+from lemis.data.layouts import recognise
+from lemis.data.split import BUDGET_SEED, Scanned, Split, choose, number_of_folds
+from lemis.engine import pairing, plan_files
+from lemis.engine import plan as plans
+from lemis.errors import UsageError
+from lemis.settings import merge, of_dims, parse_overrides, resolve
+
+PRESETS_METHOD = "preset"  # as a row: the method that the preset names
+
+Count = Annotated[int, Field(gt=0)]
+Number = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of the table."""
+
+    title: str  # by default the method, its network where that is not the usual one, and the extra loss
+    method: str  # file name in ``methods/``, a dotted name, ``scratch``, or ``preset``: the one the preset names
+    backbone: str | None = None  # by default the preset's, else the method's
+    auxiliary: str | None = None  # an extra loss in fine-tuning; none by default, whatever the preset names
+    settings: dict[str, Any] = field(default_factory=dict)  # pretrain, method, backbone, finetune, auxiliary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long every row is pre-trained; one of the two."""
+
+    images: Count | None = None  # that the network sees, different ones of a step counted
+    minutes: Annotated[float, Field(gt=0)] | None = None  # on this machine, by a probe's rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is compared, on what, and how it is scored."""
+
+    title: str = "Comparison"  # what the reader wants to know
+    kind: Literal["comparison", "single"] = "comparison"  # single: images without labels, one by one
+    data: str | None = None  # the layout that the scans must have; any by default
+    preset: str | None = "small"  # of settings, for all rows
+    protocol: Literal["default", "paper", "honest", "released"] = "default"  # which score is the headline
+    rows: Annotated[tuple[Row, ...], Field(min_length=1)]
+    baseline: str | None = None  # title of the row that the others are compared with; the first by default
+    labelled: Literal["auto"] | tuple[Count | Literal["all"], ...] = "auto"  # M; few, some and all
+    folds: Literal["all"] | Annotated[tuple[Number, ...], Field(min_length=1)] = "all"
+    seeds: Annotated[tuple[Number, ...], Field(min_length=1)] = (0,)
+    split: Literal["pcl", "macl", "voxel_siamese"] | None = None  # scheme; the data set's own file, else pcl
+    selection: Literal["protocol", "seeded"] = "protocol"  # of the M subjects; seeded: others for each seed
+    inductive: bool = False  # pre-training leaves out the fold's test subjects
+    budget: Budget = field(default_factory=Budget)
+    upstream: str | None = None  # layout of another data set, to pre-train on
+    published: str | None = None  # the published table to print beside ours
+    settings: dict[str, Any] = field(default_factory=dict)  # sections over the preset, for all rows
+
+
+class Way(NamedTuple):
+    """A row with all its settings."""
+
+    row: Row
+    pretraining: plans.Pretraining | None  # None from scratch
+    finetuning: plans.Finetuning
+
+
+class Place(NamedTuple):
+    """One column of one fold and seed: whose labels are used, and who is tested."""
+
+    labelled: int  # M as it is printed; where the plan says ``all``, the most that a fold has
+    wanted: int | None  # None: all
+    fold: int
+    seed: int
+    selection_seed: int
+    split: Split
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def load_plan(name: str | Path = plan_files.DEFAULT, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Plan:
+    """A plan that ships, a YAML file or a Python function, with everything checked that needs no data.
+
+    Args:
+        name: See ``plan_files.read``.
+        overrides: ``key=value`` over the plan: ``seeds=[0,1]``, ``preset=tiny``, ``settings.finetune.steps=100``.
+
+    Raises:
+        UsageError: No such plan, or something in it that is unknown, contradictory or missing.
+    """
+    over = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    tree = merge(plan_files.read(name), over)
+    rows = tree.get("rows")
+    if not isinstance(rows, list | tuple) or not rows:
+        raise UsageError(f"rows of plan {name}: {rows!r}", allowed="a list of methods", next="rows: [scratch, pcl]")
+    sections = _sections(tree.get("preset", "small"), tree.get("settings"))
+    single = tree.get("kind") == "single"
+    tree["rows"] = [_row(row, {} if single else sections, single=single) for row in rows]
+    plan = resolve(Plan, tree)
+    titles = [row.title for row in plan.rows]
+    plan = dataclasses.replace(plan, baseline=plan.baseline or titles[0])
+    _check_rows(titles, str(plan.baseline))
+    _check_budget(plan.budget)
+    _check_kind(plan)
+    for row in plan.rows:
+        if single:
+            single_settings(row)
+        else:
+            _refuse_prepared(row)
+    if not single:
+        preparation(plan)
+    return plan
+
+
+def sections(plan: Plan) -> dict[str, Any]:
+    """Preset and the plan's own settings, as one tree. A row names its method and extra loss itself."""
+    return _sections(plan.preset, plan.settings)
+
+
+def ways(plan: Plan) -> tuple[Way, ...]:
+    """Every row with all its settings.
+
+    Raises:
+        UsageError: A setting that does not exist, or a network that the method does not work on.
+    """
+    tree = sections(plan)
+    return tuple(_way(row, tree) for row in plan.rows)
+
+
+def single_settings(row: Row) -> Any:
+    """Those of a method for one image by itself.
+
+    Raises:
+        UsageError: Settings of something else, or that do not exist.
+    """
+    others = [key for key in row.settings if key != "method"]
+    if others or row.backbone or row.auxiliary:
+        raise UsageError(
+            f"row {row.title!r} with {others[0] if others else 'a network or extra loss'}, in a plan of single images",
+            allowed="settings of the method",
+            next="settings: {method: ...}",
+        )
+    return resolve(plugins.load("single", row.method).Settings, row.settings.get("method", {}), prefix="method.")
+
+
+def preparation(plan: Plan) -> tuple[preprocess.Settings, detection.Settings | None, detection.Settings | None]:
+    """How the scans are prepared, the same for all rows: images, the keypoints asked for, those that rows look at.
+
+    Raises:
+        UsageError: Rows whose networks want other preparations.
+    """
+    tree, found = sections(plan), ways(plan)
+    images: dict[str, tuple[preprocess.Settings, detection.Settings | None]] = {}
+    wanted: dict[str, detection.Settings] = {}
+    for way in found:
+        section = of_dims(tree, way.finetuning.dims).get("prepare", {})
+        images[way.row.title] = detection.preparation(section, prefix="settings.prepare.")
+        looked_at = pairing.keypoints_of(way.finetuning.backbone, way.finetuning.backbone_settings)
+        if looked_at is not None:
+            wanted[way.row.title] = looked_at
+    first = found[0].row.title
+    for title, settings in images.items():
+        if settings != images[first]:
+            raise UsageError(
+                f"rows {first!r} and {title!r} want the scans prepared in different ways",
+                allowed="networks of one number of dimensions in one plan, prepared alike",
+                next="a plan for networks of two dimensions, another for those of three",
+            )
+    detectors = sorted({one.detector for one in wanted.values()})
+    if len(detectors) > 1:
+        raise UsageError(
+            f"keypoints of {', '.join(detectors)}",
+            allowed="one detector for all rows of a plan",
+            next="a plan for each detector",
+        )
+    most = max(wanted.values(), key=lambda one: one.most, default=None)
+    return *images[first], most
+
+
+def _sections(preset: str | None, settings: Any) -> dict[str, Any]:
+    if settings is not None and not isinstance(settings, Mapping):
+        raise UsageError(
+            f"settings: {settings!r}", allowed="sections over the preset", next="settings: {finetune: {steps: 400}}"
+        )
+    return _nameless(plans.base(preset, None, settings))
+
+
+def _nameless(tree: Mapping[str, Any]) -> dict[str, Any]:
+    # The preset's extra loss would be one of every row; its method is asked for by the row `preset`.
+    kept = {key: value for key, value in tree.items() if key != "auxiliary"}
+    return kept | ({"volumes": _nameless(kept["volumes"])} if "volumes" in kept else {})
+
+
+def _row(given: Any, tree: Mapping[str, Any], *, single: bool) -> dict[str, Any]:
+    row = {"method": given} if isinstance(given, str) else given
+    if not isinstance(row, Mapping) or not isinstance(row.get("method"), str):
+        raise UsageError(
+            f"row {given!r}", allowed="the name of a method, or a mapping with `method`", next="- {method: pcl}"
+        )
+    row = dict(row)
+    if single:
+        plugins.load("single", row["method"])
+        return {"title": row["method"], **row}
+    asked = None if row["method"] == PRESETS_METHOD else row["method"]
+    settings = row.get("settings", {})
+    own = {key: value for key, value in settings.items() if key == "backbone"} if isinstance(settings, dict) else {}
+    row["method"], row["backbone"] = plans.choose(asked, row.get("backbone"), tree, own)
+    return {"title": _title(row["method"], row["backbone"], row.get("auxiliary")), **row}
+
+
+def _title(method: str, backbone: str, auxiliary: str | None) -> str:
+    if method != pairing.SCRATCH:
+        plugins.load("methods", method)
+    text = method if backbone == pairing.default_backbone(method) else f"{method} ({backbone})"
+    return f"{text} + {auxiliary}" if auxiliary else text
+
+
+def _way(row: Row, tree: Mapping[str, Any]) -> Way:
+    given = plans.by_section(row.settings)
+    before = None
+    if row.method != pairing.SCRATCH:
+        before = plans.pretraining(row.method, row.backbone, tree, given["pretrain"], prefix="pretrain.")
+    elif {"pretrain", "method"} & row.settings.keys():
+        raise UsageError(
+            f"row {row.title!r} from scratch has settings of pre-training",
+            allowed="settings of backbone, finetune and auxiliary",
+            next="leave them out, or name a method",
+        )
+    backbone = before.backbone if before else row.backbone or pairing.BACKBONE
+    after = plans.finetuning(backbone, tree, given["finetune"], auxiliary=row.auxiliary, prefix="finetune.")
+    return Way(row, before, after)
+
+
+def _refuse_prepared(row: Row) -> None:
+    if "prepare" in row.settings:
+        raise UsageError(
+            f"row {row.title!r} has settings of prepare",
+            allowed="one preparation for all rows",
+            next="settings: {prepare: ...} of the plan, or a plan for each",
+        )
+
+
+def _check_rows(titles: Sequence[str], baseline: str) -> None:
+    twice = [title for title in titles if titles.count(title) > 1]
+    if twice:
+        raise UsageError(
+            f"{titles.count(twice[0])} rows are called {twice[0]!r}",
+            allowed="a title of its own for each row",
+            next=f"- {{title: another {twice[0]}, method: ...}}",
+        )
+    if baseline not in titles:
+        raise UsageError(
+            f"baseline {baseline!r}",
+            allowed=f"the title of a row: {', '.join(titles)}",
+            next=f"baseline: {plugins.nearest(baseline, titles) or titles[0]}",
+        )
+
+
+def _check_budget(budget: Budget) -> None:
+    if budget.images is not None and budget.minutes is not None:
+        raise UsageError(
+            f"a budget of {budget.images} images and {budget.minutes:g} minutes",
+            allowed="one of the two",
+            next="budget: {images: ...}",
+        )
+
+
+def _check_kind(plan: Plan) -> None:
+    known = ("honest", "released") if plan.kind == "single" else ("default", "paper")
+    if plan.protocol not in known and not (plan.kind == "single" and plan.protocol == "default"):
+        raise UsageError(
+            f"protocol {plan.protocol} of a plan of kind {plan.kind}",
+            allowed=" or ".join(known),
+            next=f"protocol: {known[0]}",
+        )
+    for key in ("labelled", "folds", "seeds"):
+        values = getattr(plan, key)
+        if isinstance(values, tuple) and (len(set(values)) < len(values) or not values):
+            first = values[0] if values else 2
+            raise UsageError(f"{key}: {list(values)}", allowed="one or more, each once", next=f"{key}: [{first}]")
+
+
+# ------------------------------------------------------------------------------------------------- with the data there
+
+
+def require_layout(plan: Plan, folder: Path, *, upstream: bool = False) -> str | None:
+    """The layout to read a folder in: the plan's, None where it names none.
+
+    Raises:
+        UsageError: The folder is in another layout.
+    """
+    key = "upstream" if upstream else "data"
+    expected: str | None = getattr(plan, key)
+    if expected is None:
+        return None
+    found = recognise(folder).index.layout
+    if found == expected:
+        return expected
+    try:
+        recognise(folder, expected)  # a layout may be another reading of the same files: isic, isic_grey
+    except UsageError:
+        raise UsageError(
+            f"{folder} in the layout {found}, where the plan is for {expected}",
+            allowed=f"the layout {expected} (docs/data.md)",
+            next=f"give the folder as it was downloaded; or, to compare on these scans all the same: {key}=null",
+        ) from None
+    return expected
+
+
+def places(plan: Plan, scans: Iterable[Scanned], root: Path | None) -> tuple[Place, ...]:
+    """Every M of every fold and seed, in the order in which they are trained.
+
+    Raises:
+        UsageError: Fewer than two labelled subjects, a fold that is not there, or a larger M than a fold has.
+    """
+    scans = tuple(scans)
+    subjects = {scan.subject for scan in scans if scan.label is not None}
+    if len(subjects) < 2:
+        raise UsageError(
+            f"{len(subjects)} labelled subject{'' if len(subjects) == 1 else 's'}",
+            allowed="two at least: one to train on, one to be tested",
+            next="label more scans, and run the same command again",
+        )
+    there = number_of_folds(scans, root=root, scheme=plan.split)
+    folds = tuple(range(there)) if plan.folds == "all" else plan.folds
+    trained_on = [len(choose(scans, fold=fold, root=root, scheme=plan.split).train_subjects) for fold in folds]
+    wanted = _labelled(plan, min(trained_on))
+    found = []
+    for seed in plan.seeds:
+        selection_seed = BUDGET_SEED + seed if plan.selection == "seeded" else BUDGET_SEED
+        for m in wanted:
+            for fold in folds:
+                split = choose(scans, fold=fold, labelled=m, root=root, seed=selection_seed, scheme=plan.split)
+                found.append(Place(m or max(trained_on), m, fold, seed, selection_seed, split))
+    return tuple(found)
+
+
+def _labelled(plan: Plan, most: int) -> list[int | None]:
+    if isinstance(plan.labelled, str):
+        fewest = min(2, most)
+        return [*sorted({fewest, round(math.sqrt(fewest * most)), most})]
+    numbers = [None if m == "all" else m for m in plan.labelled]
+    too_many = [m for m in numbers if m is not None and m > most]
+    if too_many:
+        raise UsageError(
+            f"labelled: {too_many[0]}",
+            allowed=f"1 to {most}, the labelled subjects of the smallest fold that may be trained on; or all",
+            next=f"labelled: [{', '.join(str(m or 'all') for m in numbers if m not in too_many) or most}]",
+        )
+    return [*numbers]

@@ -1,0 +1,70 @@
+"""Where plans of comparisons come from: those that ship, a YAML file, or a Python function. Imports no PyTorch."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lemis.errors import UsageError
+from lemis.plugins import nearest
+from lemis.settings import Tree, read_yaml
+
+PLANS = Path(__file__).parent.parent / "plans"
+DEFAULT = "default"
+
+
+def shipped() -> dict[str, str]:
+    """Names of the plans that ship with Lemis (``paper/kaf-table1-acdc``), and their titles."""
+    found = {path.relative_to(PLANS).with_suffix("").as_posix(): path for path in PLANS.rglob("*.yaml")}
+    return {name: str(read_yaml(found[name]).get("title", "")) for name in sorted(found)}
+
+
+def read(plan: str | Path) -> Tree:
+    """The mapping of a plan.
+
+    Args:
+        plan: The name of one that ships, a YAML file, or ``module:function``, a Python function that returns it.
+
+    Raises:
+        UsageError: There is no such plan, or the function returns something else.
+    """
+    path = PLANS / f"{plan}.yaml"
+    if path.is_file():
+        return read_yaml(path)
+    if Path(plan).is_file():
+        return read_yaml(Path(plan))
+    module, colon, function = str(plan).partition(":")
+    if colon and function.isidentifier():
+        return _called(module, function)
+    known = shipped()
+    raise UsageError(
+        f"plan {str(plan)!r}",
+        allowed=f"one of {', '.join(known)}; the path of a YAML file; or module:function",
+        next=f"--plan {nearest(str(plan), known) or DEFAULT}",
+    )
+
+
+def short_name(plan: str | Path) -> str:
+    """What a comparison by this plan is called where nobody named it."""
+    last = re.split(r"[/\\:]", str(plan))[-1]
+    return last.removesuffix(".yaml").removesuffix(".yml")
+
+
+def _called(module: str, function: str) -> Tree:
+    allowed = "a function of an importable module that takes nothing and returns the mapping of a plan"
+    try:
+        made: Any = getattr(importlib.import_module(module), function)()
+    except (ModuleNotFoundError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"plan {module}:{function}: {error}",
+            allowed=allowed,
+            next="correct it, or put its folder on PYTHONPATH",
+        ) from None
+    if not isinstance(made, Mapping):
+        raise UsageError(
+            f"plan {module}:{function} returned a {type(made).__name__}", allowed=allowed, next="return a dictionary"
+        )
+    return dict(made)

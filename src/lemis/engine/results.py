@@ -1,0 +1,133 @@
+"""The tables of a comparison, from what its cells left: ``results.csv`` and ``cases.csv``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lemis.engine.cells import Grid, Use, read_result, read_status
+from lemis.engine.comparison import Plan, Way
+from lemis.engine.run import write_text
+
+RESULTS = (
+    "row", "method", "backbone", "auxiliary", "labelled", "fold", "seed", "structure", "pooled_dice_best",
+    "pooled_dice_last", "dice", "hd95_mm", "assd_mm", "scans", "missed", "pretraining_core_seconds",
+    "finetuning_core_seconds", "pretraining_seconds", "finetuning_seconds", "peak_memory_gb", "transductive", "cell",
+)  # fmt: skip
+CASES = (
+    "row", "labelled", "fold", "seed", "subject", "scan", "structure", "dice", "hd95_mm", "assd_mm", "status", "cell",
+)  # fmt: skip
+SINGLE = ("hm", "xor")  # of images without labels: distance of Hammoude, and exclusive or
+_METRICS = ("dice", "hd95_mm", "assd_mm")
+MEAN = "mean"  # as a structure
+
+
+def trained(run: Path) -> dict[str, Any]:
+    """What a run's own files say of its cost."""
+    status = json.loads((run / "status.json").read_text(encoding="utf-8"))
+    return {key: status.get(key) for key in ("seconds", "core_seconds", "peak_memory_gb")}
+
+
+def pooled(run: Path) -> dict[str, dict[str, float]]:
+    """The papers' Dice, pooled over the held-out fold: of the best and of the last scored step, by structure."""
+    name = "held_out/pooled_dice"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    scored = [line for line in lines if name in line]
+    best = max(scored, key=lambda line: line[name])
+    return {
+        which: {
+            MEAN: line[name],
+            **{key.removeprefix(f"{name}/"): value for key, value in line.items() if key.startswith(f"{name}/")},
+        }
+        for which, line in (("best", best), ("last", scored[-1]))
+    }
+
+
+def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> list[dict[str, Any]]:
+    """Write ``results.csv`` and ``cases.csv`` of what is done.
+
+    Args:
+        folder: Of the comparison.
+        grid: Its cells.
+        plan: Its plan.
+        ways: Its rows; none of single images.
+
+    Returns:
+        What is missing: row, labelled, fold, seed and the reason.
+    """
+    rows = {
+        row.title: {"method": row.method, "backbone": row.backbone, "auxiliary": row.auxiliary} for row in plan.rows
+    }
+    networks = {way.row.title: {"backbone": way.finetuning.backbone} for way in ways}
+    results, cases, left = [], [], []
+    for use in grid.uses:
+        place = {"row": use.row, "labelled": use.labelled, "fold": use.fold, "seed": use.seed}
+        result = read_result(folder, use.cell)
+        if result is None:
+            left.append({**place, "reason": _reason(folder, use)})
+            continue
+        before = (read_result(folder, use.pretrained) or {}) if use.pretrained else {}
+        whose = {**place, **rows[use.row], **networks.get(use.row, {})}
+        results += [{**whose, **line} for line in _lines(use, result, before)]
+        cases += [{**place, **case, "cell": use.cell} for case in result["cases"]]
+    more = SINGLE if plan.kind == "single" else ()
+    write_text(folder / "results.csv", _csv(results, (*RESULTS, *more)))
+    write_text(folder / "cases.csv", _csv(cases, (*CASES, *more)))
+    return left
+
+
+def _lines(use: Use, result: Mapping[str, Any], before: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A line for each structure and one for their mean."""
+    memory = [one["peak_memory_gb"] for one in (before, result) if one.get("peak_memory_gb") is not None]
+    shared = {
+        "pretraining_core_seconds": before.get("core_seconds"), "finetuning_core_seconds": result["core_seconds"],
+        "pretraining_seconds": before.get("seconds"), "finetuning_seconds": result["seconds"],
+        "peak_memory_gb": max(memory, default=None), "transductive": str(use.transductive).lower(), "cell": use.cell,
+    }  # fmt: skip
+    structures = list(dict.fromkeys(case["structure"] for case in result["cases"]))
+    best, last = (result.get("pooled", {}).get(which, {}) for which in ("best", "last"))
+    lines = []
+    for name in (*structures, MEAN):
+        found = [case for case in result["cases"] if name in (MEAN, case["structure"])]
+        scores = {metric: _mean_over_scans(found, metric) for metric in (*_METRICS, *SINGLE)}
+        counts = {
+            "scans": len({case["scan"] for case in found}),
+            "missed": sum(case["status"] == "missed" for case in found),
+        }
+        both = {"pooled_dice_best": best.get(name), "pooled_dice_last": last.get(name)}
+        lines.append({"structure": name, **both, **scores, **counts, **shared})
+    return lines
+
+
+def _mean_over_scans(cases: Sequence[Mapping[str, str]], metric: str) -> float | None:
+    """Each scan's mean over its structures first, then the mean over scans, as ``evaluate`` does."""
+    per_scan: dict[str, list[float]] = {}
+    for case in cases:
+        value = float(case.get(metric) or "nan")
+        if not math.isnan(value):
+            per_scan.setdefault(case["scan"], []).append(value)
+    means = [statistics.fmean(values) for values in per_scan.values()]
+    return statistics.fmean(means) if means else None
+
+
+def _reason(folder: Path, use: Use) -> str:
+    status = read_status(folder, use.cell)
+    return str(status.get("message") or status.get("state") or "not run")
+
+
+def _csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows({key: "" if _absent(value) else value for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _absent(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

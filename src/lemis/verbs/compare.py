@@ -1,0 +1,467 @@
+"""``lemis compare``: methods x labelled subjects x folds x seeds on one data set, and whether pre-training is worth it.
+
+Every training is a cell, found again by the hash of all that decides on its outcome, so the same command again does
+only what is missing; see ``engine/cells.py`` for the files.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import torch
+from rich.console import Console
+
+from lemis import plugins
+from lemis.data import index as index_file
+from lemis.data import preprocess
+from lemis.data.index import Index
+from lemis.data.keypoints import Settings as Keypoints
+from lemis.data.split import Fold, refuse_duplicates
+from lemis.data.store import Store, open_store
+from lemis.engine import cells, executors, pairing, plan_files, probe, results, single_cells, slurm
+from lemis.engine.cells import Cell, Grid
+from lemis.engine.comparison import (
+    Plan,
+    Way,
+    load_plan,
+    places,
+    preparation,
+    require_layout,
+    ways,
+)  # fmt: skip
+from lemis.engine.executors import Task
+from lemis.engine.pace import Pace, duration, print_dry_run
+from lemis.engine.run import environment, messages, write_text
+from lemis.errors import DataFault, UsageError
+from lemis.measure.tables import count
+from lemis.report import comparison as output_page
+from lemis.settings import write_yaml
+from lemis.verbs.check import check
+from lemis.verbs.evaluate import evaluate
+from lemis.verbs.finetune import finetune
+from lemis.verbs.predict import predict
+from lemis.verbs.prepare import prepare
+from lemis.verbs.pretrain import pretrain
+from lemis.verbs.segment_one import SUMMARY, segment_one
+
+
+class Outcome(NamedTuple):
+    """Where the comparison lies, and the cells that failed or could not run."""
+
+    folder: Path
+    failed: tuple[str, ...] = ()
+
+
+class Job(NamedTuple):
+    """All that a cell needs to run, wherever that is."""
+
+    work: Path
+    folder: Path  # of the comparison
+    key: str
+    device: str
+    keep_predictions: bool
+
+
+def compare(
+    scans: Path,
+    *,
+    output: Path,
+    plan: str | Path = plan_files.DEFAULT,
+    name: str | None = None,
+    upstream: Path | None = None,
+    overrides: Sequence[str] = (),
+    jobs: int = 1,
+    on: str | None = None,
+    gpus: float | None = None,
+    emit: str | None = None,
+    cell: str | None = None,
+    dry_run: bool = False,
+    keep_predictions: bool = False,
+    device: str = "auto",
+) -> Outcome:
+    """Run what is missing of a plan, and write its tables, figure, verdicts and page.
+
+    Args:
+        scans: A folder of scans, labelled ones among them.
+        output: The work folder; what other comparisons there have trained is taken over.
+        plan: One that ships (``paper/kaf-table1-acdc``), a YAML file, or ``module:function``.
+        name: Of the folder in ``WORK/comparisons``; the plan's by default.
+        upstream: Scans of another data set, to pre-train on instead.
+        overrides: ``key=value`` over the plan: ``seeds=[0,1]``, ``settings.finetune.steps=100``.
+        jobs: Processes on this machine.
+        on: A Ray cluster: ``ray`` starts one here, ``auto`` or ``ray://HOST:PORT`` joins one.
+        gpus: Share of a GPU that a cell takes; by default a whole one where there are GPUs.
+        emit: ``slurm`` writes the scripts of an array job and runs nothing.
+        cell: Only this one, by its key, as those scripts do.
+        dry_run: Say what would run and what it would take, by a probe, and stop.
+        keep_predictions: Keep the label maps of every cell once they are scored.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Returns:
+        The folder, and what failed. Failing cells do not stop the others; the tables mark what is missing.
+
+    Raises:
+        UsageError: A plan that cannot be run on these scans.
+        DataFault: ``check`` found errors, or one scan lies on both sides of a fold.
+    """
+    output, console = output.absolute(), messages()
+    folder = output / "comparisons" / (name or plan_files.short_name(plan))
+    job = partial(Job, output, folder, device=device, keep_predictions=keep_predictions)
+    if cell is not None:
+        return _one(job(cell), console)
+    asked = load_plan(plan, overrides)
+    _refuse_contradictions(asked, upstream, jobs, on, emit)
+    make = _of_images if asked.kind == "single" else _of_scans
+    made = make(asked, scans, output, folder, upstream, device, console)
+    folder.mkdir(parents=True, exist_ok=True)
+    if dry_run:
+        made.estimate(cells.missing(folder, output, made.grid))
+        return Outcome(folder)
+    write_yaml(asked, folder / "plan.yaml")
+    adopted = cells.adopt(folder, made.grid.cells)
+    todo = cells.missing(folder, output, made.grid)
+    for one in made.grid.cells.values():
+        cells.write_cell(folder, one)
+    console.rule("compare")
+    console.print(
+        f"{folder}: {count(len(made.grid.cells), 'cell')}, {len(made.grid.cells) - len(todo)} done"
+        + (f" ({adopted} of them by another comparison)" if adopted else "")
+    )
+    tasks = _tasks(todo, job, gpus, device)
+    if emit is not None:
+        command = _command(scans, output, plan, folder.name, upstream, overrides, device, keep_predictions)
+        submit, *_ = slurm.script(tasks, command, folder / "slurm")
+        console.print(f"{count(len(tasks), 'cell')} for SLURM; hand them over with\n  {submit}")
+        return Outcome(folder)
+    begun = time.monotonic()
+    progress = _Progress(folder, made.grid, todo, console)
+    try:
+        _execute(tasks, progress, jobs=jobs, on=on)
+    except KeyboardInterrupt:
+        console.print(f"interrupted after {progress.ended} of {count(len(todo), 'cell')}; the same command goes on")
+        raise
+    return _finish(asked, folder, made, todo, time.monotonic() - begun, console)
+
+
+def run_cell(job: Job) -> None:
+    """Run one cell; all that it says goes to its log. Its result is written last.
+
+    Raises:
+        Exception: Whatever went wrong; the log has the traceback.
+    """
+    cell = cells.read_cell(job.folder, job.key)
+    assert cell is not None, "cells are written before they run"
+    own = job.folder / "cells" / job.key
+    with (own / "log.txt").open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        print(f"-- {datetime.now(UTC).isoformat(timespec='seconds')} {cell.title}", flush=True)
+        try:
+            alone = probe.reset_peak_memory()
+            result = _RUN[cell.kind](job, cell)
+            if alone:  # else it is the run's own figure: the most since the process began
+                result["peak_memory_gb"] = probe.peak_memory_gb()
+        except BaseException:
+            traceback.print_exc()
+            raise
+    write_text(own / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
+
+
+def _pretrained(job: Job, cell: Cell) -> dict[str, Any]:
+    run = pretrain(job.work / cell.work, name=cell.run, device=job.device, **cell.call)
+    return {"run": cell.run, **results.trained(run)}
+
+
+def _finetuned(job: Job, cell: Cell) -> dict[str, Any]:
+    own = job.folder / "cells" / job.key
+    pretrained = None
+    for need in cell.needs:
+        before = cells.read_cell(job.folder, need)
+        assert before is not None, "a cell is written with what it needs"
+        pretrained = cells.run_folder(job.work, before)
+    run = finetune(job.work, pretrained=pretrained, name=cell.run, device=job.device, **cell.call)
+    predict(run, scans=cell.test, output=own / "predictions", device=job.device)
+    evaluate(own / "predictions", work=job.work, output=own / "evaluation", jobs=torch.get_num_threads())
+    with (own / "evaluation" / "per_case.csv").open(newline="", encoding="utf-8") as lines:
+        cases = [{key: row[key] for key in results.CASES if key in row} for row in csv.DictReader(lines)]
+    if not job.keep_predictions:
+        shutil.rmtree(own / "predictions")
+    return {"run": cell.run, **results.trained(run), "pooled": results.pooled(run), "cases": cases}
+
+
+def _segmented(job: Job, cell: Cell) -> dict[str, Any]:
+    own = job.folder / "cells" / job.key
+    begun, core_begun = time.monotonic(), time.process_time()
+    given = {**cell.call, "batch": Path(cell.call["batch"])}
+    segment_one(output=own / "predictions", device=job.device, **given)
+    cases = single_cells.cases_of(own / "predictions" / SUMMARY)
+    if not job.keep_predictions:
+        shutil.rmtree(own / "predictions")
+    seconds, core_seconds = time.monotonic() - begun, time.process_time() - core_begun
+    return {"seconds": round(seconds, 1), "core_seconds": round(core_seconds, 1), "cases": cases}
+
+
+_RUN: Mapping[str, Callable[[Job, Cell], dict[str, Any]]] = {
+    "pretrain": _pretrained, "finetune": _finetuned, "single": _segmented,
+}  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------------- beforehand
+
+
+class _Made(NamedTuple):
+    """A plan on its data."""
+
+    grid: Grid
+    ways: tuple[Way, ...]  # none of single images
+    facts: dict[str, Any]  # of the data
+    estimate: Callable[[Sequence[Cell]], None]  # says what these cells will take
+
+
+def _of_scans(
+    plan: Plan, scans: Path, work: Path, folder: Path, upstream: Path | None, device: str, console: Console
+) -> _Made:
+    """Check, prepare, and make the cells."""
+    index = _checked(plan, scans, work, upstream)
+    columns = places(plan, index.scans, Path(index.root))
+    here, there = _prepared(plan, work, upstream is not None, console)
+    source, other = cells.material(here), cells.material(there) if there else None
+    folds = {Fold(place.split.train_subjects, place.split.test_subjects) for place in columns}
+    refuse_duplicates(source.image, source.subject_of, sorted(folds))
+    folder.mkdir(parents=True, exist_ok=True)
+    pace = Pace(folder, here, there or here, device, console)
+    rows = tuple(pace.budgeted(plan, way) for way in ways(plan))
+    grid = cells.expand(plan, rows, columns, source, other)
+    facts = {
+        "data": index.layout, "scans": len(index.scans), "subjects": len({scan.subject for scan in index.scans}),
+        "labelled_subjects": len({scan.subject for scan in index.scans if scan.label is not None}),
+        "upstream": (plan.upstream or upstream.name) if upstream else None,
+    }  # fmt: skip
+    return _Made(grid, rows, facts, partial(print_dry_run, pace, rows, columns, grid))
+
+
+def _of_images(
+    plan: Plan, scans: Path, work: Path, folder: Path, upstream: Path | None, device: str, console: Console
+) -> _Made:
+    """Images, each segmented by itself: there is nothing to check or prepare, and no probe."""
+    del work, folder, upstream, device
+    grid, images = single_cells.expand(plan, scans)
+    facts = {
+        "data": plan.data or scans.name, "scans": images, "subjects": images, "labelled_subjects": images,
+        "upstream": None,
+    }  # fmt: skip
+    of = count(images, "image")
+
+    def estimate(todo: Sequence[Cell]) -> None:
+        console.print(f"{count(len(grid.cells), 'cell')} of {of}, {len(todo)} missing; nothing was segmented")
+
+    return _Made(grid, (), facts, estimate)
+
+
+def _refuse_contradictions(plan: Plan, upstream: Path | None, jobs: int, on: str | None, emit: str | None) -> None:
+    if plan.upstream is not None and upstream is None:
+        raise UsageError(
+            f"a plan that pre-trains on {plan.upstream}, without it",
+            allowed=f"the folder of that data set, in the layout {plan.upstream}",
+            next="--upstream FOLDER; or, to pre-train on the same scans: upstream=null",
+        )
+    if upstream is not None and plan.inductive:
+        raise UsageError(
+            "--upstream of an inductive plan",
+            allowed="either: pre-training on another data set sees no test subject anyway",
+            next="inductive=false",
+        )
+    if on is not None and jobs != 1:
+        raise UsageError(f"--jobs {jobs} --on {on}", allowed="one of the two", next=f"--on {on}")
+    if emit not in (None, "slurm"):
+        raise UsageError(f"--emit {emit}", allowed="slurm", next="--emit slurm")
+
+
+def _checked(plan: Plan, scans: Path, work: Path, upstream: Path | None) -> Index:
+    for folder, own, is_upstream in ((scans, work, False), (upstream, work / cells.UPSTREAM, True)):
+        if folder is None:
+            continue
+        found = check(folder, output=own, layout=require_layout(plan, folder, upstream=is_upstream))
+        if found.errors:
+            raise DataFault(
+                f"{count(found.errors, 'error')} in {folder}, listed above",
+                allowed="scans without errors",
+                next="repair or remove what is listed, then run the same command again",
+            )
+    return index_file.load(work / "index.json")
+
+
+def _prepared(plan: Plan, work: Path, upstream: bool, console: Console) -> tuple[Store, Store | None]:
+    """The stores of the data set compared on and of the one to pre-train on, where that is another."""
+    images, asked, wanted = preparation(plan)
+    console.rule("prepare")
+    here = _store(work, images, asked, wanted)
+    if not upstream:
+        return here, None
+    there = _store(work / cells.UPSTREAM, images, asked, wanted)
+    if len(there.channels) != len(here.channels) != 1:  # for one channel, transfer sums the weights of several
+        raise UsageError(
+            f"--upstream with {count(len(there.channels), 'channel')}, where the scans have {len(here.channels)}",
+            allowed="as many channels in both data sets, or one in the scans",
+            next="another data set for --upstream",
+        )
+    return here, there
+
+
+def _store(work: Path, images: preprocess.Settings, asked: Keypoints | None, wanted: Keypoints | None) -> Store:
+    prepare(work, settings=images, keypoints=pairing.keypoints_to_find(work / "prepared", asked, wanted))
+    store = open_store(work / "prepared")
+    pairing.require_keypoints(store, wanted)
+    return store
+
+
+# ------------------------------------------------------------------------------------------------------------- running
+
+
+@final
+class _Progress:
+    """Writes each cell's state down, and says a line for each that ends."""
+
+    def __init__(self, folder: Path, grid: Grid, todo: Sequence[Cell], console: Console) -> None:
+        self._folder, self._cells, self._console = folder, grid.cells, console
+        self._waiting = [cell.key for cell in todo]
+        self._total, self.ended = len(todo), 0
+        self._began: dict[str, float] = {}
+        self._seconds: dict[str, list[float]] = {}  # by kind
+        self._side_by_side = 1
+
+    def __call__(self, key: str, state: str, message: str) -> None:
+        """An executor's report."""
+        cells.write_status(self._folder, key, state, message)
+        if state == "running":
+            self._began[key] = time.monotonic()
+            self._side_by_side = max(self._side_by_side, len(self._began))
+            return
+        cell = self._cells[key]
+        if state == "retried":
+            self._console.print(f"{cell.title}: {message}", markup=False)
+            return
+        self.ended += 1
+        self._waiting.remove(key)
+        took = time.monotonic() - self._began.pop(key, time.monotonic())
+        if state == "done":
+            self._seconds.setdefault(cell.kind, []).append(took)
+        said = f"{duration(took)}{self._left()}" if state == "done" else message
+        self._console.print(f"[{self.ended}/{self._total}] {state}: {cell.title} ({said})", markup=False)
+
+    def _left(self) -> str:
+        if not self._waiting:
+            return ""
+        every = [value for values in self._seconds.values() for value in values]
+        means = {kind: sum(values) / len(values) for kind, values in self._seconds.items()}
+        kinds = [self._cells[key].kind for key in self._waiting]
+        left = sum(means.get(kind, sum(every) / len(every)) for kind in kinds) / self._side_by_side
+        return f", about {duration(left)} left"
+
+
+def _tasks(todo: Sequence[Cell], job: partial[Job], gpus: float | None, device: str) -> list[Task]:
+    if gpus is None:
+        gpus = float(device == "cuda" or (device == "auto" and torch.cuda.is_available()))
+    keys = {cell.key for cell in todo}
+    return [Task(cell.key, tuple(need for need in cell.needs if need in keys), job(cell.key), gpus) for cell in todo]
+
+
+def _execute(tasks: Sequence[Task], report: executors.Report, *, jobs: int, on: str | None) -> None:
+    if on is not None:
+        executors.on_ray(tasks, run_cell, report, address=on)
+    elif jobs > 1:
+        executors.in_processes(tasks, run_cell, report, jobs=jobs)
+    else:
+        executors.in_process(tasks, run_cell, report)
+
+
+def _one(job: Job, console: Console) -> Outcome:
+    """One cell by its key."""
+    cell = cells.read_cell(job.folder, job.key)
+    if cell is None:
+        raise UsageError(
+            f"--cell {job.key} of {job.folder}",
+            allowed="the name of a folder in its cells/",
+            next="this command without --cell, or with --emit slurm, makes them",
+        )
+    if cells.read_result(job.folder, job.key) is not None:
+        console.print(f"{cell.title}: nothing to do")
+        return Outcome(job.folder)
+    for need in cell.needs:
+        before = cells.read_cell(job.folder, need)
+        if before is None or not (cells.run_folder(job.work, before) / "model.json").is_file():
+            raise UsageError(
+                f"{cell.title} needs what is not done: {before.title if before else need}",
+                allowed="a cell whose pre-training is done",
+                next=f"--cell {need}",
+            )
+    progress = _Progress(job.folder, Grid({cell.key: cell}, ()), [cell], console)
+    executors.in_process([Task(job.key, (), job)], run_cell, progress)
+    failed = cells.read_status(job.folder, job.key)["state"] != "done"
+    return Outcome(job.folder, (cell.title,) if failed else ())
+
+
+def _command(
+    scans: Path, output: Path, plan: str | Path, name: str, upstream: Path | None, overrides: Sequence[str],
+    device: str, keep_predictions: bool,
+) -> list[str]:  # fmt: skip
+    return [
+        "lemis", "compare", str(scans), "-o", str(output), "--plan", str(plan), "--name", name, "--device", device,
+        *(["--upstream", str(upstream)] if upstream else []),
+        *(["--keep-predictions"] if keep_predictions else []), *overrides,
+    ]  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------------- afterwards
+
+
+def _finish(plan: Plan, folder: Path, made: _Made, todo: Sequence[Cell], seconds: float, console: Console) -> Outcome:
+    """Tables, figure and page of what is done; what failed, with its log."""
+    left = results.collect(folder, made.grid, plan, made.ways)
+    failed = [cell for cell in todo if cells.read_result(folder, cell.key) is None]
+    _write_facts(plan, folder, made, left, seconds if todo else None)
+    for cell in failed:
+        status, log = cells.read_status(folder, cell.key), folder / "cells" / cell.key / "log.txt"
+        where = f"\n  {log}" if log.is_file() else ""
+        console.print(f"{status.get('state')}: {cell.title}: {status.get('message')}{where}", markup=False)
+    if failed:
+        total = len(made.grid.cells)
+        console.print(f"{len(failed)} of {count(total, 'cell')} missing; the same command tries them again")
+    if len(left) < len(made.grid.uses):
+        output_page.write(folder)
+        console.print(f"open {folder / 'index.html'}")
+    return Outcome(folder, tuple(cell.title for cell in failed))
+
+
+def _write_facts(
+    plan: Plan, folder: Path, made: _Made, left: Sequence[Mapping[str, Any]], seconds: float | None
+) -> None:
+    """``facts.json``: what the page says beside the numbers. A run with nothing to do leaves times and machine."""
+    path = folder / "facts.json"
+    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    here = environment()
+    run = {
+        "command": here["command"],
+        "machine": f"{here['gpu'] or here['processor']}, {here['cores']} cores, {here['platform']}",
+        "lemis": here["lemis"], "torch": here["packages"]["torch"],
+        "date": datetime.now(UTC).date().isoformat(),
+        "seconds": round(before.get("seconds", 0.0) + (seconds or 0.0), 1),
+    }  # fmt: skip
+    if seconds is None and before:
+        run = {key: before[key] for key in run}
+    kind = "single" if plan.kind == "single" else "methods"
+    named = {row.method for row in plan.rows if row.method in plugins.names(kind)}
+    facts = {
+        "title": plan.title, **made.facts, **run, "published": plan.published, "missing": list(left),
+        "transductive": any(use.transductive for use in made.grid.uses),
+        "citations": {name: plugins.describe(kind, name)["title"] for name in sorted(named)},
+    }  # fmt: skip
+    write_text(path, json.dumps(facts, indent=1, ensure_ascii=False))
