@@ -1,4 +1,4 @@
-"""(j) Can the statistics of ``lemis compare`` be trusted: simulated comparisons whose truth is known.
+"""(k) Can the statistics of ``lemis compare`` be trusted: simulated comparisons whose truth is known.
 
 Differences of two methods on a subject have a spread of 4.5 Dice points unless another is named; 3 to 7 were measured
 on ACDC with 2 and 6 labelled subjects. The fast form of these simulations is in the tests of ``measure``.
@@ -16,7 +16,7 @@ from scipy import stats
 
 from lemis.measure import forecast, paired
 
-TITLE = "(j) statistics of `lemis compare`: simulated comparisons whose truth is known"
+TITLE = "(k) statistics of `lemis compare`: simulated comparisons whose truth is known"
 RUNS = 2000
 ALARMS = 500  # runs of whole comparisons, of searches for a gain, and of forecasts
 BETWEEN = 0.045  # standard deviation over subjects

@@ -375,7 +375,9 @@ def segment_one(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option("--preset", help="Settings of the method by name, or a YAML file.", show_default="none"),
+        typer.Option(
+            "--preset", help="Settings of the method by name, or a YAML file.", show_default="small, if it has one"
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same result.", show_default="0")] = None,
     size: Annotated[

@@ -105,6 +105,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown method": ({"rows": ["scratch", "pcll"]}, "'pcll' is not in methods"),
     "unknown setting": ({"rows": [{"method": "pcl", "settings": {"method": {"tau": 1}}}]}, r"method\.tau"),
     "unknown section": ({"settings": {"finetun": {"steps": 3}}}, "section 'finetun' of settings"),
+    "preparation elsewhere": ({"upstream_prepare": {"spacing": 1}}, r"upstream_prepare\.spacing"),
     "settings no mapping": ({"settings": 3}, "sections over the preset"),
     "network": ({"rows": ["scratch", {"method": "macl", "backbone": "unet3d"}]}, "method macl on the network unet3d"),
     "one title twice": ({"rows": ["scratch", "pcl", "pcl"]}, "2 rows are called 'pcl'"),

@@ -17,6 +17,7 @@ import yaml
 
 from lemis.data import index as index_file
 from lemis.data import phantom
+from lemis.data.store import open_store
 from lemis.engine.run import load_model
 from lemis.errors import DataFault, UsageError
 from lemis.verbs import compare as module
@@ -335,7 +336,7 @@ def test_pretraining_on_another_data_set(
 ) -> None:
     other = phantom.write_dataset(tmp_path / "other", subjects=2, labelled=1, shape=(40, 40, 5), seed=5)
     other = channels(other, 2)  # MACL pre-trains on four and fine-tunes on one
-    few = ["labelled=[1]", "folds=[0]", "upstream=nnunet"]
+    few = ["labelled=[1]", "folds=[0]", "upstream=nnunet", "upstream_prepare.clip_percentiles=[1,99]"]
     done = compare(
         phantom_scans, output=compared, plan=plan, name="upstream", overrides=few, upstream=other, device="cpu"
     )
@@ -345,6 +346,8 @@ def test_pretraining_on_another_data_set(
     logs = [path.read_text(encoding="utf-8") for path in done.folder.glob("cells/*/log.txt")]
     assert any("2 input channels summed" in log for log in logs)
     assert index_file.load(compared / "upstream" / "index.json").layout == "nnunet"
+    prepared = [open_store(work / "prepared").settings for work in (compared / "upstream", compared)]
+    assert [settings["clip_percentiles"] for settings in prepared] == [[1, 99], None]
 
 
 # ----------------------------------------------------------------------------------------------------- single images

@@ -17,9 +17,11 @@ from typer.testing import CliRunner
 
 from lemis.cli import app
 from lemis.data import volume
-from lemis.engine import side_by_side
+from lemis.engine import one_image, side_by_side
 from lemis.errors import DataFault, LemisError, UsageError
 from lemis.report import overlay
+from lemis.settings import plain, resolve
+from lemis.single import kmeans
 from lemis.verbs.segment_one import segment_one
 
 METHOD = '''
@@ -718,3 +720,10 @@ def test_a_dermoscopy_image_with_k_means(tmp_path):
         overrides=["starts=1"], reference=data / "labelsTr" / f"{name}.png", device="cpu",
     ).record  # fmt: skip
     assert record["means"]["chosen"]["dice"] > 0.6
+
+
+def test_the_preset_is_small_unless_another_is_named() -> None:
+    assert one_image.settings_of("s3net", None, [])["clusters"] == 16
+    assert one_image.settings_of("s3net", "paper", [])["clusters"] == 64
+    assert one_image.settings_of("s3net", None, ["clusters=8"])["clusters"] == 8
+    assert one_image.settings_of("kmeans", None, []) == plain(resolve(kmeans.Settings))

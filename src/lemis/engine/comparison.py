@@ -74,6 +74,7 @@ class Plan:
     inductive: bool = False  # pre-training leaves out the fold's test subjects
     budget: Budget = field(default_factory=Budget)
     upstream: str | None = None  # layout of another data set, to pre-train on
+    upstream_prepare: dict[str, Any] | None = None  # how that one is prepared, where there is one; else as the scans
     published: str | None = None  # the published table to print beside ours
     settings: dict[str, Any] = field(default_factory=dict)  # sections over the preset, for all rows
 
@@ -131,6 +132,7 @@ def load_plan(name: str | Path = plan_files.DEFAULT, overrides: Sequence[str] | 
             _refuse_prepared(row)
     if not single:
         preparation(plan)
+        upstream_preparation(plan)
     return plan
 
 
@@ -197,6 +199,20 @@ def preparation(plan: Plan) -> tuple[preprocess.Settings, detection.Settings | N
         )
     most = max(wanted.values(), key=lambda one: one.most, default=None)
     return *images[first], most
+
+
+def upstream_preparation(
+    plan: Plan,
+) -> tuple[preprocess.Settings, detection.Settings | None, detection.Settings | None]:
+    """How the data set to pre-train on is prepared: by its own keys if the plan has any, else as the scans are.
+
+    Raises:
+        UsageError: A key that does not exist, or what ``preparation`` refuses.
+    """
+    images, asked, most = preparation(plan)
+    if plan.upstream_prepare is not None:
+        images, asked = detection.preparation(plan.upstream_prepare, prefix="upstream_prepare.")
+    return images, asked, most
 
 
 def _sections(preset: str | None, settings: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ Array = NDArray[Any]
 Facts = dict[str, Any]
 
 METHOD, SEED, SIZE = "s3net", 0, 256  # where nothing else is said; 256 x 256 as in the papers
+PRESET = "small"
 _SHOWN_PX = 800
 _LEAST_SIZE = 8
 
@@ -146,10 +147,15 @@ def made_from(image: Path, asked: Asked, stored: Facts | None = None) -> Facts:
 
 
 def settings_of(method: str, preset: str | None, overrides: Sequence[str]) -> Facts:
-    """The method's settings, resolved, as plain types: its preset or a YAML file, then ``key=value``."""
+    """The method's settings, resolved, as plain types: its preset or a YAML file, then ``key=value``.
+
+    Without a preset it is the method's ``small``, where it has one, as ``lemis fit`` takes the preset of that name.
+    """
     module = plugins.load("single", method)
     presets = getattr(module, "PRESETS", {})
     layer: Any = {}
+    if preset is None and PRESET in presets:
+        preset = PRESET
     if preset is not None and preset in presets:
         layer = plain(presets[preset])
     elif preset is not None:

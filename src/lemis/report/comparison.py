@@ -16,7 +16,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lemis.measure import forecast, paired, statistics
+from lemis.measure import forecast, paired, statistics, tables
 from lemis.measure.tables import count
 from lemis.report import figures
 from lemis.report.comparison_tables import Table, compared, entry, latex, markdown, our_tables, published_tables
@@ -35,10 +35,13 @@ class Gain(NamedTuple):
     kind: str  # gain, loss, mixed, none, unknown
 
 
-def write(folder: Path) -> None:
+def write(folder: Path) -> str:
     """Write ``table.md``, ``table.tex``, ``figure.svg`` and ``index.html`` from what the cells left in ``folder``.
 
     While no cell is finished there is no figure.
+
+    Returns:
+        The first table and the verdicts, for the terminal.
 
     Raises:
         UsageError: A file is missing or cannot be read.
@@ -55,6 +58,7 @@ def write(folder: Path) -> None:
     if lines:
         _write(folder / "figure.svg", figures.standing_alone(draw(outcome, lines, "figure", figures.COLUMN)))
     _write(folder / "index.html", page)
+    return "\n".join([tables.markdown(chosen[0].rows, chosen[0].columns), *(gain.sentence for gain in gains)])
 
 
 # ---------------------------------------------------------------- verdicts

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from lemis import plugins
 from lemis.data import index as index_file
-from lemis.data import preprocess
+from lemis.data import preprocess, public
 from lemis.data.index import Index
 from lemis.data.keypoints import Settings as Keypoints
 from lemis.data.split import Fold, refuse_duplicates
@@ -37,6 +37,7 @@ from lemis.engine.comparison import (
     places,
     preparation,
     require_layout,
+    upstream_preparation,
     ways,
 )  # fmt: skip
 from lemis.engine.executors import Task
@@ -241,7 +242,8 @@ def _of_scans(
     rows = tuple(pace.budgeted(plan, way) for way in ways(plan))
     grid = cells.expand(plan, rows, columns, source, other)
     facts = {
-        "data": index.layout, "scans": len(index.scans), "subjects": len({scan.subject for scan in index.scans}),
+        "data": public.TITLES.get(index.layout, scans.resolve().name),
+        "scans": len(index.scans), "subjects": len({scan.subject for scan in index.scans}),
         "labelled_subjects": len({scan.subject for scan in index.scans if scan.label is not None}),
         "upstream": (plan.upstream or upstream.name) if upstream else None,
     }  # fmt: skip
@@ -301,12 +303,11 @@ def _checked(plan: Plan, scans: Path, work: Path, upstream: Path | None) -> Inde
 
 def _prepared(plan: Plan, work: Path, upstream: bool, console: Console) -> tuple[Store, Store | None]:
     """The stores of the data set compared on and of the one to pre-train on, where that is another."""
-    images, asked, wanted = preparation(plan)
     console.rule("prepare")
-    here = _store(work, images, asked, wanted)
+    here = _store(work, *preparation(plan))
     if not upstream:
         return here, None
-    there = _store(work / cells.UPSTREAM, images, asked, wanted)
+    there = _store(work / cells.UPSTREAM, *upstream_preparation(plan))
     if len(there.channels) != len(here.channels) != 1:  # for one channel, transfer sums the weights of several
         raise UsageError(
             f"--upstream with {count(len(there.channels), 'channel')}, where the scans have {len(here.channels)}",
@@ -436,7 +437,7 @@ def _finish(plan: Plan, folder: Path, made: _Made, todo: Sequence[Cell], seconds
         total = len(made.grid.cells)
         console.print(f"{len(failed)} of {count(total, 'cell')} missing; the same command tries them again")
     if len(left) < len(made.grid.uses):
-        output_page.write(folder)
+        console.print(f"\n{output_page.write(folder)}\n", markup=False, highlight=False)
         console.print(f"open {folder / 'index.html'}")
     return Outcome(folder, tuple(cell.title for cell in failed))
 

@@ -71,7 +71,7 @@ def segment_one(
         batch: A folder: every image in it, several side by side. One that fails does not stop the others. Also a set
             of images with its references, as ``data/single_sets.py`` lists them: those are scored.
         method: File name in ``single/``, or a dotted name; ``s3net`` by default.
-        preset: A name in the method's ``PRESETS``, or a YAML file of its settings.
+        preset: A name in the method's ``PRESETS``, or a YAML file of its settings; by default ``small``, if it has one.
         overrides: ``key=value`` of the method's settings.
         seed: Of the networks' first weights; 0 by default, the same for every image and slice.
         size: Side of the square that the method works at, in pixels, or ``native``; 256 by default.
