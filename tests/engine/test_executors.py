@@ -287,8 +287,10 @@ def test_the_users_own_environment_stays(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 PROGRAM = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
 sys.path.insert(0, {tests!r})
 import test_executors as t
 if __name__ == "__main__":
