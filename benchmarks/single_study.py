@@ -96,16 +96,17 @@ def _scores(labels: Any, stack: single_image.Stack, reference: Any) -> dict[str,
 
     As ``lemis segment-one`` scores: the honest protocol on the image's own grid, the released one at the method's size.
     """
-    numbers, _names = clusters.numbered(labels)
-    large = single_image.nearest(numbers, stack.shape)
+    parts, names = clusters.separated(labels)
+    large_parts = single_image.nearest(parts, stack.shape)
+    large = np.array([0, *names])[large_parts]
     found: dict[str, Any] = {}
     for protocol in get_args(clusters.Protocol):
         honest = protocol == "honest"
         marked = reference if honest else single_image.nearest(reference, labels.shape)
         best = clusters.best(large if honest else labels, marked, protocol)
         found |= {f"{protocol}_{key}": value for key, value in best.overlap._asdict().items()} if best else {}
-    proposal = clusters.propose(single_image.resized(stack.planes[0], labels.shape[0]), numbers)
-    mine = clusters.overlap(large == proposal.label, reference)
+    proposal = clusters.propose(single_image.resized(stack.planes[0], labels.shape[0]), parts)
+    mine = clusters.overlap(large_parts == proposal.label, reference)
     return {**found, **({f"proposed_{key}": value for key, value in mine._asdict().items()} if mine else {})}
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lemis.measure.clusters import PROTOCOLS, Overlap, Settings, best, numbered, overlap, propose
+from lemis.measure.clusters import PROTOCOLS, Overlap, Settings, best, numbered, overlap, propose, separated
 
 ROWS, COLS = np.mgrid[:64, :64]
 NOISE = np.random.default_rng(0)
@@ -190,3 +190,43 @@ def test_images_one_pixel_wide(shape):
     proposal = propose(labels[None].astype(float), labels)
     assert {one.label for one in proposal.clusters} == {0, 1}
     assert all(np.isfinite(one.score) for one in proposal.clusters)
+
+
+def test_what_lies_inside_a_background_is_a_cluster_of_its_own():
+    labels = np.full((40, 40), 7)  # air
+    labels[4:36, 4:36] = 3  # a body
+    labels[10:20, 8:16] = labels[10:20, 24:32] = 7  # its lungs
+    parts, names = separated(labels)
+    assert names == (3, 7, 7)
+    assert parts[0, 0] == 2
+    assert np.array_equal(
+        parts == 3, (labels == 7) & (np.indices((40, 40)) > 4).all(0) & (np.indices((40, 40)) < 35).all(0)
+    )
+    assert np.array_equal(np.array([0, *names])[parts], labels)
+
+
+def test_objects_that_the_border_cuts_stay_with_the_others():
+    labels = np.zeros((40, 40), dtype=int)
+    labels[:6, 5:12] = labels[20:28, 20:28] = 1
+    parts, names = separated(labels)
+    assert names == (0, 1)
+    assert np.array_equal(parts == 2, labels == 1)
+
+
+def test_specks_in_a_background_are_no_cluster_of_their_own():
+    labels = np.zeros((40, 40), dtype=int)
+    labels[4:36, 4:36] = 1
+    labels[20, 20] = 0
+    assert separated(labels)[1] == (1, 0)
+    assert separated(labels, Settings(least_share=1e-4))[1] == (1, 0, 0)
+
+
+@given(
+    hnp.arrays(np.int64, hnp.array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=12), elements=st.integers(0, 4))
+)
+def test_parts_are_within_their_clusters(labels):
+    parts, names = separated(labels)
+    assert np.array_equal(np.array([0, *names])[parts], labels)
+    sizes = np.bincount(parts.ravel())[1:]
+    assert list(sizes) == sorted(sizes, reverse=True)
+    assert (sizes > 0).all()

@@ -93,7 +93,7 @@ def described(job: Job, answers: Mapping[int, Found]) -> tuple[list[Facts], dict
     facts, planes = [], {}
     for number in sorted(answers):
         answer = answers[number]
-        labels, names = clusters.numbered(answer.labels)
+        labels, names = clusters.separated(answer.labels)
         proposal = clusters.propose(job.inputs[number], labels)
         planes[number] = single_image.nearest(labels, job.stack.shape)
         facts.append(

@@ -196,17 +196,18 @@ def _scores(
     number = facts["slice"]
     if marked is None or not marked[number].any():
         return {}
-    wanted, labels = marked[number], clusters_of[number]
-    if protocol == "released":  # at the size that the method worked at, with the numbers that its network gave
-        names = np.array([0, *(cluster["network_label"] for cluster in facts["clusters"])])
-        labels = names[single_image.nearest(labels, facts["worked_at_px"])]
+    # A cluster that is shown in two parts is one to the method, and is scored whole.
+    names = np.array([0, *(cluster["network_label"] for cluster in facts["clusters"])])
+    wanted, labels = marked[number], names[clusters_of[number]]
+    if protocol == "released":  # at the size that the method worked at
+        labels = single_image.nearest(labels, facts["worked_at_px"])
         wanted = single_image.nearest(wanted, facts["worked_at_px"])
     best = clusters.best(labels, wanted, protocol)
     mine = clusters.overlap(masks[number] != 0, marked[number])
     if best is None or mine is None:  # a reference so small that it vanishes at the working size
         return {}
     cluster = best.cluster
-    if protocol == "released" and cluster is not None:
+    if cluster is not None:
         cluster = next(one["label"] for one in facts["clusters"] if one["network_label"] == cluster)
     return {
         "scores": {"protocol": protocol, "best_cluster": cluster, **_rounded(best.overlap), "chosen": _rounded(mine)}

@@ -83,6 +83,9 @@ class Settings:
     """How the object is proposed."""
 
     least_share: Annotated[float, Field(gt=0, le=1)] = 0.005  # 18 x 18 of 256 x 256 pixels
+    surrounds: Annotated[float, Field(gt=0, le=1)] = (
+        0.25  # share of the border from which a cluster is a background too
+    )
 
 
 # ---------------------------------------------------------------- with a reference
@@ -133,6 +136,36 @@ def numbered(labels: Array) -> tuple[NDArray[np.int64], tuple[int, ...]]:
     rank = np.empty(len(names), dtype=np.int64)
     rank[order] = np.arange(1, len(names) + 1)
     return rank[where.reshape(labels.shape)], tuple(int(names[k]) for k in order)
+
+
+def separated(labels: Array, settings: Settings | None = None) -> tuple[NDArray[np.int64], tuple[int, ...]]:
+    """As ``numbered``, but a cluster that goes round the image is two: what touches the border, and what lies inside.
+
+    The air round a patient looks like the air in the lungs, and the dark corners of a photograph like a mole. Pieces
+    inside stay with their cluster where they hold less than ``least_share`` of the image, or where the cluster holds
+    less than ``surrounds`` of the border: then it is objects, some of which are cut by the border.
+
+    Args:
+        labels: (H, W) integers.
+        settings: Of the rule.
+
+    Returns:
+        The clusters as 1, 2, ... from the largest to the smallest, and the label each had; both parts had the same.
+    """
+    settings = settings or Settings()
+    first, names = numbered(labels)
+    apart = first.copy()
+    for number in range(1, len(names) + 1):
+        mask = first == number
+        if _border(mask) < settings.surrounds:
+            continue
+        pieces, _ = ndimage.label(mask)
+        outside = np.unique(np.concatenate([pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]]))
+        inside = mask & ~np.isin(pieces, outside)
+        if inside.mean() >= settings.least_share:
+            apart[inside] = number + len(names)
+    parts, before = numbered(apart)
+    return parts, tuple(names[(number - 1) % len(names)] for number in before)
 
 
 def propose(image: Array, labels: Array, settings: Settings | None = None) -> Proposal:
