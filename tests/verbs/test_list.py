@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -34,6 +35,9 @@ def test_everything_is_listed_with_its_settings(capsys, monkeypatch):
     assert "Extra losses in fine-tuning (--auxiliary)" in printed
     assert "One image, no labels (segment-one --method)" in printed
     assert all(row["name"] in printed for row in plugged)
+    papers = [*facts["methods"][1:], *facts["auxiliaries"], *facts["single"]]
+    assert all(row["title"] in printed for row in papers)  # authors, place and year too
+    assert sum(re.search(r"\d{4}, https?://", row["title"]) is not None for row in papers) > 25
 
 
 def test_the_networks_that_a_method_needs_are_shown(capsys, monkeypatch):

@@ -108,6 +108,12 @@ def _print(facts: Facts) -> None:
     for row in facts["single"]:
         single.add_row(row["name"], _short(row))
     console.print(methods, networks, losses, single, sep="\n")
+    console.print("\nPapers, to be cited")
+    for kind in ("methods", "auxiliaries", "single"):
+        for row in facts[kind]:
+            if row["name"] != SCRATCH["name"]:
+                console.print(f"  {row['name']:<20}{row['title']}", soft_wrap=True, markup=False, highlight=False)
+    console.print()
     console.print("Presets (--preset): " + ", ".join(facts["presets"]), soft_wrap=True)
     console.print("`lemis list --json` also shows every setting and its default.")
 
