@@ -15,12 +15,14 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
+from sklearn.metrics import adjusted_rand_score
 
 from lemis import plugins
 from lemis.data import single_image
@@ -64,7 +66,7 @@ def main() -> None:
         for folder in given.data:
             for image in sorted((folder / "imagesTr").iterdir())[: given.first]:
                 _segment(given.out, folder, image, method, given.size, given.seeds)
-    print(tables(_read(given.out)))
+    print(tables(given.out, {folder.name: folder for folder in given.data}))
 
 
 def _segment(out: Path, folder: Path, image: Path, method: Named, size: int, seeds: Sequence[int]) -> None:
@@ -86,7 +88,7 @@ def _segment(out: Path, folder: Path, image: Path, method: Named, size: int, see
             "iterations": found.iterations[0], "restarts": found.restarts[0], "labels": len(np.unique(labels)),
             "seconds": wall, "core_seconds": core, **_scores(labels, stack, reference),
         }  # fmt: skip
-        np.savez_compressed(out / f"{stem}-{method.text}-{size}-{seed}.npz", labels=labels.astype(np.uint8))
+        np.savez_compressed(_labels_file(out, row), labels=labels.astype(np.uint8))
         with (out / "results.jsonl").open("a") as lines:
             lines.write(json.dumps(row) + "\n")
 
@@ -115,21 +117,48 @@ def _read(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def tables(rows: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table for each data set and size."""
+def _labels_file(out: Path, row: Mapping[str, Any]) -> Path:
+    return out / f"{row['image']}-{row['method']}-{row['size']}-{row['seed']}.npz"
+
+
+def explained(pixels: Any, labels: Any) -> float:
+    """Share of the variance of pixels (C, H, W) that lies between the clusters of labels (H, W); 1 of a flat image."""
+    values, where = pixels.reshape(len(pixels), -1), np.unique(labels, return_inverse=True)[1].ravel()
+    counts = np.bincount(where)
+    means = np.stack([np.bincount(where, weights=channel) / counts for channel in values])
+    total = ((values - values.mean(1, keepdims=True)) ** 2).sum()
+    return float(1 - ((values - means[:, where]) ** 2).sum() / total) if total else 1.0
+
+
+def _without_reference(out: Path, rows: Sequence[dict[str, Any]], folder: Path) -> tuple[float, float]:
+    """Mean variance explained, and mean agreement of seeds (NaN with one seed)."""
+    shares, agreements = [], []
+    for image in dict.fromkeys(row["image"] for row in rows):
+        own = [row for row in rows if row["image"] == image]
+        plane = single_image.read(next((folder / "imagesTr").glob(f"{image}*"))).planes[0]
+        pixels = single_image.resized(plane, own[0]["size"])
+        found = [np.load(_labels_file(out, row))["labels"] for row in own]
+        shares += [explained(pixels, labels) for labels in found]
+        agreements += [adjusted_rand_score(a.ravel(), b.ravel()) for a, b in combinations(found, 2)]
+    return statistics.mean(shares), statistics.mean(agreements) if agreements else float("nan")
+
+
+def tables(out: Path, folders: Mapping[str, Path]) -> str:
+    """A Markdown table for each of these data sets and each size."""
+    rows = [row for row in _read(out) if row["data"] in folders]
     texts = []
     for data, size in dict.fromkeys((row["data"], row["size"]) for row in rows):
         own = [row for row in rows if (row["data"], row["size"]) == (data, size)]
         images = len({row["image"] for row in own})
         lines = [
-            _line(method, [row for row in own if row["method"] == method])
+            _line(out, method, [row for row in own if row["method"] == method], folders[data])
             for method in dict.fromkeys(row["method"] for row in own)
         ]
         texts.append(f"{data}, {images} images at {size} x {size} px\n\n{markdown(lines)}")
     return "\n".join(texts)
 
 
-def _line(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, object]:
+def _line(out: Path, method: str, rows: Sequence[dict[str, Any]], folder: Path) -> dict[str, object]:
     seeds = sorted({row["seed"] for row in rows})
     line: dict[str, object] = {"method": method, "runs": len(rows)}
     for protocol in (*get_args(clusters.Protocol), "proposed"):
@@ -142,6 +171,7 @@ def _line(method: str, rows: Sequence[dict[str, Any]]) -> dict[str, object]:
             spread = f" ({statistics.pstdev(means):.1f})" if score == "dice" and len(means) > 1 else ""
             texts.append(f"{statistics.mean(means):.1f}{spread}")
         line[f"{protocol} DSC / HM / XOR"] = " / ".join(texts)
+    line["variance explained"], line["seeds agree"] = _without_reference(out, rows, folder)
     line["labels left"] = f"{statistics.mean(row['labels'] for row in rows):.1f}"
     line["iterations"] = f"{statistics.mean(row['iterations'] for row in rows):.0f}"
     line["restarted"] = sum(row["restarts"] > 0 for row in rows)
