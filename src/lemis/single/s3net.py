@@ -214,7 +214,7 @@ class Deformable3x3(nn.Module):
     """Deformable convolution whose offsets (0 at first) and masks (1/2 at first) a 3x3 convolution predicts.
 
     What predicts learns more slowly than the rest, as in X. Zhu et al., CVPR 2019 (there at a tenth): at the paper's
-    rate of 0.36 the offsets ran away within ten iterations, and the labels had nothing to do with the image any more.
+    rate of 0.36 the offsets ran away, and the labels had little to do with the image any more (docs/results.md).
     """
 
     def __init__(self, rngs: Sequence[torch.Generator], k: int, rate: float) -> None:
