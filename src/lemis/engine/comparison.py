@@ -131,8 +131,7 @@ def load_plan(name: str | Path = plan_files.DEFAULT, overrides: Sequence[str] | 
         else:
             _refuse_prepared(row)
     if not single:
-        preparation(plan)
-        upstream_preparation(plan)
+        preparation(plan, upstream=True)
     return plan
 
 
@@ -167,11 +166,17 @@ def single_settings(row: Row) -> Any:
     return resolve(plugins.load("single", row.method).Settings, row.settings.get("method", {}), prefix="method.")
 
 
-def preparation(plan: Plan) -> tuple[preprocess.Settings, detection.Settings | None, detection.Settings | None]:
+def preparation(
+    plan: Plan, *, upstream: bool = False
+) -> tuple[preprocess.Settings, detection.Settings | None, detection.Settings | None]:
     """How the scans are prepared, the same for all rows: images, the keypoints asked for, those that rows look at.
 
+    Args:
+        plan: What is compared.
+        upstream: Of the data set to pre-train on, which may have keys of its own.
+
     Raises:
-        UsageError: Rows whose networks want other preparations.
+        UsageError: Rows whose networks want other preparations, or a key that does not exist.
     """
     tree, found = sections(plan), ways(plan)
     images: dict[str, tuple[preprocess.Settings, detection.Settings | None]] = {}
@@ -198,21 +203,9 @@ def preparation(plan: Plan) -> tuple[preprocess.Settings, detection.Settings | N
             next="a plan for each detector",
         )
     most = max(wanted.values(), key=lambda one: one.most, default=None)
+    if upstream and plan.upstream_prepare is not None:
+        return *detection.preparation(plan.upstream_prepare, prefix="upstream_prepare."), most
     return *images[first], most
-
-
-def upstream_preparation(
-    plan: Plan,
-) -> tuple[preprocess.Settings, detection.Settings | None, detection.Settings | None]:
-    """How the data set to pre-train on is prepared: by its own keys if the plan has any, else as the scans are.
-
-    Raises:
-        UsageError: A key that does not exist, or what ``preparation`` refuses.
-    """
-    images, asked, most = preparation(plan)
-    if plan.upstream_prepare is not None:
-        images, asked = detection.preparation(plan.upstream_prepare, prefix="upstream_prepare.")
-    return images, asked, most
 
 
 def _sections(preset: str | None, settings: Any) -> dict[str, Any]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lemis.engine.cells import Grid, Use, read_result, read_status
 from lemis.engine.comparison import Plan, Way
 from lemis.engine.run import write_text
+from lemis.measure.tables import comma_separated
 
 RESULTS = (
     "row", "method", "backbone", "auxiliary", "labelled", "fold", "seed", "structure", "pooled_dice_best",
@@ -77,8 +76,8 @@ def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> l
         results += [{**whose, **line} for line in _lines(use, result, before)]
         cases += [{**place, **case, "cell": use.cell} for case in result["cases"]]
     more = SINGLE if plan.kind == "single" else ()
-    write_text(folder / "results.csv", _csv(results, (*RESULTS, *more)))
-    write_text(folder / "cases.csv", _csv(cases, (*CASES, *more)))
+    write_text(folder / "results.csv", comma_separated(results, (*RESULTS, *more)))
+    write_text(folder / "cases.csv", comma_separated(cases, (*CASES, *more)))
     return left
 
 
@@ -119,15 +118,3 @@ def _mean_over_scans(cases: Sequence[Mapping[str, str]], metric: str) -> float |
 def _reason(folder: Path, use: Use) -> str:
     status = read_status(folder, use.cell)
     return str(status.get("message") or status.get("state") or "not run")
-
-
-def _csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows({key: "" if _absent(value) else value for key, value in row.items()} for row in rows)
-    return text.getvalue()
-
-
-def _absent(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))

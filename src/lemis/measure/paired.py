@@ -10,7 +10,7 @@ Interval: with u_i the sum of (d - mean) over subject i, over the number of all 
 ``n / (n - 1) sum u_i^2``, what a bootstrap of subjects tends to, and its quantile is that of t with n - 1 degrees of
 freedom. With several seeds the variance is clustered both ways (Cameron, Gelbach and Miller, J Bus Econ Stat 29, 2011:
 subjects + seeds - cells), and the squared quantile is that of t for subjects and that of t for seeds, each weighed by
-its share of the variance (as Cochran weighs them: Satterthwaite's degrees of freedom gave 13 % false alarms with 3
+its share of the variance (as Cochran weighs them: Satterthwaite's degrees of freedom give too many false alarms with 3
 seeds). It then speaks of new subjects *and* of networks trained anew; with one seed, of new subjects and the networks
 as they are. Measured coverage of 95 % with 10, 20, 40 and 100 subjects, normal differences: t 95, 96, 95, 95 %;
 bootstrap percentiles 91, 93, 94, 94 %. Where 8 % of subjects differ by 20 points more than the others, t covers 86 and

@@ -30,16 +30,7 @@ from lemis.data.split import Fold, refuse_duplicates
 from lemis.data.store import Store, open_store
 from lemis.engine import cells, executors, pairing, plan_files, probe, results, single_cells, slurm
 from lemis.engine.cells import Cell, Grid
-from lemis.engine.comparison import (
-    Plan,
-    Way,
-    load_plan,
-    places,
-    preparation,
-    require_layout,
-    upstream_preparation,
-    ways,
-)  # fmt: skip
+from lemis.engine.comparison import Plan, Way, load_plan, places, preparation, require_layout, ways
 from lemis.engine.executors import Task
 from lemis.engine.pace import Pace, duration, print_dry_run
 from lemis.engine.run import environment, messages, write_text
@@ -307,7 +298,7 @@ def _prepared(plan: Plan, work: Path, upstream: bool, console: Console) -> tuple
     here = _store(work, *preparation(plan))
     if not upstream:
         return here, None
-    there = _store(work / cells.UPSTREAM, *upstream_preparation(plan))
+    there = _store(work / cells.UPSTREAM, *preparation(plan, upstream=True))
     if len(there.channels) != len(here.channels) != 1:  # for one channel, transfer sums the weights of several
         raise UsageError(
             f"--upstream with {count(len(there.channels), 'channel')}, where the scans have {len(here.channels)}",
