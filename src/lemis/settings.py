@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import types
 import typing
 from collections.abc import Hashable, Iterable, Mapping
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from lemis import files
 from lemis.errors import UsageError
 from lemis.plugins import nearest
 
@@ -146,9 +146,7 @@ def plain(settings: Any) -> Any:
 
 def write_yaml(settings: Any, path: Path) -> None:
     """Store resolved settings, human-readable, in field order."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(yaml.safe_dump(plain(settings), sort_keys=False), encoding="utf-8")
-    os.replace(temporary, path)
+    files.write(path, yaml.safe_dump(plain(settings), sort_keys=False))
 
 
 def _number(text: str) -> Any:

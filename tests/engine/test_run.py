@@ -13,7 +13,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from lemis.engine.run import Run, load_model, write_text
+from lemis.engine.run import Run, load_model
 from lemis.errors import UsageError
 
 SETTINGS = {"method": {"name": "pcl", "temperature": 0.1}, "epochs": 3, "learning_rate": 1e-5, "excluded": ["a"]}
@@ -148,16 +148,6 @@ def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no model\.json") as caught:
         load_model(tmp_path)
     assert "work/runs/NAME" in caught.value.next
-
-
-def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    file = tmp_path / "facts.json"
-    write_text(file, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_text(file, "new \ud800")
-    assert file.read_text(encoding="utf-8") == "old"
-    write_text(file, "new")
-    assert file.read_text(encoding="utf-8") == "new"
 
 
 def test_a_warning_is_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

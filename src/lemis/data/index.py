@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from lemis import files
 from lemis.errors import UsageError
 
 VERSION = 1
@@ -60,9 +60,7 @@ def save(index: Index, path: Path) -> Path:
     scans = facts.pop("scans")
     lines = ",\n".join("    " + json.dumps(scan, ensure_ascii=False) for scan in scans)
     head = json.dumps(facts, indent=2, ensure_ascii=False)[:-2]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(f'{head},\n  "scans": [\n{lines}\n  ]\n}}\n', encoding="utf-8")
-    os.replace(temporary, path)
+    files.write(path, f'{head},\n  "scans": [\n{lines}\n  ]\n}}\n')
     return path
 
 

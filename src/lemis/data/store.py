@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from lemis import files
 from lemis.data.keypoints import ScanKeypoints
 from lemis.data.preprocess import Facts, Shape2, crop_field, field_of_view, inside_field
 from lemis.errors import UsageError
@@ -248,7 +249,7 @@ def write_scan(path: Path, facts: Facts, image: NDArray[np.float16], label: NDAr
     if label is not None:
         assert label.shape == (facts.slices, *facts.prepared_shape), "label and image on one grid"
         _save_array(path / f"{facts.id}.label.npy", label.astype(np.uint8, copy=False))
-    _save_text(path / f"{facts.id}.json", _FACTS.dump_json(facts, indent=1).decode())
+    files.write(path / f"{facts.id}.json", _FACTS.dump_json(facts, indent=1).decode() + "\n")
 
 
 def forget_scan(path: Path, id: str) -> None:
@@ -259,11 +260,8 @@ def forget_scan(path: Path, id: str) -> None:
 
 def write_keypoints(path: Path, id: str, found: ScanKeypoints, fingerprint: str) -> None:
     """Store the keypoints of one scan, and what they were made from."""
-    target = path / f"{id}.keypoints.npz"
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
+    with files.replacing(path / f"{id}.keypoints.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, fingerprint=np.array(fingerprint), **found._asdict())
-    os.replace(temporary, target)
 
 
 def keypoint_fingerprint(path: Path, id: str) -> str | None:
@@ -277,7 +275,7 @@ def keypoint_fingerprint(path: Path, id: str) -> str | None:
 
 def ask_keypoints(path: Path, settings: Mapping[str, Any]) -> None:
     """Remember which keypoints this store is to have, whatever happens before they are found."""
-    _save_text(path / "keypoints.json", json.dumps(dict(settings), indent=1))
+    files.write(path / "keypoints.json", json.dumps(dict(settings), indent=1) + "\n")
 
 
 def asked_keypoints(path: Path) -> Mapping[str, Any] | None:
@@ -326,7 +324,7 @@ def write_meta(
         "label_values": list(label_values),
         "scans": list(scans),
     }
-    _save_text(path / "meta.json", json.dumps(meta, indent=1))
+    files.write(path / "meta.json", json.dumps(meta, indent=1) + "\n")
 
 
 def _map(path: Path) -> NDArray[Any]:
@@ -342,13 +340,5 @@ def _mapped(name: str, stamp: int) -> NDArray[Any]:  # noqa: ARG001
 
 
 def _save_array(path: Path, array: NDArray[Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.ascontiguousarray(array))
-    os.replace(temporary, path)
-
-
-def _save_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, path)

@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lemis import __version__, plugins
+from lemis import __version__, files, plugins
 from lemis.data.store import Store
 from lemis.engine import pairing
 from lemis.engine.comparison import Place, Plan, Way
 from lemis.engine.plan import NAMES, Finetuning, Pretraining
-from lemis.engine.run import WITHOUT_EFFECT, write_text
+from lemis.engine.run import WITHOUT_EFFECT
 from lemis.settings import plain
 
 UPSTREAM = "upstream"  # folder in WORK with the other data set's index, prepared scans and runs
@@ -220,7 +219,7 @@ def digest(facts: Any) -> str:
 def write_cell(folder: Path, cell: Cell) -> None:
     """``cells/KEY/cell.json`` of a comparison."""
     (folder / "cells" / cell.key).mkdir(parents=True, exist_ok=True)
-    write_text(folder / "cells" / cell.key / "cell.json", json.dumps(asdict(cell), indent=1, ensure_ascii=False))
+    files.write(folder / "cells" / cell.key / "cell.json", json.dumps(asdict(cell), indent=1, ensure_ascii=False))
 
 
 def read_cell(folder: Path, key: str) -> Cell | None:
@@ -249,7 +248,7 @@ def write_status(folder: Path, key: str, state: str, message: str = "") -> None:
         status = {"started": round(time.time(), 1)}
     elif "started" in status:
         status |= {"ended": round(time.time(), 1)}
-    write_text(path, json.dumps({**status, "state": state, "message": message}, indent=1, ensure_ascii=False))
+    files.write(path, json.dumps({**status, "state": state, "message": message}, indent=1, ensure_ascii=False))
 
 
 def read_status(folder: Path, key: str) -> dict[str, Any]:
@@ -276,8 +275,7 @@ def adopt(folder: Path, keys: Iterable[str]) -> int:
         own.mkdir(parents=True, exist_ok=True)
         for name in _SMALL:  # the result comes last
             if (done / name).is_file():
-                shutil.copyfile(done / name, own / f"{name}.part")
-                (own / f"{name}.part").replace(own / name)
+                files.write(own / name, (done / name).read_bytes())
         count += 1
     return count
 

@@ -8,7 +8,6 @@ The record, ``mask.json``, is written last: where it is there, so is all the res
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lemis import files
 from lemis.data import single_image, volume
 from lemis.data.single_image import Stack, beside
 from lemis.engine.one_image import Facts, Job
-from lemis.engine.run import environment, write_text
+from lemis.engine.run import environment
 from lemis.errors import UsageError
 from lemis.measure import clusters
 from lemis.measure.choosing import Choice
@@ -104,17 +104,12 @@ def write(job: Job, clusters_of: Mapping[int, Array], masked: Masked, by: str, p
     source = job.stack.source
     volume.write_labels(single_image.on_grid(job.stack, clusters_of), source, labels_path)
     for name, png in pictures.items():
-        _write_bytes(pictured if len(pictures) == 1 else pictured / name, png)
+        picture = pictured if len(pictures) == 1 else pictured / name
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        files.write(picture, png)
     volume.write_labels(single_image.on_grid(job.stack, masked.masks), source, job.mask)
-    write_text(beside(job.mask, "", ".json"), json.dumps(record, indent=1) + "\n")
+    files.write(beside(job.mask, "", ".json"), json.dumps(record, indent=1) + "\n")
     return record
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 # ---------------------------------------------------------------------------------------------------------- scores

@@ -13,13 +13,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from lemis import files
 from lemis.data.store import Store
 from lemis.engine import cells, probe
 from lemis.engine.cells import Cell, Grid, Use
 from lemis.engine.comparison import Budget, Place, Plan, Way
 from lemis.engine.launch import chosen_device
 from lemis.engine.probe import Probe
-from lemis.engine.run import write_text
 from lemis.measure.tables import count
 from lemis.settings import plain
 
@@ -84,7 +84,7 @@ class Pace:
                 markup=False,
             )
             known = {name: one._asdict() for name, one in self._known.items()}
-            write_text(self._file, json.dumps(known, indent=1))
+            files.write(self._file, json.dumps(known, indent=1))
         return self._known[key]
 
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lemis import files
 from lemis.engine.cells import Grid, Use, read_result, read_status
 from lemis.engine.comparison import Plan, Way
-from lemis.engine.run import write_text
 from lemis.measure.tables import comma_separated
 
 RESULTS = (
@@ -76,8 +76,8 @@ def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> l
         results += [{**whose, **line} for line in _lines(use, result, before)]
         cases += [{**place, **case, "cell": use.cell} for case in result["cases"]]
     more = SINGLE if plan.kind == "single" else ()
-    write_text(folder / "results.csv", comma_separated(results, (*RESULTS, *more)))
-    write_text(folder / "cases.csv", comma_separated(cases, (*CASES, *more)))
+    files.write(folder / "results.csv", comma_separated(results, (*RESULTS, *more)))
+    files.write(folder / "cases.csv", comma_separated(cases, (*CASES, *more)))
     return left
 
 

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lemis import __version__
+from lemis import __version__, files
 from lemis.errors import UsageError
 from lemis.parts import processes
 
@@ -64,8 +64,8 @@ class Run:
                 self._seconds_before = float(self.status().get("seconds", 0.0))
                 self._core_seconds_before = float(self.status().get("core_seconds", 0.0))
         elif processes.rank() == 0:
-            write_text(path / "environment.json", json.dumps(environment(), indent=1))
-            write_text(stored, yaml.safe_dump(dict(settings), sort_keys=False))
+            files.write(path / "environment.json", json.dumps(environment(), indent=1))
+            files.write(stored, yaml.safe_dump(dict(settings), sort_keys=False))
 
     def _refuse_other(self, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
         for key, value in _flat(wanted).items():
@@ -95,7 +95,7 @@ class Run:
             seconds = self._seconds_before + time.monotonic() - self._started
             core_seconds = self._core_seconds_before + time.process_time() - self._core_started
             times = {"seconds": round(seconds, 1), "core_seconds": round(core_seconds, 1)}
-            write_text(self.path / "status.json", json.dumps({**self.status(), **facts, **times}, indent=1))
+            files.write(self.path / "status.json", json.dumps({**self.status(), **facts, **times}, indent=1))
 
     def note(self, text: str) -> None:
         """Say it on the console, once."""
@@ -130,7 +130,7 @@ class Run:
         if path.exists() and processes.rank() == 0:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            write_text(path, "".join(kept))
+            files.write(path, "".join(kept))
 
     @contextmanager
     def progress(self, total: int, done: int) -> Iterator[Callable[[int, float], None]]:
@@ -167,9 +167,8 @@ class Run:
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Everything needed to go on: tensors and plain types only."""
         if processes.rank() == 0:
-            temporary = self.checkpoint.with_suffix(".part")
-            torch.save(dict(state), temporary)
-            os.replace(temporary, self.checkpoint)
+            with files.replacing(self.checkpoint) as temporary:
+                torch.save(dict(state), temporary)
             self.set_status(step=state["step"])
 
     def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
@@ -184,13 +183,12 @@ class Run:
         if self._writer is not None:
             self._writer.close()
         if processes.rank() == 0:
-            temporary = self.path / "model.safetensors.part"
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
-            os.replace(temporary, self.path / "model.safetensors")
-            write_text(self.path / "model.json", json.dumps({"version": VERSION, **facts}, indent=1))
+            with files.replacing(self.path / "model.safetensors") as temporary:
+                save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
+            files.write(self.path / "model.json", json.dumps({"version": VERSION, **facts}, indent=1))
             self.set_status(**status, peak_memory_gb=peak_memory_gb(), state="done")
             self.checkpoint.unlink(missing_ok=True)
-            for leftover in self.path.glob("*.part"):  # of a process that was killed while it wrote
+            for leftover in self.path.glob(f"*{files.PART}"):  # of a process that was killed while it wrote
                 leftover.unlink()
 
 
@@ -253,13 +251,6 @@ def peak_memory_gb() -> float | None:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

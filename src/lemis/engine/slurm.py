@@ -9,7 +9,7 @@ from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
-from lemis.engine.run import write_text
+from lemis import files
 from lemis.engine.tasks import Task
 
 MOST = 1000  # elements of an array: SLURM's own limit (MaxArraySize) is 1001 where nobody has raised it
@@ -44,17 +44,17 @@ def script(tasks: Sequence[Task], command: Sequence[str], folder: Path, *, cores
     (folder / "logs").mkdir(parents=True, exist_ok=True)  # SLURM does not make it
     for old in (*folder.glob("level*.sbatch"), *folder.glob("level*.keys")):
         old.unlink()
-    files = []
+    written = []
     found = arrays(tasks)
     for array in found:
         keys, job = folder / f"{array.name}.keys", folder / f"{array.name}.sbatch"
-        write_text(keys, "".join(f"{key}\n" for key in array.keys))
-        write_text(job, _job(array, keys, command, cores_each))
-        files += [job, keys]
+        files.write(keys, "".join(f"{key}\n" for key in array.keys))
+        files.write(job, _job(array, keys, command, cores_each))
+        written += [job, keys]
     submit = folder / "submit.sh"
-    write_text(submit, _submit(found, command))
+    files.write(submit, _submit(found, command))
     submit.chmod(0o755)
-    return [submit, *files]
+    return [submit, *written]
 
 
 def arrays(tasks: Sequence[Task]) -> list[Array]:

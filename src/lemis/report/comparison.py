@@ -7,7 +7,6 @@ that are not there yet are marked. Published figures stand in tables of their ow
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lemis import files
 from lemis.measure import forecast, paired, statistics, tables
 from lemis.measure.tables import count
 from lemis.report import figures
@@ -53,11 +53,11 @@ def write(folder: Path) -> str:
     lines = figure_lines(outcome, ahead)
     chosen, printed = our_tables(outcome, comparisons), published_tables(outcome)
     page = render(outcome, gains=gains, ahead=ahead, lines=lines, chosen=chosen, printed=printed)
-    _write(folder / "table.md", markdown(outcome, [gain.sentence for gain in gains], [*chosen, *printed]))
-    _write(folder / "table.tex", latex(outcome, [*chosen, *printed]))
+    files.write(folder / "table.md", markdown(outcome, [gain.sentence for gain in gains], [*chosen, *printed]))
+    files.write(folder / "table.tex", latex(outcome, [*chosen, *printed]))
     if lines:
-        _write(folder / "figure.svg", figures.standing_alone(draw(outcome, lines, "figure", figures.COLUMN)))
-    _write(folder / "index.html", page)
+        files.write(folder / "figure.svg", figures.standing_alone(draw(outcome, lines, "figure", figures.COLUMN)))
+    files.write(folder / "index.html", page)
     return "\n".join([tables.markdown(chosen[0].rows, chosen[0].columns), *(gain.sentence for gain in gains)])
 
 
@@ -317,9 +317,3 @@ def _budget(budget: Facts) -> str:
     if budget.get("images"):
         return f"Every pre-training saw {budget['images']} images."
     return f"Every pre-training had {budget['minutes']:g} minutes." if budget.get("minutes") else ""
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

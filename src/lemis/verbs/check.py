@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_text
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lemis import files
 from lemis.data import index as indexing
 from lemis.data import layouts, volume
 from lemis.data.check import Fault, Findings, examine
@@ -112,9 +112,7 @@ def _intensities(findings: Findings) -> tuple[Intensity, ...]:
 
 def _write(report: Report, work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    temporary = work / f".check.json.{os.getpid()}"
-    temporary.write_text(json_text.dumps(_plain(report), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, work / "check.json")
+    files.write(work / "check.json", json_text.dumps(_plain(report), indent=2, ensure_ascii=False) + "\n")
     if report.errors:
         # An index of before would let the other verbs go on with scans that are known to be wrong.
         (work / "index.json").unlink(missing_ok=True)

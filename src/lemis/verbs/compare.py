@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, final
 import torch
 from rich.console import Console
 
-from lemis import plugins
+from lemis import files, plugins
 from lemis.data import index as index_file
 from lemis.data import preprocess, public
 from lemis.data.index import Index
@@ -33,7 +33,7 @@ from lemis.engine.cells import Cell, Grid
 from lemis.engine.comparison import Plan, Way, load_plan, places, preparation, require_layout, ways
 from lemis.engine.executors import Task
 from lemis.engine.pace import Pace, duration, print_dry_run
-from lemis.engine.run import environment, messages, write_text
+from lemis.engine.run import environment, messages
 from lemis.errors import DataFault, UsageError
 from lemis.measure.tables import count
 from lemis.report import comparison as output_page
@@ -164,7 +164,7 @@ def run_cell(job: Job) -> None:
         except BaseException:
             traceback.print_exc()
             raise
-    write_text(own / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
+    files.write(own / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
 
 
 def _pretrained(job: Job, cell: Cell) -> dict[str, Any]:
@@ -456,4 +456,4 @@ def _write_facts(
         "transductive": any(use.transductive for use in made.grid.uses),
         "citations": {name: plugins.describe(kind, name)["title"] for name in sorted(named)},
     }  # fmt: skip
-    write_text(path, json.dumps(facts, indent=1, ensure_ascii=False))
+    files.write(path, json.dumps(facts, indent=1, ensure_ascii=False))

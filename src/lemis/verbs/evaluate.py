@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from lemis import files
 from lemis.data import index as indexing
 from lemis.data import volume
 from lemis.data.check import INTEGER_TOLERANCE
@@ -119,9 +120,9 @@ def evaluate(
         summary["protocols"]["paper"] = paper
     output = output or predictions.parent / "evaluation"
     output.mkdir(parents=True, exist_ok=True)
-    _write(output / "per_case.csv", tables.comma_separated(per_case, _COLUMNS))
+    files.write(output / "per_case.csv", tables.comma_separated(per_case, _COLUMNS))
     text = json_text.dumps(_no_nan(summary), indent=1, ensure_ascii=False)
-    _write(output / "summary.json", text + "\n")
+    files.write(output / "summary.json", text + "\n")
     if json:
         print(text)
     else:
@@ -435,12 +436,6 @@ def _no_nan(tree: Any) -> Any:
     if isinstance(tree, list | tuple):
         return [_no_nan(value) for value in tree]
     return None if isinstance(tree, float) and math.isnan(tree) else tree
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 # ---------------------------------------------------------------- on the terminal

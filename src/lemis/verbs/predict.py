@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from lemis import files
 from lemis.contracts import Backbone
 from lemis.data import index as index_file
 from lemis.data import preprocess, volume
@@ -26,7 +27,7 @@ from lemis.data.volume import Source
 from lemis.engine import tiles
 from lemis.engine.inference import Cost, cost, load_network, predict_scan, probe
 from lemis.engine.launch import chosen_device
-from lemis.engine.run import messages, write_text
+from lemis.engine.run import messages
 from lemis.errors import UsageError
 from lemis.measure.tables import count
 from lemis.settings import parse_overrides, plain, resolve
@@ -270,7 +271,7 @@ def _read_record(output: Path) -> dict[str, Any]:
 def _write_record(output: Path, record: dict[str, Any], facts: Sequence[dict[str, Any]]) -> None:
     before = set(record.get("pretraining_subjects", []))
     record["pretraining_subjects"] = sorted(before.union(*(fact["pretraining_subjects"] for fact in facts)))
-    write_text(output / RECORD, json.dumps(record, indent=1))
+    files.write(output / RECORD, json.dumps(record, indent=1))
 
 
 def _is_made(entry: dict[str, Any] | None, wanted: dict[str, Any], output: Path) -> bool:

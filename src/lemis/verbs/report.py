@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lemis import settings
+from lemis import files, settings
 from lemis.data import index as indexing
 from lemis.data import volume
 from lemis.errors import UsageError
@@ -61,9 +60,7 @@ def report(
         facts = replace(facts, similarity=_similarity(work, similarity, runs, device))
     output = output or work / "report" / "index.html"
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    temporary.write_text(page.render(facts), encoding="utf-8")
-    os.replace(temporary, output)
+    files.write(output, page.render(facts))
     return output
 
 

@@ -15,12 +15,13 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from lemis import files
 from lemis.data import single_image, single_sets
 from lemis.data.single_sets import Pair, Set
 from lemis.engine import one_image, one_image_record, side_by_side
 from lemis.engine.launch import chosen_device
 from lemis.engine.one_image import Array, Asked, Facts, Job
-from lemis.engine.run import messages, write_text
+from lemis.engine.run import messages
 from lemis.engine.side_by_side import Found, Pace
 from lemis.errors import UsageError
 from lemis.measure import tables
@@ -224,7 +225,7 @@ def _batch(
                 progress.advance(bar)
                 progress.console.print(told.line(name, outcome, mine), markup=False)
     output.mkdir(parents=True, exist_ok=True)
-    write_text(output / SUMMARY, tables.comma_separated(rows, told.COLUMNS))
+    files.write(output / SUMMARY, tables.comma_separated(rows, told.COLUMNS))
     scoring = any(pair.reference for pair in pairs)
     record: Facts = {
         "images": len(pairs),
