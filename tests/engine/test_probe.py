@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lemis.data.store import open_store
-from lemis.engine import plan, probe, schedule
+from lemis.engine import memory, plan, probe, schedule
 from lemis.engine.probe import Probe
 
 
@@ -54,16 +54,16 @@ def test_a_probe_knows_the_length_of_a_training() -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not reset the peak")
 def test_the_peak_of_memory_counts_from_its_reset() -> None:
-    if not probe.reset_peak_memory():
+    if not memory.reset_peak_memory():
         pytest.skip("this machine forbids resetting the peak")
-    before = probe.peak_memory_gb()
+    before = memory.peak_memory_gb()
     held = np.ones(40_000_000)
-    after = probe.peak_memory_gb()
+    after = memory.peak_memory_gb()
     assert before is not None
     assert after is not None
     assert after - before >= 0.3
     del held
-    probe.reset_peak_memory()
-    again = probe.peak_memory_gb()
+    memory.reset_peak_memory()
+    again = memory.peak_memory_gb()
     assert again is not None
     assert again < after - 0.3

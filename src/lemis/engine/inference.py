@@ -24,7 +24,8 @@ from lemis import plugins
 from lemis.contracts import Backbone
 from lemis.data.preprocess import Facts, insert_slices
 from lemis.engine import tiles
-from lemis.engine.run import load_model, peak_memory_gb
+from lemis.engine.memory import peak_memory_gb
+from lemis.engine.run import load_model
 from lemis.engine.supervised import padded_logits
 from lemis.errors import UsageError
 from lemis.settings import resolve

@@ -1,14 +1,10 @@
-"""What a training will take: a few steps of it, timed; and the most memory that a cell has held."""
+"""What a training will take: a few steps of it, timed."""
 
 from __future__ import annotations
 
-import ctypes
-import platform
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,20 +12,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from lemis import plugins
 from lemis.contracts import Backbone, KeypointBackbone, Sampling
 from lemis.data import views
 from lemis.data.draw import Rows
 from lemis.data.samples import Source
 from lemis.data.store import Store
-from lemis.engine import launch, pairing, schedule, sources
+from lemis.engine import build, launch, pairing, schedule, sources
 from lemis.engine.loop import channels_last
+from lemis.engine.memory import peak_memory_gb, reset_peak_memory
 from lemis.engine.plan import Finetuning, Pretraining
-from lemis.engine.supervised import Objective
 
 STEPS = 3  # that are timed, after one that is not
 LONGEST_S = 20.0  # after that no further step is begun
-_CLEAR_PEAK = "5"  # proc(5): sets VmHWM to what is held now
 
 
 class Probe(NamedTuple):
@@ -52,10 +46,8 @@ def of_pretraining(store: Store, scans: Sequence[int], settings: Pretraining, de
     """A few steps of a method on these scans, thrown away."""
     fabric = launch.launch(settings.schedule, device, settings.dims)
     torch.manual_seed(0)
-    network = _network(settings.backbone, settings.backbone_settings, store)
-    method = settings.method_module.Method(network, settings.method_settings)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(network.part_of(name) in method.trains)
+    network = build.network(settings, store)
+    method = build.method(settings, network)
     found = pairing.keypoints_of(settings.backbone, settings.backbone_settings)
     source = sources.of_method(store, scans, fabric.device, method, settings.method_settings, found)
     return _probe(method, network, source, method.sampling, settings.schedule, fabric)
@@ -65,22 +57,12 @@ def of_finetuning(store: Store, scans: Sequence[int], settings: Finetuning, devi
     """A few steps of fine-tuning on these labelled scans, thrown away."""
     fabric = launch.launch(settings.schedule, device, settings.dims)
     torch.manual_seed(0)
-    network = _network(settings.backbone, settings.backbone_settings, store)
-    extra = None
-    if settings.auxiliary is not None:
-        module = plugins.load("auxiliary", settings.auxiliary)
-        extra = module.Auxiliary(network, settings.auxiliary_settings, num_classes=store.num_classes)
+    network = build.network(settings, store)
     found = pairing.keypoints_of(settings.backbone, settings.backbone_settings)
     patch_px = views.shape_of(settings.objective.size_px, 3) if settings.dims == 3 else None
     most = found.most if found else 0
     source, sampling = sources.of_labels(store, scans, fabric.device, settings.objective, patch_px, most)
-    return _probe(Objective(network, settings.objective, extra), network, source, sampling, settings.schedule, fabric)
-
-
-def _network(name: str, settings: object, store: Store) -> Backbone:
-    module = plugins.load("backbones", name)
-    network: Backbone = module.Backbone(settings, in_channels=len(store.channels), num_classes=store.num_classes)
-    return network
+    return _probe(build.objective(settings, network, store), network, source, sampling, settings.schedule, fabric)
 
 
 def _probe(
@@ -147,36 +129,3 @@ def _seen(kind: type[Backbone]) -> Iterator[set[float]]:
     finally:
         for name in names:
             setattr(kind, name, before[name])
-
-
-# ------------------------------------------------------------------------------------------------------------- memory
-
-
-def reset_peak_memory() -> bool:
-    """From here on ``peak_memory_gb`` counts anew; whether it does, which only Linux can, where nobody forbids it."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    if sys.platform != "linux":
-        return False
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)  # or what an earlier cell has freed would count
-    try:
-        Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK, encoding="ascii")
-    except OSError:
-        return False
-    return True
-
-
-def peak_memory_gb() -> float | None:
-    """The most held since ``reset_peak_memory``: on the GPU where it was used, else by the process; 10^9 bytes.
-
-    Returns:
-        None where the system does not tell it.
-    """
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return round(torch.cuda.max_memory_allocated() / 1e9, 2)
-    if sys.platform != "linux":
-        return None
-    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-    peak = next((line for line in lines if line.startswith("VmHWM:")), None)
-    return None if peak is None else round(int(peak.split()[1]) * 1024 / 1e9, 2)

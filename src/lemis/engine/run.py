@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lemis import __version__, files
+from lemis.engine.memory import peak_memory_gb
 from lemis.errors import UsageError
 from lemis.parts import processes
 
@@ -235,22 +236,6 @@ def environment() -> dict[str, Any]:
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def peak_memory_gb() -> float | None:
-    """The most that this process has held at once, since it began: on the GPU where it used one, else in all.
-
-    Returns:
-        10^9 bytes; None on Windows, which does not tell.
-    """
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return round(torch.cuda.max_memory_allocated() / 1e9, 2)
-    if sys.platform == "win32":
-        return None
-    import resource  # here, as Windows has no such module
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lemis import plugins
 from lemis.contracts import Segmented
-from lemis.engine.run import peak_memory_gb
+from lemis.engine.memory import peak_memory_gb
 from lemis.errors import LemisError
 from lemis.settings import resolve
 

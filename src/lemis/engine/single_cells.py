@@ -51,7 +51,7 @@ def expand(plan: Plan, folder: Path) -> tuple[Grid, int]:
             key = cells.digest(made_of)[:16]
             call = {
                 "batch": str(folder.absolute()), "method": row.method, "seed": seed, "protocol": protocol,
-                "overrides": [f"{name}={json.dumps(value)}" for name, value in _flat(settings).items()],
+                "overrides": [f"{name}={json.dumps(value)}" for name, value in settings.items()],
             }  # fmt: skip
             title = f"{row.title}: {len(found.pairs)} images, seed {seed}"
             grid[key] = Cell(
@@ -98,10 +98,3 @@ def _bytes(file: Path | None) -> str:
     for path in files:
         whole.update(path.read_bytes())
     return whole.hexdigest()
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
-    return flat

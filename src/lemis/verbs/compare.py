@@ -28,7 +28,7 @@ from lemis.data.index import Index
 from lemis.data.keypoints import Settings as Keypoints
 from lemis.data.split import Fold, refuse_duplicates
 from lemis.data.store import Store, open_store
-from lemis.engine import cells, executors, pairing, plan_files, probe, results, single_cells, slurm
+from lemis.engine import cells, executors, memory, pairing, plan_files, results, single_cells, slurm
 from lemis.engine.cells import Cell, Grid
 from lemis.engine.comparison import Plan, Way, load_plan, places, preparation, require_layout, ways
 from lemis.engine.executors import Task
@@ -157,10 +157,10 @@ def run_cell(job: Job) -> None:
     with (own / "log.txt").open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         print(f"-- {datetime.now(UTC).isoformat(timespec='seconds')} {cell.title}", flush=True)
         try:
-            alone = probe.reset_peak_memory()
+            alone = memory.reset_peak_memory()
             result = _RUN[cell.kind](job, cell)
             if alone:  # else it is the run's own figure: the most since the process began
-                result["peak_memory_gb"] = probe.peak_memory_gb()
+                result["peak_memory_gb"] = memory.peak_memory_gb()
         except BaseException:
             traceback.print_exc()
             raise

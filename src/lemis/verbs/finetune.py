@@ -8,14 +8,12 @@ from typing import Any
 
 import torch
 
-from lemis import plugins
 from lemis.data import index, views
 from lemis.data.split import BUDGET_SEED, choose
 from lemis.data.store import Store, open_store
+from lemis.engine import build, launch, loop, pairing, plan, sources
 from lemis.engine import held_out as held_out_score
-from lemis.engine import launch, loop, pairing, plan, sources
 from lemis.engine.run import Run, messages
-from lemis.engine.supervised import Objective
 from lemis.engine.transfer import load_pretrained, print_table, transfer
 from lemis.errors import UsageError
 from lemis.settings import plain
@@ -91,9 +89,7 @@ def finetune(
             next="label a scan, or choose another --fold",
         )
     torch.manual_seed(seed)
-    network = plugins.load("backbones", backbone).Backbone(
-        settings.backbone_settings, in_channels=len(store.channels), num_classes=store.num_classes
-    )
+    network = build.network(settings, store)
     rows = transfer(network, weights, tuple(before["trained"]), pretrained) if pretrained is not None else []
     start = pretrained.name if pretrained else pairing.run_name(pairing.SCRATCH, backbone)
     name = name or _name(pairing.with_auxiliary(start, settings.auxiliary), len(sides.labelled_subjects), fold, seed)
@@ -110,11 +106,7 @@ def finetune(
 
     if pretrained is not None:
         print_table(rows, pretrained, console)
-    extra = None
-    if settings.auxiliary is not None:
-        loss = plugins.load("auxiliary", settings.auxiliary)
-        extra = loss.Auxiliary(network, settings.auxiliary_settings, num_classes=store.num_classes)
-    objective, most = Objective(network, settings.objective, extra), keypoints.most if keypoints else 0
+    objective, most = build.objective(settings, network, store), keypoints.most if keypoints else 0
     patch_px = views.shape_of(settings.objective.size_px, 3) if settings.dims == 3 else None
     source, sampling = sources.of_labels(store, train, fabric.device, settings.objective, patch_px, most)
     console.print(

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
-from lemis import plugins
 from lemis.data import index
 from lemis.data.split import choose
 from lemis.data.store import open_store
-from lemis.engine import launch, loop, pairing, plan, sources
+from lemis.engine import build, launch, loop, pairing, plan, sources
 from lemis.engine.run import Run, messages
 from lemis.settings import plain
 
@@ -73,17 +72,13 @@ def pretrain(
         "excluded": list(excluded),
     }
     torch.manual_seed(seed)
-    network = plugins.load("backbones", settings.backbone).Backbone(
-        settings.backbone_settings, in_channels=len(store.channels), num_classes=store.num_classes
-    )
-    objective = settings.method_module.Method(network, settings.method_settings)  # it may refuse the network
+    network = build.network(settings, store)
+    objective = build.method(settings, network)  # it may refuse the network
     run = Run(work / "runs" / (name or pairing.run_name(method, settings.backbone)), stored)
     if run.done:
         console.print(f"{run.path}: nothing to do")
         return run.path
 
-    for parameter_name, parameter in network.named_parameters():
-        parameter.requires_grad_(network.part_of(parameter_name) in objective.trains)
     source = sources.of_method(store, scans, fabric.device, objective, settings.method_settings, wanted)
     console.print(
         f"pre-training {method} on {f'{len(source)} slices of ' if settings.dims == 2 else ''}{len(scans)} scans, "
