@@ -9,7 +9,6 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from lemis.errors import UsageError
 from lemis.measure import paired, published
 from lemis.report import comparison, comparison_tables, figures
 from lemis.report.outcome import read
+from pages import parsed
 
 # A title that would break a page, a Markdown table or LaTeX that does not escape what it shows.
 NASTY = r"SAL & <b>_x_|50% $\t$ #"
@@ -136,38 +136,6 @@ def constant(row: str, labelled: int, subject: int, structure: int) -> float:
     return 0.7 + 0.01 * (subject // 8) - 0.1 * (row == "scratch")
 
 
-class Reader(HTMLParser):
-    """Tags with their attributes, and text outside of style."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "link", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"{tag} closes something else"
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.words.append(data)
-
-
-def said(html: str) -> str:
-    reader = Reader()
-    reader.feed(html)
-    assert not reader.open
-    return " ".join(" ".join(reader.words).split())
-
-
 def section(text: str, title: str) -> str:
     """Of Markdown, under a heading that begins so."""
     return next(part for part in re.split(r"^## ", text, flags=re.MULTILINE) if part.startswith(title))
@@ -225,12 +193,12 @@ def test_missing_runs_are_marked_and_never_best(tmp_path: Path):
     assert "of only k of the n runs" in paper
     assert "6 runs missing" in text["table.md"]
     assert "sal (M = 6, fold 4, seed 0, M = 10, fold 0, seed 0" in text["table.md"]
-    page = said(text["index.html"])
+    page = parsed(text["index.html"]).said
     assert "Missing runs" in page
     assert "loss is not finite" in page
     assert "Runs finished 24 of 30" in page
     complete = written(make(tmp_path / "whole"))
-    assert "Missing runs" not in said(complete["index.html"])
+    assert "Missing runs" not in parsed(complete["index.html"]).said
     assert "k of the n" not in complete["table.md"]
 
 
@@ -276,7 +244,7 @@ def test_before_anything_is_finished(tmp_path: Path):
     folder = make(tmp_path, labelled=[2], folds=1, missing=gone)
     comparison.write(folder)
     assert "| sal | missing |" in (folder / "table.md").read_text(encoding="utf-8")
-    assert "Nothing to compare with scratch yet" in said((folder / "index.html").read_text(encoding="utf-8"))
+    assert "Nothing to compare with scratch yet" in parsed((folder / "index.html").read_text(encoding="utf-8")).said
     assert not (folder / "figure.svg").exists()
 
 
@@ -289,7 +257,7 @@ def test_any_number_of_columns_folds_and_seeds(tmp_path: Path, labelled: tuple[i
     heads = [line for line in first.splitlines() if line.startswith("| Method")]
     assert heads == ["| Method | " + " | ".join(f"M = {m}" for m in labelled) + " |"]
     assert ("(0." in first) == (folds * seeds > 1)
-    page = said(text["index.html"])
+    page = parsed(text["index.html"]).said
     assert ("Would more labels help?" in page) == (len(labelled) >= 3)
     ET.fromstring(text["figure.svg"].encode())
 
@@ -299,7 +267,7 @@ def test_scores_that_do_not_exist(tmp_path: Path):
         return math.nan if structure and subject % 2 else constant(row, labelled, subject, structure)
 
     text = written(make(tmp_path, dice=without_myo))
-    assert "nan" not in said(text["index.html"]).lower().replace("finance", "")
+    assert "nan" not in parsed(text["index.html"]).said.lower().replace("finance", "")
     assert "nan" not in text["table.md"]
     assert "0.770 (0.014)" in text["table.md"]
 
@@ -344,8 +312,8 @@ def test_published_figures_stand_alone(tmp_path: Path):
     assert text["table.md"].replace(f"\n## {md}", "") == plain["table.md"]
     assert text["figure.svg"] == plain["figure.svg"]
     assert text["index.html"].count("0.588(.07)") == 1
-    assert "What the paper printed" in said(text["index.html"])
-    assert "What the paper printed" not in said(plain["index.html"])
+    assert "What the paper printed" in parsed(text["index.html"]).said
+    assert "What the paper printed" not in parsed(plain["index.html"]).said
 
 
 def test_every_published_figure_has_a_place_of_its_own(tmp_path: Path):
@@ -362,7 +330,7 @@ def test_every_published_figure_has_a_place_of_its_own(tmp_path: Path):
 
 def test_a_clear_gain_is_told_first(tmp_path: Path):
     text = written(make(tmp_path, rows=("scratch", "sal", "pcl")))
-    page = said(text["index.html"])
+    page = parsed(text["index.html"]).said
     assert page.index("sal gains") < page.index("Dice against labelled subjects")
     assert "reliable gain" in page
     line = next(line for line in text["table.md"].splitlines() if line.startswith("- sal gains"))
@@ -419,7 +387,7 @@ def test_the_forecast_is_dashed_beyond_what_was_measured(tmp_path: Path):
 
 def test_titles_are_escaped_everywhere(tmp_path: Path):
     text = written(make(tmp_path, rows=("scratch", NASTY), plan={"title": NASTY}))
-    assert NASTY in said(text["index.html"])
+    assert NASTY in parsed(text["index.html"]).said
     assert "<b>_x" not in text["index.html"]
     assert "SAL & \\<b>\\_x\\_\\|50% \\$\\\\t\\$ #" in text["table.md"]
     drawn = " ".join(ET.fromstring(text["figure.svg"].encode()).itertext())
@@ -428,9 +396,7 @@ def test_titles_are_escaped_everywhere(tmp_path: Path):
 
 def test_the_page_is_whole_and_fetches_nothing(tmp_path: Path):
     text = written(make(tmp_path, facts={"published": "kaf-table1-acdc"}, missing=[("sal", 2, 0, 0)]))["index.html"]
-    reader = Reader()
-    reader.feed(text)
-    assert not reader.open
+    reader = parsed(text)
     ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     for tag, attributes in reader.tags:
@@ -499,7 +465,7 @@ def test_images_without_labels(tmp_path: Path):
     assert "| Method | no labels |" in md
     assert "Tested on 8 images." in md
     assert "- sal gains 10.0 [10.0, 10.0] Dice points over scratch." in md
-    page = said(text["index.html"])
+    page = parsed(text["index.html"]).said
     for word in ("labelled subject", "ransductive", "fold"):
         assert word not in md.replace(paired.DEFINITION, ""), word
     assert "Every image was segmented by itself" in page

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 from lemis.contracts import Batch, Sampling
 from lemis.data import keypoints, preprocess, store
 from lemis.data.samples import Slices, draw_batches
+from lemis.errors import UsageError
 from lemis.settings import plain
 
 SCANS = (("a1", "a", 9), ("a2", "a", 6), ("b1", "b", 8), ("c1", "c", 7))  # id, subject, slices
@@ -52,3 +56,43 @@ def batch(slices: Slices) -> Batch:
     rows = draw_batches(sampling, slices.scan, slices.subject, seed=0, epoch=0)[0]
     before = np.where((rows > 0) & (slices.scan[rows - 1] == slices.scan[rows]), rows - 1, rows + 1)
     return next(slices.stream([np.stack([rows, before], axis=1)]))
+
+
+@pytest.fixture(scope="session")
+def changed() -> Callable[[Callable[[Mapping[str, Any]], Any], str], Iterator[dict[str, Any]]]:
+    """Settings that ``resolved`` makes of a layer, with other allowed values at ``key`` (with dots where nested)."""
+
+    def others(resolved: Callable[[Mapping[str, Any]], Any], key: str) -> Iterator[dict[str, Any]]:
+        here = holder = resolved({})
+        *path, last = key.split(".")
+        for part in path:
+            holder = getattr(holder, part)
+        for candidate in _other_values(type(holder), last, getattr(holder, last)):
+            layer: dict[str, Any] = {last: candidate}
+            for part in reversed(path):
+                layer = {part: layer}
+            try:
+                there = resolved(layer)
+            except UsageError:
+                continue
+            if there != here:
+                yield plain(there)
+
+    return others
+
+
+def _other_values(cls: Any, key: str, value: Any) -> list[Any]:
+    """Values to try instead of ``value``; not all of them need be allowed."""
+    hint = typing.get_type_hints(cls)[key]
+    named = [choice for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is typing.Literal
+             for choice in typing.get_args(part)]  # fmt: skip
+    if named:
+        return named
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, tuple):
+        larger = [value[-1] * 1.5] if isinstance(value[-1], (int, float)) else []
+        return [[*value[:-1], *larger], value[:-1], [*value, *larger], [0.5, 0.6]]
+    if value is None:
+        return [3, 0.5, "x"]
+    return [value * 2, value + 1, value - 1] if isinstance(value, int) else [value / 2, value + 0.5, 0.0, 45.0]

@@ -117,7 +117,7 @@ def forecasts(outcome: Outcome) -> list[Ahead]:
     """For the best row and the baseline, where there are at least three M."""
     best = best_row(outcome)
     rows = [row for row in (best, outcome.baseline) if row is not None]
-    values = {row: found for row in rows if len(found := _by_subject(outcome, row)) >= 3}
+    values = {row: found for row in rows if len(found := by_subject(outcome, row)) >= 3}
     reached = max((mean_of(subjects.values()) for found in values.values() for subjects in found.values()), default=1.0)
     target = next((target for target in TARGETS if target > reached), None)
     fitted = {row: forecast.fit(found) for row, found in values.items()}
@@ -154,7 +154,7 @@ def _interval(found: forecast.Prediction) -> str:
     return f"[{found.low:.3f}, {found.high:.3f}]"
 
 
-def _by_subject(outcome: Outcome, row: str) -> dict[int, dict[str, float]]:
+def by_subject(outcome: Outcome, row: str) -> dict[int, dict[str, float]]:
     """Mean Dice of each subject over its scans and the seeds, for each M."""
     found: dict[int, dict[str, list[float]]] = {}
     for case in outcome.cases:
