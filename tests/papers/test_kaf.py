@@ -1,4 +1,4 @@
-"""KAF's pre-training (sections 3.4 to 3.6 of our notes): matches, transport, the three losses and their ablations."""
+"""KAF's pre-training (Yang et al., NeurIPS 2023): matches, transport, the three losses and their ablations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The KAF network (section 3.3 of our notes): its parameters, and that a prediction is of one image and its points."""
+"""The KAF network (Yang et al., NeurIPS 2023): its parameters, and that a prediction is of one image and its points."""
 
 from __future__ import annotations
 

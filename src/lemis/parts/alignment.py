@@ -1,4 +1,4 @@
-"""Alignment of the feature maps of two slices: full, and inside windows (SAL, section 2.3 and 2.4 of our notes).
+"""Alignment of the feature maps of two slices: full, and inside windows (SAL: Li et al., ISBI 2024).
 
 Nothing larger than windows x (slices x cells of a window)^2 is ever built; the full form is one window.
 """

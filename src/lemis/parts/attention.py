@@ -1,4 +1,4 @@
-"""Attention among the points of an image (KAF, section 3.3 of our notes; Vaswani et al. 2017).
+"""Attention among the points of an image (KAF: Yang et al., NeurIPS 2023; Vaswani et al. 2017).
 
 Images have different numbers of points. Layers that treat every point alike see them *packed*, (N, C), N the points of
 the whole batch; only attention itself sees them padded, (B, K, C), with the padding masked. So nothing that a layer

@@ -1,4 +1,4 @@
-"""The layer of KAF that joins a convolutional map and its keypoints (section 3.3 of our notes).
+"""The layer of KAF that joins a convolutional map and its keypoints (Yang et al., NeurIPS 2023).
 
 Keypoint features are read from the map, attend to each other, are written back to their cells, spread by two
 convolutions, and the result is laid beside the map. What is slow or undefined in the plain form is exact here:

@@ -1,4 +1,4 @@
-"""The PCL protocol's U-Net, in pieces (Ronneberger et al., MICCAI 2015; section 1.6 of our notes).
+"""The PCL protocol's U-Net, in pieces (Ronneberger et al., MICCAI 2015, https://arxiv.org/abs/1505.04597).
 
 Five maps of f, 2f, 4f, 8f and 16f channels at strides 1, 2, 4, 8 and 16. A network holds its layers itself, under the
 names ``encoder``, ``decoder`` and ``head``; ``encode`` and ``decode`` go through them.

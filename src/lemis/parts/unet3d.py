@@ -1,4 +1,4 @@
-"""Pieces of the three-dimensional U-Nets (Cicek et al., MICCAI 2016; section 2.2 of our notes).
+"""Pieces of the three-dimensional U-Nets (Cicek et al., MICCAI 2016, https://arxiv.org/abs/1606.06650).
 
 Maps of f, 2f, 4f, ... channels at strides 1, 2, 4, ... A network holds its layers itself, under the names ``encoder``,
 ``decoder`` and ``head``; ``encode`` here and ``parts.unet.decode`` go through them.

@@ -10,8 +10,8 @@ Clusters of the features are the classes that the network learns next, and so on
 The paper's samples are images. INFERRED, for one image: its pixels are the samples, the features are those of SGSCN's
 three-layer CNN before its last layer (100 dimensions, so PCA has nothing to do), and an epoch is one step of gradient
 descent over all pixels at once. Clusters count equally by weights, not by sampling. The labels are the clusters of the
-last features. The papers that compare with it do not say their k: "maximum cluster number" of our notes
-could be the width 100 of the CNN, which would cut an image into 100 parts.
+last features. The papers that compare with it do not say their k; were it the width 100 of the CNN, an image would be
+cut into 100 parts.
 """
 
 from __future__ import annotations
