@@ -28,6 +28,7 @@ from lemis import plugins
 from lemis.data import single_image
 from lemis.measure import clusters
 from lemis.measure.tables import markdown
+from lemis.parts.starts import explained
 from lemis.settings import parse_overrides, plain, resolve
 
 METHODS = ("kmeans", "deepcluster", "iic", "sgscn", "msformer", "s3net")
@@ -121,25 +122,16 @@ def _labels_file(out: Path, row: Mapping[str, Any]) -> Path:
     return out / f"{row['image']}-{row['method']}-{row['size']}-{row['seed']}.npz"
 
 
-def explained(pixels: Any, labels: Any) -> float:
-    """Share of the variance of pixels (C, H, W) that lies between the clusters of labels (H, W); 1 of a flat image."""
-    values, where = pixels.reshape(len(pixels), -1), np.unique(labels, return_inverse=True)[1].ravel()
-    counts = np.bincount(where)
-    means = np.stack([np.bincount(where, weights=channel) / counts for channel in values])
-    total = ((values - values.mean(1, keepdims=True)) ** 2).sum()
-    return float(1 - ((values - means[:, where]) ** 2).sum() / total) if total else 1.0
-
-
 def _without_reference(out: Path, rows: Sequence[dict[str, Any]], folder: Path) -> tuple[float, float]:
     """Mean variance explained, and mean agreement of seeds (NaN with one seed)."""
     shares, agreements = [], []
     for image in dict.fromkeys(row["image"] for row in rows):
         own = [row for row in rows if row["image"] == image]
         plane = single_image.read(next((folder / "imagesTr").glob(f"{image}*"))).planes[0]
-        pixels = single_image.resized(plane, own[0]["size"])
-        found = [np.load(_labels_file(out, row))["labels"] for row in own]
+        pixels = torch.from_numpy(single_image.resized(plane, own[0]["size"]))
+        found = [torch.from_numpy(np.load(_labels_file(out, row))["labels"]).long() for row in own]
         shares += [explained(pixels, labels) for labels in found]
-        agreements += [adjusted_rand_score(a.ravel(), b.ravel()) for a, b in combinations(found, 2)]
+        agreements += [adjusted_rand_score(a.flatten(), b.flatten()) for a, b in combinations(found, 2)]
     return statistics.mean(shares), statistics.mean(agreements) if agreements else float("nan")
 
 

@@ -44,6 +44,7 @@ class Plan:
     stop_labels: int = 3
     least_iterations: int = 2
     restarts: int = 2
+    starts: int = 1
 
 
 def plain(seed: int, of: dict[str, Any], channels: int) -> nn.Conv2d:

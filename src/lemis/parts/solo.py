@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 from math import sqrt
 from typing import Any, Literal, NamedTuple, Protocol, Self, final
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from lemis.contracts import Segmented
 from lemis.errors import UsageError
+from lemis.parts import starts
 
 RESTART_STRIDE = 1_000_003  # from a seed to the next try's; large, so that it is no other image's seed
 
@@ -219,6 +221,10 @@ class Schedule(Protocol):
     def restarts(self) -> int:
         """How often it starts anew from another seed because all pixels had got one label."""
 
+    @property
+    def starts(self) -> int:
+        """Networks an image; the labels are those of the one whose clusters explain most of it."""
+
 
 Optimiser = Literal["sgd", "adam"]
 
@@ -235,7 +241,7 @@ def train(
 
     An image that has few labels left leaves the batch. The labels are those of one more forward pass, which normalises
     as in training. Where that leaves one label, the image starts anew from another seed, ``restarts`` times at most;
-    then one label is what it gets.
+    then one label is what it gets. All of it happens ``starts`` times, and the best is kept.
 
     Args:
         make: Seeds -> untrained networks, on the CPU.
@@ -252,6 +258,17 @@ def train(
             "an image of one pixel", allowed="two pixels or more, so that there is something to tell apart",
             next="give a larger image or a larger size",
         )  # fmt: skip
+    run = partial(_until_told_apart, make, schedule=schedule, optimiser=optimiser)
+    return starts.best_of(schedule.starts, run, images, seeds)
+
+
+def _until_told_apart(
+    make: Callable[[Sequence[int]], Networks],
+    images: Tensor,
+    seeds: Sequence[int],
+    schedule: Schedule,
+    optimiser: Optimiser,
+) -> Segmented:
     n = len(images)
     labels = torch.zeros(n, *images.shape[2:], dtype=torch.int64, device=images.device)
     iterations, restarts = [0] * n, [0] * n

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, final
 
 import torch
@@ -26,7 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lemis.contracts import Segmented
-from lemis.parts import solo
+from lemis.parts import solo, starts
 from lemis.parts.pixel_cnn import Trunk
 
 _SPLIT = 1e-3  # of its values: how far the two means of a cluster that was split start from it
@@ -46,11 +47,16 @@ class Settings:
     learning_rate: Annotated[float, Field(gt=0)] = 0.05  # [P]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # [P]
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5  # [P]
+    starts: Annotated[int, Field(gt=0)] = 1  # networks an image; the one that explains most of it is kept, ours
 
 
 def segment(images: Tensor, settings: Settings, seeds: Sequence[int]) -> Segmented:
     """Images (N, C, H, W) in [0, 1] and their N seeds -> the cluster of each pixel, at most ``clusters`` an image."""
-    how, rngs = settings, solo.generators(seeds)
+    return starts.best_of(settings.starts, partial(_rounds, settings), images, seeds)
+
+
+def _rounds(how: Settings, images: Tensor, seeds: Sequence[int]) -> Segmented:
+    rngs = solo.generators(seeds)
     network = Trunk(rngs, images.shape[1], how.width).to(images.device, images.dtype)
     descent = _sgd(network, how)
     for _ in range(how.rounds):

@@ -56,6 +56,7 @@ class Settings:
     stop_labels: Annotated[int, Field(gt=0)] = 1  # the number of clusters is given: only one that took all ends it
     least_iterations: Annotated[int, Field(gt=0)] = 50  # before that: one can come back
     restarts: Annotated[int, Field(ge=0)] = 3  # where one label is left; ours
+    starts: Annotated[int, Field(gt=0)] = 1  # networks an image; the one that explains most of it is kept, ours
 
 
 def segment(images: Tensor, settings: Settings, seeds: Sequence[int]) -> Segmented:

@@ -50,6 +50,7 @@ class Settings:
     stop_labels: Annotated[int, Field(gt=0)] = 3  # training ends once so few are left [P]
     least_iterations: Annotated[int, Field(gt=0)] = 1  # before it may end: no minimum [C]
     restarts: Annotated[int, Field(ge=0)] = 3  # where one label is left; ours
+    starts: Annotated[int, Field(gt=0)] = 1  # networks an image; the one that explains most of it is kept, ours
 
 
 def segment(images: Tensor, settings: Settings, seeds: Sequence[int]) -> Segmented:
