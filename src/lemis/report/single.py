@@ -72,11 +72,14 @@ def show(record: Facts, image: Path, mask: Path) -> None:
     """Print what was found in one image, how to choose another cluster, and where everything lies."""
     console = Console(highlight=False, soft_wrap=True)
     several = len(record["slices"]) > 1
+    made_from = record["made_from"]
+    starts = made_from["settings"].get("starts", 1)
+    best = f", best of {starts} starts" if starts > 1 else ""
     for facts in record["slices"]:
         where = f", slice {facts['slice']}" if several else ""
         again = f", {count(facts['restarts'], 'restart')}" if facts["restarts"] else ""
         title = (
-            f"{image.name}{where}: {record['made_from']['method']}, seed {record['made_from']['seed']}, "
+            f"{image.name}{where}: {made_from['method']}, seed {made_from['seed']}{best}, "
             f"{facts['iterations']} iterations{again}, {facts['seconds']:.1f} s"
         )
         console.print(_cluster_table(facts, title))
