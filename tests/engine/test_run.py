@@ -65,6 +65,17 @@ def test_settings_without_effect_on_the_weights_may_change(tmp_path: Path) -> No
     Run(tmp_path, {**SETTINGS, "checkpoint_minutes": 1.0})
 
 
+def test_one_process_trains_a_run(tmp_path: Path) -> None:
+    run = Run(tmp_path, SETTINGS)
+    with run.alone(), pytest.raises(UsageError, match="another process is training") as caught, run.alone():
+        pass
+    assert "wait" in caught.value.next
+    with pytest.raises(OSError, match="disk"), run.alone():
+        raise OSError("disk")
+    with run.alone():  # let go of, after an end and after an error
+        pass
+
+
 def test_status_is_merged_and_counts_the_seconds_of_every_process(tmp_path: Path) -> None:
     Run(tmp_path, SETTINGS).set_status(verb="pretrain", state="running")
     content = json.loads((tmp_path / "status.json").read_text(encoding="utf-8"))

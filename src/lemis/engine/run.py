@@ -22,6 +22,7 @@ from typing import Any, final
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
@@ -89,6 +90,28 @@ class Run:
     def done(self) -> bool:
         """Training reached its end and the weights are there."""
         return self.status().get("state") == "done"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other process trains this run meanwhile; the system lets go of the lock where this one is killed.
+
+        Raises:
+            UsageError: Another one does.
+        """
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            if processes.rank() == 0:
+                lock.acquire()
+        except Timeout:
+            raise UsageError(
+                f"{self.path}, which another process is training",
+                allowed="one process for each run",
+                next="wait until it has ended, then the same command again; or --name NEW for a run of its own",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def set_status(self, **facts: Any) -> None:
         """Merge ``facts`` into ``status.json``, and the time so far: on the clock, and of this process's cores."""

@@ -115,7 +115,6 @@ def finetune(
         f"({fabric.device}, {fabric.strategy.precision.precision})"
     )
     size = {"scans": len(train)} if patch_px else {"slices": len(source), "scans": len(train)}
-    run.set_status(verb="finetune", method=method, state="running", **size)
     dice = None
     if held_out:
         dice = held_out_score.scorer(network, store, held_out, fabric.device, patch_px=patch_px, keypoints=most)
@@ -130,22 +129,25 @@ def finetune(
             **{f"held_out/pooled_dice/{k}": value for k, value in each},
         }
 
-    loop.train(
-        objective, source, sampling, settings.schedule, run, fabric, seed=seed,
-        evaluate=score if dice else None, evaluations=SCORES,
-    )  # fmt: skip
-    run.finish(
-        network.state_dict(),
-        {
-            "verb": "finetune", "method": method, "backbone": backbone,
-            "backbone_settings": plain(settings.backbone_settings), "auxiliary": settings.auxiliary,
-            "patch_px": None if patch_px is None else list(patch_px), "channels": list(store.channels),
-            "label_names": list(store.label_names), "label_values": list(store.label_values),
-            "labelled_subjects": list(sides.labelled_subjects), "test_subjects": list(sides.test_subjects),
-            "pretraining_subjects": before.get("subjects", []), "pretrained": pretrained.name if pretrained else None,
-            "prepared": plain(store.settings), "seed": seed, "fold": fold, "split": sides.source,
-        },
-    )  # fmt: skip
+    with run.alone():
+        run.set_status(verb="finetune", method=method, state="running", **size)
+        loop.train(
+            objective, source, sampling, settings.schedule, run, fabric, seed=seed,
+            evaluate=score if dice else None, evaluations=SCORES,
+        )  # fmt: skip
+        run.finish(
+            network.state_dict(),
+            {
+                "verb": "finetune", "method": method, "backbone": backbone,
+                "backbone_settings": plain(settings.backbone_settings), "auxiliary": settings.auxiliary,
+                "patch_px": None if patch_px is None else list(patch_px), "channels": list(store.channels),
+                "label_names": list(store.label_names), "label_values": list(store.label_values),
+                "labelled_subjects": list(sides.labelled_subjects), "test_subjects": list(sides.test_subjects),
+                "pretraining_subjects": before.get("subjects", []),
+                "pretrained": pretrained.name if pretrained else None, "prepared": plain(store.settings),
+                "seed": seed, "fold": fold, "split": sides.source,
+            },
+        )  # fmt: skip
     return run.path
 
 

@@ -86,16 +86,17 @@ def pretrain(
         f"{'resident' if source.resident else 'streamed'})"
     )
     size = {"scans": len(scans)} if settings.dims == 3 else {"slices": len(source), "scans": len(scans)}
-    run.set_status(verb="pretrain", method=method, state="running", **size)
-    loop.train(objective, source, objective.sampling, settings.schedule, run, fabric, seed=seed)
-    run.finish(
-        network.state_dict(),
-        {
-            "verb": "pretrain", "method": method, "backbone": settings.backbone,
-            "backbone_settings": plain(settings.backbone_settings),
-            "trained": list(objective.trains), "channels": list(store.channels), "label_names": list(store.label_names),
-            "label_values": list(store.label_values), "subjects": subjects, "labelled_subjects": [],
-            "prepared": plain(store.settings), "seed": seed,
-        },
-    )  # fmt: skip
+    with run.alone():
+        run.set_status(verb="pretrain", method=method, state="running", **size)
+        loop.train(objective, source, objective.sampling, settings.schedule, run, fabric, seed=seed)
+        run.finish(
+            network.state_dict(),
+            {
+                "verb": "pretrain", "method": method, "backbone": settings.backbone,
+                "backbone_settings": plain(settings.backbone_settings),
+                "trained": list(objective.trains), "channels": list(store.channels),
+                "label_names": list(store.label_names), "label_values": list(store.label_values),
+                "subjects": subjects, "labelled_subjects": [], "prepared": plain(store.settings), "seed": seed,
+            },
+        )  # fmt: skip
     return run.path
