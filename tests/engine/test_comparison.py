@@ -118,6 +118,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "scratch pre-trained": ({"rows": [{"method": "scratch", "settings": {"pretrain": {}}}]}, "from scratch has"),
     "2D and 3D": ({"rows": ["scratch", {"method": "scratch", "backbone": "unet3d"}]}, "prepared in different ways"),
     "single": ({"kind": "single", "rows": [{"method": "kmeans", "settings": {"finetune": {}}}]}, "of single images"),
+    "size of no image": ({"size_px": 96}, r"size_px: 96 of a plan of kind comparison"),
     "two detectors": ({"rows": TWO_DETECTORS}, "one detector for all rows"),
 }  # fmt: skip
 

@@ -389,6 +389,9 @@ def test_single_images_are_compared_without_labels_or_folds(
     monkeypatch.setattr(module, "segment_one", None)  # nothing is left to do
     compare(pictures, **given)
     assert (done.folder / "results.csv").read_bytes() == before
+    monkeypatch.undo()
+    half = compare(pictures, overrides=["size_px=24", "seeds=[0]"], name="half", **given)
+    assert (half.folder / "results.csv").read_bytes() != before
     (pictures / "labels" / "disc2.png").unlink()
     with pytest.raises(UsageError, match="no reference for disc2"):
         compare(pictures, **given)

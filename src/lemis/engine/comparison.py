@@ -75,6 +75,7 @@ class Plan:
     budget: Budget = field(default_factory=Budget)
     upstream: str | None = None  # layout of another data set, to pre-train on
     upstream_prepare: dict[str, Any] | None = None  # how that one is prepared, where there is one; else as the scans
+    size_px: Count | Literal["native"] | None = None  # of kind single: the square to work at; segment-one's by default
     published: str | None = None  # the published table to print beside ours
     settings: dict[str, Any] = field(default_factory=dict)  # sections over the preset, for all rows
 
@@ -303,6 +304,12 @@ def _check_kind(plan: Plan) -> None:
             f"protocol {plan.protocol} of a plan of kind {plan.kind}",
             allowed=" or ".join(known),
             next=f"protocol: {known[0]}",
+        )
+    if plan.size_px is not None and plan.kind != "single":
+        raise UsageError(
+            f"size_px: {plan.size_px} of a plan of kind {plan.kind}",
+            allowed="of kind single: images that are segmented one by one",
+            next="settings.finetune.objective.size_px and settings.method.size_px, for networks that are trained",
         )
     for key in ("labelled", "folds", "seeds"):
         values = getattr(plan, key)

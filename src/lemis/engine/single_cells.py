@@ -46,11 +46,13 @@ def expand(plan: Plan, folder: Path) -> tuple[Grid, int]:
             settings, protocol = plain(single_settings(row)), protocol_of(plan)
             made_of = {
                 "kind": "single", "lemis": __version__, "images": images, "method": row.method, "seed": seed,
-                "settings": settings, "protocol": protocol, "code": cells.code(single=row.method),
+                "settings": settings, "size_px": plan.size_px, "protocol": protocol,
+                "code": cells.code(single=row.method),
             }  # fmt: skip
             key = cells.digest(made_of)[:16]
             call = {
                 "batch": str(folder.absolute()), "method": row.method, "seed": seed, "protocol": protocol,
+                "size": None if plan.size_px is None else str(plan.size_px),
                 "overrides": [f"{name}={json.dumps(value)}" for name, value in settings.items()],
             }  # fmt: skip
             title = f"{row.title}: {len(found.pairs)} images, seed {seed}"
