@@ -213,6 +213,13 @@ def test_objects_that_the_border_cuts_stay_with_the_others():
     assert np.array_equal(parts == 2, labels == 1)
 
 
+@pytest.mark.parametrize(("cut", "clusters"), [(26, 2), (34, 3)])  # a third of the border's 84 pixels, and 0.43
+def test_a_background_holds_much_of_the_border(cut: int, clusters: int) -> None:
+    labels = np.zeros((22, 22), dtype=int)
+    labels[0, :22] = labels[1 : cut - 21, 0] = labels[8:16, 8:16] = 1
+    assert len(separated(labels)[1]) == clusters
+
+
 def test_specks_in_a_background_are_no_cluster_of_their_own():
     labels = np.zeros((40, 40), dtype=int)
     labels[4:36, 4:36] = 1
