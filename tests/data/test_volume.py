@@ -520,3 +520,23 @@ def test_files_without_a_suffix_are_found_by_their_content(tmp_path: Path, write
     (tmp_path / "README").write_text("no slice")
     (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
     assert volume.read(tmp_path).array.shape == (6, 4, 5)
+
+
+def test_a_stamp_changes_with_the_files_that_a_path_stands_for(tmp_path: Path) -> None:
+    names = ("ct.mhd", "ct.raw", "other.raw", "series/1.dcm", "series/2.dcm", "film.nii.gz")
+    (tmp_path / "series").mkdir()
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(b"0" * number)
+    stamps = {path: volume.stamp(tmp_path / path) for path in ("ct.mhd", "series", "film.nii.gz#frame=3")}
+    assert stamps == {path: volume.stamp(tmp_path / path) for path in stamps}
+    assert volume.stamp(tmp_path / "film.nii.gz") == stamps["film.nii.gz#frame=3"]
+    for name, changed in (("ct.raw", "ct.mhd"), ("series/2.dcm", "series"), ("film.nii.gz", "film.nii.gz#frame=3")):
+        (tmp_path / name).write_bytes(b"other")
+        now = {path: volume.stamp(tmp_path / path) for path in stamps}
+        assert [path for path in stamps if now[path] != stamps[path]] == [changed]
+        stamps = now
+    (tmp_path / "other.raw").write_bytes(b"other")
+    assert stamps["ct.mhd"] == volume.stamp(tmp_path / "ct.mhd")
+    for absent in ("no.nii", "no.mhd"):
+        with pytest.raises(FileNotFoundError):
+            volume.stamp(tmp_path / absent)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lemis.data import index as indexing
+from lemis.data import volume
 from lemis.errors import UsageError
 from lemis.verbs.check import check
 
@@ -73,6 +74,56 @@ def test_errors_are_printed_counted_and_stop_the_index(
     assert "1 error and 0 warnings; no index.json written" in text
     assert not (tmp_path / "work" / "index.json").exists()
     assert json.loads((tmp_path / "work" / "check.json").read_text(encoding="utf-8"))["faults"][0]["scan"] == "p1_ED"
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files whose voxels are read from now on."""
+    names: list[str] = []
+    real = volume.read
+
+    def noted(path: Path) -> volume.Volume:
+        names.append(Path(path).name)
+        return real(path)
+
+    monkeypatch.setattr(volume, "read", noted)
+    return names
+
+
+def test_again_only_what_changed_is_read(scans: Path, tmp_path: Path, read: list[str]) -> None:
+    work = tmp_path / "work"
+    first = check(scans, output=work)
+    assert sorted(read) == ["p1_ED.nii.gz", "p1_ED_seg.nii.gz", "p1_ES.nii.gz", "p2.nii.gz"]
+    written = {name: (work / name).read_bytes() for name in ("check.json", "index.json", "checked.json")}
+    read.clear()
+    assert check(scans, output=work) == first
+    assert read == []
+    assert {name: (work / name).read_bytes() for name in written} == written
+
+    array = np.full((6, 5, 6), 7, np.int16)
+    array[0] = 300
+    nibabel.save(nibabel.Nifti1Image(array, AFFINE), scans / "p2.nii.gz")
+    assert check(scans, output=work).intensities[0].high == 300
+    assert read == ["p2.nii.gz"]
+    read.clear()
+    (scans / "p1_ED_seg.nii.gz").unlink()
+    assert [scan.label for scan in check(scans, output=work).index.scans] == [None] * 3
+    assert read == ["p1_ED.nii.gz"]
+    read.clear()
+    (work / "checked.json").write_text("{", encoding="utf-8")
+    check(scans, output=work)
+    assert len(read) == 3, "a memory that cannot be read spares nothing"
+    read.clear()
+    check(scans)
+    assert len(read) == 3, "without a work folder there is no memory"
+
+
+def test_scans_with_errors_are_read_again(scans: Path, tmp_path: Path, read: list[str]) -> None:
+    break_label(scans)
+    assert check(scans, output=tmp_path / "work").errors == 1
+    read.clear()
+    assert check(scans, output=tmp_path / "work").errors == 1
+    assert sorted(read) == ["p1_ED.nii.gz", "p1_ED_seg.nii.gz"], "it may be mended without a file's changing"
 
 
 def test_many_faults_of_one_kind_are_cut_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,10 +6,11 @@ used, labels that nobody declared. A warning is what may be meant so, and should
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lemis import __version__
 from lemis.data import volume
-from lemis.data.index import Index, Scan
+from lemis.data.index import Index, Scan, locate
 from lemis.data.layouts import complete, with_grid
 from lemis.errors import LemisError, UsageError
+from lemis.settings import plain
 
 # Headers hold rounded numbers; beyond a twentieth of a voxel a label no longer lies where it was drawn.
 GRID_TOLERANCE_VOXELS = 0.05
@@ -61,11 +64,12 @@ class Findings:
     index: Index  # complete
     faults: tuple[Fault, ...]  # errors first
     seen: tuple[Seen, ...] = field(repr=False)
+    known: Mapping[str, Seen] = field(repr=False, default_factory=dict)  # scans without errors, by what they depend on
 
     @property
     def errors(self) -> int:
         """Number of faults that are errors."""
-        return sum(fault.severity == "error" for fault in self.faults)
+        return sum(map(_is_error, self.faults))
 
 
 def faults(index: Index, jobs: int | None = None) -> list[Fault]:
@@ -73,7 +77,12 @@ def faults(index: Index, jobs: int | None = None) -> list[Fault]:
     return list(examine(index, jobs).faults)
 
 
-def examine(index: Index, jobs: int | None = None, done: Callable[[], Any] = lambda: None) -> Findings:
+def examine(
+    index: Index,
+    jobs: int | None = None,
+    done: Callable[[], Any] = lambda: None,
+    known: Mapping[str, Seen] = {},
+) -> Findings:
     """Read every scan and its label, once.
 
     Args:
@@ -81,21 +90,40 @@ def examine(index: Index, jobs: int | None = None, done: Callable[[], Any] = lam
         jobs: Scans read at a time; the number of processors (8 at most) where None. They are threads: reading
             and unpacking release Python's lock.
         done: Called after each scan.
+        known: The ``known`` of findings of before; scans whose files are those of then are not read.
     """
 
-    def task(scan: Scan) -> Seen:
-        result = _examine_scan(index, scan)
+    def task(scan: Scan) -> tuple[str, Seen]:
+        key = _fingerprint(index, scan)  # before it is read: what changes meanwhile is read again next time
+        result = known.get(key) or _examine_scan(index, scan)
         done()
-        return result
+        return key, result
 
     with ThreadPoolExecutor(jobs or min(8, os.cpu_count() or 1)) as pool:
-        seen = tuple(pool.map(task, index.scans))
+        keys, seen = zip(*pool.map(task, index.scans), strict=True) if index.scans else ((), ())
     read = [one for one in seen if one.channels]
     filled = complete(index, (s.scan for s in seen), (s.channels for s in read), (s.segments for s in read))
     found = [fault for one in seen for fault in one.faults]
     found += _channel_faults(filled, read) + _label_faults(index, filled) + _duplicates(read) + _slice_axes(read)
     found.sort(key=lambda fault: fault.severity)  # "error" < "warning"; stable
-    return Findings(filled, tuple(found), seen)
+    # What is wrong may be mended without a file's changing, by its permissions for one.
+    right = {key: one for key, one in zip(keys, seen, strict=True) if key and not any(map(_is_error, one.faults))}
+    return Findings(filled, tuple(found), seen, right)
+
+
+def _is_error(fault: Fault) -> bool:
+    return fault.severity == "error"
+
+
+def _fingerprint(index: Index, scan: Scan) -> str:
+    """Of all that decides on what is seen of a scan: its files, and what the folder says; "" where one is gone."""
+    files = [locate(index, file) for file in (*scan.images, *([scan.label] if scan.label else []))]
+    try:
+        stamps = [volume.stamp(file) for file in files]
+    except OSError:
+        return ""
+    facts = (__version__, stamps, plain(scan), plain(dataclasses.replace(index, scans=())))
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 # ---------------------------------------------------------------- one scan

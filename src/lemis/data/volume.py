@@ -25,6 +25,7 @@ A path may say which part of a file is meant:
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -71,6 +72,7 @@ LABEL_SUFFIXES = {
     "dicom": (".nii.gz", ".nii"),
     "picture": (".png", ".tif", ".tiff"),
 }
+_DETACHED = (".mhd", ".nhdr")  # headers whose voxels lie in a file beside them
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # A written grid may differ from the wanted one by the rounding of a float32 affine, far below any voxel.
 _AFFINE_TOLERANCE_MM = 1e-3
@@ -171,6 +173,25 @@ def file_of(path: Path) -> Path:
     """The file or folder itself of a path that may name a part of it (``#frame=7``)."""
     match = _PART.match(str(path))
     return Path(match.group(1)) if match else Path(path)
+
+
+def stamp(path: Path) -> str:
+    """Names, times and sizes of the files that a path stands for, as a digest: another scan has another one.
+
+    A folder stands for the files in it, a header (``.mhd``, ``.nhdr``) for all files of its name.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    file = file_of(path)
+    if file.is_dir():
+        parts = sorted(file.iterdir())
+    elif suffix_of(file) in _DETACHED:
+        parts = sorted({file, *(part for part in file.parent.iterdir() if part.stem == file.stem)})
+    else:
+        parts = [file]
+    facts = [(part.name, state.st_mtime_ns, state.st_size) for part in parts for state in [part.stat()]]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def suffix_of(path: Path) -> str:

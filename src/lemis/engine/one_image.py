@@ -7,7 +7,6 @@ same file again, nothing is made again.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,11 +189,7 @@ def _stamp(image: Path) -> Facts:
         raise UsageError(
             f"{image} does not exist", allowed="an image, or the folder of one DICOM series", next="check the path"
         )
-    if image.is_file():
-        state = image.stat()
-        return {"name": image.name, "modified_ns": state.st_mtime_ns, "bytes": state.st_size}
-    files = [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(image.iterdir())]
-    return {"name": image.resolve().name, "files": hashlib.sha256(repr(files).encode()).hexdigest()[:16]}
+    return {"name": image.resolve().name, "stamp": volume.stamp(image)}
 
 
 def _size(text: str) -> int | str:

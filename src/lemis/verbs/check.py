@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json as json_text
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,12 +19,14 @@ from rich.table import Table
 from lemis import files
 from lemis.data import index as indexing
 from lemis.data import layouts, volume
-from lemis.data.check import Fault, Findings, examine
+from lemis.data.check import Fault, Findings, Seen, examine
 from lemis.data.index import Index, Scan
 from lemis.data.listing import LeftOut
 from lemis.measure.tables import count
 
 VERSION = 1
+REMEMBERED = "checked.json"  # what was seen of each scan
+_MEMORY = TypeAdapter(dict[str, Seen])
 # Faults of one kind are mostly the same fault; the files have all of them.
 _SHOWN = 5
 _STRUCTURES_SHOWN = 20
@@ -67,6 +70,8 @@ def check(
 ) -> Report:
     """Recognise the layout of a folder, read every scan once, and print what is there and what is wrong.
 
+    Again into the same work folder, it reads only scans that are new or were changed.
+
     Args:
         folder: The folder of scans, or a CSV file.
         output: Work folder; gets ``check.json`` (all of this) and, if there is no error, ``index.json``.
@@ -78,10 +83,12 @@ def check(
         UsageError: The folder is not recognised, or its names are ambiguous.
     """
     listing = layouts.recognise(Path(folder), layout)
-    findings = _examine(listing.index, jobs)
+    memory = None if output is None else Path(output) / REMEMBERED
+    findings = _examine(listing.index, jobs, _read_memory(memory))
     report = Report(findings.index, findings.faults, listing.left_out, _intensities(findings))
-    if output is not None:
-        _write(report, Path(output))
+    if memory is not None:
+        _write(report, memory.parent)
+        files.write(memory, _MEMORY.dump_json(dict(findings.known)))
     if json:
         print(json_text.dumps(_plain(report), indent=2, ensure_ascii=False))
     else:
@@ -89,12 +96,20 @@ def check(
     return report
 
 
-def _examine(index: Index, jobs: int | None) -> Findings:
+def _read_memory(file: Path | None) -> dict[str, Seen]:
+    """Empty where there is none, or none that can be read: it only spares work."""
+    try:
+        return _MEMORY.validate_json(file.read_bytes()) if file is not None else {}
+    except (FileNotFoundError, ValidationError):
+        return {}
+
+
+def _examine(index: Index, jobs: int | None, known: Mapping[str, Seen]) -> Findings:
     console = Console(stderr=True)
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(index.scans))
-        return examine(index, jobs, lambda: progress.advance(task))
+        return examine(index, jobs, lambda: progress.advance(task), known)
 
 
 def _intensities(findings: Findings) -> tuple[Intensity, ...]:

@@ -286,8 +286,7 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(weights, "sha256").hexdigest()[:16]
 
 
-def _stamps(index: Index, scan: Scan) -> list[list[Any]]:
-    """Path, time and size of each file of a scan: another scan of the same name is predicted anew."""
+def _stamps(index: Index, scan: Scan) -> list[list[str]]:
+    """Path and stamp of each file of a scan: another scan of the same name is predicted anew."""
     files = [index_file.locate(index, file) for file in scan.images]
-    facts = [volume.file_of(file).stat() for file in files]
-    return [[str(file.resolve()), fact.st_mtime_ns, fact.st_size] for file, fact in zip(files, facts, strict=True)]
+    return [[str(file.resolve()), volume.stamp(file)] for file in files]

@@ -262,14 +262,13 @@ def _source_fingerprint(index: Index, scan: Scan) -> str:
     stamps = []
     for file in files:
         try:
-            facts = volume.file_of(file).stat()
+            stamps.append((str(file), volume.stamp(file)))
         except FileNotFoundError:
             raise DataFault(
                 f"scan {scan.id}: {file} is gone",
                 allowed="the files that the index names",
                 next="put it back, or run `lemis check` again",
             ) from None
-        stamps.append((str(file), facts.st_mtime_ns, facts.st_size))
     return _digest([stamps, plain(scan), *([index.ignored] if index.ignored else [])])
 
 
