@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lemis.contracts import Segmented
@@ -29,6 +28,8 @@ def best_of(
         images: (N, C, H, W).
         seeds: One per image, of its first start.
     """
+    if starts == 1:
+        return run(images, seeds)
     runs = [run(images, [seed + start * START_STRIDE for seed in seeds]) for start in range(starts)]
     shares = [[explained(image, label) for image, label in zip(images, one.labels, strict=True)] for one in runs]
     kept = [max(range(starts), key=[of[row] for of in shares].__getitem__) for row in range(len(images))]
@@ -41,9 +42,9 @@ def best_of(
 
 def explained(image: Tensor, labels: Tensor) -> float:
     """Share of the variance of pixels (C, H, W) that lies between their clusters (H, W); 1 of a flat image."""
-    pixels = image.flatten(1).T.double()  # (pixels, C)
-    pixels = pixels - pixels.mean(0)
-    member = F.one_hot(labels.flatten()).T.double()  # (clusters, pixels)
-    size = member.sum(1, keepdim=True)
-    between, total = (size * (member @ pixels / size.clamp(min=1)).square()).sum(), pixels.square().sum()
+    pixels, cluster = image.flatten(1).double(), labels.flatten()
+    pixels = pixels - pixels.mean(1, keepdim=True)
+    size = torch.bincount(cluster).clamp(min=1)
+    sums = torch.stack([torch.bincount(cluster, weights=channel) for channel in pixels])  # (C, clusters)
+    between, total = (sums.square() / size).sum(), pixels.square().sum()
     return float(between / total) if total > 0 else 1.0
