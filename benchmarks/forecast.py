@@ -50,7 +50,7 @@ def foretold(
         measured = outcome.mean_of(values[labelled].values())
         mean, low, high = fitted.predict(labelled)
         lines.append({
-            "trained on": title, "M": labelled, "foretold": f"{mean:.3f} [{low:.3f}, {high:.3f}]",
+            "row": title, "M": labelled, "foretold": f"{mean:.3f} [{low:.3f}, {high:.3f}]",
             "measured": f"{measured:.3f}", "error": f"{mean - measured:+.3f}",
             "inside": "yes" if low <= measured <= high else "no",
         })  # fmt: skip

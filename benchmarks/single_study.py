@@ -16,6 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -130,12 +131,17 @@ class _Unseen(NamedTuple):
     dice: float  # honest, of the seed that explains most of its image, in per cent
 
 
+@cache
+def _pixels(folder: Path, image: str, size: int) -> torch.Tensor:
+    plane = single_image.read(next((folder / "imagesTr").glob(f"{image}*"))).planes[0]
+    return torch.from_numpy(single_image.resized(plane, size))
+
+
 def _without_reference(out: Path, rows: Sequence[dict[str, Any]], folder: Path) -> _Unseen:
     shares, agreements, chosen = [], [], []
     for image in dict.fromkeys(row["image"] for row in rows):
         own = [row for row in rows if row["image"] == image]
-        plane = single_image.read(next((folder / "imagesTr").glob(f"{image}*"))).planes[0]
-        pixels = torch.from_numpy(single_image.resized(plane, own[0]["size"]))
+        pixels = _pixels(folder, image, own[0]["size"])
         found = [torch.from_numpy(np.load(_labels_file(out, row))["labels"]).long() for row in own]
         each = [explained(pixels, labels) for labels in found]
         shares += each

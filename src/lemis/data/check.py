@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from lemis import __version__
 from lemis.data import volume
-from lemis.data.index import Index, Scan, locate
+from lemis.data.index import Index, Scan
 from lemis.data.layouts import complete, with_grid
+from lemis.data.scans import file_stamps
 from lemis.errors import LemisError, UsageError
 from lemis.settings import plain
 
@@ -92,9 +93,10 @@ def examine(
         done: Called after each scan.
         known: The ``known`` of findings of before; scans whose files are those of then are not read.
     """
+    folder = repr(plain(dataclasses.replace(index, scans=())))
 
     def task(scan: Scan) -> tuple[str, Seen]:
-        key = _fingerprint(index, scan)  # before it is read: what changes meanwhile is read again next time
+        key = _fingerprint(index, scan, folder)  # before it is read: what changes meanwhile is read again next time
         result = known.get(key) or _examine_scan(index, scan)
         done()
         return key, result
@@ -115,14 +117,12 @@ def _is_error(fault: Fault) -> bool:
     return fault.severity == "error"
 
 
-def _fingerprint(index: Index, scan: Scan) -> str:
+def _fingerprint(index: Index, scan: Scan, folder: str) -> str:
     """Of all that decides on what is seen of a scan: its files, and what the folder says; "" where one is gone."""
-    files = [locate(index, file) for file in (*scan.images, *([scan.label] if scan.label else []))]
     try:
-        stamps = [volume.stamp(file) for file in files]
+        facts = (__version__, file_stamps(index, scan), plain(scan), folder)
     except OSError:
         return ""
-    facts = (__version__, stamps, plain(scan), plain(dataclasses.replace(index, scans=())))
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 

@@ -19,6 +19,16 @@ GRID_TOLERANCE = 0.1
 ROUNDING = 1e-3
 
 
+def file_stamps(index: Index, scan: Scan) -> list[tuple[str, str]]:
+    """Path and ``volume.stamp`` of each image of a scan, and of its label where it has one.
+
+    Raises:
+        FileNotFoundError: One is gone; ``filename`` is its path.
+    """
+    files = [index_file.locate(index, file) for file in (*scan.images, *([scan.label] if scan.label else []))]
+    return [(str(file), volume.stamp(file)) for file in files]
+
+
 def read_image(index: Index, scan: Scan) -> Volume:
     """All channels of a scan, (X, Y, Z, C); the grid is that of the first file.
 

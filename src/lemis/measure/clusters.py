@@ -84,7 +84,7 @@ class Settings:
 
     least_share: Annotated[float, Field(gt=0, le=1)] = 0.005  # 18 x 18 of 256 x 256 pixels
     # Share of the border from which a cluster is a background too: nuclei that the border cuts held up to 0.32 of it,
-    # dark corners of photographs 0.42, the air of CT 0.83 and more (docs/results.md).
+    # dark corners of photographs 0.42, the air of CT 0.83 and more; `lemis segment-one` prints it for each cluster.
     surrounds: Annotated[float, Field(gt=0, le=1)] = 0.4
 
 

@@ -288,5 +288,5 @@ def _digest(file: Path) -> str:
 
 def _stamps(index: Index, scan: Scan) -> list[list[str]]:
     """Path and stamp of each file of a scan: another scan of the same name is predicted anew."""
-    files = [index_file.locate(index, file) for file in scan.images]
-    return [[str(file.resolve()), volume.stamp(file)] for file in files]
+    images = [index_file.locate(index, image) for image in scan.images]
+    return [[str(image.resolve()), volume.stamp(image)] for image in images]

@@ -27,7 +27,7 @@ from lemis.data import keypoints as detection
 from lemis.data import preprocess, store, volume
 from lemis.data.index import Index, Scan
 from lemis.data.preprocess import Facts, Settings
-from lemis.data.scans import read_image, read_label
+from lemis.data.scans import file_stamps, read_image, read_label
 from lemis.data.store import Store
 from lemis.errors import DataFault, UsageError
 from lemis.settings import plain, resolve
@@ -258,17 +258,14 @@ def _meta_is(folder: Path, meta: dict[str, Any]) -> bool:
 
 def _source_fingerprint(index: Index, scan: Scan) -> str:
     # A label that was added or corrected since must be seen: time and size of each file are part of it.
-    files = [index_file.locate(index, file) for file in (*scan.images, *([scan.label] if scan.label else []))]
-    stamps = []
-    for file in files:
-        try:
-            stamps.append((str(file), volume.stamp(file)))
-        except FileNotFoundError:
-            raise DataFault(
-                f"scan {scan.id}: {file} is gone",
-                allowed="the files that the index names",
-                next="put it back, or run `lemis check` again",
-            ) from None
+    try:
+        stamps = file_stamps(index, scan)
+    except FileNotFoundError as gone:
+        raise DataFault(
+            f"scan {scan.id}: {gone.filename} is gone",
+            allowed="the files that the index names",
+            next="put it back, or run `lemis check` again",
+        ) from None
     return _digest([stamps, plain(scan), *([index.ignored] if index.ignored else [])])
 
 
