@@ -70,6 +70,7 @@ def _coverage() -> Iterator[dict[str, object]]:
     shapes: dict[str, Draw] = {
         "normal differences": lambda rng, n: BETWEEN * rng.standard_normal(n),
         "heavy tails (t, 3 degrees)": lambda rng, n: 0.03 * rng.standard_t(3, n),
+        "mean Dice of 0.85, skewed (beta)": lambda rng, n: rng.beta(8.5, 1.5, n) - 0.85,
         "8 % of subjects gain 20 points more": lambda rng, n: (
             0.03 * rng.standard_normal(n) + 0.2 * (rng.random(n) < 0.08) - 0.016
         ),

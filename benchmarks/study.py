@@ -25,7 +25,8 @@ from lemis.data import preprocess
 from lemis.data.keypoints import preparation
 from lemis.data.store import open_store
 from lemis.engine import pairing, plan
-from lemis.measure.statistics import estimate, paired_difference
+from lemis.measure.paired import difference
+from lemis.measure.statistics import estimate
 from lemis.settings import resolve
 
 METHODS = ("scratch", "rotation", "simclr", "pcl", "sal")
@@ -227,7 +228,7 @@ def _difference(cases: list[dict[str, str]], before: list[dict[str, str]]) -> st
     """Mean of our Dice minus that of another method, on the scans and structures that both have scored."""
     theirs = {(case["scan"], case["structure"]): float(case["dice"] or "nan") for case in before}
     both = [case for case in cases if (case["scan"], case["structure"]) in theirs]
-    found = paired_difference(
+    found = difference(
         [float(case["dice"] or "nan") for case in both],
         [theirs[case["scan"], case["structure"]] for case in both],
         [case["subject"] for case in both],

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lemis.contracts import Outcome
-from lemis.engine.collapse import FEWEST_STEPS, Watch, mean_cosine, spread
+from lemis.engine.collapse import FEWEST_STEPS, SHORT_STEPS, Watch, mean_cosine, spread
 from lemis.engine.run import Run
 
 EPOCH = FEWEST_STEPS
@@ -78,6 +78,14 @@ def test_a_collapsed_embedding_is_named_in_the_first_epoch_and_once(
     assert text.startswith("epoch 1: the global embedding has collapsed")
     assert "smaller learning_rate" in text
     assert capsys.readouterr().err.count("warning:") == 1
+
+
+def test_a_short_training_may_only_be_too_short(tmp_path: Path) -> None:
+    short, long = Run(tmp_path / "short", {}), Run(tmp_path / "long", {})
+    watched(short, outcome(2.0, COLLAPSED))
+    assert warnings(short)[0].endswith(f"Or {EPOCH} steps are too few to tell.")
+    watched(long, outcome(2.0, COLLAPSED), per_epoch=SHORT_STEPS)
+    assert warnings(long)[0].endswith("or a larger batch.")
 
 
 def test_a_collapsed_local_embedding_gets_its_own_advice(tmp_path: Path) -> None:

@@ -235,15 +235,29 @@ def test_nominal_spacing_gives_no_millimetres(tmp_path: Path, capsys: pytest.Cap
     assert "HD95" not in capsys.readouterr().out
 
 
-def test_pictures_give_no_millimetres(tmp_path: Path):
+def test_pictures_give_no_millimetres(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     from PIL import Image
 
     for folder in ("predicted", "wanted"):
         (tmp_path / folder).mkdir()
         Image.fromarray(label_map()[:, :, 2]).save(tmp_path / folder / "a.png")
+        Image.fromarray(label_map(without=3 if folder == "predicted" else None)[:, :, 2]).save(
+            tmp_path / folder / "b.png"
+        )
     default = evaluate(tmp_path / "predicted", tmp_path / "wanted")["protocols"]["default"]
     assert default["without_millimetres"].startswith("pictures have no spacing")
-    assert default["overall"]["dice"]["mean"] == 1.0
+    assert default["structures"]["label 1"]["dice"]["mean"] == 1.0
+    assert "missed and invented structures count as Dice 0\n" in capsys.readouterr().out  # and no diagonal
+
+
+def test_one_structure_has_no_mean_of_structures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for folder in ("predicted", "wanted"):
+        for scan in "ab":
+            volume.write_volume(label_map(without=3), AFFINE, tmp_path / folder / f"{scan}.nii.gz")
+    evaluate(tmp_path / "predicted", tmp_path / "wanted")
+    said = capsys.readouterr().out
+    assert "label 1" in said
+    assert "mean of" not in said
 
 
 def test_json_is_the_only_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 from typer.testing import CliRunner
 
@@ -79,6 +80,17 @@ def test_every_scan_is_prepared(work, capsys):
     assert opened.image(0).shape == (4, 1, 18, 14)
     assert opened.label(2) is None
     assert "prepared 3 of 3 scans, 2 labelled, 2 subjects: 13 slices" in " ".join(capsys.readouterr().err.split())
+
+
+def test_pictures_are_said_to_have_pixels_and_no_millimetres(tmp_path, capsys):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 16), np.uint8)).save(tmp_path / "a.png")
+    row = Scan(id="a", subject="a", images=("a.png",), shape=(16, 12, 1), spacing_mm=(1.0, 1.0, 1.0), slice_axis=2)
+    index = Index(root=str(tmp_path), layout="flat", channels=("grey",), labels={"background": 0, "x": 1}, scans=(row,))
+    index_file.save(index, tmp_path / "work/index.json")
+    prepare(tmp_path / "work", settings=Settings(spacing_mm=1.0))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "prepared 1 of 1 scan, 0 labelled, 1 subject: 1 slice up to 12 x 16 pixels" in said
+    assert "1 of the pictures' pixels, 1 structure," in said
 
 
 def test_what_is_stored_is_the_scan_in_canonical_order(work):

@@ -46,7 +46,6 @@ TITLES = {
     "csv": "CSV list",
     **public.TITLES,
 }
-PICTURES = tuple(suffix for suffix, kind in volume.FORMATS.items() if kind == "picture")
 
 _LABEL_WORD = re.compile(
     r"(?:^|[_.\- ])(?:d?seg|segm|segmentation|labels?|labelmap|masks?|gt|groundtruth|annotation)$",
@@ -510,7 +509,9 @@ def _listing(root: Path, layout: str, found: Found) -> Listing:
     scans = tuple(
         Scan(
             id=case.id,
-            subject=subjects.get(case.id) or case.subject or subject_of(case.id, picture=_is_picture(case)),
+            subject=subjects.get(case.id)
+            or case.subject
+            or subject_of(case.id, picture=volume.is_picture(case.images[0])),
             images=tuple(shown(root, image) for image in case.images),
             label=shown(root, case.label) if case.label else None,
         )
@@ -525,10 +526,6 @@ def _listing(root: Path, layout: str, found: Found) -> Listing:
         ignored=found.ignored,
     )
     return Listing(index, found.left_out)
-
-
-def _is_picture(case: Case) -> bool:
-    return volume.suffix_of(case.images[0]) in PICTURES
 
 
 def _subject_table(root: Path) -> dict[str, str]:

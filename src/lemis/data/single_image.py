@@ -203,7 +203,7 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.is_file() and volume.FORMATS.get(volume.suffix_of(path)) == "picture"
+    return path.is_file() and volume.is_picture(path)
 
 
 def _is_dicom(path: Path) -> bool:

@@ -200,6 +200,11 @@ def suffix_of(path: Path) -> str:
     return next((suffix for suffix in FORMATS if name.endswith(suffix)), "")
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file's format is one that states no spacing, so that lengths in it are pixels."""
+    return FORMATS.get(suffix_of(path)) == "picture"
+
+
 def label_suffix(path: Path) -> str:
     """The suffix that a label map of the scan at ``path`` gets: its own where that keeps labels exactly."""
     path = Path(path)
@@ -571,7 +576,7 @@ def _slices(path: Path, with_voxels: bool, grid: str) -> tuple[Source, Array | N
     """A label map of one picture per slice of a DICOM series."""
     folder = file_of(path)
     series = dicom.find_series(folder.parent / grid)
-    pictures = sorted((f for f in folder.iterdir() if FORMATS.get(suffix_of(f)) == "picture"), key=_by_number)
+    pictures = sorted((f for f in folder.iterdir() if is_picture(f)), key=_by_number)
     pictures = [file for file in pictures if not file.name.startswith(".")]
     if len(pictures) != len(series.files):
         raise DataFault(

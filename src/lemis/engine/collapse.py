@@ -22,6 +22,7 @@ SMALLEST_SPREAD = 0.1  # of 1; measured on healthy runs after ten epochs: 0.2 to
 NOTHING_LEARNED = 2e-3  # relative distance of a loss to its no-information value
 FEWEST_STEPS = 50  # before a warning: healthy runs look collapsed in their first 30 steps
 PATIENCE_SHARE = 0.2  # of training, before a warning: 8 epochs of 40
+SHORT_STEPS = 400  # a warning before says that training may only be short: four epochs of ACDC
 
 
 def spread(z: Tensor) -> float:
@@ -87,7 +88,8 @@ class Watch:
                     )
                 elif symptom not in self._warned:
                     self._warned.add(symptom)
-                    self._run.warn(f"epoch {epoch + 1}: {text}")
+                    short = f" Or {step} steps are too few to tell." if step < SHORT_STEPS else ""
+                    self._run.warn(f"epoch {epoch + 1}: {text}{short}")
         self._of_epoch.clear()
 
     def _symptoms(self, last: Outcome) -> Iterator[tuple[str, str]]:

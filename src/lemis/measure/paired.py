@@ -6,15 +6,11 @@ of a subject are alike, and so are all scans of a seed, whose network they share
 Estimand: the mean of d over scans, each as heavy as any other, so that a subject with two scans weighs twice as much as
 one with a single scan (as ``statistics.estimate``).
 
-Interval: with u_i the sum of (d - mean) over subject i, over the number of all d, the variance of the mean is
-``n / (n - 1) sum u_i^2``, what a bootstrap of subjects tends to, and its quantile is that of t with n - 1 degrees of
-freedom. With several seeds the variance is clustered both ways (Cameron, Gelbach and Miller, J Bus Econ Stat 29, 2011:
-subjects + seeds - cells), and the squared quantile is that of t for subjects and that of t for seeds, each weighed by
-its share of the variance (as Cochran weighs them: Satterthwaite's degrees of freedom give too many false alarms with 3
-seeds). It then speaks of new subjects *and* of networks trained anew; with one seed, of new subjects and the networks
-as they are. Measured coverage of 95 % with 10, 20, 40 and 100 subjects, normal differences: t 95, 96, 95, 95 %;
-bootstrap percentiles 91, 93, 94, 94 %. Where 8 % of subjects differ by 20 points more than the others, t covers 86 and
-87 % with 10 and 20 subjects, percentiles 80 and 85 %. ``python -m benchmarks statistics`` repeats the table.
+Interval: that of ``statistics``, t with the variance of subjects. With several seeds the variance is clustered both
+ways (Cameron, Gelbach and Miller, J Bus Econ Stat 29, 2011: subjects + seeds - cells), and the squared quantile is that
+of t for subjects and that of t for seeds, each weighed by its share of the variance (as Cochran weighs them:
+Satterthwaite's degrees of freedom give too many false alarms with 3 seeds). It then speaks of new subjects *and* of
+networks trained anew; with one seed, of new subjects and the networks as they are.
 
 One seed is little: where trainings differ by 1 Dice point, one of five methods equal to the baseline was called
 different in 18 % of comparisons with 20 subjects and in 65 % with 100; with three seeds in 1 and 2 %. Without such

@@ -1,18 +1,25 @@
-"""Means with intervals. Scans of one subject are alike, so subjects are resampled, not scans."""
+"""Means with intervals. Scans of one subject are alike, so the unit is the subject, not the scan.
+
+With u_i the sum of (value - mean) over subject i, over the number of all values, the variance of the mean is
+``n / (n - 1) sum u_i^2``, what a bootstrap of subjects tends to, and its quantile is that of t with n - 1 degrees of
+freedom. Percentiles of that bootstrap are too narrow where subjects are few: of 95 % they cover 85 % with 6 subjects
+and 91 % with 10, t 95 % (``python -m benchmarks statistics``). t too is too narrow where a few subjects are quite
+unlike the rest, as a rare failure is: 86 to 89 %.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from pydantic import Field
+from scipy import special
 
-INTERVAL = (
-    "{level:.0%} percentile interval of the mean, {draws} bootstrap draws of subjects with all their scans, seed {seed}"
-)
+INTERVAL = "{level:.0%} interval of the mean over scans: t, with the variance of subjects with all their scans"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +27,11 @@ class Settings:
     """How intervals are drawn."""
 
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    draws: Annotated[int, Field(ge=100)] = 2000  # seeds move the ends by less than a tenth of the width
-    seed: int = 0
 
     @property
     def definition(self) -> str:
         """What an interval is, in words."""
-        return INTERVAL.format(level=self.level, draws=self.draws, seed=self.seed)
+        return INTERVAL.format(level=self.level)
 
 
 class Estimate(NamedTuple):
@@ -41,13 +46,20 @@ class Estimate(NamedTuple):
     subjects: int
 
 
-def estimate(values: ArrayLike, subjects: Sequence[str], settings: Settings | None = None) -> Estimate:
-    """Mean of ``values`` with a subject-cluster bootstrap interval.
+def estimate(
+    values: ArrayLike,
+    subjects: Sequence[str],
+    settings: Settings | None = None,
+    *,
+    within: tuple[float, float] = (-math.inf, math.inf),
+) -> Estimate:
+    """Mean of ``values`` with an interval that takes subjects as the unit.
 
     Args:
         values: (N,) one per scan; NaN means not scored and is left out (the caller counts and prints those).
         subjects: (N,) the subject of each scan.
-        settings: Level, draws and seed.
+        settings: The level.
+        within: Least and most that a value can be; the interval ends there.
     """
     settings = settings or Settings()
     array = np.asarray(values, dtype=np.float64)
@@ -56,24 +68,10 @@ def estimate(values: ArrayLike, subjects: Sequence[str], settings: Settings | No
     if not array.size:
         return Estimate(np.nan, np.nan, np.nan, np.nan, np.nan, 0, 0)
     _, cluster = np.unique(names, return_inverse=True)
-    count = int(cluster.max()) + 1
-    low, high = _interval(array, cluster, settings) if count > 1 else (np.nan, np.nan)
-    return Estimate(float(array.mean()), low, high, float(np.median(array)), float(array.std()), int(array.size), count)
-
-
-def paired_difference(
-    ours: ArrayLike, theirs: ArrayLike, subjects: Sequence[str], settings: Settings | None = None
-) -> Estimate:
-    """Mean of ``ours - theirs`` on the same scans, with interval; where either is NaN it is left out."""
-    return estimate(np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64), subjects, settings)
-
-
-def _interval(values: NDArray[np.float64], cluster: NDArray[np.intp], settings: Settings) -> tuple[float, float]:
-    sums, sizes = np.bincount(cluster, weights=values), np.bincount(cluster)
-    count = len(sizes)
-    # How often each subject is drawn: (draws, subjects). The mean of a draw is over scans, as ours is.
-    times = np.random.default_rng(settings.seed).multinomial(count, np.full(count, 1 / count), size=settings.draws)
-    means = (times @ sums) / (times @ sizes)
-    tail = (1 - settings.level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
+    mean, n = float(array.mean()), int(cluster.max()) + 1
+    low = high = math.nan
+    if n > 1:
+        u = np.bincount(cluster, weights=array - mean) / array.size
+        reach = special.stdtrit(n - 1, (1 + settings.level) / 2) * math.sqrt(n / (n - 1) * float(u @ u))
+        low, high = max(mean - reach, within[0]), min(mean + reach, within[1])
+    return Estimate(mean, low, high, float(np.median(array)), float(array.std()), int(array.size), n)

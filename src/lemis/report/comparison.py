@@ -182,7 +182,7 @@ def figure_lines(outcome: Outcome, ahead: Sequence[Ahead]) -> list[figures.Line]
         points = {}
         for labelled in outcome.labelled:
             own = [case for case in outcome.cases if (case.row, case.labelled) == (row, labelled)]
-            found = statistics.estimate([case.value for case in own], [case.subject for case in own])
+            found = statistics.estimate([case.value for case in own], [case.subject for case in own], within=(0, 1))
             if found.scans:
                 points[labelled] = found
         if points:

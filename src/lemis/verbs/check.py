@@ -183,7 +183,7 @@ def _summary(report: Report) -> Table:
     table.add_row("scans", _of_subjects(scans))
     table.add_row("labelled", f"{sum(scan.label is not None for scan in scans)} of {len(scans)}")
     if read:
-        flat = all(volume.suffix_of(Path(scan.images[0])) in layouts.PICTURES for scan in read)
+        flat = all(volume.is_picture(Path(scan.images[0])) for scan in read)
         unit = "pixels" if flat else "voxels"
         table.add_row("shape", f"{_spread([scan.shape for scan in read], 0)} {unit}")
         spacing = f"{_spread([scan.spacing_mm for scan in read], 3)} mm"

@@ -36,6 +36,7 @@ from lemis.measure import scores, statistics, tables
 VERSION = 1
 _IN_MM = ("hd95_mm", "assd_mm", "nsd", "hd95_pooled_mm", "assd_of_means_mm")
 METRICS = ("dice", *_IN_MM)
+_SHARES = ("dice", "nsd")  # 1 at most
 COUNTS = ("missed", "invented", "absent")
 _POOLED = "held_out/pooled_dice"
 _COLUMNS = ("scan", "subject", "structure", *METRICS, "reference_ml", "predicted_ml", "status")
@@ -223,7 +224,7 @@ def _millimetres(cases: Sequence[Case], record: Mapping[str, Any]) -> str | None
     """Why there are no millimetres, or None where there are."""
     if record.get("nominal_spacing"):
         return "the spacing of these scans is nominal, so nothing is given in millimetres"
-    if any(volume.FORMATS.get(volume.suffix_of(case.reference)) == "picture" for case in cases):
+    if any(volume.is_picture(case.reference) for case in cases):
         return "pictures have no spacing, so nothing is given in millimetres"
     return None
 
@@ -400,7 +401,12 @@ def _versions() -> dict[str, str]:
 def _statistics(rows: Sequence[Mapping[str, Any]], settings: statistics.Settings) -> dict[str, Any]:
     subjects = [row["subject"] for row in rows]
     status = Counter(row["status"] for row in rows)
-    means = {name: statistics.estimate([row[name] for row in rows], subjects, settings)._asdict() for name in METRICS}
+    means = {
+        name: statistics.estimate(
+            [row[name] for row in rows], subjects, settings, within=(0, 1 if name in _SHARES else math.inf)
+        )._asdict()
+        for name in METRICS
+    }
     return {**means, **{name: status[name] for name in ("scored", *COUNTS)}}
 
 
@@ -454,7 +460,8 @@ def _print(summary: Mapping[str, Any], output: Path) -> None:
     table.add_column("structure")
     for head in (*(heads[name] for name in names), *COUNTS):
         table.add_column(head, justify="right")
-    for structure, facts in {**default["structures"], "mean of structures": default["overall"]}.items():
+    overall = {"mean of structures": default["overall"]} if len(default["structures"]) > 1 else {}
+    for structure, facts in {**default["structures"], **overall}.items():
         means = [_with_interval(facts[name], 1 if name == "hd95_mm" else 3) for name in names]
         table.add_row(structure, *means, *(str(facts[name]) for name in COUNTS))
     console.print(table)
@@ -476,10 +483,13 @@ def _remarks(summary: Mapping[str, Any]) -> list[str]:
     if default["without_millimetres"]:
         remarks.append(f"no surface metrics: {default['without_millimetres']}")
     if any(default["overall"][name] for name in ("missed", "invented")):
-        remarks.append("missed and invented structures count as Dice 0 and the diagonal of the image")
+        distance = "" if default["without_millimetres"] else " and the diagonal of the image"
+        remarks.append(f"missed and invented structures count as Dice 0{distance}")
     if summary["subjects"] < 10:
         few = tables.count(summary["subjects"], "subject")
-        remarks.append(f"{few} {'is' if summary['subjects'] == 1 else 'are'} few: intervals from so few are too narrow")
+        remarks.append(
+            f"{few} {'is' if summary['subjects'] == 1 else 'are'} few: what fails rarely may not be among them"
+        )
     if summary["training_not_recorded"] and summary["subjects_labelled_in_training"] is not None:
         unknown = len(summary["training_not_recorded"])
         remarks.append(f"{unknown} of the predictions are not in predictions.json: nobody knows if they leak")

@@ -30,6 +30,7 @@ from lemis.data.preprocess import Facts, Settings
 from lemis.data.scans import file_stamps, read_image, read_label
 from lemis.data.store import Store
 from lemis.errors import DataFault, UsageError
+from lemis.measure.tables import count
 from lemis.settings import plain, resolve
 
 Item = TypeVar("Item")
@@ -429,7 +430,7 @@ def _fault(failures: Sequence[_Failure], total: int) -> DataFault:
     more = [f"and {len(failures) - 5} more"] if len(failures) > 5 else []
     first = failures[0]
     return DataFault(
-        "\n".join([f"{len(failures)} of {total} scans cannot be prepared", *shown, *more]),
+        "\n".join([f"{len(failures)} of {count(total, 'scan')} cannot be prepared", *shown, *more]),
         allowed=first.allowed,
         next=first.next,
     )
@@ -439,8 +440,9 @@ def _summary(opened: Store, new: int) -> str:
     slices = sum(facts.slices for facts in opened.scans)
     labelled = sum(facts.labelled for facts in opened.scans)
     return (
-        f"prepared {new} of {len(opened.scans)} scans, {labelled} labelled, {len(opened.subjects)} subjects: "
-        f"{slices} slices {_grid(opened)}, {opened.num_classes - 1} structures, "
+        f"prepared {new} of {count(len(opened.scans), 'scan')}, {labelled} labelled, "
+        f"{count(len(opened.subjects), 'subject')}: "
+        f"{count(slices, 'slice')} {_grid(opened)}, {count(opened.num_classes - 1, 'structure')}, "
         f"{opened.nbytes_resident / 1e6:.0f} MB in memory; {opened.path}"
     )
 
@@ -453,15 +455,18 @@ def _grid(opened: Store) -> str:
     if opened.settings.get("whole_px") is not None:
         return f"in volumes of {most} x {rows} x {cols} voxels"
     at = f"at {spacing:.4g} mm" if isinstance(spacing, float) else "at native spacing"
+    if all(volume.is_picture(Path(file)) for facts in opened.scans for file in facts.images):
+        at = f"at {spacing:.4g} of the pictures' pixels" if isinstance(spacing, float) else "of the pictures"
     if through is None:
         return f"up to {rows} x {cols} pixels {at}"
     return f"in volumes up to {most} x {rows} x {cols} voxels, slices {through:.4g} mm apart, pixels {at}"
 
 
 def _keypoint_summary(opened: Store, new: int) -> str:
-    counts = np.concatenate([opened.keypoints(i).count for i in range(len(opened.scans))])
+    found = np.concatenate([opened.keypoints(i).count for i in range(len(opened.scans))])
     settings = opened.keypoint_settings or {}
+    scans, slices = count(len(opened.scans), "scan"), count(len(found), "slice")
     return (
-        f"found keypoints ({settings['detector']}, {settings['most']} at most) in {new} of {len(opened.scans)} scans: "
-        f"{np.median(counts):g} per slice in the median, none in {np.sum(counts == 0)} of {len(counts)} slices"
+        f"found keypoints ({settings['detector']}, {settings['most']} at most) in {new} of {scans}: "
+        f"{np.median(found):g} per slice in the median, none in {np.sum(found == 0)} of {slices}"
     )
