@@ -143,7 +143,9 @@ def test_without_overrides_the_verb_gets_none(called, words):
 
 
 def test_compare_needs_scans_unless_it_lists_its_plans(called):
-    assert run("compare").exit_code == 2
+    refused = run("compare").exception
+    assert isinstance(refused, UsageError)
+    assert refused.next == "lemis compare scans/ -o work/"
     listed = run("compare", "--list")
     assert listed.exit_code == 0
     assert "Is pre-training worth it" in listed.output

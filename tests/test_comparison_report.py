@@ -105,7 +105,7 @@ def make(
         "title": resolved["title"], "data": "ACDC", "scans": 100, "subjects": 50, "labelled_subjects": 50,
         "command": "lemis compare scans/ -o work/ --plan plan.yaml", "machine": "2 cores", "lemis": "0.1.0",
         "torch": "2.13.0", "date": "2026-11-21", "transductive": True, "published": None, "upstream": None,
-        "seconds": 7200.0, "citations": {"sal": "Li, Ouyang, Wan. ISBI 2024."},
+        "core_seconds": 7200.0, "citations": {"sal": "Li, Ouyang, Wan. ISBI 2024."},
         "missing": [
             {"row": r, "labelled": m, "fold": f, "seed": s, "reason": "loss is not finite"} for r, m, f, s in missing
         ],
@@ -196,7 +196,7 @@ def test_missing_runs_are_marked_and_never_best(tmp_path: Path):
     page = parsed(text["index.html"]).said
     assert "Missing runs" in page
     assert "loss is not finite" in page
-    assert "Runs finished 24 of 30" in page
+    assert "Runs finished 24 of 30, in 2.0 core-hours" in page
     complete = written(make(tmp_path / "whole"))
     assert "Missing runs" not in parsed(complete["index.html"]).said
     assert "k of the n" not in complete["table.md"]

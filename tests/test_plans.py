@@ -235,3 +235,11 @@ def test_plans_presets_and_tables_are_in_the_package() -> None:
     package = PRESETS.parent
     carried = {path for pattern in patterns for path in package.glob(pattern)}
     assert {path for suffix in ("yaml", "csv") for path in package.rglob(f"*.{suffix}")} <= carried
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "benchmarks/plans").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_the_plans_of_our_own_results_resolve_and_give_their_command(path: Path) -> None:
+    assert len(ways(load_plan(path))) == len(load_plan(path).rows)
+    assert f"--plan benchmarks/plans/{path.name}" in path.read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lemis.errors import LemisError
+from lemis.errors import LemisError, UsageError
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -317,7 +317,11 @@ def compare(
             print(f"{known:<36}{title}")
         return
     if folder is None:
-        raise typer.BadParameter("no folder of scans", param_hint="SCANS")
+        raise UsageError(
+            "compare without a folder of scans",
+            allowed="a folder, or --list for the plans that ship",
+            next="lemis compare scans/ -o work/",
+        )
     from lemis.verbs.compare import compare as verb
 
     done = verb(

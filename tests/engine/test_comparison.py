@@ -132,6 +132,13 @@ def test_a_plan_that_cannot_be_run_is_refused(tmp_path: Path, changed: dict[str,
 def test_an_unknown_plan_is_answered_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="--plan default"):
         load_plan("defalt")
+    with pytest.raises(UsageError, match=r"next: +lemis compare --list"):
+        load_plan("my-own.yaml")
+
+
+def test_plans_are_listed_in_the_order_of_their_tables() -> None:
+    names = list(plan_files.shipped())
+    assert names.index("paper/kaf-table2-acdc") < names.index("paper/kaf-table10-acdc")
 
 
 # ------------------------------------------------------------------------------------------------- with the data there

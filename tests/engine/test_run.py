@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from lemis.engine.run import Run, load_model
+from lemis.engine.run import Run, load_model, processor
 from lemis.errors import UsageError
 
 SETTINGS = {"method": {"name": "pcl", "temperature": 0.1}, "epochs": 3, "learning_rate": 1e-5, "excluded": ["a"]}
@@ -197,3 +198,9 @@ def test_the_environment_names_the_command_without_its_folder(tmp_path: Path, mo
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/lemis", "pretrain", "work"])
     Run(tmp_path, SETTINGS)
     assert json.loads((tmp_path / "environment.json").read_text(encoding="utf-8"))["command"] == "lemis pretrain work"
+
+
+def test_the_processor_is_named_by_its_model_where_the_system_tells(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Made up 9000 \nflags\t\t: fpu\n")
+    assert processor(tmp_path / "cpuinfo") == "Made up 9000"
+    assert processor(tmp_path / "no such file") in (platform.processor(), platform.machine())

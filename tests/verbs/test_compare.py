@@ -172,6 +172,17 @@ def test_every_row_has_every_place_and_its_own_subjects(compared: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_pretraining_that_several_share_is_counted_once(compared: Path) -> None:
+    folder = compared / "comparisons" / "few"
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    lines = {row["cell"]: row for row in table(folder)}.values()
+    before = {float(row["pretraining_core_seconds"]) for row in lines if row["pretraining_core_seconds"]}
+    assert len(before) == 1
+    wanted = sum(before) + sum(float(row["finetuning_core_seconds"]) for row in lines)
+    assert facts["core_seconds"] == pytest.approx(wanted)
+
+
+@pytest.mark.slow
 def test_the_mean_of_results_is_that_of_cases(compared: Path) -> None:
     folder = compared / "comparisons" / "few"
     for row in table(folder):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
+from threadpoolctl import threadpool_limits
 from typer.testing import CliRunner
 
 from lemis.cli import app
@@ -157,6 +158,18 @@ def test_processes_give_the_same_bits(work):
     opened = prepare(work, jobs=2)
     for i, image in enumerate(one):
         np.testing.assert_array_equal(opened.image(i), image)
+
+
+def test_threads_change_no_bit(tmp_path):
+    scan = write_scan(tmp_path, "s1", shape=(300, 280, 6))  # products as large as are shared among threads
+    labels = {"background": 0, "MYO": 1, "LV": 5}
+    index = Index(root=str(tmp_path), layout="flat", channels=("MR",), labels=labels, scans=(scan,))
+    images = []
+    for threads in (1, 2):
+        index_file.save(index, tmp_path / f"work{threads}/index.json")
+        with threadpool_limits(threads):
+            images.append(prepare(tmp_path / f"work{threads}", settings=Settings(spacing_mm=1.1), jobs=1).image(0))
+    np.testing.assert_array_equal(*images)
 
 
 def test_auto_field_of_view_keeps_every_structure(work):

@@ -17,9 +17,10 @@ DEFAULT = "default"
 
 
 def shipped() -> dict[str, str]:
-    """Names of the plans that ship with Lemis (``paper/kaf-table1-acdc``), and their titles."""
+    """Names of the plans that ship with Lemis (``paper/kaf-table1-acdc``), and titles, in the order of their tables."""
     found = {path.relative_to(PLANS).with_suffix("").as_posix(): path for path in PLANS.rglob("*.yaml")}
-    return {name: str(read_yaml(found[name]).get("title", "")) for name in sorted(found)}
+    in_order = sorted(found, key=lambda name: re.sub(r"\d+", lambda number: number[0].zfill(3), name))
+    return {name: str(read_yaml(found[name]).get("title", "")) for name in in_order}
 
 
 def read(plan: str | Path) -> Tree:
@@ -40,10 +41,11 @@ def read(plan: str | Path) -> Tree:
     if colon and function.isidentifier():
         return _called(module, function)
     known = shipped()
+    near = nearest(str(plan), known)
     raise UsageError(
-        f"plan {str(plan)!r}",
-        allowed=f"one of {', '.join(known)}; the path of a YAML file; or module:function",
-        next=f"--plan {nearest(str(plan), known) or DEFAULT}",
+        f"plan {str(plan)!r}, which neither ships nor is a file",
+        allowed=f"one of the {len(known)} that `lemis compare --list` shows; a YAML file; or module:function",
+        next=f"--plan {near}" if near else "lemis compare --list",
     )
 
 

@@ -81,6 +81,12 @@ def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> l
     return left
 
 
+def core_seconds(folder: Path, grid: Grid) -> float:
+    """What the processors worked on all cells that are done, pre-training that several share counted once."""
+    done = (result for key in grid.cells if (result := read_result(folder, key)))
+    return sum(result.get("core_seconds") or 0.0 for result in done)
+
+
 def _lines(use: Use, result: Mapping[str, Any], before: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A line for each structure and one for their mean."""
     memory = [one["peak_memory_gb"] for one in (before, result) if one.get("peak_memory_gb") is not None]

@@ -21,7 +21,7 @@ from lemis.measure.tables import count
 from lemis.report import figures
 from lemis.report.comparison_tables import Table, compared, entry, latex, markdown, our_tables, published_tables
 from lemis.report.outcome import Facts, Outcome, exposure, mean_of, missing, over, read, title_of
-from lemis.report.page import duration, flat, listed
+from lemis.report.page import flat, listed
 
 AHEAD = 4  # a forecast goes on to so many times the largest number of labelled subjects
 TARGETS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)  # Dice that people name
@@ -228,7 +228,6 @@ def render(
         loader=PackageLoader("lemis.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(duration=duration)
     by_key = {table.key: table for table in chosen}
     first = [table for key in (chosen[0].key, "differences") if (table := by_key.get(key))]
     facts = outcome.facts
@@ -273,7 +272,9 @@ def cards(outcome: Outcome) -> list[tuple[str, str, str]]:
         heading = count(labelled, "labelled subject") if labelled else "Without labels"
         found.append((heading, figure, f"{' → '.join(rows)}; {outcome.headline.title}{part}"))
     done = len({score[:4] for score in outcome.scores})
-    planned = f"of {done + len(outcome.missing)}, in {duration(outcome.facts['seconds'])}"
+    core_hours = outcome.facts["core_seconds"] / 3600
+    cost = f"{core_hours:.1f} core-hours" if core_hours >= 1 else f"{60 * core_hours:.1f} core-minutes"
+    planned = f"of {done + len(outcome.missing)}, in {cost}"
     scans, _, subjects = outcome.tested.partition(" of ")
     number, noun = (subjects or scans).split()
     return [

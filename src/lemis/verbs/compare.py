@@ -135,14 +135,13 @@ def compare(
         submit, *_ = slurm.script(tasks, command, folder / "slurm")
         console.print(f"{count(len(tasks), 'cell')} for SLURM; hand them over with\n  {submit}")
         return Outcome(folder)
-    begun = time.monotonic()
     progress = _Progress(folder, made.grid, todo, console)
     try:
         _execute(tasks, progress, jobs=jobs, on=on)
     except KeyboardInterrupt:
         console.print(f"interrupted after {progress.ended} of {count(len(todo), 'cell')}; the same command goes on")
         raise
-    return _finish(asked, folder, made, todo, time.monotonic() - begun, console)
+    return _finish(asked, folder, made, todo, console)
 
 
 def run_cell(job: Job) -> None:
@@ -415,11 +414,11 @@ def _command(
 # ----------------------------------------------------------------------------------------------------------- afterwards
 
 
-def _finish(plan: Plan, folder: Path, made: _Made, todo: Sequence[Cell], seconds: float, console: Console) -> Outcome:
+def _finish(plan: Plan, folder: Path, made: _Made, todo: Sequence[Cell], console: Console) -> Outcome:
     """Tables, figure and page of what is done; what failed, with its log."""
     left = results.collect(folder, made.grid, plan, made.ways)
     failed = [cell for cell in todo if cells.read_result(folder, cell.key) is None]
-    _write_facts(plan, folder, made, left, seconds if todo else None)
+    _write_facts(plan, folder, made, left, ran=bool(todo))
     for cell in failed:
         status, log = cells.read_status(folder, cell.key), folder / "cells" / cell.key / "log.txt"
         where = f"\n  {log}" if log.is_file() else ""
@@ -433,10 +432,8 @@ def _finish(plan: Plan, folder: Path, made: _Made, todo: Sequence[Cell], seconds
     return Outcome(folder, tuple(cell.title for cell in failed))
 
 
-def _write_facts(
-    plan: Plan, folder: Path, made: _Made, left: Sequence[Mapping[str, Any]], seconds: float | None
-) -> None:
-    """``facts.json``: what the page says beside the numbers. A run with nothing to do leaves times and machine."""
+def _write_facts(plan: Plan, folder: Path, made: _Made, left: Sequence[Mapping[str, Any]], *, ran: bool) -> None:
+    """``facts.json``: what the page says beside the numbers. A run with nothing to do leaves command and machine."""
     path = folder / "facts.json"
     before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     here = environment()
@@ -445,14 +442,14 @@ def _write_facts(
         "machine": f"{here['gpu'] or here['processor']}, {here['cores']} cores, {here['platform']}",
         "lemis": here["lemis"], "torch": here["packages"]["torch"],
         "date": datetime.now(UTC).date().isoformat(),
-        "seconds": round(before.get("seconds", 0.0) + (seconds or 0.0), 1),
     }  # fmt: skip
-    if seconds is None and before:
+    if before and not ran:
         run = {key: before[key] for key in run}
     kind = "single" if plan.kind == "single" else "methods"
     named = {row.method for row in plan.rows if row.method in plugins.names(kind)}
     facts = {
         "title": plan.title, **made.facts, **run, "published": plan.published, "missing": list(left),
+        "core_seconds": results.core_seconds(folder, made.grid),
         "transductive": any(use.transductive for use in made.grid.uses),
         "citations": {name: plugins.describe(kind, name)["title"] for name in sorted(named)},
     }  # fmt: skip

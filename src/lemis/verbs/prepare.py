@@ -368,9 +368,12 @@ def _run(
     results: dict[int, Result] = {}
     with _progress(console, len(items), done) as advance:
         if jobs == 1:
-            for i, item in enumerate(items):
-                results[i] = work(item)
-                advance(len(results))
+            # One thread here too: with another number of them, sums are added in another order, and the last bits of
+            # an image would depend on the machine.
+            with threadpool_limits(1):
+                for i, item in enumerate(items):
+                    results[i] = work(item)
+                    advance(len(results))
         else:
             context = multiprocessing.get_context("spawn")  # forking a process that has threads can hang
             pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_one_thread)
