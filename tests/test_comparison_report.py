@@ -239,6 +239,16 @@ def test_a_row_without_any_finished_run(tmp_path: Path):
     assert "scratch" in text["figure.svg"]
 
 
+def test_one_row_from_scratch_is_measured_and_compared_with_nothing(tmp_path: Path):
+    text = written(make(tmp_path, rows=("scratch",), facts={"transductive": None}))
+    page = parsed(text["index.html"]).said
+    assert "Nothing to compare" not in page
+    assert "scratch was measured." in page
+    assert "Nothing was pre-trained." in page
+    assert "ransductive" not in page
+    assert "all rows had" not in page
+
+
 def test_before_anything_is_finished(tmp_path: Path):
     gone = [(row, 2, 0, 0) for row in ("scratch", "sal")]
     folder = make(tmp_path, labelled=[2], folds=1, missing=gone)
@@ -378,7 +388,9 @@ def test_the_forecast_is_dashed_beyond_what_was_measured(tmp_path: Path):
         assert line.ahead[-1][0] == 64
         means = [mean for _, mean, _, _ in line.ahead]
         assert means == sorted(means)
-    assert "stroke-dasharray" in written(folder)["figure.svg"]
+    text = written(folder)
+    assert "stroke-dasharray" in text["figure.svg"]
+    assert re.search(r"\n- sal: With 32 labelled subjects, expect a mean Dice of 0\.\d{3} ", text["table.md"])
     assert "stroke-dasharray" not in written(make(tmp_path / "two", labelled=(2, 4), dice=steady))["figure.svg"]
 
 

@@ -41,7 +41,7 @@ def write(folder: Path) -> str:
     While no cell is finished there is no figure.
 
     Returns:
-        The first table and the verdicts, for the terminal.
+        The first table, the verdicts and the forecasts, for the terminal.
 
     Raises:
         UsageError: A file is missing or cannot be read.
@@ -52,13 +52,15 @@ def write(folder: Path) -> str:
     ahead = forecasts(outcome)
     lines = figure_lines(outcome, ahead)
     chosen, printed = our_tables(outcome, comparisons), published_tables(outcome)
+    said = [gain.sentence for gain in gains]
+    said += [f"{found.row}: {sentence}" for found in ahead for sentence in found.sentences]
     page = render(outcome, gains=gains, ahead=ahead, lines=lines, chosen=chosen, printed=printed)
-    files.write(folder / "table.md", markdown(outcome, [gain.sentence for gain in gains], [*chosen, *printed]))
+    files.write(folder / "table.md", markdown(outcome, said, [*chosen, *printed]))
     files.write(folder / "table.tex", latex(outcome, [*chosen, *printed]))
     if lines:
         files.write(folder / "figure.svg", figures.standing_alone(draw(outcome, lines, "figure", figures.COLUMN)))
     files.write(folder / "index.html", page)
-    return "\n".join([tables.markdown(chosen[0].rows, chosen[0].columns), *(gain.sentence for gain in gains)])
+    return "\n".join([tables.markdown(chosen[0].rows, chosen[0].columns), *said])
 
 
 # ---------------------------------------------------------------- verdicts
@@ -235,6 +237,7 @@ def render(
         facts=facts,
         cards=cards(outcome),
         gains=gains,
+        others=len(outcome.rows) > 1,
         exposure=exposure(outcome),
         missing=missing(outcome),
         figure=Markup(draw(outcome, lines, "against", figures.PAGE)) if lines else None,
@@ -288,7 +291,9 @@ def methods_paragraph(outcome: Outcome) -> str:
     """A paragraph for the methods section of a paper; only what the files prove."""
     facts, plan = outcome.facts, outcome.plan
     others = [row for row in outcome.rows if row != outcome.baseline]
-    verb = "was" if len(others) == 1 else "were"
+    what = f"{listed(others)} {'was' if len(others) == 1 else 'were'} compared with {outcome.baseline}"
+    if not others:
+        what = f"{outcome.baseline} was measured"
     numbers = listed(map(str, outcome.labelled))
     if outcome.single:
         data = f"On {count(facts['scans'], 'image')} ({facts['data']})"
@@ -300,15 +305,15 @@ def methods_paragraph(outcome: Outcome) -> str:
         )
         how = (
             f"Networks were fine-tuned on the labels of {numbers} {'subject' if numbers == '1' else 'subjects'}, in "
-            f"{count(outcome.folds, 'fold')} by subject with {count(outcome.seeds, 'seed')}; all rows had the same "
-            "folds, labelled subjects and seeds."
+            f"{count(outcome.folds, 'fold')} by subject with {count(outcome.seeds, 'seed')}"
+            f"{'; all rows had the same folds, labelled subjects and seeds' if others else ''}."
         )
     said = [
-        f"{data}, {listed(others)} {verb} compared with {outcome.baseline}. {how}",
+        f"{data}, {what}. {how}",
         _budget(plan.get("budget") or {}),
         exposure(outcome),
         f"Scores are {outcome.headline.what}, as mean and population standard deviation over {over(outcome)}.",
-        f"Differences are of the mean Dice of each scan over its structures. {paired.DEFINITION}",
+        f"Differences are of the mean Dice of each scan over its structures. {paired.DEFINITION}" if others else "",
         f"All runs used Lemis {facts['lemis']} and PyTorch {facts['torch']} on {facts['machine']}.",
     ]
     return " ".join(part for part in said if part)

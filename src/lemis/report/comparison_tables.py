@@ -287,11 +287,11 @@ def _fact(name: str, value: object) -> str:
 # ---------------------------------------------------------------- Markdown and LaTeX
 
 
-def markdown(outcome: Outcome, verdicts: Sequence[str], found: Sequence[Table]) -> str:
-    """Title, verdicts, and every table under its caption."""
+def markdown(outcome: Outcome, said: Sequence[str], found: Sequence[Table]) -> str:
+    """Title, what is said of it, and every table under its caption."""
     parts = [f"# {tables.escape_markdown(outcome.facts['title'])}\n"]
-    if verdicts:
-        parts.append("".join(f"- {tables.escape_markdown(sentence)}\n" for sentence in verdicts))
+    if said:
+        parts.append("".join(f"- {tables.escape_markdown(sentence)}\n" for sentence in said))
     if outcome.missing:
         lines = (f"- {tables.escape_markdown(text)}\n" for text in missing(outcome))
         parts.append(f"{count(len(outcome.missing), 'run')} missing:\n\n{''.join(lines)}")

@@ -223,6 +223,8 @@ def exposure(outcome: Outcome) -> str:
     if outcome.single:
         return ""
     upstream = outcome.facts.get("upstream")
+    if outcome.facts["transductive"] is None:
+        return "Nothing was pre-trained."
     elsewhere = f"Pre-trained on other data ({upstream}). " if upstream else ""
     if outcome.facts["transductive"]:
         return f"{elsewhere}Transductive: pre-training saw the images of test subjects, never their labels."

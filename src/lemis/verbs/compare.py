@@ -447,10 +447,11 @@ def _write_facts(plan: Plan, folder: Path, made: _Made, left: Sequence[Mapping[s
         run = {key: before[key] for key in run}
     kind = "single" if plan.kind == "single" else "methods"
     named = {row.method for row in plan.rows if row.method in plugins.names(kind)}
+    pretrained = [use for use in made.grid.uses if use.pretrained]
     facts = {
         "title": plan.title, **made.facts, **run, "published": plan.published, "missing": list(left),
         "core_seconds": results.core_seconds(folder, made.grid),
-        "transductive": any(use.transductive for use in made.grid.uses),
+        "transductive": any(use.transductive for use in pretrained) if pretrained else None,
         "citations": {name: plugins.describe(kind, name)["title"] for name in sorted(named)},
     }  # fmt: skip
     files.write(path, json.dumps(facts, indent=1, ensure_ascii=False))
