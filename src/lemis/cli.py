@@ -562,7 +562,7 @@ def pretrain(
 
 
 @app.command(
-    epilog="Example: lemis finetune work/ --pretrained work/runs/sal --labelled 4 --fold 0",
+    epilog="Example: lemis finetune work/ --pretrained work/runs/pcl --labelled 4 --fold 0",
     rich_help_panel="Step by step",
 )
 def finetune(
@@ -608,7 +608,7 @@ def finetune(
 
 
 @app.command(
-    epilog="Example: lemis predict work/runs/sal-fold0 -i new-scans/ -o masks/",
+    epilog="Example: lemis predict work/runs/pcl-fold0 -i new-scans/ -o masks/",
     rich_help_panel="Step by step",
 )
 def predict(

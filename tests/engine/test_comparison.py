@@ -42,9 +42,9 @@ def plan_of(tmp_path: Path, **changed: Any) -> Plan:
 
 def test_the_default_plan_compares_the_presets_method_with_none() -> None:
     plan = load_plan()
-    assert [(row.method, row.backbone) for row in plan.rows] == [("scratch", "unet2d"), ("sal", "unet2d")]
+    assert [(row.method, row.backbone) for row in plan.rows] == [("scratch", "unet2d"), ("pcl", "unet2d")]
     assert (plan.baseline, plan.labelled, plan.folds) == ("scratch", "auto", "all")
-    assert load_plan(overrides=["preset=paper/pcl-acdc"]).rows[1].title == "pcl"
+    assert load_plan(overrides=["preset=paper/sal-acdc"]).rows[1].title == "sal"
 
 
 def test_rows_are_named_by_what_is_not_usual(tmp_path: Path) -> None:

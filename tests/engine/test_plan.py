@@ -153,7 +153,8 @@ def test_method_and_network_are_the_users_else_the_presets_else_ours() -> None:
     assert plan.choose("pcl", None, load_preset("paper/kaf-acdc")) == ("pcl", "unet2d")
     assert plan.choose(None, "unet3d", load_preset("small")) == ("scratch", "unet3d")
     assert plan.choose("mae", "unet3d", load_preset("small")) == ("mae", "unet3d")
-    assert plan.choose(None, "swin_unetr", load_preset("small")) == ("sal", "swin_unetr")
+    assert plan.choose(None, None, load_preset("small")) == ("pcl", "unet2d")
+    assert plan.choose(None, "swin_unetr", load_preset("small")) == ("pcl", "swin_unetr")
     assert plan.choose(None, "swin_unetr", load_preset("small"), ["backbone.dims=3"]) == ("scratch", "swin_unetr")
     assert plan.choose(None, None, load_preset("paper/voxel-siamese")) == ("scratch", "unet3d")
 
