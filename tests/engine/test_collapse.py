@@ -102,6 +102,19 @@ def test_a_loss_that_knows_nothing_is_named(tmp_path: Path) -> None:
     assert "warm_up_steps=500" in text
 
 
+@pytest.mark.parametrize(("dense", "said"), [(0.6, ["global"]), (1.0, ["global", "dense"])])
+def test_a_term_that_knows_nothing_is_a_reason_to_stop_where_no_other_is_learned(
+    tmp_path: Path, dense: float, said: list[str]
+) -> None:
+    run, nothing = Run(tmp_path, {}), math.log(31)
+    losses = {"global": torch.tensor(nothing), "dense": torch.tensor(dense * nothing)}
+    watched(run, Outcome(losses, {"global": HEALTHY}, dict.fromkeys(losses, nothing)))
+    assert [text.split()[3] for text in warnings(run)] == said
+    for text in warnings(run):
+        assert ("This term teaches nothing, dense does." in text) == (dense < 1)
+        assert ("Nothing is being learned" in text) == (dense == 1)
+
+
 def test_only_the_later_half_of_the_steps_counts(tmp_path: Path) -> None:
     run, watch = Run(tmp_path, {}), Watch(Run(tmp_path, {}))
     for step in range(EPOCH):
