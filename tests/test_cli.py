@@ -145,6 +145,7 @@ def test_without_overrides_the_verb_gets_none(called, words):
 def test_compare_needs_scans_unless_it_lists_its_plans(called):
     refused = run("compare").exception
     assert isinstance(refused, UsageError)
+    assert refused.exit_code == 2
     assert refused.next == "lemis compare scans/ -o work/"
     listed = run("compare", "--list")
     assert listed.exit_code == 0

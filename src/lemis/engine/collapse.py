@@ -121,7 +121,7 @@ _OF_ALL_TERMS = (
     "Nothing is being learned: the learning rate is probably too high. Stop, and try a third of it or a tenth "
     "(learning_rate=...), or warm_up_steps=500."
 )
-# MACL on ACDC gained most of all methods with its image-level term there to the end (docs/results.md).
+# MACL on ACDC gained most of all methods with its image-level term within 0.3 % of there to the end (docs/results.md).
 _OF_ONE_TERM = "This term teaches nothing, {learned} does. Whether the weights are worth it, `lemis compare` tells."
 _ADVICE = {
     "global": "Try a smaller learning_rate, or a larger batch.",

@@ -42,6 +42,7 @@ from pydantic import Field
 from scipy import optimize, special, stats
 
 from lemis.errors import UsageError
+from lemis.measure.statistics import variance
 from lemis.measure.tables import count
 
 Array = NDArray[np.float64]
@@ -397,11 +398,10 @@ class _Error(NamedTuple):
 def _error(u: Array) -> _Error:
     """From what each cell (subject, seed) adds to the error of a mean."""
     n, seeds = u.shape
-    subject = n / (n - 1) * float((u.sum(1) ** 2).sum())
+    subject = variance(u.sum(1))
     if seeds == 1:
         return _Error(subject, 0.0, n, seeds)
-    seed = seeds / (seeds - 1) * float((u.sum(0) ** 2).sum())
-    both = u.size / (u.size - 1) * float((u**2).sum())
+    seed, both = variance(u.sum(0)), variance(u)
     share = seed / (subject + seed) if seed else 0.0
     return _Error(max(subject + seed - both, subject, seed), share, n, seeds)
 

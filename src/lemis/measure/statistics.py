@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 from scipy import special
 
@@ -46,6 +46,11 @@ class Estimate(NamedTuple):
     subjects: int
 
 
+def variance(parts: NDArray[np.float64]) -> float:
+    """Of a mean, from what each independent cluster adds to its error, of any shape."""
+    return parts.size / (parts.size - 1) * float((parts**2).sum())
+
+
 def estimate(
     values: ArrayLike,
     subjects: Sequence[str],
@@ -72,6 +77,6 @@ def estimate(
     low = high = math.nan
     if n > 1:
         u = np.bincount(cluster, weights=array - mean) / array.size
-        reach = special.stdtrit(n - 1, (1 + settings.level) / 2) * math.sqrt(n / (n - 1) * float(u @ u))
+        reach = special.stdtrit(n - 1, (1 + settings.level) / 2) * math.sqrt(variance(u))
         low, high = max(mean - reach, within[0]), min(mean + reach, within[1])
     return Estimate(mean, low, high, float(np.median(array)), float(array.std()), int(array.size), n)

@@ -457,9 +457,9 @@ def _grid(opened: Store) -> str:
     spacing, through = opened.settings["spacing_mm"], opened.settings.get("slice_spacing_mm")
     if opened.settings.get("whole_px") is not None:
         return f"in volumes of {most} x {rows} x {cols} voxels"
-    at = f"at {spacing:.4g} mm" if isinstance(spacing, float) else "at native spacing"
-    if all(volume.is_picture(Path(file)) for facts in opened.scans for file in facts.images):
-        at = f"at {spacing:.4g} of the pictures' pixels" if isinstance(spacing, float) else "of the pictures"
+    pictures = all(volume.is_picture(Path(file)) for facts in opened.scans for file in facts.images)
+    unit = "of the pictures' pixels" if pictures else "mm"
+    at = f"at {spacing:.4g} {unit}" if isinstance(spacing, float) else "at native spacing"
     if through is None:
         return f"up to {rows} x {cols} pixels {at}"
     return f"in volumes up to {most} x {rows} x {cols} voxels, slices {through:.4g} mm apart, pixels {at}"
