@@ -8,7 +8,7 @@ WORKERS ?= 2
 # One thread per test process: two processes with two threads each get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: setup demo check test bench no-torchvision
+.PHONY: setup demo check test test-portable fuzz bench no-torchvision
 
 setup: $(STAMP)
 
@@ -33,6 +33,10 @@ check: setup no-torchvision
 
 test: setup no-torchvision
 	$(PYTEST)
+
+# Mutated inputs against the command line; failing ones are kept in scratch/fuzz.
+fuzz: setup no-torchvision
+	PYTHONPATH=tests $(BIN)/python -m fuzz -n $(or $(N),2000) --seed $(or $(SEED),0) --jobs $(WORKERS)
 
 bench: setup
 	$(BIN)/python -m benchmarks
