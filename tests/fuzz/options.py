@@ -10,7 +10,20 @@ from fuzz.harness import Case
 
 WEIGHT = 0.2
 
-_VALUES = ("-1", "0", "1e20", "nan", "99999999999999999999", "", "x", "os.path", "torch.nn", "../..", "[/red]", "\u00e9")
+_VALUES = (
+    "-1",
+    "0",
+    "1e20",
+    "nan",
+    "99999999999999999999",
+    "",
+    "x",
+    "os.path",
+    "torch.nn",
+    "../..",
+    "[/red]",
+    "\u00e9",
+)
 _OPTIONS = {
     "fit": ("--seed", "--fold", "--labelled", "--method", "--backbone", "--auxiliary", "--preset", "--settings"),
     "check": ("--layout", "--jobs"),

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+
 from fuzz.harness import GOOD, Case, run, try_case
 from fuzz.streams import STREAMS
 
@@ -26,9 +27,7 @@ def test_every_input_is_read_or_refused_in_words(name: str, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_stream_is_the_same_with_the_same_seed() -> None:
     for stream in STREAMS.values():
-        one, two = (
-            [(case.kind, case.name) for case in islice(stream.cases(random.Random(7)), 20)] for _ in range(2)
-        )
+        one, two = ([(case.kind, case.name) for case in islice(stream.cases(random.Random(7)), 20)] for _ in range(2))
         assert one == two
 
 
