@@ -272,6 +272,12 @@ def test_the_same_voxels_twice(tmp_path: Path, other: str, severity: str) -> Non
     assert ("leak" in fault.seen) == (severity == ERROR)
 
 
+def test_the_same_voxels_mirrored(tmp_path: Path) -> None:
+    write(tmp_path / "a.nii.gz", scan(1))
+    write(tmp_path / "b.nii.gz", scan(1)[::-1])
+    assert (only(tmp_path).scan, only(tmp_path).kind) == ("b", "same voxels twice")
+
+
 # ---------------------------------------------------------------- labels
 
 

@@ -23,7 +23,7 @@ from lemis import __version__
 from lemis.data import volume
 from lemis.data.index import Index, Scan
 from lemis.data.layouts import complete, with_grid
-from lemis.data.scans import file_stamps
+from lemis.data.scans import channel_digests, file_stamps, joined_digest
 from lemis.errors import LemisError, UsageError
 from lemis.settings import plain
 
@@ -54,7 +54,7 @@ class Seen(NamedTuple):
     faults: tuple[Fault, ...]
     channels: int = 0
     intensities: tuple[tuple[float, float], ...] = ()  # (min, max) per channel
-    content: str = ""  # hash of the voxels of all channels; "" for a constant scan
+    content: str = ""  # image_digest of all channels; "" for a constant scan
     segments: dict[str, int] = {}  # noqa: RUF012  (never written to)
 
 
@@ -147,7 +147,7 @@ def _examine_scan(index: Index, scan: Scan) -> Seen:
     found: list[Fault] = []
     sources: list[volume.Source] = []
     ranges: list[tuple[float, float]] = []
-    content = hashlib.blake2b(digest_size=16)
+    digests: list[str] = []
     for image in scan.images:
         report = _Report(scan.id, image, found)
         path = Path(index.root) / image
@@ -163,8 +163,7 @@ def _examine_scan(index: Index, scan: Scan) -> Seen:
             sources.append(image_volume.source)
             _header_faults(image_volume.source, report)
             ranges += _intensity_faults(image_volume.array, report)
-            content.update(repr(image_volume.array.shape).encode())
-            content.update(np.ascontiguousarray(image_volume.array, dtype=np.float32).data)
+            digests += channel_digests(image_volume.array)
     if len(sources) < len(scan.images) or not sources:
         return Seen(scan, tuple(found))
     for image, source in zip(scan.images[1:], sources[1:], strict=True):
@@ -178,7 +177,7 @@ def _examine_scan(index: Index, scan: Scan) -> Seen:
         faults=tuple(found),
         channels=sum(source.channels for source in sources),
         intensities=tuple(ranges),
-        content="" if all(low == high for low, high in ranges) else content.hexdigest(),
+        content="" if all(low == high for low, high in ranges) else joined_digest(digests),
         segments=segments,
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from lemis.errors import DataFault
 # Half a voxel would move a thin wall onto its neighbour; a tenth is rounding of headers.
 GRID_TOLERANCE = 0.1
 ROUNDING = 1e-3
+
+_DIGEST_BYTES = 16
 
 
 def file_stamps(index: Index, scan: Scan) -> list[tuple[str, str]]:
@@ -85,3 +89,80 @@ def _expect_grid(one: Volume, file: str, other: Volume, other_file: str) -> None
             allowed=f"one grid for all files of a scan, to {GRID_TOLERANCE:g} of a voxel",
             next="resample one onto the other's grid, or correct the header",
         )
+
+
+# ---------------------------------------------------------------- identity by content
+
+
+def content_digest(array: NDArray[Any]) -> str:
+    """Of the values of an array, as float32, and of their places: equal whatever file and type they came from.
+
+    Args:
+        array: Of any shape; for a label map (X, Y, Z), so that moving one voxel of it is seen.
+    """
+    content = hashlib.blake2b(repr(array.shape).encode(), digest_size=_DIGEST_BYTES)
+    content.update(np.ascontiguousarray(array, dtype=np.float32).data)
+    return content.hexdigest()
+
+
+def image_digest(images: Iterable[NDArray[Any]]) -> str:
+    """Which scan this is: equal under another name, in another format or header, turned by 90 degrees or mirrored.
+
+    So a scan is known again where somebody has stored it anew and lost its orientation. Values are compared as
+    float32, exactly: a scan that was rescaled or resampled is another one.
+
+    Args:
+        images: (X, Y, Z) or (X, Y, Z, C), in the order of their channels.
+    """
+    return joined_digest(digest for image in images for digest in channel_digests(image))
+
+
+def channel_digests(image: NDArray[Any]) -> list[str]:
+    """Of each channel of (X, Y, Z) or (X, Y, Z, C); for who holds one file at a time, see ``joined_digest``."""
+    return [_unturned(channel) for channel in (np.moveaxis(image, 3, 0) if image.ndim == 4 else [image])]
+
+
+def joined_digest(channels: Iterable[str]) -> str:
+    """The ``image_digest`` of the channels with these digests."""
+    return hashlib.blake2b(" ".join(channels).encode(), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def _unturned(channel: NDArray[Any]) -> str:
+    """Sides and a hash of (X, Y, Z) that all 48 ways of turning and mirroring a box leave alone.
+
+    Each voxel is hashed with the sum over its six neighbours, which knows no direction; the hashes are added up.
+    """
+    # Plane by plane, to hold no second volume; along the axis on which neighbours lie farthest apart in memory.
+    planes = channel.transpose(np.argsort([-abs(stride) for stride in channel.strides], kind="stable"))
+    total = 0
+    before: NDArray[np.uint64] | None = None
+    here = _hashed(planes[0])
+    for number in range(len(planes)):
+        after = _hashed(planes[number + 1]) if number + 1 < len(planes) else None
+        around = np.zeros_like(here)
+        around[1:] += here[:-1]
+        around[:-1] += here[1:]
+        around[:, 1:] += here[:, :-1]
+        around[:, :-1] += here[:, 1:]
+        for neighbour in (before, after):
+            if neighbour is not None:
+                around += neighbour
+        total += int(_mixed(around ^ (here << np.uint64(1))).sum(dtype=np.uint64))
+        if after is not None:
+            before, here = here, after
+    return f"{sorted(channel.shape)}:{total % 2**64:016x}"
+
+
+def _hashed(plane: NDArray[Any]) -> NDArray[np.uint64]:
+    with np.errstate(over="ignore"):  # what float32 does not hold is infinite, as it is for a network
+        values = np.ascontiguousarray(plane, dtype=np.float32) + np.float32(0)  # which makes -0 the same as 0
+    return _mixed(values.view(np.uint32).astype(np.uint64) + np.uint64(1))
+
+
+def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of MurmurHash3 (Appleby 2011), in place: each bit depends on each."""
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        words ^= words >> np.uint64(33)
+        words *= np.uint64(factor)
+    words ^= words >> np.uint64(33)
+    return words
