@@ -27,6 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # "rich" would take lemis[ray] for a style, and drop it
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -109,7 +110,7 @@ def main() -> None:
     if HEAVY.intersection(sys.argv[1:2]):
         keep_freed_memory()
     try:
-        app()
+        app(prog_name="lemis")
     except LemisError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from lemis import files
+from lemis import files, terminal
 from lemis.data.store import Store
 from lemis.engine import cells, probe
 from lemis.engine.cells import Cell, Grid, Use
@@ -80,8 +80,7 @@ class Pace:
         if key not in self._known:
             found = self._known[key] = make()
             self._console.print(
-                f"probe: {way.row.title}, {verb}: {found.seconds:.2g} s and {found.images:.0f} images a step",
-                markup=False,
+                f"probe: {way.row.title}, {verb}: {found.seconds:.2g} s and {found.images:.0f} images a step"
             )
             known = {name: one._asdict() for name, one in self._known.items()}
             files.write(self._file, json.dumps(known, indent=1))
@@ -114,8 +113,8 @@ def print_dry_run(pace: Pace, rows: Sequence[Way], columns: Sequence[Place], gri
             way.row.title, f"{len(cost.before)}{shared}" if cost.before else "none", str(len(cost.after)),
             " + ".join(map(duration, cost.one)), duration(cost.missing), f"{cost.memory_gb:.1f}",
         )  # fmt: skip
-    out = Console(soft_wrap=True, highlight=False, width=None if Console().is_terminal else 120)
-    out.print(table)
+    out = terminal.console()
+    terminal.print_table(out, table)
     free_gb = shutil.disk_usage(pace.here.path).free / 1e9
     out.print(
         f"{count(len(grid.cells), 'cell')}, {len(todo)} missing: about {duration(sum(cost.missing for cost in costs))} "

@@ -25,11 +25,11 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lemis import __version__, files
+from lemis import __version__, files, terminal
 from lemis.engine.memory import peak_memory_gb
 from lemis.errors import UsageError
 from lemis.parts import processes
@@ -130,7 +130,7 @@ class Run:
     def warn(self, text: str) -> None:
         """Say it on the console and keep it in ``status.json``."""
         if processes.rank() == 0:
-            self.console.print(f"[yellow]warning:[/] {text}")
+            self.console.print(Text.assemble(("warning:", "yellow"), " ", terminal.visible(text)))
             self.set_status(warnings=[*self.status().get("warnings", []), text])
 
     # -- metrics ----------------------------------------------------------------------------------------------------
@@ -169,11 +169,8 @@ class Run:
             return (step - start) / max(1e-9, time.monotonic() - begun)
 
         if self.console.is_terminal:
-            columns = (
-                TextColumn(self.path.name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-                TextColumn("loss {task.fields[loss]:.4f}"), TimeRemainingColumn(),
-            )  # fmt: skip
-            with Progress(*columns, console=self.console) as bar:
+            fields = ("{task.fields[rate]}", "loss {task.fields[loss]:.4f}")
+            with terminal.progress(self.console, self.path.name, *fields) as bar:
                 task = bar.add_task("", total=total, completed=done, rate="", loss=float("nan"))
                 yield lambda step, loss: bar.update(task, completed=step, rate=f"{rate(step):.1f} steps/s", loss=loss)
             return
@@ -235,8 +232,7 @@ def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def messages() -> Console:
     """Where verbs that train or predict speak: stderr, the first process only, lines unbroken where nobody looks on."""
-    unbroken = not sys.stderr.isatty()
-    return Console(stderr=True, soft_wrap=unbroken, highlight=False, quiet=processes.rank() != 0)
+    return terminal.console(stderr=True, unbroken=not sys.stderr.isatty(), quiet=processes.rank() != 0)
 
 
 def environment() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from lemis import terminal
 from lemis.contracts import Backbone
 from lemis.engine.run import load_model
 from lemis.errors import UsageError
@@ -104,7 +105,7 @@ def print_table(rows: list[Row], source: Path, console: Console) -> None:
         numbers = [sum(getattr(row, name) for row in same) for name in ("loaded", "fresh", "skipped")]
         parts = same[0].part if len(same) == 1 else f"{same[0].part} to {same[-1].part}"
         table.add_row(parts, *(f"{number:,}" for number in numbers), reason)
-    console.print(table)
+    terminal.print_table(console, table)
 
 
 def _for_one_channel(given: Tensor, own: Tensor) -> tuple[Tensor, str]:

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from lemis import terminal
 from lemis.data import single_image
 from lemis.data.single_image import Stack, beside
 from lemis.measure.clusters import Overlap
@@ -70,7 +71,7 @@ def pictures(
 
 def show(record: Facts, image: Path, mask: Path) -> None:
     """Print what was found in one image, how to choose another cluster, and where everything lies."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.console()
     several = len(record["slices"]) > 1
     made_from = record["made_from"]
     starts = made_from["settings"].get("starts", 1)
@@ -82,15 +83,15 @@ def show(record: Facts, image: Path, mask: Path) -> None:
             f"{image.name}{where}: {made_from['method']}, seed {made_from['seed']}{best}, "
             f"{facts['iterations']} iterations{again}, {facts['seconds']:.1f} s"
         )
-        console.print(_cluster_table(facts, title))
-        console.print(_said(facts, record["chosen_by"]), markup=False)
+        terminal.print_table(console, _cluster_table(facts, title))
+        console.print(_said(facts, record["chosen_by"]))
         if "scores" in facts:
-            console.print(_score_line(facts["scores"]), markup=False)
+            console.print(_score_line(facts["scores"]))
     if several and record["means"]:
         _show_means(console, record["means"], "slice")
-    console.print(_how_to_choose(record, image, mask), markup=False)
+    console.print(_how_to_choose(record, image, mask))
     others = ", ".join([record["files"]["labels"], record["files"]["overlay"], beside(mask, "", ".json").name])
-    console.print(f"written: {mask} (object 1, rest 0); beside it {others}", markup=False)
+    console.print(f"written: {mask} (object 1, rest 0); beside it {others}")
 
 
 def _cluster_table(facts: Facts, title: str) -> Table:
@@ -184,15 +185,15 @@ def line(name: str, outcome: Outcome, rows: Sequence[Facts]) -> str:
 
 def show_folder(record: Facts) -> None:
     """Print the means over a folder, and what has no reference or failed."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.console()
     if record["means"]:
         _show_means(console, record["means"], "image")
     if record["without_reference"]:
-        console.print(f"not scored, as they have no reference: {', '.join(record['without_reference'])}", markup=False)
+        console.print(f"not scored, as they have no reference: {', '.join(record['without_reference'])}")
     if record["failed"]:
         failed = count(len(record["failed"]), "image")
-        console.print(f"{failed} failed: {', '.join(record['failed'])}", markup=False)
-    console.print(f"written: {record['summary']}", markup=False)
+        console.print(f"{failed} failed: {', '.join(record['failed'])}")
+    console.print(f"written: {record['summary']}")
 
 
 def _show_means(console: Console, means: Facts, noun: str) -> None:
@@ -202,5 +203,5 @@ def _show_means(console: Console, means: Facts, noun: str) -> None:
     )
     for name, key in ((f"best-overlap cluster, protocol {means['protocol']}", "best"), ("mask as written", "chosen")):
         table.add_row(name, *(f"{means[key][score]:.3f}" for score in Overlap._fields))
-    console.print(table)
-    console.print(f"protocol {means['protocol']}: {means['what']}", markup=False)
+    terminal.print_table(console, table)
+    console.print(f"protocol {means['protocol']}: {means['what']}")

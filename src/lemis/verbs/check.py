@@ -13,10 +13,10 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from lemis import files
+from lemis import files, terminal
 from lemis.data import index as indexing
 from lemis.data import layouts, volume
 from lemis.data.check import Fault, Findings, Seen, examine
@@ -92,7 +92,7 @@ def check(
     if json:
         print(json_text.dumps(_plain(report), indent=2, ensure_ascii=False))
     else:
-        _print(report, output, Console(soft_wrap=True, highlight=False))
+        _print(report, output, terminal.console())
     return report
 
 
@@ -105,9 +105,7 @@ def _read_memory(file: Path | None) -> dict[str, Seen]:
 
 
 def _examine(index: Index, jobs: int | None, known: Mapping[str, Seen]) -> Findings:
-    console = Console(stderr=True)
-    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with terminal.progress(terminal.console(stderr=True), "reading", transient=True) as progress:
         task = progress.add_task("", total=len(index.scans))
         return examine(index, jobs, lambda: progress.advance(task), known)
 
@@ -160,18 +158,18 @@ def _plain(report: Report) -> dict[str, Any]:
 
 def _print(report: Report, output: Path | None, console: Console) -> None:
     index = report.index
-    console.print(f"[bold]{index.root}[/bold]: {layouts.TITLES[index.layout]}", markup=True)
-    console.print(_summary(report))
+    console.print(Text.assemble((terminal.visible(index.root), "bold"), f": {layouts.TITLES[index.layout]}"))
+    terminal.print_table(console, _summary(report))
     if any(scan.label for scan in index.scans):
-        console.print(_structures(index))
+        terminal.print_table(console, _structures(index))
         if index.ignored:
             console.print(f"the values {_runs(index.ignored)} count as background\n")
     for severity in ("error", "warning"):
         _print_faults([fault for fault in report.faults if fault.severity == severity], console)
     for part in report.left_out[:_SHOWN]:
-        console.print(f"not used: {part.file}: {part.reason}", markup=False)
+        console.print(f"not used: {part.file}: {part.reason}")
     _more(len(report.left_out), console)
-    console.print(_verdict(report, output), markup=False)
+    console.print(_verdict(report, output))
 
 
 def _summary(report: Report) -> Table:
@@ -266,12 +264,12 @@ def _print_faults(faults: Sequence[Fault], console: Console) -> None:
     for kind in dict.fromkeys(fault.kind for fault in faults):
         same = [fault for fault in faults if fault.kind == kind]
         colour = "red" if same[0].severity == "error" else "yellow"
-        console.print(f"[{colour}]{same[0].severity}[/{colour}] [bold]{kind}[/bold] ({len(same)})")
+        console.print(Text.assemble((same[0].severity, colour), " ", (kind, "bold"), f" ({len(same)})"))
         for fault in same[:_SHOWN]:
-            console.print(f"  {fault.file or fault.scan}: {fault.seen}", markup=False)
+            console.print(f"  {fault.file or fault.scan}: {fault.seen}")
         _more(len(same), console)
         for repair in _unique(fault.repair for fault in same):
-            console.print(f"  repair: {repair}", markup=False)
+            console.print(f"  repair: {repair}")
         console.print()
 
 

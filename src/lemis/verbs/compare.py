@@ -338,7 +338,7 @@ class _Progress:
             return
         cell = self._cells[key]
         if state == "retried":
-            self._console.print(f"{cell.title}: {message}", markup=False)
+            self._console.print(f"{cell.title}: {message}")
             return
         self.ended += 1
         self._waiting.remove(key)
@@ -346,7 +346,7 @@ class _Progress:
         if state == "done":
             self._seconds.setdefault(cell.kind, []).append(took)
         said = f"{duration(took)}{self._left()}" if state == "done" else message
-        self._console.print(f"[{self.ended}/{self._total}] {state}: {cell.title} ({said})", markup=False)
+        self._console.print(f"[{self.ended}/{self._total}] {state}: {cell.title} ({said})")
 
     def _left(self) -> str:
         if not self._waiting:
@@ -422,12 +422,12 @@ def _finish(plan: Plan, folder: Path, made: _Made, todo: Sequence[Cell], console
     for cell in failed:
         status, log = cells.read_status(folder, cell.key), folder / "cells" / cell.key / "log.txt"
         where = f"\n  {log}" if log.is_file() else ""
-        console.print(f"{status.get('state')}: {cell.title}: {status.get('message')}{where}", markup=False)
+        console.print(f"{status.get('state')}: {cell.title}: {status.get('message')}{where}")
     if failed:
         total = len(made.grid.cells)
         console.print(f"{len(failed)} of {count(total, 'cell')} missing; the same command tries them again")
     if len(left) < len(made.grid.uses):
-        console.print(f"\n{output_page.write(folder)}\n", markup=False, highlight=False)
+        console.print(f"\n{output_page.write(folder)}\n")
         console.print(f"open {folder / 'index.html'}")
     return Outcome(folder, tuple(cell.title for cell in failed))
 

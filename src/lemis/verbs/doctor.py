@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 from packaging.version import Version
-from rich.console import Console
+from rich.text import Text
+
+from lemis import terminal
 
 State = Literal["good", "note", "fix"]
 Installed = Callable[[str], str | None]
@@ -228,16 +230,13 @@ def _pip() -> str:
 
 
 def _print(diagnosis: Diagnosis) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.console()
     width = max(len(finding.name) for finding in diagnosis.findings)
     style = {"good": "green", "note": "yellow", "fix": "bold red"}
     for finding in diagnosis.findings:
-        console.print(f"[{style[finding.state]}]{finding.state:4}[/]  {finding.name:{width}}  ", end="")
-        console.print(finding.seen, markup=False)
+        state = (f"{finding.state:4}", style[finding.state])
+        console.print(Text.assemble(state, f"  {finding.name:{width}}  ", terminal.visible(finding.seen)))
         if finding.fix:
-            console.print(f"      {'':{width}}  -> {finding.fix}", markup=False)
+            console.print(f"      {'':{width}}  -> {finding.fix}")
     broken = sum(finding.state == "fix" for finding in diagnosis.findings)
-    console.print(
-        "\nAll is well." if diagnosis.healthy else f"\n{broken} to fix, each with its line above.",
-        markup=False,
-    )
+    console.print("\nAll is well." if diagnosis.healthy else f"\n{broken} to fix, each with its line above.")

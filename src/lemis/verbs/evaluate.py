@@ -22,11 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
-from lemis import files
+from lemis import files, terminal
 from lemis.data import index as indexing
 from lemis.data import volume
 from lemis.data.check import INTEGER_TOLERANCE
@@ -316,11 +315,11 @@ def _parallel(
     function: Callable[[Case], list[dict[str, object]]], cases: Sequence[Case], jobs: int | None
 ) -> list[list[dict[str, object]]]:
     # Threads: reading and the distance transforms are C code that lets go of the interpreter.
-    console = Console(stderr=True)
+    out = terminal.console(stderr=True)
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
         results = pool.map(function, cases)
-        quiet = not console.is_terminal
-        return list(track(results, "scoring", total=len(cases), console=console, transient=True, disable=quiet))
+        with terminal.progress(out, "scoring", transient=True) as bar:
+            return list(bar.track(results, total=len(cases)))
 
 
 # ---------------------------------------------------------------- summing up
@@ -448,7 +447,7 @@ def _no_nan(tree: Any) -> Any:
 
 
 def _print(summary: Mapping[str, Any], output: Path) -> None:
-    console = Console()
+    out = terminal.console()
     default = summary["protocols"]["default"]
     level = f"{summary['settings']['intervals']['level']:.0%}"
     who = f"{tables.count(summary['scans'], 'scan')} of {tables.count(summary['subjects'], 'subject')}"
@@ -464,17 +463,17 @@ def _print(summary: Mapping[str, Any], output: Path) -> None:
     for structure, facts in {**default["structures"], **overall}.items():
         means = [_with_interval(facts[name], 1 if name == "hd95_mm" else 3) for name in names]
         table.add_row(structure, *means, *(str(facts[name]) for name in COUNTS))
-    console.print(table)
+    terminal.print_table(out, table)
     for line in [*_remarks(summary), f"written: {output}/per_case.csv, summary.json"]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        out.print(line)
 
 
-def _with_interval(estimate: Mapping[str, Any], digits: int) -> str:
+def _with_interval(estimate: Mapping[str, Any], digits: int) -> Text:
     mean, low, high = (estimate[name] for name in ("mean", "low", "high"))
     if math.isnan(mean):
-        return "-"
-    interval = "" if math.isnan(low) else f"\n[dim]{low:.{digits}f}-{high:.{digits}f}[/]"
-    return f"{mean:.{digits}f}{interval}"
+        return Text("-")
+    interval = "" if math.isnan(low) else f"\n{low:.{digits}f}-{high:.{digits}f}"
+    return Text.assemble(f"{mean:.{digits}f}", (interval, "dim"))
 
 
 def _remarks(summary: Mapping[str, Any]) -> list[str]:

@@ -7,10 +7,9 @@ import importlib
 import json as json_format
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from lemis import plugins
+from lemis import plugins, terminal
 from lemis.settings import presets
 
 Facts = dict[str, Any]
@@ -86,7 +85,7 @@ def _plugins(folder: str) -> Any:
 
 
 def _print(facts: Facts) -> None:
-    console = Console()
+    console = terminal.console(unbroken=False)
     methods = Table("method", "dims", "trains", "title", title="How to pre-train (--method)", title_justify="left")
     for row in facts["methods"]:
         only_on = f"\non {' or '.join(row['backbones'])} only" if "backbones" in row else ""
@@ -107,12 +106,13 @@ def _print(facts: Facts) -> None:
     single = Table("method", "title", title="One image, no labels (segment-one --method)", title_justify="left")
     for row in facts["single"]:
         single.add_row(row["name"], _short(row))
-    console.print(methods, networks, losses, single, sep="\n")
+    for table in (methods, networks, losses, single):
+        terminal.print_table(console, table)
     console.print("\nPapers, to be cited")
     for kind in ("methods", "auxiliaries", "single"):
         for row in facts[kind]:
             if row["name"] != SCRATCH["name"]:
-                console.print(f"  {row['name']:<20}{row['title']}", soft_wrap=True, markup=False, highlight=False)
+                console.print(f"  {row['name']:<20}{row['title']}", soft_wrap=True)
     console.print()
     console.print("Presets (--preset): " + ", ".join(facts["presets"]), soft_wrap=True)
     console.print("`lemis list --json` also shows every setting and its default.")

@@ -12,10 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
-from lemis import files
+from lemis import files, terminal
 from lemis.contracts import Backbone
 from lemis.data import index as index_file
 from lemis.data import preprocess, volume
@@ -97,10 +95,11 @@ def predict(
         _print_cost(waiting, _costs(waiting, index, networks, facts[0], tiling, target), tiling, target)
         return output
     output.mkdir(parents=True, exist_ok=True)
-    for scan in track(waiting, f"predicting with {names}", console=console, disable=not console.is_terminal):
-        file = _predict_one(scan, index, networks, facts[0], tiling, output, target)
-        record["scans"][scan.id] = {"file": file.name, **wanted[scan.id]}
-        _write_record(output, record, facts)
+    with terminal.progress(console, f"predicting with {names}") as bar:
+        for scan in bar.track(waiting):
+            file = _predict_one(scan, index, networks, facts[0], tiling, output, target)
+            record["scans"][scan.id] = {"file": file.name, **wanted[scan.id]}
+            _write_record(output, record, facts)
     console.print(f"predicted {count(len(waiting), 'scan')} with {names}: {output}")
     return output
 
@@ -229,7 +228,7 @@ def _costs(
 
 
 def _print_cost(scans: Sequence[Scan], costs: Sequence[Cost], tiling: Tiling | None, device: torch.device) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+    console = terminal.console()
     part = "slice" if tiling is None else "tile"
     of = "" if tiling is None else f" of {' x '.join(map(str, tiling.patch_px))}"
     seconds, parts = sum(one.seconds for one in costs), sum(one.parts for one in costs)

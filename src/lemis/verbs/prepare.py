@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from lemis import terminal
 from lemis.data import index as index_file
 from lemis.data import keypoints as detection
 from lemis.data import preprocess, store, volume
@@ -124,7 +124,7 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     if keypoints is not None:
         store.ask_keypoints(folder, plain(keypoints))
-    console = Console(stderr=True, soft_wrap=True)
+    console = terminal.console(stderr=True)
     plan = _plan(index, settings, folder, jobs, console)
     images = _prepare_images(plan, jobs, console)
     asked = store.asked_keypoints(folder)
@@ -405,8 +405,7 @@ def _one_thread() -> None:
 def _progress(console: Console, total: int, done: str) -> Iterator[Callable[[int], None]]:
     """A bar with rate and time left on a terminal, a line every few seconds elsewhere."""
     if console.is_terminal:
-        columns = (TextColumn(done), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-        with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        with terminal.progress(console, done, "{task.fields[rate]}") as bar:
             task, start = bar.add_task(done, total=total, rate=""), time.monotonic()
 
             def advance(count: int) -> None:

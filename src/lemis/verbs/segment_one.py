@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 
-from lemis import files
+from lemis import files, terminal
 from lemis.data import single_image, single_sets
 from lemis.data.single_sets import Pair, Set
 from lemis.engine import one_image, one_image_record, side_by_side
@@ -150,10 +149,10 @@ def _one(
     marked = one_image_record.reference(reference, job.stack)
     console = messages()
     for note in job.stack.notes:
-        console.print(f"{image}: {note}", markup=False)
+        console.print(f"{image}: {note}")
     if again:
         assert stored is not None
-        console.print(f"{stored['files']['labels']}: made before from the same image, not made again", markup=False)
+        console.print(f"{stored['files']['labels']}: made before from the same image, not made again")
         found, label_map = stored["slices"], one_image_record.label_map(stored, job)
     else:
         found, label_map = one_image.described(job, _answers(job, pace, console))
@@ -170,10 +169,10 @@ def _answers(job: Job, pace: Pace, console: Console) -> dict[int, Found]:
     run = side_by_side.runner(job.made_from, pace.device)
     shape = " x ".join(map(str, next(iter(job.inputs.values())).shape[1:]))
     many = f", {tables.count(len(job.inputs), 'slice')}" if len(job.inputs) > 1 else ""
-    console.print(f"{job.image}: {job.made_from['method']} at {shape} pixels{many}", markup=False)
+    console.print(f"{job.image}: {job.made_from['method']} at {shape} pixels{many}")
     answers: dict[int, Found] = {}
-    with _progress(console) as progress:
-        bar = progress.add_task("segmenting", total=len(job.inputs))
+    with terminal.progress(console, "segmenting", transient=True) as progress:
+        bar = progress.add_task("", total=len(job.inputs))
         for number, answer in side_by_side.segment(list(job.inputs.items()), run, pace):
             if isinstance(answer, Exception):
                 raise answer
@@ -192,10 +191,6 @@ def _written(
     return one_image_record.write(job, label_map, masked, by, pictures)
 
 
-def _progress(console: Console) -> Progress:
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
-
-
 # ---------------------------------------------------------------------------------------------------------- a folder
 
 
@@ -211,19 +206,19 @@ def _batch(
     one_image.refuse_unreadable(asked)
     console = messages()
     said = f"{tables.count(len(pairs), 'image')} with {method}"
-    console.print(f"{folder}: {said}, {', '.join(f'{key}={value}' for key, value in settings.items())}", markup=False)
+    console.print(f"{folder}: {said}, {', '.join(f'{key}={value}' for key, value in settings.items())}")
     _say_layout(console, folder, found, references)
     rows: list[Facts] = []
     waiting = list(pairs)
-    with _progress(console) as progress:
-        bar = progress.add_task("segmenting", total=len(pairs))
+    with terminal.progress(console, "segmenting", transient=True) as progress:
+        bar = progress.add_task("", total=len(pairs))
         while waiting:
             some, waiting = waiting[: pace.now], waiting[pace.now :]
             for name, outcome in _some(some, output, asked, protocol, pace):
                 mine = told.rows(name, outcome)
                 rows += mine
                 progress.advance(bar)
-                progress.console.print(told.line(name, outcome, mine), markup=False)
+                progress.console.print(told.line(name, outcome, mine))
     output.mkdir(parents=True, exist_ok=True)
     files.write(output / SUMMARY, tables.comma_separated(rows, told.COLUMNS))
     scoring = any(pair.reference for pair in pairs)
@@ -260,7 +255,7 @@ def _say_layout(console: Console, folder: Path, found: Set, references: Path | N
         return
     scored = sum(pair.reference is not None for pair in found.pairs)
     where = f"references from {references}" if references else f"with references: {scored} of {len(found.pairs)}"
-    console.print(f"{folder}: recognised as {found.title}; {where}", markup=False)
+    console.print(f"{folder}: recognised as {found.title}; {where}")
 
 
 def _some(
