@@ -18,6 +18,7 @@ from lemis.data import keypoints as detection
 from lemis.data import preprocess, store, volume
 from lemis.data.index import Index, Scan
 from lemis.data.preprocess import Settings
+from lemis.data.scans import image_digest
 from lemis.errors import DataFault, UsageError
 from lemis.verbs.prepare import prepare
 
@@ -69,6 +70,20 @@ def work(tmp_path):
 
 def stamps(work):
     return {path.name: path.stat().st_mtime_ns for path in (work / "prepared").iterdir()}
+
+
+def test_scans_and_labels_are_known_again_by_their_content(work):
+    """What a run writes down of the scans it is trained on: no name, no header, no type."""
+    opened = prepare(work, jobs=1)
+    for facts in opened.scans:
+        image = volume.read(work.parent / "scans" / facts.images[0]).array
+        assert facts.image_digest == image_digest([image[::-1].astype(np.float32)])
+    label = volume.read(work.parent / "scans" / "s1_a_label.nii.gz").array
+    assert [facts.label_digest for facts in opened.scans] == [
+        image_digest([label]),
+        image_digest([volume.read(work.parent / "scans" / "s1_b_label.nii.gz").array]),
+        "",
+    ]
 
 
 def test_every_scan_is_prepared(work, capsys):
@@ -214,14 +229,14 @@ def test_settings_that_contradict_each_other_are_refused(work):
     assert not list((work / "prepared").glob("*.npy"))
 
 
-def test_a_store_of_before_there_were_volumes_is_kept(work, capsys):
+def test_settings_that_change_nothing_keep_the_store(work, capsys):
     opened = prepare(work)
     before, source = stamps(work), opened.scans[0].source
     settings = {
         "spacing_mm": 1.5, "field_of_view_mm": None, "normalise": "zscore", "clip_percentiles": None,
         "image_order": 3, "label_interpolation": "linear", "antialias": False,
     }  # fmt: skip
-    told = json.dumps([1, source, settings, [0, 1, 5], ["MR"]], sort_keys=True)  # as it was then
+    told = json.dumps([2, source, settings, [0, 1, 5], ["MR"]], sort_keys=True)  # of version 2
     assert opened.scans[0].fingerprint == hashlib.sha256(told.encode()).hexdigest()[:16]
     assert opened.settings == settings
     capsys.readouterr()

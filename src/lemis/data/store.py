@@ -29,7 +29,7 @@ from lemis.data.keypoints import ScanKeypoints
 from lemis.data.preprocess import Facts, Shape2, crop_field, field_of_view, inside_field
 from lemis.errors import UsageError
 
-VERSION = 1
+VERSION = 2  # 2: digests of images and labels
 
 _FACTS = TypeAdapter(Facts)
 

@@ -27,7 +27,7 @@ from lemis.data import keypoints as detection
 from lemis.data import preprocess, store, volume
 from lemis.data.index import Index, Scan
 from lemis.data.preprocess import Facts, Settings
-from lemis.data.scans import file_stamps, read_image, read_label
+from lemis.data.scans import file_stamps, image_digest, read_image, read_label
 from lemis.data.store import Store
 from lemis.errors import DataFault, UsageError
 from lemis.measure.tables import count
@@ -318,12 +318,15 @@ def _prepare_scan(job: _Job, task: _Task) -> _Failure | None:
         image = read_image(job.index, scan)
         stage = "preparing"
         prepared, facts = preprocess.prepare_image(image.array, task.facts, job.settings)
+        facts = dataclasses.replace(facts, image_digest=image_digest([image.array]))
         label = None
         if scan.label is not None:
             stage, file = "reading", scan.label
             seen = read_label(job.index, scan, image)
             stage = "preparing"
             label = preprocess.prepare_label(seen, facts, job.settings, job.label_values, job.index.ignored)
+            if label.any():  # empty ones are alike in all subjects
+                facts = dataclasses.replace(facts, label_digest=image_digest([seen]))
         stage = "storing"
         store.write_scan(job.folder, facts, prepared, label)
     except UsageError as error:
