@@ -157,7 +157,7 @@ def test_facts_of_before_are_read(tmp_path):
     assert named == {
         "id", "subject", "images", "label", "labelled", "slices", "canonical_shape", "canonical_spacing_mm",
         "slice_axis", "slice_shape", "resampled_shape", "field", "prepared_spacing_mm", "intensity", "extent_mm",
-        "source", "fingerprint",
+        "image_digest", "label_digest", "source", "fingerprint",
     }  # fmt: skip
     assert store.read_facts(tmp_path, "s1_a") == facts
 
