@@ -249,6 +249,13 @@ def test_one_row_from_scratch_is_measured_and_compared_with_nothing(tmp_path: Pa
     assert "all rows had" not in page
 
 
+@pytest.mark.parametrize(("subjects", "bold"), [(6, True), (5, False)])
+def test_no_winner_is_in_bold_where_nothing_can_be_said(tmp_path: Path, subjects: int, bold: bool):
+    text = in_markdown(make(tmp_path, folds=1, subjects=subjects, dice=constant))
+    assert ("cannot say" in text) != bold
+    assert ("**" in text) == bold
+
+
 def test_before_anything_is_finished(tmp_path: Path):
     gone = [(row, 2, 0, 0) for row in ("scratch", "sal")]
     folder = make(tmp_path, labelled=[2], folds=1, missing=gone)
@@ -379,7 +386,7 @@ def test_the_forecast_is_dashed_beyond_what_was_measured(tmp_path: Path):
 
     folder = make(tmp_path, labelled=(2, 4, 8, 16), dice=steady)
     outcome = read(folder)
-    ahead = comparison.forecasts(outcome)
+    ahead = comparison.forecasts(outcome, comparison_tables.compared(outcome))
     assert [found.row for found in ahead] == ["sal", "scratch"]
     lines = comparison.figure_lines(outcome, ahead)
     for line in lines:

@@ -208,11 +208,12 @@ def read(path: Path, *, metric: str = "dice", structure: str | None = None) -> l
 def reliable(found: Difference, settings: Settings | None = None) -> bool:
     """Whether a difference may be called one: enough subjects, adjusted p below the error, 0 outside the interval."""
     settings = settings or Settings()
-    return (
-        found.subjects >= settings.least_subjects
-        and found.p_adjusted < 1 - settings.level
-        and not found.low <= 0 <= found.high
-    )
+    return enough(found, settings) and found.p_adjusted < 1 - settings.level and not found.low <= 0 <= found.high
+
+
+def enough(found: Difference, settings: Settings | None = None) -> bool:
+    """Whether there are test subjects enough to say anything."""
+    return found.subjects >= (settings or Settings()).least_subjects
 
 
 def verdict(
@@ -249,11 +250,13 @@ def verdict(
         sure = [one for one in own if reliable(one.difference, settings) and (one.difference.mean > 0) == better]
         if sure:
             clauses.append(first.effects(verb, [(one.labelled, _interval(one.difference, scale)) for one in sure]))
-    unsure = [one.labelled for one in own if not reliable(one.difference, settings) and _enough(one, settings)]
+    unsure = [
+        one.labelled for one in own if not reliable(one.difference, settings) and enough(one.difference, settings)
+    ]
     if unsure:
         clauses.append(first.nothing(unsure))
     for one in own:
-        if not _enough(one, settings):
+        if not enough(one.difference, settings):
             clauses.append(first.too_few(one.labelled, one.difference.subjects, settings.least_subjects))
     apart = [str(one.labelled) for one in own if one.folds_p < _FOLDS_DISAGREE]
     if apart:
@@ -304,10 +307,6 @@ def _interval(found: Difference, scale: float) -> str:
     # A loss is printed as a positive number, with its interval turned round.
     low, high = (found.low, found.high) if found.mean > 0 else (-found.high, -found.low)
     return f"{abs(found.mean) * scale:.1f} [{low * scale:.1f}, {high * scale:.1f}]"
-
-
-def _enough(one: Comparison, settings: Settings) -> bool:
-    return one.difference.subjects >= settings.least_subjects
 
 
 def _grouped(cases: Sequence[Case]) -> dict[tuple[str, int], dict[tuple[int, str, str, str], Case]]:

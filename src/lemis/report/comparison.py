@@ -19,7 +19,16 @@ from lemis import files
 from lemis.measure import forecast, paired, statistics, tables
 from lemis.measure.tables import count
 from lemis.report import figures
-from lemis.report.comparison_tables import Table, compared, entry, latex, markdown, our_tables, published_tables
+from lemis.report.comparison_tables import (
+    Table,
+    can_say,
+    compared,
+    entry,
+    latex,
+    markdown,
+    our_tables,
+    published_tables,
+)
 from lemis.report.outcome import Facts, Outcome, exposure, mean_of, missing, over, read, title_of
 from lemis.report.page import flat, listed
 
@@ -49,7 +58,7 @@ def write(folder: Path) -> str:
     outcome = read(folder)
     comparisons = compared(outcome)
     gains = verdicts(outcome, comparisons)
-    ahead = forecasts(outcome)
+    ahead = forecasts(outcome, comparisons)
     lines = figure_lines(outcome, ahead)
     chosen, printed = our_tables(outcome, comparisons), published_tables(outcome)
     said = [gain.sentence for gain in gains]
@@ -85,7 +94,7 @@ def _kind(comparisons: Sequence[paired.Comparison], row: str) -> str:
     signs = {math.copysign(1, found.mean) for found in own if paired.reliable(found)}
     if signs:
         return "mixed" if len(signs) > 1 else "gain" if 1.0 in signs else "loss"
-    return "none" if any(found.subjects >= paired.Settings().least_subjects for found in own) else "unknown"
+    return "none" if any(map(paired.enough, own)) else "unknown"
 
 
 # ---------------------------------------------------------------- forecast and figure
@@ -115,7 +124,7 @@ def _row_mean(outcome: Outcome, row: str, labelled: int) -> float:
     return mean_of(case.value for case in outcome.cases if (case.row, case.labelled) == (row, labelled))
 
 
-def forecasts(outcome: Outcome) -> list[Ahead]:
+def forecasts(outcome: Outcome, comparisons: Sequence[paired.Comparison]) -> list[Ahead]:
     """For the best row and the baseline, where there are at least three M."""
     best = best_row(outcome)
     rows = [row for row in (best, outcome.baseline) if row is not None]
@@ -124,7 +133,7 @@ def forecasts(outcome: Outcome) -> list[Ahead]:
     target = next((target for target in TARGETS if target > reached), None)
     fitted = {row: forecast.fit(found) for row, found in values.items()}
     sentences = {row: _ahead_in_words(one, target) for row, one in fitted.items()}
-    if outcome.baseline in fitted and best is not None:
+    if outcome.baseline in fitted and best is not None and can_say(comparisons, outcome.labelled[0]):
         sentences[outcome.baseline] = [*_saved(outcome, best, fitted[outcome.baseline]), *sentences[outcome.baseline]]
     return [Ahead(row, fitted[row], tuple(sentences[row])) for row in fitted]
 

@@ -65,30 +65,40 @@ def entry(outcome: Outcome, metric: str, row: str, labelled: int, structure: str
 
 def our_tables(outcome: Outcome, comparisons: Sequence[paired.Comparison]) -> list[Table]:
     """Everything that was measured here: the headline first."""
-    return [*score_tables(outcome), *difference_tables(outcome, comparisons), cost_table(outcome)]
+    return [*score_tables(outcome, comparisons), *difference_tables(outcome, comparisons), cost_table(outcome)]
 
 
-def score_tables(outcome: Outcome) -> list[Table]:
+def score_tables(outcome: Outcome, comparisons: Sequence[paired.Comparison]) -> list[Table]:
     """Rows are methods, columns M: the headline first, then the other protocol, the structures, and distances."""
     other = DEFAULT if outcome.headline is PAPER else PAPER
-    found = [score_table(outcome, outcome.headline)]
+    judged = frozenset(labelled for labelled in outcome.labelled if can_say(comparisons, labelled))
+    found = [score_table(outcome, outcome.headline, judged)]
     if not outcome.single:
-        found.append(score_table(outcome, other))
+        found.append(score_table(outcome, other, judged))
     if len(outcome.structures) > 1:
-        found += [score_table(outcome, outcome.headline, structure) for structure in outcome.structures]
-    found += [score_table(outcome, metric) for metric in FURTHER]
+        found += [score_table(outcome, outcome.headline, judged, structure) for structure in outcome.structures]
+    found += [score_table(outcome, metric, judged) for metric in FURTHER]
     return [table for table in found[:1] if table] + [table for table in found[1:] if _has_numbers(table)]
 
 
-def score_table(outcome: Outcome, metric: Metric, structure: str = MEAN) -> Table:
-    """One metric of one structure, mean (standard deviation) over folds and seeds, the best of each M in bold."""
+def can_say(comparisons: Sequence[paired.Comparison], labelled: int) -> bool:
+    """Whether there are test subjects enough at M for a verdict, good or bad."""
+    return any(one.labelled == labelled and paired.enough(one.difference) for one in comparisons)
+
+
+def score_table(outcome: Outcome, metric: Metric, judged: frozenset[int], structure: str = MEAN) -> Table:
+    """One metric of one structure, mean (standard deviation) over folds and seeds.
+
+    The best of each M is in bold where M is in ``judged``: a winner beside "cannot say" would say it all the same.
+    """
     columns = {labelled: _heading(labelled) for labelled in outcome.labelled}
     rows: list[dict[str, str | Written]] = [{"Method": row} for row in outcome.rows]
     for labelled, heading in columns.items():
         entries = [entry(outcome, metric.key, row, labelled, structure) for row in outcome.rows]
         best = _best(entries, metric)
         for row, found in zip(rows, entries, strict=True):
-            row[heading] = Written(_text(found, metric.digits), bold=_whole(found) and _printed(found, metric) == best)
+            wins = labelled in judged and _whole(found) and _printed(found, metric) == best
+            row[heading] = Written(_text(found, metric.digits), bold=wins)
     of = "" if structure == MEAN else f"{structure}: "
     key = metric.key if structure == MEAN else f"{metric.key}-{structure}"
     caption = score_caption(outcome, metric, structure)
