@@ -377,3 +377,12 @@ def test_the_definition_says_what_one_seed_cannot():
     assert "0.05" in DEFINITION
     assert Settings().level == 0.95
     assert Settings().least_subjects == 6
+
+
+def test_no_difference_is_larger_than_it_can_be():
+    dice = {"scratch": (0.9, 0.1, 0.9), "sal": (0.1, 0.9, 0.9)}
+    cases = [Case(row, 2, 0, f"p{n}", f"p{n}", value) for row, found in dice.items() for n, value in enumerate(found)]
+    (free,) = compare(cases, baseline="scratch")
+    (found,) = compare(cases, baseline="scratch", within=(-1, 1))
+    assert (free.difference.low < -1, free.difference.high > 1) == (True, True)
+    assert (found.difference.low, found.difference.high) == (-1, 1)

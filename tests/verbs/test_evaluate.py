@@ -96,6 +96,19 @@ def test_every_mean_has_an_interval_over_subjects(tmp_path: Path, metric: str):
         assert found[metric]["subjects"] == 3
 
 
+def test_no_interval_is_wider_than_what_can_be(tmp_path: Path):
+    """Dice, NSD and distances have ends: of two subjects, one missed, t reaches far beyond them."""
+    missed = label_map(without=1)
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map(), "c": missed})
+    default = evaluate(work)["protocols"]["default"]
+    farthest = scores.diagonal_mm(SHAPE, (1.5, 1.5, 8.0))
+    for found in (default["structures"]["pool"], default["overall"]):
+        for metric in METRICS:
+            end = 1 if metric in ("dice", "nsd") else farthest
+            assert 0 <= found[metric]["low"] <= found[metric]["mean"] <= found[metric]["high"] <= end
+    assert default["structures"]["pool"]["hd95_mm"]["high"] == farthest
+
+
 def test_definitions_and_tolerance_are_in_the_output(tmp_path: Path):
     work = make_work(tmp_path, {"a": label_map(), "b": label_map(1)})
     settings = Settings(scores=scores.Settings(tolerance_mm=1.0))

@@ -115,6 +115,8 @@ def difference(
     subjects: Sequence[str],
     seeds: Sequence[int] | None = None,
     settings: Settings | None = None,
+    *,
+    within: tuple[float, float] = (-math.inf, math.inf),
 ) -> Difference:
     """Mean of ``ours - theirs`` with interval and p-value.
 
@@ -124,6 +126,7 @@ def difference(
         subjects: (N,) whose scan it is.
         seeds: (N,) of which training; one seed by default.
         settings: Level, interval, test.
+        within: Least and most that a difference can be; the interval ends there.
     """
     settings = settings or Settings()
     values = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
@@ -137,6 +140,7 @@ def difference(
     mean = float(values.mean())
     low, high, p = _judged(sums, sizes, mean, settings) if len(sums) > 1 else (math.nan,) * 3
     scans = int(np.bincount(seed).max())
+    low, high = (float(np.clip(end, *within)) for end in (low, high))
     return Difference(mean, low, high, p, p, len(sums), scans, sums.shape[1], left_out)
 
 
@@ -150,8 +154,20 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def compare(cases: Sequence[Case], *, baseline: str, settings: Settings | None = None) -> list[Comparison]:
+def compare(
+    cases: Sequence[Case],
+    *,
+    baseline: str,
+    settings: Settings | None = None,
+    within: tuple[float, float] = (-math.inf, math.inf),
+) -> list[Comparison]:
     """Every row against the baseline with as many labelled subjects, Holm over the rows at each number of these.
+
+    Args:
+        cases: Of all rows.
+        baseline: Title of a row.
+        settings: How differences are judged.
+        within: Least and most that a difference can be; -1 and 1 of Dice.
 
     Returns:
         Rows as they come in ``cases``, each with its numbers of labelled subjects in order. Where there is no pair
@@ -170,7 +186,7 @@ def compare(cases: Sequence[Case], *, baseline: str, settings: Settings | None =
             next="name another baseline, or wait for its cells",
         )
     found = [
-        _compared(groups, row, labelled, baseline, settings)
+        _compared(groups, row, labelled, baseline, settings, within)
         for row in rows
         if row != baseline
         for labelled in sorted({of for name, of in groups if name == row})
@@ -324,14 +340,19 @@ def _grouped(cases: Sequence[Case]) -> dict[tuple[str, int], dict[tuple[int, str
 
 
 def _compared(
-    groups: Mapping[tuple[str, int], Mapping[Any, Case]], row: str, labelled: int, baseline: str, settings: Settings
+    groups: Mapping[tuple[str, int], Mapping[Any, Case]],
+    row: str,
+    labelled: int,
+    baseline: str,
+    settings: Settings,
+    within: tuple[float, float],
 ) -> Comparison:
     ours, theirs = groups[row, labelled], groups.get((baseline, labelled), {})
     # In order, so that the bits of a mean do not depend on which cell was finished first.
     pairs = sorted(key for key in ours.keys() & theirs if not math.isnan(ours[key].value - theirs[key].value))
     values = np.array([(ours[key].value, theirs[key].value) for key in pairs]).reshape(-1, 2)
     subjects = [key[1] for key in pairs]
-    found = difference(values[:, 0], values[:, 1], subjects, [key[0] for key in pairs], settings)
+    found = difference(values[:, 0], values[:, 1], subjects, [key[0] for key in pairs], settings, within=within)
     found = found._replace(
         scans=len({key[1:3] for key in pairs}), left_out=len(ours.keys() | theirs.keys()) - len(pairs)
     )

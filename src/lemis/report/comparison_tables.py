@@ -175,7 +175,7 @@ def compared(outcome: Outcome) -> list[paired.Comparison]:
     """Every row against the baseline; nothing while the baseline has no finished run."""
     if outcome.baseline not in {case.row for case in outcome.cases}:
         return []
-    return paired.compare(outcome.cases, baseline=outcome.baseline)
+    return paired.compare(outcome.cases, baseline=outcome.baseline, within=(-1, 1))  # of Dice
 
 
 def difference_tables(outcome: Outcome, comparisons: Sequence[paired.Comparison]) -> list[Table]:

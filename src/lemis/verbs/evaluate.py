@@ -37,6 +37,7 @@ _IN_MM = ("hd95_mm", "assd_mm", "nsd", "hd95_pooled_mm", "assd_of_means_mm")
 METRICS = ("dice", *_IN_MM)
 _SHARES = ("dice", "nsd")  # 1 at most
 COUNTS = ("missed", "invented", "absent")
+_FARTHEST = "farthest_mm"  # the diagonal of the image, beyond which no distance lies; not written
 _POOLED = "held_out/pooled_dice"
 _COLUMNS = ("scan", "subject", "structure", *METRICS, "reference_ml", "predicted_ml", "status")
 
@@ -276,8 +277,10 @@ def _score_case(
                 next="name the values in dataset.json and run `lemis check` again, or repair the file",
             )
     found = scores.score_structures(*maps, structures, reference.spacing_mm, settings)
+    farthest_mm = scores.diagonal_mm(reference.array.shape[:3], reference.spacing_mm)
     voxel_ml = abs(float(np.linalg.det(reference.affine[:3, :3]))) / 1000 if millimetres else math.nan
-    return [_row(case, name, result, voxel_ml, millimetres) for name, result in found.items()]
+    rows = [_row(case, name, result, voxel_ml, millimetres) for name, result in found.items()]
+    return [{**row, _FARTHEST: farthest_mm} for row in rows]
 
 
 def _row(case: Case, structure: str, result: scores.Score, voxel_ml: float, millimetres: bool) -> dict[str, object]:
@@ -400,9 +403,10 @@ def _versions() -> dict[str, str]:
 def _statistics(rows: Sequence[Mapping[str, Any]], settings: statistics.Settings) -> dict[str, Any]:
     subjects = [row["subject"] for row in rows]
     status = Counter(row["status"] for row in rows)
+    farthest = max((row[_FARTHEST] for row in rows), default=math.inf)
     means = {
         name: statistics.estimate(
-            [row[name] for row in rows], subjects, settings, within=(0, 1 if name in _SHARES else math.inf)
+            [row[name] for row in rows], subjects, settings, within=(0, 1 if name in _SHARES else farthest)
         )._asdict()
         for name in METRICS
     }
@@ -418,6 +422,7 @@ def _overall(rows: Sequence[Mapping[str, Any]], settings: statistics.Settings) -
         {
             "subject": found[0]["subject"],
             "status": "scan",
+            _FARTHEST: found[0][_FARTHEST],
             **{name: _mean(row[name] for row in found) for name in METRICS},
         }
         for found in per_scan.values()
