@@ -84,12 +84,16 @@ def test_a_palette_is_its_colours(tmp_path):
     assert plane.shape == (3, 9, 12)
 
 
-def test_the_camera_s_turn_is_left_aside(tmp_path):
+def test_a_picture_is_turned_as_its_camera_says_and_its_mask_lies_so(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    stack = single_image.read(picture(tmp_path / "a.jpg", RGB, exif=exif))
-    assert stack.shape == (9, 12)
+    stack = single_image.read(picture(tmp_path / "a.png", RGB, exif=exif))
+    assert stack.shape == (12, 9)
     assert "EXIF" in stack.notes[0]
+    np.testing.assert_allclose(only(stack), np.moveaxis(np.rot90(RGB, -1), -1, 0) / 255, rtol=1e-6)
+    labels = RANDOM.integers(0, 3, (12, 9))
+    volume.write_labels(single_image.on_grid(stack, {1: labels}), stack.source, tmp_path / "mask.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")), labels)
 
 
 def test_the_pages_of_a_tiff_are_slices(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
+import os
+import zlib
 from pathlib import Path
 
 import nibabel
@@ -11,7 +14,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lemis.data import volume
 from lemis.errors import DataFault, LemisError, UsageError
@@ -540,3 +543,232 @@ def test_a_stamp_changes_with_the_files_that_a_path_stands_for(tmp_path: Path) -
     for absent in ("no.nii", "no.mhd"):
         with pytest.raises(FileNotFoundError):
             volume.stamp(tmp_path / absent)
+
+
+# ---------------------------------------------------------------- files that are not what they say
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.mgz"])
+def test_one_flipped_bit_of_a_packed_file_is_refused(name: str, tmp_path: Path) -> None:
+    write(RANDOM.integers(0, 99, (9, 8, 7)).astype(np.int16), np.eye(4), tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    for place in (len(whole) // 2, len(whole) - 40, len(whole) - 7, len(whole) - 1):  # voxels, check sum, length
+        damaged = bytearray(whole)
+        damaged[place] ^= 16
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(DataFault, match=rf"{name} cannot be read: \S"):
+            volume.read(tmp_path / name)
+
+
+def test_a_damaged_film_gives_no_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film = RANDOM.integers(0, 99, (*SHAPE, 3)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(film, np.eye(4)), tmp_path / "film.nii.gz")
+    monkeypatch.setattr(volume, "_FILM_BYTES", 100)  # frame by frame, as of large ones
+    for number in (1, 3):
+        frame = volume.read(Path(f"{tmp_path / 'film.nii.gz'}#frame={number}"))
+        np.testing.assert_array_equal(frame.array, film[..., number - 1])
+    damaged = bytearray((tmp_path / "film.nii.gz").read_bytes())
+    damaged[-6] ^= 1
+    for limit in (100, 10**9):
+        monkeypatch.setattr(volume, "_FILM_BYTES", limit)
+        (tmp_path / f"{limit}.nii.gz").write_bytes(damaged)
+        with pytest.raises(DataFault, match=r"#frame=1 cannot be read: CRC"):
+            volume.read(Path(f"{tmp_path / f'{limit}.nii.gz'}#frame=1"))
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mgz"])
+def test_a_claim_beyond_the_file_is_refused_before_anything_is_read(name: str, tmp_path: Path) -> None:
+    write(RANDOM.integers(0, 99, SHAPE).astype(np.int16), np.eye(4), tmp_path / name)
+    opened = gzip.open if name.endswith("z") else open
+    with opened(tmp_path / name, "rb") as stream:
+        whole = bytearray(stream.read())
+    place, kind = (42, "<i2") if "nii" in name else (4, ">i4")
+    sizes = np.array([1200, 1200, 1200], kind).tobytes()
+    whole[place : place + len(sizes)] = sizes
+    with opened(tmp_path / name, "wb") as stream:
+        stream.write(whole)
+    for read in (volume.read, volume.read_header):
+        with pytest.raises(DataFault, match=r"it claims 1200 x 1200 x 1200 voxels of \w+, \d+ bytes, and"):
+            read(tmp_path / name)
+
+
+def test_what_is_no_file_is_refused_at_the_door(tmp_path: Path) -> None:
+    for suffix in volume.FORMATS:
+        os.mkfifo(tmp_path / f"a{suffix}")
+        with pytest.raises(DataFault, match="is a named pipe"):
+            volume.read(tmp_path / f"a{suffix}")
+
+
+@pytest.mark.parametrize(("name", "what"), [("a.hdr", r"\.hdr with \.img"), ("a.img.gz", "pair"), ("a.mnc", "MINC")])
+def test_formats_that_are_not_read_are_named(name: str, what: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"0")
+    with pytest.raises(UsageError, match=rf"{what}(.|\n)*which we do not read(.|\n)*convert it"):
+        volume.read(tmp_path / name)
+
+
+def test_the_whole_reason_is_told(tmp_path: Path) -> None:
+    fault = volume.unreadable(tmp_path / "a.nii", OSError("Expected 48 bytes, got 20\n - could the file be damaged?"))
+    assert fault.given.endswith("cannot be read: Expected 48 bytes, got 20 - could the file be damaged?")
+    fault = volume.unreadable(
+        tmp_path / "a.mha", RuntimeError("Exception thrown\nitk::ERROR: MetaImageIO(0x1): no size")
+    )
+    assert fault.given.endswith("cannot be read: itk::ERROR: MetaImageIO(0x1): no size")
+
+
+def header_changed(path: Path, *, codes: tuple[int, int] = (0, 1), **fields: object) -> Path:
+    """A NIfTI file with fields of its header overwritten after nibabel has made them consistent."""
+    image = nibabel.Nifti1Image(RANDOM.integers(0, 99, SHAPE).astype(np.int16), np.diag([1.5, 1.5, 8, 1]))
+    image.set_sform(image.affine, code=codes[1])
+    image.set_qform(image.affine, code=codes[0])
+    header = image.header.copy()
+    for name, value in fields.items():
+        header[name] = value
+    header["vox_offset"] = 352
+    path.write_bytes(header.binaryblock + bytes(4) + np.asarray(image.dataobj).tobytes(order="F"))
+    return path
+
+
+@pytest.mark.parametrize("value", [1e38, 1e20, 1e-9, 0.0, np.nan, np.inf])
+def test_lengths_that_no_scan_has(value: float, tmp_path: Path) -> None:
+    file = header_changed(tmp_path / "a.nii", srow_x=[value, 0, 0, 0])
+    with pytest.raises(DataFault, match=r"a\.nii (has voxels of|has an affine that is no grid)"):
+        volume.read(file)
+    file = header_changed(tmp_path / "b.nii", srow_x=[1, 0, 0, 1e38])
+    with pytest.raises(DataFault, match=r"b\.nii has its origin at"):
+        volume.read(file)
+
+
+def test_a_quaternion_that_is_no_rotation(tmp_path: Path) -> None:
+    for wrong in (2.0, np.inf):
+        file = header_changed(tmp_path / "a.nii", codes=(1, 1), quatern_b=wrong)
+        with pytest.raises(DataFault, match=r"a\.nii cannot be read: w2 should be positive"):
+            volume.read_header(file)
+        unused = header_changed(tmp_path / "b.nii", codes=(0, 1), quatern_b=wrong)
+        assert volume.read(unused).spacing_mm == (1.5, 1.5, 8.0)
+
+
+@pytest.mark.parametrize(("unit", "length_mm"), [(0, 1.0), (1, 1000.0), (2, 1.0), (3, 0.001), (10, 1.0), (11, 0.001)])
+def test_units_of_length_are_honoured_and_kept(unit: int, length_mm: float, tmp_path: Path) -> None:
+    affine = affine_of((1, 0, 2), (-1, 1, 1), (0.8 / length_mm, 1.2 / length_mm, 5 / length_mm))
+    image = nibabel.Nifti1Image(RANDOM.integers(0, 99, SHAPE).astype(np.int16), affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    image.header["xyzt_units"] = unit
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    scan = volume.read(tmp_path / "a.nii.gz")
+    np.testing.assert_allclose(sorted(scan.spacing_mm), (0.8, 1.2, 5), rtol=1e-5)
+    labels = RANDOM.integers(0, 5, scan.array.shape)
+    volume.write_labels(labels, scan.source, tmp_path / "b.nii.gz")
+    back = volume.read(tmp_path / "b.nii.gz")
+    np.testing.assert_array_equal(back.array, labels)
+    np.testing.assert_array_equal(back.affine, scan.affine)
+    assert int(back.source.header["xyzt_units"]) == unit
+
+
+def test_a_unit_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataFault, match="xyzt_units 5, whose unit of length is 5"):
+        volume.read_header(header_changed(tmp_path / "a.nii", xyzt_units=5))
+
+
+def test_a_spacing_that_a_header_states_twice(tmp_path: Path) -> None:
+    file = header_changed(tmp_path / "a.nii", pixdim=[1, 0.5, 0.5, 5, 0, 0, 0, 0])
+    (note,) = volume.read_header(file).notes
+    assert note.kind == "pixdim and sform disagree"
+    assert "0.5 x 0.5 x 5 mm" in note.seen
+    assert "1.5 x 1.5 x 8 mm" in note.seen
+    assert volume.read_header(header_changed(tmp_path / "b.nii")).notes == ()
+
+
+NAMES = {"descrip": b"DOE^JOHN 1960-01-01", "aux_file": b"MRN 12345", "db_name": b"DOE^JOHN", "data_type": b"DOE"}
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_label_maps_carry_no_text_of_the_scan(kind: type, tmp_path: Path) -> None:
+    image = kind(RANDOM.integers(0, 99, SHAPE).astype(np.int16), np.diag([1, 2, 3, 1]))
+    for field, text in NAMES.items():
+        if field in image.header:
+            image.header[field] = text
+    image.header["intent_name"] = b"DOE"
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension(6, b"PatientName=DOE^JOHN"))
+    nibabel.save(image, tmp_path / "a.nii")
+    assert b"DOE" in (tmp_path / "a.nii").read_bytes()
+    source = volume.read_header(tmp_path / "a.nii")
+    volume.write_labels(np.ones(SHAPE, int), source, tmp_path / "b.nii")
+    written = (tmp_path / "b.nii").read_bytes()
+    assert b"DOE" not in written
+    assert b"12345" not in written
+    np.testing.assert_array_equal(volume.read_header(tmp_path / "b.nii").affine, source.affine)
+    assert b"DOE" in bytes(source.header["descrip"])  # the scan's own header is left alone
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_label_maps_carry_no_keys_of_the_scan(suffix: str, tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(RANDOM.integers(0, 99, SHAPE[::-1]).astype(np.int16))
+    image.SetMetaData("PatientName", "DOE^JOHN")
+    sitk.WriteImage(image, str(tmp_path / f"a{suffix}"))
+    assert b"DOE" in (tmp_path / f"a{suffix}").read_bytes()
+    volume.write_labels(np.ones(SHAPE, int), volume.read_header(tmp_path / f"a{suffix}"), tmp_path / f"b{suffix}")
+    assert b"DOE" not in (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_label_maps_carry_no_tags_of_a_freesurfer_scan(tmp_path: Path) -> None:
+    write(RANDOM.integers(0, 99, SHAPE).astype(np.int16), np.eye(4), tmp_path / "a.mgz")
+    with gzip.open(tmp_path / "a.mgz", "ab") as stream:
+        stream.write(b"\0\0\0\x03\0\0\0\0\0\0\0\x10mri_convert DOE^J")
+    scan = volume.read(tmp_path / "a.mgz")
+    volume.write_labels(np.ones(scan.array.shape, int), scan.source, tmp_path / "b.mgz")
+    assert b"DOE" not in gzip.decompress((tmp_path / "b.mgz").read_bytes())
+
+
+# ---------------------------------------------------------------- pictures that are not what they seem
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_picture_is_turned_as_its_camera_says(turn: int, suffix: str, tmp_path: Path) -> None:
+    grey = np.zeros((16, 24), np.uint8)
+    grey[:8, :8] = 200  # the upper left corner
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(grey).save(tmp_path / f"a{suffix}", exif=exif, compression="tiff_lzw")
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / f"a{suffix}")))
+    scan = volume.read(tmp_path / f"a{suffix}")
+    np.testing.assert_array_equal(scan.array[:, ::-1, 0].T, shown)
+    assert scan.source.shape == volume.read_header(tmp_path / f"a{suffix}").shape
+    assert [note.kind for note in scan.source.notes] == ["turned by its camera"] * (turn != 1)
+    labels = RANDOM.integers(0, 3, scan.array.shape)
+    volume.write_labels(labels, scan.source, tmp_path / "label.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "label.png"))[::-1].T, labels[..., 0])
+
+
+def test_an_unpacked_tiff_that_is_to_be_turned_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (24, 16)).save(tmp_path / "a.tif", tiffinfo={0x0112: 6})
+    with pytest.raises(DataFault, match=r"a\.tif holds an unpacked TIFF that is to be turned"):
+        volume.read(tmp_path / "a.tif")
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+
+def test_pictures_whose_file_is_at_fault_are_refused_by_name(tmp_path: Path) -> None:
+    Image.new("L", (5, 3)).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    size = whole[16:29]
+    made = {
+        "claims.png": whole[:8] + chunk(b"IHDR", b"\0\0\x4e\x20\0\0\x4e\x20" + size[8:]) + whole[33:],
+        "wide.png": whole[:8] + chunk(b"IHDR", b"\0\0\x20\0\0\0\x20\0" + size[8:]) + whole[33:],
+        "text.png": whole[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2 << 20))) + whole[33:],
+        "no.png": b"",
+    }
+    palette = Image.new("P", (5, 3))
+    palette.putpalette(list(range(256)) * 3)
+    palette.save(tmp_path / "a.bmp")
+    damaged = bytearray((tmp_path / "a.bmp").read_bytes())
+    damaged[46:50] = (3).to_bytes(4, "little")  # colours in the palette
+    damaged[28] = 7  # bits per pixel
+    made["palette.bmp"] = bytes(damaged)
+    for name, content in made.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataFault, match=f"{name} cannot be read"):
+            volume.read(tmp_path / name)

@@ -31,6 +31,8 @@ from lemis.settings import plain
 GRID_TOLERANCE_VOXELS = 0.05
 # Labels that went through float arithmetic are off by about 1e-6; resampled ones by tenths.
 INTEGER_TOLERANCE = 1e-3
+# Of a voxel: from micro-CT to a scout.
+PLAUSIBLE_MM = (1e-3, 100.0)
 # More volumes than any protocol has contrasts: time points.
 MOST_CHANNELS = 8
 
@@ -194,6 +196,14 @@ def _read(path: Path, report: _Report) -> volume.Volume | None:
 
 
 def _header_faults(source: volume.Source, report: _Report) -> None:
+    for note in source.notes:
+        report.warning(*note)
+    if source.format != "picture" and not all(PLAUSIBLE_MM[0] <= mm <= PLAUSIBLE_MM[1] for mm in source.spacing_mm):
+        report.warning(
+            "implausible spacing",
+            f"voxels of {_plain(source.spacing_mm)} mm; scans have {PLAUSIBLE_MM[0]:g} to {PLAUSIBLE_MM[1]:g} mm",
+            "fine if it is so (microscopy); otherwise write the spacing into the header anew, in mm",
+        )
     if source.codes == (0, 0):
         report.warning(
             "unknown orientation",
@@ -224,12 +234,14 @@ def _header_faults(source: volume.Source, report: _Report) -> None:
 
 def _compare_forms(source: volume.Source, report: _Report) -> None:
     qform, sform = source.header.get_qform(), source.header.get_sform()
-    off = volume.corner_distance_mm(qform, sform, source.shape)
+    off = volume.corner_distance_mm(qform, sform, source.shape) * source.unit_mm
     # A qform cannot hold a shear, so a sheared sform always differs from it; that has its own warning.
     if off > GRID_TOLERANCE_VOXELS * min(source.spacing_mm) and not volume.is_sheared(source.affine):
+        spacings = [np.linalg.norm(form[:3, :3], axis=0) * source.unit_mm for form in (qform, sform)]
         report.warning(
             "qform and sform disagree",
-            f"they place a corner {off:.3g} mm apart; we and nibabel take the sform, other programs may not",
+            f"they place a corner {off:.3g} mm apart, with voxels of {_plain(spacings[0])} and {_plain(spacings[1])} "
+            "mm; we and nibabel take the sform, other programs may not",
             "make them equal (FSL: fslorient -copysform2qform), after checking which is right",
         )
 

@@ -5,6 +5,7 @@ the patient's right on the left, front or head on top). Slices count from 1 alon
 
 - 8-bit pictures are divided by 255, as in the papers. Everything else (16-bit pictures, CT, MR) is scaled per slice and
   channel from its 0.5th to its 99.5th percentile, or through a window where one is given.
+- A picture that its camera says is to be turned (EXIF) is turned, and its mask lies on it so.
 - A transparent picture is laid on white; a palette picture is taken for its colours.
 - Values that are not finite become the smallest finite one of their slice and channel, and that is said.
 """
@@ -23,13 +24,12 @@ from lemis.data import volume
 from lemis.data.index import slice_axis
 from lemis.data.preprocess import in_plane, slices_first, slices_last
 from lemis.data.volume import LPS_TO_RAS, Source, Volume
-from lemis.errors import DataFault, LemisError, UsageError
+from lemis.errors import DataFault, UsageError
 
 Array = NDArray[Any]
 Range = tuple[int, int]
 
 PERCENTILES = (0.5, 99.5)  # a hot pixel, or a piece of metal, must not make the rest of a slice dark
-_EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -254,25 +254,19 @@ def _dicom_slice(path: Path) -> Volume:
 def _picture(path: Path) -> tuple[Volume, list[str]]:
     """A picture as it is seen: colours of a palette, transparency on white."""
     from nibabel.orientations import apply_orientation
-    from PIL import Image
 
     notes: list[str] = []
-    try:
-        source = volume.read_header(path)
-        with Image.open(path) as picture:
-            if picture.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-                notes.append("the camera's turn (EXIF) is left aside: the mask lies on the pixels as they are stored")
-            pages = [_page(picture, number, notes) for number in range(source.shape[2])]
+    source = volume.read_header(path)
+    with volume.open_picture(path) as picture, volume.reading(path):
+        if (turn := volume.turn_of(picture)) != 1:
+            notes.append("turned as its camera says (EXIF), and the mask with it: as viewers show it")
+        pages = [_page(picture, number, turn, notes) for number in range(source.shape[2])]
         stored = np.stack(pages, axis=2).swapaxes(0, 1)  # (rows, cols, page[, C]) -> (x, y, z[, C])
-    except LemisError:
-        raise
-    except Exception as error:  # of Pillow's many decoders
-        raise _damaged(path, error, "save the picture again, or leave it out") from error
     array = apply_orientation(stored, source.orientation)
     return Volume(array=array, affine=source.canonical_affine, source=source), list(dict.fromkeys(notes))
 
 
-def _page(picture: Any, number: int, notes: list[str]) -> Array:
+def _page(picture: Any, number: int, turn: int, notes: list[str]) -> Array:
     from PIL import Image
 
     if number:
@@ -288,7 +282,7 @@ def _page(picture: Any, number: int, notes: list[str]) -> Array:
         page = page.convert("L" if picture.mode == "LA" else "RGB")
     elif page.mode in ("P", "1"):
         page = page.convert("RGB" if page.mode == "P" else "L")
-    return np.asarray(page)
+    return np.asarray(volume.upright(page, turn))
 
 
 def _damaged(path: Path, error: Exception, repair: str) -> DataFault:

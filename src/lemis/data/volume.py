@@ -4,13 +4,16 @@ Canonical order is a permutation and flips of the stored axes, no resampling: ax
 Right, 1 to Anterior, 2 to Superior, as nearly as the stored axes allow. World coordinates are mm, RAS.
 
 - NIfTI (``.nii``, ``.nii.gz``, versions 1 and 2), FreeSurfer (``.mgz``, ``.mgh``): nibabel. The stored affine
-  is kept exactly, shear included. Where qform and sform codes are both 0 the world frame is unknown: we use
-  nibabel's guess, write the header back unchanged, and ``check`` warns.
+  is kept exactly, shear included; a header in metres or micrometres keeps its unit. Where qform and sform codes are
+  both 0 the world frame is unknown: we use nibabel's guess, write the header back unchanged, and ``check`` warns.
 - NRRD (``.nrrd``, ``.nhdr``), MetaImage (``.mha``, ``.mhd``): SimpleITK, its LPS turned into RAS.
 - A folder of one DICOM series: see ``dicom.py``. Its label maps are written as NIfTI.
 - PNG, TIFF, JPEG, BMP: Pillow. Pixels are 1 mm, x runs to the right, y upwards (the last row is y = 0);
-  the pages of a TIFF are z. Alpha is dropped; a palette picture gives its indices, which is what a mask saved
-  so means.
+  the pages of a TIFF are z. A picture that its camera says is to be turned (EXIF) is turned. Alpha is dropped; a
+  palette picture gives its indices, which is what a mask saved so means.
+
+What a header claims is held against the file before anything is allocated, and a packed file is read to its check sum
+(``headers.py``, ``packed.py``).
 
 A fourth axis, or vector voxels, are channels, however many there are; an axis of length 1 is dropped. Stored
 values with slope and intercept are scaled in float64 and returned as float32; others keep their type.
@@ -26,6 +29,7 @@ A path may say which part of a file is meant:
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import tempfile
@@ -40,7 +44,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lemis.data import dicom
+from lemis.data import dicom, headers, packed, segments
+from lemis.data.notes import Note
 from lemis.errors import DataFault, LemisError, UsageError
 
 Array = npt.NDArray[Any]
@@ -72,12 +77,43 @@ LABEL_SUFFIXES = {
     "dicom": (".nii.gz", ".nii"),
     "picture": (".png", ".tif", ".tiff"),
 }
+# What people have and we do not read: by the end of the name, what it is.
+NOT_READ = {
+    ".hdr": "half of a NIfTI or Analyze pair (.hdr with .img)",
+    ".img": "half of a NIfTI or Analyze pair (.hdr with .img)",
+    ".hdr.gz": "half of a NIfTI or Analyze pair (.hdr with .img)",
+    ".img.gz": "half of a NIfTI or Analyze pair (.hdr with .img)",
+    ".mnc": "MINC",
+    ".rec": "half of a Philips pair (.par with .rec)",
+    ".nii.bz2": "NIfTI packed by bzip2",
+    ".nii.xz": "NIfTI packed by xz",
+    ".nii.zst": "NIfTI packed by Zstandard",
+    ".nii.zip": "NIfTI packed by zip",
+    ".gif": "a GIF",
+    ".webp": "a WebP",
+    ".jp2": "JPEG 2000",
+    ".svs": "a whole slide",
+    ".npy": "an array of NumPy, which states no grid",
+    ".npz": "arrays of NumPy, which state no grid",
+}
 _DETACHED = (".mhd", ".nhdr")  # headers whose voxels lie in a file beside them
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # A written grid may differ from the wanted one by the rounding of a float32 affine, far below any voxel.
 _AFFINE_TOLERANCE_MM = 1e-3
 # A packed file is read from its start to the frame that is asked for. Readers go from frame to frame, two at a time.
 _FILMS, _FILM_BYTES = 2, 256_000_000
+_SPACING_TOLERANCE = 0.01  # of a spacing stated twice, of which one is rounded
+# Lengths of a voxel, beyond which nothing is a scan: a nanometre, and a person.
+_LEAST_MM, _MOST_MM = 1e-6, 2e3
+_FARTHEST_MM = 1e7  # of the origin; beyond it, a header's float32 no longer tells two voxels apart
+_METRES, _MICRONS = 1, 3  # NIfTI's codes of a unit of length; 2 is mm, 0 is unknown and taken for mm
+_UNITS_MM = {0: 1.0, _METRES: 1000.0, 2: 1.0, _MICRONS: 0.001}
+_PACKED = (".gz", ".mgz")
+# How many bytes of pixels one byte of a picture may stand for: deflate's bound, and beyond any of the others.
+_PICTURE_RATIOS = {"PNG": packed.DEFLATE_RATIO}
+_PICTURE_RATIO = 4096
+_EXIF_ORIENTATION = 0x0112
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Pillow's Image.Transpose that undoes each EXIF orientation
 _PART = re.compile(r"^(.+)#(?:frame=(?P<frame>\d+)|grid=(?P<grid>[^#]+)|(?P<grey>grey))$", re.S)
 
 
@@ -92,7 +128,9 @@ class Source:
     affine: npt.NDArray[np.float64]  # (4, 4), stored voxel -> mm RAS
     dtype: str  # as stored, before slope and intercept
     codes: tuple[int, int] | None = None  # NIfTI (qform_code, sform_code)
+    unit_mm: float = 1.0  # the header's own unit of length; ``affine`` is in mm
     segments: dict[str, int] = field(default_factory=dict)  # names and values inside a .seg.nrrd
+    notes: tuple[Note, ...] = ()  # what reading had to assume
     header: Any = field(default=None, repr=False)  # the format's own header
 
     @property
@@ -178,7 +216,7 @@ def file_of(path: Path) -> Path:
 def stamp(path: Path) -> str:
     """Names, times and sizes of the files that a path stands for, as a digest: another scan has another one.
 
-    A folder stands for the files in it, a header (``.mhd``, ``.nhdr``) for all files of its name.
+    A folder stands for the files in it, a header (``.mhd``, ``.nhdr``) for all files of its name and those it names.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -187,17 +225,33 @@ def stamp(path: Path) -> str:
     if file.is_dir():
         parts = sorted(file.iterdir())
     elif suffix_of(file) in _DETACHED:
-        parts = sorted({file, *(part for part in file.parent.iterdir() if part.stem == file.stem)})
+        beside = (part for part in file.parent.iterdir() if part.stem == file.stem)
+        parts = sorted({file, *beside, *_named_in(file)})
     else:
         parts = [file]
     facts = [(part.name, state.st_mtime_ns, state.st_size) for part in parts for state in [part.stat()]]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
+def _named_in(header: Path) -> tuple[Path, ...]:
+    """Data files of a header; none where it cannot be read, which is said when the scan is."""
+    try:
+        return headers.read(header, FORMATS[suffix_of(header)]).files
+    except DataFault:
+        return ()
+
+
 def suffix_of(path: Path) -> str:
     """``".nii.gz"`` and the like (``".nrrd"`` for ``.seg.nrrd``); ``""`` for a format that we do not read."""
     name = file_of(Path(path)).name.lower()
     return next((suffix for suffix in FORMATS if name.endswith(suffix)), "")
+
+
+def not_read(path: Path) -> str:
+    """What a file is by its name, of a format that people have and we do not read; ``""`` of others."""
+    name = file_of(Path(path)).name.lower()
+    known = (what for end, what in sorted(NOT_READ.items(), key=lambda item: -len(item[0])) if name.endswith(end))
+    return "" if suffix_of(path) else next((f"{what}, which we do not read" for what in known), "")
 
 
 def is_picture(path: Path) -> bool:
@@ -275,10 +329,11 @@ def _format_of(path: Path) -> str:
         raise UsageError(
             f"{path} does not exist", allowed="a file, or a folder of one DICOM series", next="check the path"
         )
+    packed.refuse_special(file)
     suffix = suffix_of(path)
     if not suffix:
         raise UsageError(
-            f"{path} is in a format that we do not read",
+            f"{path} is {not_read(path) or 'in a format that we do not read'}",
             allowed=f"{', '.join(FORMATS)}, or a folder of one DICOM series",
             next="convert it to .nii.gz",
         )
@@ -310,8 +365,25 @@ def _reader(path: Path) -> Callable[[Path, bool], tuple[Source, Array | None]]:
     )
 
 
-def _unreadable(path: Path, error: Exception) -> DataFault:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Around every call of a library that reads a file: whatever it raises is a fault of that file.
+
+    Nothing of our own belongs inside, so that a bug of ours is not taken for a damaged scan.
+    """
+    try:
+        yield
+    except LemisError:
+        raise
+    except Exception as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> DataFault:
+    """What a library said of a file, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # ITK puts the place in its own code first, and the reason last.
+    reason = lines[-1] if "ITK" in str(error) or "itk::" in str(error) else " ".join(lines)
     return DataFault(
         f"{path} cannot be read: {reason}",
         allowed="a complete file of the format that its name says",
@@ -327,7 +399,21 @@ def _usable(source: Source) -> Source:
     if min(source.shape) < 1:
         raise DataFault(f"{source.path} has shape {source.shape}", allowed="at least one voxel", next="export it again")
     linear = source.affine[:3, :3]
-    if not np.isfinite(source.affine).all() or abs(np.linalg.det(linear)) < 1e-12:
+    finite = bool(np.isfinite(source.affine).all())
+    lengths = np.abs(linear).max(axis=0) if finite else np.ones(3)  # squares could overflow
+    if lengths.min() > 0 and not (lengths.min() >= _LEAST_MM and lengths.max() <= _MOST_MM):
+        raise DataFault(
+            f"{source.path} has voxels of {' x '.join(f'{length:.4g}' for length in lengths)} mm",
+            allowed=f"{_LEAST_MM:g} to {_MOST_MM:g} mm",
+            next="write the spacing into the header anew, from the original scan",
+        )
+    if finite and np.abs(source.affine[:3, 3]).max() > _FARTHEST_MM:
+        raise DataFault(
+            f"{source.path} has its origin at {source.affine[:3, 3].tolist()} mm",
+            allowed=f"{-_FARTHEST_MM:g} to {_FARTHEST_MM:g} mm",
+            next="write the origin into the header anew, from the original scan",
+        )
+    if not finite or lengths.min() == 0 or abs(np.linalg.det(linear / lengths)) < 1e-6:
         raise DataFault(
             f"{source.path} has an affine that is no grid: {source.affine[:3].tolist()}",
             allowed="three directions that are finite and span space",
@@ -342,13 +428,11 @@ def _usable(source: Source) -> Source:
 def _nifti(path: Path, with_voxels: bool, frame: int | None = None) -> tuple[Source, Array | None]:
     import nibabel
 
-    try:
+    with reading(path):
         image: Any = nibabel.load(file_of(path))
         if not isinstance(image, nibabel.Nifti1Image | nibabel.Nifti2Image | nibabel.MGHImage):
             raise ValueError(f"its content is {type(image).__name__}")
-    except Exception as error:
-        raise _unreadable(path, error) from error
-    dtype = image.get_data_dtype()
+        dtype, affine = image.get_data_dtype(), np.asarray(image.affine, dtype=np.float64)
     if dtype.kind == "c":
         raise _not_an_intensity(path, f"complex numbers ({dtype})", "save the magnitude as float32")
     colours = len(dtype.names) if dtype.names else 1  # RGB24, RGBA32
@@ -357,30 +441,93 @@ def _nifti(path: Path, with_voxels: bool, frame: int | None = None) -> tuple[Sou
     shape, channels = _spatial(path, image.shape if frame is None else image.shape[:3], colours)
     header = image.header
     codes = (int(header["qform_code"]), int(header["sform_code"])) if "sform_code" in header else None
+    unit_mm = 1.0 if codes is None else _unit_mm(path, header)
     source = _usable(
         Source(
             path=path,
             format=FORMATS[suffix_of(path)],
             shape=shape,
             channels=channels,
-            affine=np.asarray(image.affine, dtype=np.float64),
+            affine=affine * np.array([[unit_mm], [unit_mm], [unit_mm], [1.0]]),
             dtype="RGB" if dtype.names else dtype.newbyteorder("=").name,
             codes=codes,
+            unit_mm=unit_mm,
+            notes=() if codes is None else _nifti_notes(header, codes, unit_mm),
             header=header,
         )
     )
+    if codes is not None and codes[0] > 0:
+        with reading(path):
+            header.get_qform()  # raises where the quaternion is no rotation; a label map's header would repeat it
+    _refuse_nifti_claim(path, image)
     if not with_voxels:
         return source, None
-    try:
+    with reading(path):
         slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
-        stored = np.asarray(image.dataobj.get_unscaled()) if frame is None else _frame(path, image, frame)
-    except Exception as error:
-        raise _unreadable(path, error) from error
+        stored = _unscaled(image) if frame is None else _frame(path, image, frame)
     if dtype.names:
         stored = np.stack([stored[name] for name in dtype.names[:3]], axis=-1)  # alpha is no intensity
     elif (slope, intercept) != (1.0, 0.0):
         stored = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
     return source, stored.reshape(shape if channels == 1 else (*shape, channels))
+
+
+def _unit_mm(path: Path, header: Any) -> float:
+    """The length of a NIfTI header's unit."""
+    code = int(header["xyzt_units"]) & 7
+    if code not in _UNITS_MM:
+        raise DataFault(
+            f"{path} has xyzt_units {int(header['xyzt_units'])}, whose unit of length is {code}",
+            allowed="1 (metres), 2 (mm), 3 (micrometres), or 0 (not said: mm)",
+            next="write 2 and the spacing in mm into the header, or convert the original scan again (dcm2niix)",
+        )
+    return _UNITS_MM[code]
+
+
+def _nifti_notes(header: Any, codes: tuple[int, int], unit_mm: float) -> tuple[Note, ...]:
+    """Where only the sform places the voxels, pixdim still states a spacing, which other programs take."""
+    if codes[1] == 0 or codes[0] > 0:  # with both forms, check compares them
+        return ()
+    stated = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64)) * unit_mm
+    placed = np.array(_column_norms(np.asarray(header.get_sform()))) * unit_mm
+    if np.allclose(stated, placed, rtol=_SPACING_TOLERANCE):
+        return ()
+    return (
+        Note(
+            "pixdim and sform disagree",
+            f"pixdim says {_by(stated)} mm, the sform {_by(placed)} mm; we take the sform, other programs may not",
+            "find out which is right, and write it into both (nibabel: header.set_zooms)",
+        ),
+    )
+
+
+def _by(lengths: npt.NDArray[np.float64]) -> str:
+    return " x ".join(f"{length:.4g}" for length in lengths)
+
+
+def _refuse_nifti_claim(path: Path, image: Any) -> None:
+    stored, file = image.dataobj, file_of(path)
+    sizes = " x ".join(map(str, image.shape))
+    packed.refuse_claim(
+        path,
+        stored.offset + _bytes_of(image),
+        file.stat().st_size,
+        f"{sizes} voxels of {stored.dtype.name}",
+        ratio=packed.DEFLATE_RATIO if file.suffix.lower() in _PACKED else 1,
+    )
+
+
+def _bytes_of(image: Any) -> int:
+    return math.prod(map(int, image.shape)) * int(image.dataobj.dtype.itemsize)
+
+
+def _unscaled(image: Any) -> Array:
+    """Voxels as they are stored, of a packed file only if its check sum is right."""
+    stored, file = image.dataobj, Path(image.file_map["image"].filename)
+    if file.suffix.lower() not in _PACKED:
+        return np.asarray(stored.get_unscaled())
+    found: Array = packed.read_gzip(file, stored.offset, _bytes_of(image)).view(stored.dtype)
+    return found.reshape(stored.shape, order="F")
 
 
 class _Film:
@@ -393,7 +540,7 @@ class _Film:
     def frame(self, number: int) -> Array:
         with self._lock:
             if self._frames is None:
-                self._frames = np.asarray(self._image.dataobj.get_unscaled())
+                self._frames = _unscaled(self._image)
             return np.array(self._frames[..., number])
 
 
@@ -406,10 +553,13 @@ def _frame(path: Path, image: Any, frame: int) -> Array:
     import nibabel
 
     file, stored = file_of(path), image.dataobj
-    size = int(np.prod(image.shape)) * image.get_data_dtype().itemsize
-    if file.suffix.lower() not in (".gz", ".mgz") or size > _FILM_BYTES:
+    if file.suffix.lower() not in _PACKED:
         plain = nibabel.arrayproxy.ArrayProxy(str(file), (stored.shape, stored.dtype, stored.offset, 1.0, 0.0))
         return np.array(plain[..., frame - 1])
+    if _bytes_of(image) > _FILM_BYTES:
+        size = _bytes_of(image) // image.shape[3]
+        found: Array = packed.read_gzip(file, stored.offset + (frame - 1) * size, size).view(stored.dtype)
+        return found.reshape(image.shape[:3], order="F")
     key = str(file), file.stat().st_mtime_ns
     with _films_lock:
         film = _films.pop(key, None) or _Film(image)
@@ -457,6 +607,10 @@ def _write_nifti(stored: Array, like: Source, path: Path) -> None:
             header.set_slope_inter(1.0, 0.0)
             header.set_intent("none")
             header["cal_min"] = header["cal_max"] = 0  # the scan's display window hides labels
+            for text in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):  # may name the patient
+                if text in header:
+                    header[text] = b""
+            header.extensions.clear()
         header.set_data_shape(stored.shape)
         kinds = {
             "mgh": nibabel.MGHImage,
@@ -471,16 +625,23 @@ def _write_nifti(stored: Array, like: Source, path: Path) -> None:
 
 # ---------------------------------------------------------------- NRRD and MetaImage
 
+_NO_SPACING = Note(
+    "no spacing",
+    "the header states no distance of voxels; 1 mm is assumed",
+    "fine if lengths do not matter; otherwise export it with its spacing",
+)
+
 
 def _itk(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
     import SimpleITK as sitk  # noqa: N813
 
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
+    kind = FORMATS[suffix_of(path)]
+    with reading(path):
+        header = headers.read(path, kind)
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO("NrrdImageIO" if kind == "nrrd" else "MetaImageIO")
+        reader.SetFileName(str(path))
         reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
     pixel = sitk.GetPixelIDValueAsString(reader.GetPixelID())
     if "complex" in pixel:
         raise _not_an_intensity(path, f"complex numbers ({pixel})", "save the magnitude as float32")
@@ -490,12 +651,13 @@ def _itk(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
     source = _usable(
         Source(
             path=path,
-            format=FORMATS[suffix_of(path)],
+            format=kind,
             shape=shape,
             channels=channels,
             affine=LPS_TO_RAS @ itk_affine(reader),
             dtype=pixel,
-            segments=_segments({key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}),
+            segments=segments.read(path, header.pairs, channels),
+            notes=() if header.spaced else (_NO_SPACING,),
             header={
                 "dimension": len(size),
                 "spacing": reader.GetSpacing(),
@@ -506,10 +668,9 @@ def _itk(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
     )
     if not with_voxels:
         return source, None
-    try:
+    with reading(path):
+        headers.verify(header)
         stored = sitk.GetArrayFromImage(reader.Execute())  # (T, Z, Y, X), vector components last
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
     axes = tuple(reversed(range(len(size)))) + ((len(size),) if vector > 1 else ())
     return source, stored.transpose(axes).reshape(shape if channels == 1 else (*shape, channels))
 
@@ -523,16 +684,6 @@ def itk_affine(image: Any) -> npt.NDArray[np.float64]:
     affine[:keep, :keep] = direction * np.array(image.GetSpacing())[:keep]
     affine[:keep, 3] = image.GetOrigin()[:keep]
     return affine
-
-
-def _segments(facts: dict[str, str]) -> dict[str, int]:
-    """Names and values that 3D Slicer stores in a .seg.nrrd."""
-    found = {}
-    for key, value in facts.items():
-        number, _, what = key.partition("_")
-        if number.startswith("Segment") and what == "LabelValue":
-            found[facts.get(f"{number}_Name", number)] = int(value)
-    return found
 
 
 def _write_itk(stored: Array, like: Source, path: Path) -> None:
@@ -566,10 +717,8 @@ def _dicom(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
     )
     if not with_voxels:
         return source, None
-    try:
+    with reading(path):
         return source, dicom.read_voxels(series)
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
 
 
 def _slices(path: Path, with_voxels: bool, grid: str) -> tuple[Source, Array | None]:
@@ -605,11 +754,9 @@ def _plane(file: Path, size: tuple[int, int]) -> Array:
     """(columns, rows) values of a picture; white is 255 in black and white ones."""
     from PIL import Image
 
-    try:
-        with Image.open(file) as picture:
-            stored = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
-    except (OSError, SyntaxError) as error:
-        raise _unreadable(file, error) from error
+    packed.refuse_special(file)
+    with reading(file), Image.open(file) as picture:
+        stored = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
     if stored.shape != size[::-1]:
         raise DataFault(
             f"{file} is of shape {stored.shape}",
@@ -629,17 +776,53 @@ def _by_number(file: Path) -> list[tuple[int, str]]:
 
 
 def _picture(path: Path, with_voxels: bool, grey: bool = False) -> tuple[Source, Array | None]:
+    with open_picture(path) as picture:
+        with reading(path):
+            source = _picture_source(path, picture)
+        if grey:
+            source = replace(source, channels=1, dtype="L")
+        return source, _pages(picture, source) if with_voxels else None
+
+
+@contextmanager
+def open_picture(path: Path) -> Iterator[Any]:
+    """A picture as Pillow opens it, if its file can hold the pixels that it claims.
+
+    Raises:
+        DataFault: It cannot, or is no picture.
+    """
     from PIL import Image
 
-    try:
-        with Image.open(file_of(path)) as picture:
-            source = _picture_source(path, picture)
-            if grey:
-                source = replace(source, channels=1, dtype="L")
-            stored = _pages(picture, source) if with_voxels else None
-    except (OSError, SyntaxError) as error:
-        raise _unreadable(path, error) from error
-    return source, stored
+    file = file_of(path)
+    with reading(path):
+        picture = Image.open(file)
+    with picture:
+        with reading(path):
+            pages, (width, height) = getattr(picture, "n_frames", 1), picture.size
+            bits = 1 if picture.mode in ("1", "L", "P") else 8 * len(picture.getbands())  # at least
+        packed.refuse_claim(
+            path,
+            width * height * pages * bits // 8,
+            file.stat().st_size,
+            f"{width} x {height} pixels" + (f" on {pages} pages" if pages > 1 else ""),
+            ratio=_PICTURE_RATIOS.get(str(picture.format), _PICTURE_RATIO),
+        )
+        yield picture
+
+
+def turn_of(picture: Any) -> int:
+    """The EXIF orientation, 1 (none) to 8, that is still to be applied to a picture: Pillow turns a TIFF by itself."""
+    return 1 if picture.format == "TIFF" else _exif_orientation(picture)
+
+
+def _exif_orientation(picture: Any) -> int:
+    turn = picture.getexif().get(_EXIF_ORIENTATION, 1)
+    return turn if turn in _TURNS else 1
+
+
+def upright(page: Any, turn: int) -> Any:
+    """A picture, or a page of it, as people see it: turned by its camera's note."""
+    return page.transpose(_TURNS[turn]) if turn in _TURNS else page
 
 
 def _picture_source(path: Path, picture: Any) -> Source:
@@ -651,7 +834,10 @@ def _picture_source(path: Path, picture: Any) -> Source:
         )
     if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "F"):
         raise _not_an_intensity(path, f"a picture of mode {mode}", "save it as greyscale or RGB")
-    pages, (width, height) = getattr(picture, "n_frames", 1), picture.size
+    noted, left = _exif_orientation(picture), turn_of(picture)
+    if noted > 4 and left == 1 and picture.tile[0][0] == "raw":  # Pillow reads its rows with the length of its columns
+        raise _not_an_intensity(path, f"an unpacked TIFF that is to be turned (orientation {noted})", "save it upright")
+    pages, (width, height) = getattr(picture, "n_frames", 1), picture.size if left < 5 else picture.size[::-1]
     affine = np.eye(4)
     affine[1, 1], affine[1, 3] = -1.0, height - 1.0  # rows are stored from the top, y runs upwards
     return Source(
@@ -661,18 +847,28 @@ def _picture_source(path: Path, picture: Any) -> Source:
         channels=3 if mode in ("RGB", "RGBA") else 1,
         affine=affine,
         dtype=mode,
+        notes=() if noted == 1 else (_turned(noted),),
+    )
+
+
+def _turned(turn: int) -> Note:
+    return Note(
+        "turned by its camera",
+        f"EXIF orientation {turn}: read as viewers show it, not as its pixels are stored",
+        "fine if its mask was drawn on what viewers show; otherwise save both anew without EXIF",
     )
 
 
 def _pages(picture: Any, source: Source) -> Array:
     mode = {"RGBA": "RGB", "LA": "L", "PA": "P"}
-    pages = []
+    pages, turn = [], turn_of(picture)
     for number in range(source.shape[2]):
-        if source.shape[2] > 1:
-            picture.seek(number)
-        wanted = "L" if source.dtype == "L" else mode.get(picture.mode, picture.mode)
-        page = picture if picture.mode == wanted else picture.convert(wanted)
-        pages.append(np.asarray(page))
+        with reading(source.path):
+            if source.shape[2] > 1:
+                picture.seek(number)
+            wanted = "L" if source.dtype == "L" else mode.get(picture.mode, picture.mode)
+            page = picture if picture.mode == wanted else picture.convert(wanted)
+            pages.append(np.asarray(upright(page, turn)))
     if len({page.shape for page in pages}) > 1:
         raise DataFault(
             f"{source.path} has pages of different sizes",

@@ -1,0 +1,123 @@
+"""Bytes of scan files, packed or not: memory follows the file and not its claim, and check sums are looked at.
+
+A header may claim any size. What it claims is held against what the file can hold before anything is allocated,
+and a packed stream is read to its end, where its check sum and its length stand: a reader that stops at the last
+voxel accepts a flipped bit.
+"""
+
+from __future__ import annotations
+
+import gzip
+import stat
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lemis.errors import DataFault
+
+DEFLATE_RATIO = 1032  # no deflate stream (gzip, zlib, PNG) unpacks to more bytes for each of its own
+_CHUNK = 1 << 20
+# What may follow the last voxel: FreeSurfer's tags, padding. Beyond it, a few kB could keep a processor busy for hours.
+_MOST_AFTER = 64 << 20
+
+
+def special(path: Path) -> str:
+    """What a path is that is no file which ends, such as a named pipe, which would block for ever; ``""`` of others."""
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return ""
+    return {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}.get(stat.S_IFMT(mode), "a device")
+
+
+def refuse_special(path: Path) -> None:
+    """Raises DataFault where ``path`` is ``special``."""
+    if what := special(path):
+        raise DataFault(
+            f"{path} is {what}",
+            allowed="a file that lies on a disk",
+            next="write the scan into a file, and give that one",
+        )
+
+
+def refuse_claim(path: Path, claimed: int, there: int, what: str, *, ratio: int = 1) -> None:
+    """Refuse a claim that ``there`` bytes of a file cannot hold, packed by up to ``ratio``.
+
+    Args:
+        path: The file that claims.
+        claimed: Bytes of the voxels.
+        there: Bytes of the file in which they lie.
+        what: The claim in words (``"4 x 5 x 6 of int16"``).
+        ratio: How many bytes one byte of the file may stand for.
+
+    Raises:
+        DataFault: It is too much.
+    """
+    if claimed > there * ratio:
+        held = f"{there} bytes" + (f", which unpack to {there * ratio} at most" if ratio > 1 else "")
+        raise DataFault(
+            f"{path} cannot be read: it claims {what}, {claimed} bytes, and holds {held}",
+            allowed="a complete file",
+            next="copy or export the file again, or leave it out",
+        )
+
+
+def read_gzip(path: Path, start: int, size: int) -> npt.NDArray[np.uint8]:
+    """(size,) bytes from byte ``start`` of what a gzip file unpacks to. The file is read to its end.
+
+    Raises:
+        OSError, EOFError, zlib.error: It is cut short or damaged, or holds less.
+    """
+    found = np.empty(size, dtype=np.uint8)  # pages that nothing is written to take no memory
+    place = -start
+    with gzip.open(path) as stream:
+        for chunk in _chunks(stream, start + size):
+            first, last = max(0, place), min(size, place + len(chunk))
+            if last > first:
+                found[first:last] = np.frombuffer(chunk, np.uint8)[first - place : last - place]
+            place += len(chunk)
+    if place < size:
+        raise EOFError(f"it unpacks to {place + start} bytes, its header claims {start + size}")
+    return found
+
+
+def verify_gzip(path: Path, start: int, size: int) -> None:
+    """Unpack the gzip stream from byte ``start`` of a file to its end, keeping nothing. Raises like ``read_gzip``."""
+    with path.open("rb") as file:
+        file.seek(start)
+        with gzip.GzipFile(fileobj=file) as stream:
+            there = sum(len(chunk) for chunk in _chunks(stream, size))
+    if there < size:
+        raise EOFError(f"it unpacks to {there} bytes, its header claims {size}")
+
+
+def verify_zlib(path: Path, start: int, size: int) -> None:
+    """The same for a zlib stream (MetaImage)."""
+    unpacker, there = zlib.decompressobj(zlib.MAX_WBITS | 32), 0  # zlib's or gzip's header
+    with path.open("rb") as file:
+        file.seek(start)
+        while not unpacker.eof:
+            chunk = unpacker.unconsumed_tail or file.read(_CHUNK)
+            if not chunk:
+                raise EOFError("the packed voxels end before their check sum")
+            there += len(unpacker.decompress(chunk, _CHUNK))
+            _refuse_endless(there, size)
+    if there < size:
+        raise EOFError(f"it unpacks to {there} bytes, its header claims {size}")
+
+
+def _chunks(stream: IO[bytes] | Any, wanted: int) -> Iterator[bytes]:
+    """A stream to its end, where gzip compares check sum and length."""
+    there = 0
+    while chunk := stream.read(_CHUNK):
+        there += len(chunk)
+        _refuse_endless(there, wanted)
+        yield chunk
+
+
+def _refuse_endless(there: int, wanted: int) -> None:
+    if there > wanted + _MOST_AFTER:
+        raise OSError(f"it unpacks to more than {there} bytes, its header claims {wanted}")
