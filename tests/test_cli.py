@@ -184,6 +184,16 @@ def test_a_mistyped_option_gets_the_nearest():
         ("fit", "scans", "--labelled", "0"),
         ("fit", "scans", "--fold", "-1"),
         ("fit", "scans", "--device", "tpu"),
+        *(
+            (verb, "x", "--seed", seed)
+            for verb in ("fit", "pretrain", "finetune")
+            for seed in ("-1", "1e20", "4294967296")
+        ),
+        ("demo", "--seed", "-1"),
+        ("segment-one", "a.png", "-o", "m.png", "--seed", "-1"),
+        ("compare", "scans", "--gpus", "nan"),
+        ("compare", "scans", "--gpus", "inf"),
+        ("compare", "scans", "--gpus", "-1"),
     ],
 )
 def test_bad_arguments_are_the_user_s_input(words, called):

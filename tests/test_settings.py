@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from lemis import settings
+from lemis.data import preprocess
+from lemis.data.keypoints import preparation
+from lemis.engine import plan
 from lemis.errors import UsageError
 
 
@@ -212,3 +215,121 @@ def test_an_unknown_preset_is_refused_with_the_nearest():
     with pytest.raises(UsageError, match="preset 'smal'") as error:
         settings.load_preset("smal")
     assert error.value.next == "--preset small"
+
+
+# --- values that nobody means
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wide:
+    rate: float = 1.0
+    number: int = 1
+    size_px: int | tuple[int, int] = 1
+    switch: bool = False
+    either: bool | int = 1
+    pair: tuple[float, float] | None = None
+    name: str | int = "a"
+    seed: settings.Seed = 0
+    inner: Inner | None = None
+
+
+@pytest.mark.parametrize(
+    ("typed", "given", "allowed"),
+    [
+        ("rate=.inf", "rate=inf", "finite"),
+        ("rate=inf", "rate=inf", "finite"),
+        ("rate=-.inf", "rate=-inf", "finite"),
+        ("rate=nan", "rate=nan", "finite"),
+        ("rate=1e39", "rate=1e\\+39", "float32"),
+        ("rate=1e-39", "rate=1e-39", "float32"),
+        ("rate=1e400", "rate=inf", "finite"),
+        ("pair=[0, .nan]", "pair=nan", "finite"),
+        ("number=true", "number=True", "not true or false"),
+        ("number=yes", "number=True", "not true or false"),
+        ("pair=[1, true]", "pair=\\[1, True\\]", "not true or false"),
+        ("name=off", "name=False", "not true or false"),
+        ("number=12:30", "number='12:30'", "valid integer"),
+        ("number=1e20", "number=1e\\+20", "maximum size"),
+        ("number=1.5", "number=1.5", "fractional part"),
+        ("number=99999999999", "number=99999999999", "up to 2147483647"),
+        ("size_px=16385", "size_px=16385", "at most 16384 pixels"),
+        ("size_px=[1, 20000]", "size_px=20000", "at most 16384 pixels"),
+        ("seed=-1", "seed=-1", "greater than or equal to 0"),
+        ("seed=4294967296", "seed=4294967296", "less than 4294967296"),
+        ("inner.window=true", "inner.window=True", "not true or false"),
+    ],
+)
+def test_a_value_that_nobody_means_is_refused(typed, given, allowed):
+    with pytest.raises(UsageError, match=f"(?s)^at\\.{given}\n.*{allowed}"):
+        settings.resolve(Wide, settings.parse_overrides([typed]), prefix="at.")
+
+
+@pytest.mark.parametrize(
+    ("typed", "key", "value"),
+    [
+        ("switch=true", "switch", True),
+        ("switch=no", "switch", False),
+        ("either=true", "either", True),
+        ("number=010", "number", 10),
+        ("rate=0", "rate", 0.0),
+        ("seed=4294967295", "seed", 4294967295),
+        ("size_px=16384", "size_px", 16384),
+    ],
+)
+def test_a_value_that_somebody_means_is_taken(typed, key, value):
+    assert getattr(settings.resolve(Wide, settings.parse_overrides([typed])), key) == value
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        f"rate={'9' * 5000}",
+        f"rate=[{'[' * 3000}",
+        f"rate={{a: {'x' * 100_000}}}",
+        f"{'a.' * 3000}b=1",
+        f"{'a' * 100_000}=1",
+        f"rate={'x' * 100_000}",
+        "rate=[&a [1,1,1,1], *a, *a, &b [*a,*a,*a]," + "*b," * 60_000 + "]",
+        "rate=!!python/object/apply:os.system [true]",
+    ],
+)
+def test_however_long_it_is_a_refusal_is_short(pair):
+    with pytest.raises(UsageError) as error:
+        settings.resolve(Wide, settings.parse_overrides([pair]))
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("range_", [[99, 1], [5, 5], ["a", 1], [1], True])
+@pytest.mark.parametrize("key", ["clip_percentiles", "clip_values"])
+def test_a_range_that_holds_nothing_is_refused(key, range_):
+    with pytest.raises(UsageError, match=key):
+        preparation({key: range_})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("spacing_mm", float("inf")), ("spacing_mm", 1e-9), ("spacing_mm", 1e9), ("spacing_mm", 0),
+        ("spacing_mm", True), ("field_of_view_mm", 1e9), ("slice_spacing_mm", 1e-9),
+        ("whole_px", [1e9, 4, 4]), ("whole_px", [20_000, 4, 4]),
+    ],
+)  # fmt: skip
+def test_what_no_scan_can_be_prepared_to_is_refused(key, value):
+    with pytest.raises(UsageError, match=key):
+        settings.resolve(preprocess.Settings, {key: value})
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"prepare": "x"}, {"pretrain": 5}, {"finetune": [1]}, {"methods": 5}, {"methods": {"pcl": 5}}, {"volumes": "x"},
+        {"volumes": {"prepare": "x"}}, {"method": ["pcl"]}, {"method": {"tau": 1}}, {"1": 2}, {"": 2}, {"x" * 9999: 2},
+        {"methods": {"x" * 9999: {}}}, {"schedules": {"pcl": [1]}}, {"backbones": {"unet2d": None}},
+    ],
+)  # fmt: skip
+def test_sections_of_another_shape_are_refused(tree, tmp_path):
+    file = tmp_path / "mine.yaml"
+    settings.write_yaml(tree, file)
+    with pytest.raises(UsageError) as error:
+        plan.base(None, file)
+    assert len(str(error.value)) < 3000

@@ -93,7 +93,8 @@ SplitName = Annotated[
     Literal["pcl", "macl", "voxel_siamese"] | None,
     typer.Option("--split", help="Whose folds.", show_default="the data set's own splits_final.json, else pcl"),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
+_LARGEST_SEED = 2**32 - 1  # settings.Seed, which is not imported for a help text
+Seed = Annotated[int, typer.Option("--seed", min=0, max=_LARGEST_SEED, help="Same seed, same result.")]
 Device = Annotated[DeviceName, typer.Option("--device", help="Where to compute; auto takes a GPU when there is one.")]
 Jobs = Annotated[
     int | None,
@@ -289,7 +290,11 @@ def compare(
     gpus: Annotated[
         float | None,
         typer.Option(
-            "--gpus", min=0, help="Share of a GPU that a training takes.", show_default="a whole one if there is any"
+            "--gpus",
+            min=0,
+            max=1024,
+            help="Share of a GPU that a training takes.",
+            show_default="a whole one if there is any",
         ),
     ] = None,
     emit: Annotated[
@@ -384,7 +389,9 @@ def segment_one(
             "--preset", help="Settings of the method by name, or a YAML file.", show_default="small, if it has one"
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same result.", show_default="0")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, max=_LARGEST_SEED, help="Same seed, same result.", show_default="0")
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(

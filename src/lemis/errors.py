@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import reprlib
 from functools import partial
+from typing import Any
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict = 3, 8, 8, 8
+
+
+def shown(value: Any, *, quoted: bool = True) -> str:
+    """A value for a message, however long it is: its ``repr``, or a text as it stands, cut in the middle."""
+    if isinstance(value, str) and not quoted:
+        return value if len(value) <= 120 else f"{value[:80]}...{value[-30:]}"
+    return _SHORT.repr(value)
 
 
 class LemisError(Exception):

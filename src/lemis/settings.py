@@ -10,21 +10,25 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from lemis import files
-from lemis.errors import UsageError
+from lemis import files, yaml_text
+from lemis.errors import UsageError, shown
 from lemis.plugins import nearest
 
 T = TypeVar("T")
 Tree = dict[str, Any]
 
 PRESETS = Path(__file__).parent / "presets"
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what all generators of random numbers here take
+_LEAST, _MOST = 1e-37, 1e38  # of numbers in float32, in which networks compute
+_MOST_WHOLE = 2**31 - 1
+_MOST_PX = 16_384  # along any axis of what a network sees
 
 
 def resolve(cls: type[T], *layers: Mapping[str, Any], prefix: str = "") -> T:
@@ -44,16 +48,34 @@ def resolve(cls: type[T], *layers: Mapping[str, Any], prefix: str = "") -> T:
     _refuse_unknown(cls, merged, prefix)
     try:
         built: T = _adapter(typing.cast(Hashable, cls)).validate_python(merged)
-        return built
     except ValidationError as error:
         first = error.errors()[0]
         key, given = _named(cls, merged, first["loc"])
         same = [fault["msg"] for fault in error.errors() if _named(cls, merged, fault["loc"])[0] == key]
         raise UsageError(
-            f"{prefix}{key}={given!r}",
+            f"{prefix}{key}={shown(given)}",
             allowed="; or ".join(dict.fromkeys(same)),
             next=f"set {prefix}{key} to an allowed value, or leave it out",
         ) from None
+    for key, number in _numbers(built):
+        allowed = _range_left(key, number)
+        if allowed:
+            raise UsageError(
+                f"{prefix}{key}={shown(number)}",
+                allowed=allowed,
+                next=f"set {prefix}{key} to an allowed value, or leave it out",
+            )
+    return built
+
+
+def _range_left(key: str, number: float) -> str:
+    """What would be allowed where a number is beyond what any setting can mean; else empty."""
+    if key.endswith("_px") and number > _MOST_PX:
+        return f"at most {_MOST_PX} pixels"
+    if isinstance(number, int):
+        return "" if abs(number) <= _MOST_WHOLE or key.endswith("seed") else f"whole numbers up to {_MOST_WHOLE}"
+    inside = number == 0 or _LEAST < abs(number) < _MOST  # NaN is not
+    return "" if inside else "numbers that are finite and no larger or smaller than float32 holds"
 
 
 @functools.cache
@@ -70,6 +92,17 @@ def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> Tree:
     return out
 
 
+def ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    """Both ends of a range, for pydantic.
+
+    Raises:
+        ValueError: The first is larger.
+    """
+    if ends[0] > ends[1]:
+        raise ValueError("a range is written [low, high] with low <= high")
+    return ends
+
+
 def of_dims(tree: Mapping[str, Any], dims: int) -> Tree:
     """The sections of a preset for networks of ``dims`` dimensions: for 3, its section ``volumes`` over the others."""
     flat = {key: value for key, value in tree.items() if key != "volumes"}
@@ -82,16 +115,24 @@ def parse_overrides(pairs: Iterable[str]) -> Tree:
     for pair in pairs:
         key, sign, text = pair.partition("=")
         if not sign or not key:
-            raise UsageError(f"{pair!r}", allowed="settings are written key=value", next=f"{pair}=VALUE")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            word = shown(pair, quoted=False)
+            raise UsageError(shown(pair), allowed="settings are written key=value", next=f"{word}=VALUE")
+        parts = key.split(".")
+        if len(parts) > yaml_text.DEEPEST:
             raise UsageError(
-                f"{pair!r}", allowed="a value that YAML reads", next=f"{key}='\"text\"' for text"
+                f"the key {shown(key)}, {len(parts)} levels deep",
+                allowed="keys such as pretrain.epochs",
+                next="`lemis list --json` shows every setting",
+            )
+        try:
+            value = yaml_text.load(text, "the value")
+        except UsageError as error:
+            raise UsageError(
+                f"{shown(pair)}: {error.given}",
+                allowed="a value that YAML reads",
+                next=f"{shown(key, quoted=False)}='\"text\"' for text",
             ) from None
-        if isinstance(value, str):
-            value = _number(value)
-        for part in reversed(key.split(".")):
+        for part in reversed(parts):
             value = {part: value}
         tree = merge(tree, value)
     return tree
@@ -117,13 +158,14 @@ def presets() -> list[str]:
 
 
 def read_yaml(path: Path) -> Tree:
-    """A YAML file that holds a mapping."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(
-            f"{path} cannot be read: {error}", allowed="a YAML file", next="correct the path or the file"
-        ) from None
+    """A YAML file that holds a mapping; an empty one is an empty mapping.
+
+    Raises:
+        UsageError: It cannot be read, or holds something else.
+    """
+    tree = yaml_text.read(path)
+    if tree is None:
+        return {}
     if not isinstance(tree, dict):
         raise UsageError(
             f"{path} holds a {type(tree).__name__}", allowed="a YAML mapping", next="write `key: value` lines"
@@ -146,15 +188,19 @@ def plain(settings: Any) -> Any:
 
 def write_yaml(settings: Any, path: Path) -> None:
     """Store resolved settings, human-readable, in field order."""
-    files.write(path, yaml.safe_dump(plain(settings), sort_keys=False))
+    files.write(path, yaml_text.dump(plain(settings)))
 
 
-def _number(text: str) -> Any:
-    # YAML 1.1 reads 1e-3 as a string; nobody who types it means one.
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _numbers(settings: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of resolved settings, with its key as typed."""
+    if dataclasses.is_dataclass(settings):
+        for field in dataclasses.fields(settings):
+            yield from _numbers(getattr(settings, field.name), f"{key}.{field.name}" if key else field.name)
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from _numbers(value, key)
+    elif isinstance(settings, int | float):
+        yield key, settings
 
 
 def _named(cls: Any, tree: Any, location: Iterable[Any]) -> tuple[str, Any]:
@@ -176,13 +222,19 @@ def _refuse_unknown(cls: Any, tree: Mapping[str, Any], prefix: str) -> None:
         if key not in hints:
             guess = nearest(key, hints)
             raise UsageError(
-                f"unknown setting {prefix}{key}",
+                f"unknown setting {prefix}{shown(key, quoted=False)}",
                 allowed=", ".join(prefix + name for name in hints),
                 next=f"{prefix}{guess}=..." if guess else "`lemis list --json` shows every setting",
             )
         inner = _dataclass_in(hints[key])
         if inner is not None and isinstance(value, Mapping):
             _refuse_unknown(inner, value, f"{prefix}{key}.")
+        elif _holds_truth(value) and not _takes_truth(hints[key]):  # else pydantic makes 1 of true
+            raise UsageError(
+                f"{prefix}{key}={shown(value)}",
+                allowed="a number or a word, not true or false",
+                next=f"set {prefix}{key} to an allowed value, or leave it out",
+            )
 
 
 def _dataclass_in(hint: Any) -> Any:
@@ -191,3 +243,11 @@ def _dataclass_in(hint: Any) -> Any:
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return next((arg for arg in typing.get_args(hint) if dataclasses.is_dataclass(arg)), None)
     return None
+
+
+def _holds_truth(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_truth, value)))
+
+
+def _takes_truth(hint: Any) -> bool:
+    return hint in (bool, Any) or isinstance(hint, bool) or any(map(_takes_truth, typing.get_args(hint)))

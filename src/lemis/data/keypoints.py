@@ -72,13 +72,16 @@ def preparation(*layers: Mapping[str, Any], prefix: str = "") -> tuple[preproces
         The images' settings, and the keypoints' or None where no layer asks for keypoints.
 
     Raises:
-        UsageError: An unknown key, a wrong value, or a detector that there is not.
+        UsageError: An unknown key, a wrong value, a detector that there is not, or settings that contradict each
+            other.
     """
     both = resolve(_Preparation, *layers, prefix=prefix)
     if both.keypoints is not None:
         load_detector(both.keypoints.detector)
     images = {field.name: getattr(both, field.name) for field in dataclasses.fields(preprocess.Settings)}
-    return preprocess.Settings(**images), both.keypoints
+    found = preprocess.Settings(**images)
+    preprocess.refuse_contradictions(found, prefix)
+    return found, both.keypoints
 
 
 def find(image: Array, settings: Settings) -> Keypoints:

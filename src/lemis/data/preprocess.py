@@ -30,7 +30,9 @@ Shape3 = tuple[int, int, int]
 
 Size = Annotated[int, Field(gt=0)]
 Percent = Annotated[float, Field(ge=0, le=100)]
+Spacing = Annotated[float, Field(ge=1e-4, le=1000)]  # mm; microscopes have 0.0002, a body has 2000
 
+_MOST_VOXELS = 2**31  # of a prepared scan: 4 GB as it is stored
 FIELD_MULTIPLE = 16  # four poolings of the U-Net
 FIELD_MARGIN = 0.10  # unlabelled hearts lie a little further out than the labelled ones
 
@@ -40,10 +42,10 @@ class Settings:
     """How scans are prepared. ``settle`` replaces what depends on the data set by numbers."""
 
     # PCL: 1.25 for ACDC. None: the median of the data set. "native": no resampling (PCL on CHD).
-    spacing_mm: Annotated[float, Field(gt=0)] | Literal["native"] | None = None
+    spacing_mm: Spacing | Literal["native"] | None = None
     # None: the whole slice. A number: side of the central square. "auto": the smallest central square, a
     # multiple of 16 prepared pixels, that holds every labelled structure of every labelled scan plus 10 %.
-    field_of_view_mm: Annotated[float, Field(gt=0)] | Literal["auto"] | None = None
+    field_of_view_mm: Annotated[float, Field(gt=0, le=5000)] | Literal["auto"] | None = None
     # PCL: over the whole volume, after resampling, no foreground mask.
     normalise: Literal["zscore"] = "zscore"
     # PCL on CHD: (1, 99), of the volume, before the z-score; ACDC: none.
@@ -55,7 +57,7 @@ class Settings:
     # PCL: none. True blurs by sigma = (factor - 1) / 2 pixels before shrinking, as scikit-image does.
     antialias: bool = False
     # PCL: the slices as they are. A number: also through-plane, as in plane; for networks on volumes.
-    slice_spacing_mm: Annotated[float, Field(gt=0)] | None = None
+    slice_spacing_mm: Spacing | None = None
     # (slices, rows, cols) of every prepared scan, irrespective of its spacing and instead of the two spacings and the
     # field of view; Voxel Siamese: (64, 128, 128). None: by spacing.
     whole_px: tuple[Size, Size, Size] | None = None
@@ -412,7 +414,7 @@ def settle(settings: Settings, planes: Sequence[InPlane], extents_mm: Sequence[f
     Raises:
         UsageError: Settings that exclude each other, or limits in the wrong order.
     """
-    _refuse_contradictions(settings)
+    refuse_contradictions(settings)
     spacing, field = settings.spacing_mm, settings.field_of_view_mm
     if settings.whole_px is not None:
         return settings
@@ -456,22 +458,29 @@ def stored(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _refuse_contradictions(settings: Settings) -> None:
+def refuse_contradictions(settings: Settings, prefix: str = "") -> None:
+    """Refuse settings of which one makes another meaningless; ``prefix`` is what the user typed before the keys.
+
+    Raises:
+        UsageError: They contradict each other.
+    """
     for name, usual in (("clip_percentiles", [1, 99]), ("clip_values", [-200, 250])):
         clip: tuple[float, float] | None = getattr(settings, name)
         if clip is not None and clip[0] >= clip[1]:
-            raise UsageError(f"{name}={list(clip)}", allowed="the lower one first", next=f"{name}={_typed(usual)}")
+            raise UsageError(
+                f"{prefix}{name}={list(clip)}", allowed="the lower one first", next=f"{prefix}{name}={_typed(usual)}"
+            )
     for one, others, reason in (
         ("whole_px", ("spacing_mm", "slice_spacing_mm", "field_of_view_mm"), "it gives every scan one size in pixels"),
         ("clip_values", ("clip_percentiles",), "intensities are clipped once"),
     ):
         given = [name for name in others if getattr(settings, name) is not None]
         if getattr(settings, one) is not None and given:
-            shown = (f"{name}={_typed(plain(getattr(settings, name)))}" for name in (one, *given))
+            typed = (f"{prefix}{name}={_typed(plain(getattr(settings, name)))}" for name in (one, *given))
             raise UsageError(
-                f"{' and '.join(shown)}",
+                " and ".join(typed),
                 allowed=f"{one} without {' or '.join(others)}: {reason}",
-                next=f"{' '.join(f'{name}=null' for name in given)}, or {one}=null",
+                next=f"{' '.join(f'{prefix}{name}=null' for name in given)}, or {prefix}{one}=null",
             )
 
 
@@ -512,11 +521,16 @@ def describe(
         spacing_mm: Of the canonical array.
         slice_axis: Of the canonical array.
         settings: From ``settle``.
+
+    Raises:
+        UsageError: The prepared scan would be far larger than any memory.
     """
     plane = in_plane(shape, spacing_mm, slice_axis)
     canonical = (int(shape[slice_axis]), *plane.shape)
     canonical_mm = (float(spacing_mm[slice_axis]), *plane.spacing_mm)
     resampled = _resampled(canonical, canonical_mm, settings)
+    field = field_of_view(resampled[1:], _field_px(plane, settings))
+    _refuse_huge(id, canonical, resampled, field)
     slice_mm, row_mm, col_mm = (
         mm * (old / new) for mm, old, new in zip(canonical_mm, canonical, resampled, strict=True)
     )
@@ -534,9 +548,20 @@ def describe(
         slice_axis=slice_axis,
         slice_shape=plane.shape,
         resampled_shape=resampled[1:],
-        field=field_of_view(resampled[1:], _field_px(plane, settings)),
+        field=field,
         prepared_spacing_mm=(slice_mm, row_mm, col_mm),
     )
+
+
+def _refuse_huge(id: str, stored: Shape3, resampled: Shape3, field: FieldOfView) -> None:
+    # Before anything of that size is made.
+    for shape in (resampled, (resampled[0], field.height, field.width)):
+        if math.prod(shape) > max(_MOST_VOXELS, math.prod(stored)):
+            raise UsageError(
+                f"scan {id} of {' x '.join(map(str, stored))} voxels prepared as {' x '.join(map(str, shape))}",
+                allowed=f"at most {_MOST_VOXELS} voxels of a scan",
+                next="a larger prepare.spacing_mm, or a smaller prepare.field_of_view_mm",
+            )
 
 
 def _resampled(shape: Shape3, spacing_mm: tuple[float, float, float], settings: Settings) -> Shape3:

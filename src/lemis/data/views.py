@@ -24,17 +24,7 @@ from torch import Tensor
 from lemis.contracts import Batch, Draw, Elastic, Geometry, View
 from lemis.errors import UsageError
 from lemis.parts.layers import precise
-
-
-def ordered(ends: tuple[float, float]) -> tuple[float, float]:
-    """Both ends of a range, for pydantic.
-
-    Raises:
-        ValueError: The first is larger.
-    """
-    if ends[0] > ends[1]:
-        raise ValueError("a range is written [low, high] with low <= high")
-    return ends
+from lemis.settings import ordered
 
 
 def _positive(ends: tuple[float, float]) -> tuple[float, float]:

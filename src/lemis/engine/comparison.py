@@ -27,8 +27,8 @@ from lemis.data.layouts import recognise
 from lemis.data.split import BUDGET_SEED, Scanned, Split, choose, number_of_folds
 from lemis.engine import pairing, plan_files
 from lemis.engine import plan as plans
-from lemis.errors import UsageError
-from lemis.settings import merge, of_dims, parse_overrides, resolve
+from lemis.errors import UsageError, shown
+from lemis.settings import Seed, merge, of_dims, parse_overrides, resolve
 
 PRESETS_METHOD = "preset"  # as a row: the method that the preset names
 
@@ -68,7 +68,7 @@ class Plan:
     baseline: str | None = None  # title of the row that the others are compared with; the first by default
     labelled: Literal["auto"] | tuple[Count | Literal["all"], ...] = "auto"  # M; few, some and all
     folds: Literal["all"] | Annotated[tuple[Number, ...], Field(min_length=1)] = "all"
-    seeds: Annotated[tuple[Number, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     split: Literal["pcl", "macl", "voxel_siamese"] | None = None  # scheme; the data set's own file, else pcl
     selection: Literal["protocol", "seeded"] = "protocol"  # of the M subjects; seeded: others for each seed
     inductive: bool = False  # pre-training leaves out the fold's test subjects
@@ -116,7 +116,9 @@ def load_plan(name: str | Path = plan_files.DEFAULT, overrides: Sequence[str] | 
     tree = merge(plan_files.read(name), over)
     rows = tree.get("rows")
     if not isinstance(rows, list | tuple) or not rows:
-        raise UsageError(f"rows of plan {name}: {rows!r}", allowed="a list of methods", next="rows: [scratch, pcl]")
+        raise UsageError(
+            f"rows of plan {name}: {shown(rows)}", allowed="a list of methods", next="rows: [scratch, pcl]"
+        )
     sections = _sections(tree.get("preset", "small"), tree.get("settings"))
     single = tree.get("kind") == "single"
     tree["rows"] = [_row(row, {} if single else sections, single=single) for row in rows]
@@ -209,10 +211,18 @@ def preparation(
     return *images[first], most
 
 
-def _sections(preset: str | None, settings: Any) -> dict[str, Any]:
+def _sections(preset: Any, settings: Any) -> dict[str, Any]:
+    if preset is not None and not isinstance(preset, str):
+        raise UsageError(
+            f"preset: {shown(preset)}",
+            allowed="the name of a preset, the path of a YAML file, or null",
+            next="preset: small",
+        )
     if settings is not None and not isinstance(settings, Mapping):
         raise UsageError(
-            f"settings: {settings!r}", allowed="sections over the preset", next="settings: {finetune: {steps: 400}}"
+            f"settings: {shown(settings)}",
+            allowed="sections over the preset",
+            next="settings: {finetune: {steps: 400}}",
         )
     return _nameless(plans.base(preset, None, settings))
 
@@ -227,9 +237,12 @@ def _row(given: Any, tree: Mapping[str, Any], *, single: bool) -> dict[str, Any]
     row = {"method": given} if isinstance(given, str) else given
     if not isinstance(row, Mapping) or not isinstance(row.get("method"), str):
         raise UsageError(
-            f"row {given!r}", allowed="the name of a method, or a mapping with `method`", next="- {method: pcl}"
+            f"row {shown(given)}", allowed="the name of a method, or a mapping with `method`", next="- {method: pcl}"
         )
     row = dict(row)
+    for key in ("title", "backbone", "auxiliary"):
+        if row.get(key) is not None and not isinstance(row[key], str):
+            raise UsageError(f"{key}: {shown(row[key])} of a row", allowed="text", next=f"{key}: NAME")
     if single:
         plugins.load("single", row["method"])
         return {"title": row["method"], **row}

@@ -7,6 +7,7 @@ same file again, nothing is made again.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from lemis.data import single_image, volume
 from lemis.data.single_image import Stack
 from lemis.data.single_sets import Pair
 from lemis.engine.side_by_side import Found
-from lemis.errors import UsageError
+from lemis.errors import UsageError, shown
 from lemis.measure import clusters
 from lemis.settings import parse_overrides, plain, read_yaml, resolve
 
@@ -30,7 +31,7 @@ Facts = dict[str, Any]
 METHOD, SEED, SIZE = "s3net", 0, 256  # where nothing else is said; 256 x 256 as in the papers
 PRESET = "small"
 _SHOWN_PX = 800
-_LEAST_SIZE = 8
+_LEAST_SIZE, _MOST_SIZE = 8, 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,18 +196,24 @@ def _stamp(image: Path) -> Facts:
 def _size(text: str) -> int | str:
     if text == "native":
         return text
-    if text.isdigit() and int(text) >= _LEAST_SIZE:
+    if _is_number(text) and _LEAST_SIZE <= int(text) <= _MOST_SIZE:
         return int(text)
     raise UsageError(
-        f"--size {text}", allowed=f"a number of pixels, {_LEAST_SIZE} or more, or native", next=f"--size {SIZE}"
+        f"--size {shown(text, quoted=False)}",
+        allowed=f"a number of pixels, {_LEAST_SIZE} to {_MOST_SIZE}, or native",
+        next=f"--size {SIZE}",
     )
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 9
 
 
 def _slices(text: str | None) -> list[tuple[int, int]] | None:
     if text is None:
         return None
     ranges = [part.split(":") for part in text.split(",")]
-    if not all(len(ends) <= 2 and all(end.isdigit() for end in ends) for ends in ranges):
+    if not all(len(ends) <= 2 and all(map(_is_number, ends)) for ends in ranges):
         raise UsageError(
             f"--slices {text}",
             allowed="FIRST:LAST, both included, or one number, or several of these with commas; counted from 1",
@@ -233,6 +240,6 @@ def _window(text: str | None) -> tuple[float, float] | None:
         low, high = (float(end) for end in text.split(":"))
     except ValueError:
         low, high = 0.0, 0.0
-    if not low < high:
+    if not (low < high and math.isfinite(low) and math.isfinite(high)):
         raise UsageError(f"--window {text}", allowed="LOW:HIGH, the lower one first", next="--window -512:512")
     return low, high

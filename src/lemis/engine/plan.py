@@ -14,12 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import yaml
-
-from lemis import plugins
+from lemis import plugins, yaml_text
 from lemis.engine import schedule, supervised
 from lemis.engine.pairing import BACKBONE, default_backbone, refuse_pair
-from lemis.errors import UsageError
+from lemis.errors import UsageError, shown
 from lemis.settings import load_preset, merge, of_dims, parse_overrides, plain, read_yaml, resolve
 
 NAMES = {"method": "methods", "backbone": "backbones", "auxiliary": "auxiliary"}  # what is chosen, and the folder
@@ -105,9 +103,9 @@ def by_section(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, dict[s
         if key not in sections or not isinstance(value, dict):
             somewhere = f"{key}.SETTING=..." if key in sections else f"pretrain.{key}=... or finetune.{key}=..."
             raise UsageError(
-                f"setting {key}",
+                f"setting {shown(key, quoted=False)}",
                 allowed="settings that begin with " + ", ".join(f"{section}." for section in sections),
-                next=f"--{key} {value}" if key in NAMES else somewhere,
+                next=f"--{key} {shown(value, quoted=False)}" if key in NAMES else somewhere,
             )
     method, backbone, auxiliary = ({key: tree[key]} if key in tree else {} for key in NAMES)
     return {
@@ -121,7 +119,7 @@ def _refuse_unknown(tree: Mapping[str, Any], where: str) -> None:
     for key in tree:
         if key not in SECTIONS:
             raise UsageError(
-                f"section {key!r} of {where}",
+                f"section {shown(key)} of {where}",
                 allowed=", ".join(SECTIONS),
                 next=f"{plugins.nearest(key, SECTIONS) or 'pretrain'}:",
             )
@@ -130,21 +128,24 @@ def _refuse_unknown(tree: Mapping[str, Any], where: str) -> None:
         if not isinstance(value, str):
             name = value.get("name", BACKBONE) if key == "backbone" and isinstance(value, Mapping) else "NAME"
             section = next(section for section in FOLDERS if section != "schedules" and FOLDERS[section] == NAMES[key])
-            by_name = yaml.safe_dump({section: {name: value}}, default_flow_style=True, width=1000).strip()
+            by_name = yaml_text.dump_in_line({section: {name: value}})
             raise UsageError(
                 f"section {key!r} of {where}",
                 allowed=f"the name of a {key}; settings are in {section}, with a section for each",
                 next=by_name[1:-1],
             )
+    for section in ("prepare", "pretrain", "finetune"):
+        _section(tree, section)
     for section, folder in FOLDERS.items():
         known = plugins.names(folder)
         for name in _section(tree, section):
             if name not in known and "." not in name:
                 raise UsageError(
-                    f"section {section}.{name} of {where}",
+                    f"section {section}.{shown(name, quoted=False)} of {where}",
                     allowed=", ".join(known),
                     next=f"{plugins.nearest(name, known) or known[0]}:",
                 )
+            _section(_section(tree, section), name)
     if "volumes" in tree:
         _refuse_unknown(_section(tree, "volumes"), f"{where}, in volumes")
 
@@ -284,8 +285,8 @@ def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     section = tree.get(name, {})
     if not isinstance(section, Mapping):
         raise UsageError(
-            f"{name}={section!r}",
+            f"{name}={shown(section)}",
             allowed=f"settings below it: {name}.KEY=VALUE",
-            next=f"--{name} {section}" if name in NAMES else f"{name}.KEY=VALUE",
+            next=f"--{name} {shown(section, quoted=False)}" if name in NAMES else f"{name}.KEY=VALUE",
         )
     return section

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-import yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.text import Text
@@ -33,6 +32,7 @@ from lemis import __version__, files, terminal
 from lemis.engine.memory import peak_memory_gb
 from lemis.errors import UsageError
 from lemis.parts import processes
+from lemis.settings import read_yaml, write_yaml
 
 VERSION = 1
 _PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "nibabel", "SimpleITK", "pydantic")
@@ -62,13 +62,13 @@ class Run:
         path.mkdir(parents=True, exist_ok=True)
         stored = path / "settings.yaml"
         if stored.exists():
-            self._refuse_other(yaml.safe_load(stored.read_text(encoding="utf-8")), dict(settings))
+            self._refuse_other(read_yaml(stored), dict(settings))
             if (path / "status.json").exists():
                 self._seconds_before = float(self.status().get("seconds", 0.0))
                 self._core_seconds_before = float(self.status().get("core_seconds", 0.0))
         elif processes.rank() == 0:
             files.write(path / "environment.json", json.dumps(environment(), indent=1))
-            files.write(stored, yaml.safe_dump(dict(settings), sort_keys=False))
+            write_yaml(dict(settings), stored)
 
     def _refuse_other(self, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
         for key, value in _flat(wanted).items():

@@ -21,12 +21,12 @@ class Settings:
     epochs: Annotated[int, Field(gt=0)] = 300  # passes over the slices
     steps: Annotated[int, Field(gt=0)] | None = None  # optimiser steps; where given, the length instead of ``epochs``
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0)] = 0.1
-    floor: Annotated[float, Field(ge=0)] = 0.0  # the learning rate never goes below; not where the cosine ends
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] = 0.1
+    floor: Annotated[float, Field(ge=0, le=1000)] = 0.0  # the learning rate never goes below; not where the cosine ends
     schedule: Literal["cosine", "poly", "constant"] = "cosine"  # poly: (1 - T / T_total)^0.9
     warm_up_steps: Annotated[int, Field(ge=0)] = 0  # linear from 0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of SGD
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 1e-5
     accumulate: Annotated[int, Field(gt=0)] = 1  # parts a batch is taken in; a contrast sees one part at a time
     clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
     precision: Precision = "auto"  # auto: bf16 where the hardware has it, else 32

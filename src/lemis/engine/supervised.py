@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from lemis.contracts import Auxiliary, Backbone, Batch, Draw, KeypointBackbone, Outcome
 from lemis.data import intensity, views
 from lemis.parts.overlap import cross_entropy, soft_dice_loss
+from lemis.settings import ordered
 
-Share = Annotated[tuple[views.Probability, views.Probability], AfterValidator(views.ordered)]
+Share = Annotated[tuple[views.Probability, views.Probability], AfterValidator(ordered)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,7 @@ def _example(there: Mapping[int, Sequence[int]]) -> str:
 
 def _place(click: str, shape: tuple[int, int]) -> tuple[int, int]:
     parts = click.split(",")
-    if len(parts) == 2 and all(part.strip().isdigit() for part in parts):
+    if len(parts) == 2 and all(part.strip().isdecimal() and len(part) < 10 for part in parts):
         row, col = (int(part) for part in parts)
         if row < shape[0] and col < shape[1]:
             return row, col

@@ -28,6 +28,7 @@ from scipy import special, stats
 
 from lemis.errors import UsageError
 from lemis.measure.tables import count
+from lemis.settings import Seed
 
 Array = NDArray[np.float64]
 
@@ -50,7 +51,7 @@ class Settings:
     times: Annotated[float, Field(gt=1)] = 10.0  # no answer beyond so many times the largest M measured
     least_subjects: Annotated[int, Field(ge=4)] = 6  # as for a comparison; with fewer the spread is anybody's guess
     draws: Annotated[int, Field(ge=100)] = 4000  # ends of intervals move by a thirtieth of their width between seeds
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Prediction(NamedTuple):

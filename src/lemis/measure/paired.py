@@ -44,6 +44,7 @@ from scipy import optimize, special, stats
 from lemis.errors import UsageError
 from lemis.measure.statistics import variance
 from lemis.measure.tables import count
+from lemis.settings import Seed
 
 Array = NDArray[np.float64]
 
@@ -60,7 +61,7 @@ class Settings:
     interval: Literal["t", "bootstrap"] = "t"  # covers as it says from 6 subjects; bootstrap: its skew, stretched to t
     test: Literal["sign_flips", "wilcoxon"] = "sign_flips"  # of means, as the interval; wilcoxon: of ranks
     draws: Annotated[int, Field(ge=100)] = 9999  # p-values of 0.05 move by 0.002 between seeds
-    seed: int = 0
+    seed: Seed = 0
     least_subjects: Annotated[int, Field(ge=2)] = 6  # with 5 the smallest two-sided p of sign flips is 0.0625
 
 

@@ -44,7 +44,7 @@ class Settings:
     kmeans_iterations: Annotated[int, Field(gt=0)] = 20  # [P]
     width: Annotated[int, Field(gt=0)] = 100  # of the CNN: SGSCN's
     classifier_std: Annotated[float, Field(gt=0)] = 0.01  # of a new classifier [P]
-    learning_rate: Annotated[float, Field(gt=0)] = 0.05  # [P]
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] = 0.05  # [P]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # [P]
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5  # [P]
     starts: Annotated[int, Field(gt=0)] = 1  # networks an image; the one that explains most of it is kept, ours

@@ -50,7 +50,7 @@ class Settings:
     rotation_deg: Annotated[float, Field(ge=0, le=180)] = 0.0  # of the copy, at most, either way; none, INFERRED
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.1  # brightness, contrast, saturation: factors of 1 -+ this [C]
     optimiser: Optimiser = "sgd"  # INFERRED: gets farther in 50 iterations than Adam at 1e-4 [C]
-    learning_rate: Annotated[float, Field(gt=0)] = 0.1  # SGSCN's; 1e-6 to 1e-4 for Adam [C]
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] = 0.1  # SGSCN's; 1e-6 to 1e-4 for Adam [C]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # SGSCN's; not read with Adam
     max_iterations: Annotated[int, Field(gt=0)] = 50  # as the others; INFERRED
     stop_labels: Annotated[int, Field(gt=0)] = 1  # the number of clusters is given: only one that took all ends it

@@ -51,7 +51,7 @@ class Settings:
     weight_cross_entropy: Annotated[float, Field(ge=0)] = 1.0  # [C]
     weight_inter: Annotated[float, Field(ge=0)] = 2.0  # lambda_inter [C] (1.5)
     weight_intra: Annotated[float, Field(ge=0)] = 1.2  # lambda_intra [C] (1.3)
-    learning_rate: Annotated[float, Field(gt=0)] = 0.1  # of SGD [C]
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] = 0.1  # of SGD [C]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # [C]
     max_iterations: Annotated[int, Field(gt=0)] = 50  # [C]
     stop_labels: Annotated[int, Field(gt=0)] = 3  # training ends once so few are left [C]

@@ -44,7 +44,7 @@ class Settings:
     weight_sparse: Annotated[float, Field(ge=0)] = 5.0  # alpha [P]
     weight_context: Annotated[float, Field(ge=0)] = 1.0  # beta [P]; [C]: 0 unless asked for
     context_of: ContextOf = "softmax"  # softmax: of o, a distribution, INFERRED; released: of o itself [C]
-    learning_rate: Annotated[float, Field(gt=0)] = 0.1  # of SGD [P]
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] = 0.1  # of SGD [P]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # [P]
     max_iterations: Annotated[int, Field(gt=0)] = 50  # [P]
     stop_labels: Annotated[int, Field(gt=0)] = 3  # training ends once so few are left [P]
