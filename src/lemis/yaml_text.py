@@ -161,7 +161,8 @@ class _Level:
 
 class _Refused(yaml.MarkedYAMLError):
     def __init__(self, problem: str, event: yaml.Event) -> None:
-        super().__init__(problem=problem, problem_mark=event.start_mark)
+        mark: Any = event.start_mark
+        super().__init__(problem=problem, problem_mark=mark)
 
 
 def _refuse_excess(text: str) -> None:
