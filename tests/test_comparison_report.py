@@ -256,6 +256,16 @@ def test_no_winner_is_in_bold_where_nothing_can_be_said(tmp_path: Path, subjects
     assert ("**" in text) == bold
 
 
+def test_pretrainings_that_learned_nothing_are_counted_beside_every_number(tmp_path: Path):
+    why = "the contrast loss is 3.4340, what a network that knows nothing has (3.4340)"
+    text = written(make(tmp_path, facts={"learned_nothing": {"sal": {"runs": 2, "of": 5, "why": why}}}))
+    said = f"2 of its 5 pre-trainings learned nothing ({why})"
+    assert f"; {said}." in text["table.md"]  # the verdict
+    assert text["table.md"].count(f"sal: {said}.") >= 2  # captions of the scores
+    page = parsed(text["index.html"]).said
+    assert page.count(said) >= 4  # and the paragraph for a paper
+
+
 def test_before_anything_is_finished(tmp_path: Path):
     gone = [(row, 2, 0, 0) for row in ("scratch", "sal")]
     folder = make(tmp_path, labelled=[2], folds=1, missing=gone)

@@ -76,7 +76,7 @@ def test_a_collapsed_embedding_is_named_in_the_first_epoch_and_once(
     watched(run, outcome(2.0, COLLAPSED), epochs=4)
     (text,) = warnings(run)
     assert text.startswith("epoch 1: the global embedding has collapsed")
-    assert "smaller learning_rate" in text
+    assert "a smaller learning rate (learning_rate=0.033)" in text
     assert capsys.readouterr().err.count("warning:") == 1
 
 
@@ -123,20 +123,43 @@ def test_only_the_later_half_of_the_steps_counts(tmp_path: Path) -> None:
     assert warnings(run) == []
 
 
-def test_a_first_epoch_before_the_patience_ends_is_a_note_and_no_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_before_the_patience_ends_nothing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs that learn look the same in their first epochs: a default must not greet its user with "stop"."""
     run = Run(tmp_path, {})
-    watched(run, outcome(2.0, COLLAPSED), epochs=4, per_epoch=10)
+    watched(run, outcome(math.log(31), COLLAPSED), epochs=4, per_epoch=10)
+    watched(run, outcome(math.log(31), COLLAPSED), epochs=3, patience=170)
     assert warnings(run) == []
-    said = capsys.readouterr().err
-    assert said.count("note: epoch 1: the global embedding has collapsed") == 1
-    assert "smaller learning_rate" in said
-    assert "warning:" not in said
-    watched(run, outcome(2.0, COLLAPSED), epochs=3, patience=170)
-    assert warnings(run) == []
+    assert capsys.readouterr().err == ""
     watched(run, outcome(2.0, COLLAPSED), epochs=5, per_epoch=10)
     assert warnings(run)[0].startswith("epoch 5:")
+
+
+@pytest.mark.parametrize("prefix", ["", "pretrain.", "settings.pretrain."])
+def test_keys_in_advice_are_those_of_the_command(tmp_path: Path, prefix: str) -> None:
+    watch = Watch(run := Run(tmp_path, {}), learning_rate=0.03, prefix=prefix)
+    watch.see(outcome(math.log(31), HEALTHY))
+    watch.end_of_epoch(0, FEWEST_STEPS)
+    assert f"({prefix}learning_rate=0.01), or {prefix}warm_up_steps=500" in warnings(run)[0]
+
+
+def test_learned_nothing_is_what_holds_at_the_end(tmp_path: Path) -> None:
+    watch = Watch(Run(tmp_path, {}))
+    said = []
+    for epoch, loss in enumerate([math.log(31), 2.0, 4.0]):
+        watch.see(outcome(loss, COLLAPSED))
+        watch.end_of_epoch(epoch, (epoch + 1) * FEWEST_STEPS)
+        said.append(watch.learned_nothing)
+    assert said[1] is None  # a loss that is learned is something
+    assert said[0] == "the contrast loss is 3.4340, what a network that knows nothing has (3.4340)"
+    assert said[2] == "the contrast loss is 4.0000, worse than what a network that knows nothing has (3.4340)"
+
+
+def test_a_method_without_a_known_loss_learned_nothing_where_its_embeddings_collapse(tmp_path: Path) -> None:
+    for z, nothing in ((COLLAPSED, True), (HEALTHY, False)):
+        watch = Watch(Run(tmp_path, {}))
+        watch.see(Outcome({"prediction": torch.tensor(-1.0)}, {"global": z}))
+        watch.end_of_epoch(0, FEWEST_STEPS)
+        assert (watch.learned_nothing is not None) == nothing
 
 
 def test_figures_name_every_term_and_embedding(tmp_path: Path) -> None:

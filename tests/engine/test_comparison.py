@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lemis.data import phantom_layouts
-from lemis.engine import cells, comparison, plan_files
+from lemis.engine import cells, comparison, plan_files, results
 from lemis.engine import plan as plans
-from lemis.engine.cells import Material
+from lemis.engine.cells import Grid, Material, Use
 from lemis.engine.comparison import Plan, load_plan, places, ways
 from lemis.errors import UsageError
 
@@ -304,3 +305,17 @@ def test_resolved_settings_given_as_overrides_resolve_to_the_same(method: str, p
 @given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=5))
 def test_a_digest_does_not_depend_on_the_order_of_keys(facts: dict[str, Any]) -> None:
     assert cells.digest(facts) == cells.digest(dict(reversed(facts.items())))
+
+
+def test_pretrainings_that_learned_nothing_are_counted_by_row(tmp_path: Path) -> None:
+    uses = tuple(
+        Use(row, 2, fold, 0, f"{row}{fold}", before, True)
+        for fold, before in enumerate(["a", "b", "c", None])
+        for row in ("pcl", "sal")
+        if row == "pcl" or before == "a"
+    )
+    for key, why in (("a", None), ("b", "its loss stood still")):
+        (tmp_path / "cells" / key).mkdir(parents=True)
+        (tmp_path / "cells" / key / "result.json").write_text(json.dumps({"run": key, "learned_nothing": why}))
+    found = results.learned_nothing(tmp_path, Grid({}, uses))
+    assert found == {"pcl": {"runs": 1, "of": 2, "why": "its loss stood still"}}

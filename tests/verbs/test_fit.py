@@ -75,6 +75,18 @@ def test_again_there_is_nothing_to_do(fitted: Path, phantom_scans: Path, capsys:
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
+@pytest.mark.slow
+def test_a_pretraining_that_learned_nothing_is_said_at_the_end_and_in_the_report(
+    phantom_scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("pretrain.steps=60", "pretrain.learning_rate=1e-9", "finetune.steps=2")
+    page = fit(phantom_scans, output=tmp_path / "work", method="rotation", preset="tiny", overrides=few, fold=0)
+    said = capsys.readouterr().err
+    assert "pretrain.learning_rate=3.3e-10" in said
+    assert "warning: pre-training rotation learned nothing" in said.split(" report ")[1]
+    assert "learnt nothing: at its end" in page.read_text(encoding="utf-8").split('<h2 id="done">')[0]
+
+
 def test_other_settings_in_the_same_folder_are_refused(fitted: Path, phantom_scans: Path) -> None:
     with pytest.raises(UsageError, match=r"made with momentum=0\.9, now it is 0\.5") as caught:
         run_fit(phantom_scans, fitted, "pretrain.momentum=0.5")

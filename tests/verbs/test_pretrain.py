@@ -42,6 +42,18 @@ def test_every_method_trains_and_says_what_it_trained(method: str, work: Path) -
     assert lines[0]["loss"] == pytest.approx(sum(v for k, v in lines[0].items() if k.startswith("loss/")))
 
 
+@pytest.mark.parametrize(("rate", "nothing"), [("1e-9", True), ("0.05", False)])
+def test_a_run_that_learned_nothing_is_named_so(rate: str, nothing: bool, work: Path) -> None:
+    few = ("steps=60", "precision=32", f"learning_rate={rate}", "schedule=constant")
+    run = pretrain(work, method="rotation", preset="tiny", overrides=few, device="cpu", prefix="")
+    why = load_model(run)[1]["learned_nothing"]
+    assert (why is not None) == nothing
+    status = json.loads((run / "status.json").read_text(encoding="utf-8"))
+    assert status["learned_nothing"] == why
+    said = f"this pre-training learned nothing: at its end {why}"
+    assert (said in status.get("warnings", [])) == nothing
+
+
 def test_only_the_parts_that_a_method_trains_change(work: Path) -> None:
     first, _ = load_model(pretrain(work, method="pcl", name="one", preset="tiny", overrides=FEW, device="cpu"))
     more = ("steps=3", "precision=32")

@@ -130,6 +130,18 @@ def text(work: Path) -> str:
 # ---------------------------------------------------------------- the page
 
 
+def test_a_pretraining_that_learned_nothing_is_named_wherever_it_is_claimed(work: Path, tmp_path: Path, text: str):
+    other = Path(shutil.copytree(work, tmp_path / "work"))
+    status = json.loads((other / "runs" / "sal" / "status.json").read_text())
+    why = "the contrast loss is 5.9141, what a network that knows nothing has (5.9188)"
+    (other / "runs" / "sal" / "status.json").write_text(json.dumps({**status, "learned_nothing": why}))
+    head, _, rest = report(other).read_text(encoding="utf-8").partition('<h2 id="done">')
+    assert f"Pre-training “sal” learnt nothing: at its end {why}." in head
+    assert f"sal learnt nothing from the images of 3 subjects (100 steps, 13 min): {why}." in rest
+    assert "(100 steps) without learning anything, and then fine-tuned" in rest.split('<h2 id="methods">')[-1]
+    assert "nothing" not in text.partition('<h2 id="done">')[0]
+
+
 def test_is_one_file_at_the_usual_place(work: Path, text: str):
     assert text.startswith("<!DOCTYPE html>")
     assert [path.name for path in (work / "report").iterdir()] == ["index.html"]

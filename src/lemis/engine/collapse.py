@@ -1,15 +1,18 @@
 """Watching for collapse: embeddings that are all alike, and losses that say nothing was learned.
 
 A collapsed run looks healthy from afar: its loss falls or stands still, and hours later the weights are worth nothing.
-So every embedding that a method names is measured. What the first epoch shows is said at its end, as a note with what
-to change; what still holds after ``patience`` steps is a warning, and is kept with the run. On ACDC, runs that
-would learn and runs that would not looked alike for four epochs: both within 0.1 % of the no-information loss.
+So every embedding that a method names is measured. What still holds after ``patience`` steps is a warning, and is kept
+with the run; before, nothing is said. On ACDC, runs that would learn and runs that would not looked alike for four
+epochs: both within 0.1 % of the no-information loss, which the default left in its fourth.
+
+What holds at the end decides: a pre-training without a loss term that is learned, or with embeddings that are all
+alike, has learned nothing, and whoever uses its weights says so.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import final
 
 import torch
@@ -23,6 +26,9 @@ NOTHING_LEARNED = 2e-3  # relative distance of a loss to its no-information valu
 FEWEST_STEPS = 50  # before a warning: healthy runs look collapsed in their first 30 steps
 PATIENCE_SHARE = 0.2  # of training, before a warning: 8 epochs of 40
 SHORT_STEPS = 400  # a warning before says that training may only be short: four epochs of ACDC
+
+
+Symptoms = Mapping[str, tuple[str, str]]  # loss/TERM or embedding/NAME -> what is seen, what to try
 
 
 def spread(z: Tensor) -> float:
@@ -44,16 +50,20 @@ def mean_cosine(z: Tensor) -> float:
 
 @final
 class Watch:
-    """Figures for the log at any step; a note after the first epoch, and warnings later, where there is a collapse.
+    """Figures for the log at any step, and warnings from some step on, where there is a collapse.
 
     Args:
         run: Where it is said.
         patience: Steps before a symptom is a warning.
+        learning_rate: The highest of the schedule; a third of it is what the advice names.
+        prefix: What stands before the schedule's keys in the command that was typed.
     """
 
-    def __init__(self, run: Run, patience: int = FEWEST_STEPS) -> None:
+    def __init__(self, run: Run, patience: int = FEWEST_STEPS, *, learning_rate: float = 0.1, prefix: str = "") -> None:
+        self.learned_nothing: str | None = None  # why, in words, as of the last epoch that ended
         self._run = run
         self._patience = patience
+        self._keys = {"prefix": prefix, "third": f"{learning_rate / 3:.2g}"}
         self._of_epoch: dict[str, list[Tensor]] = defaultdict(list)
         self._not_logged: dict[str, list[Tensor]] = defaultdict(list)
         self._last: Outcome | None = None
@@ -77,53 +87,58 @@ class Watch:
         return figures
 
     def end_of_epoch(self, epoch: int, step: int) -> None:
-        """Say, once per symptom, what the epoch shows; ``step`` counts the steps of the run."""
-        if self._last is None:
-            return
-        if epoch == 0 or step >= self._patience:
-            for symptom, text in self._symptoms(self._last):
-                if step < self._patience:
-                    self._run.note(
-                        f"epoch {epoch + 1}: {text} So early it can pass; if it stays, there will be a warning."
-                    )
-                elif symptom not in self._warned:
-                    self._warned.add(symptom)
+        """Warn, once per symptom, of what the epoch shows; ``step`` counts the steps of the run."""
+        if self._last is not None and step >= self._patience:
+            losses, embeddings = self._stale_losses(self._last), _collapsed(self._last)
+            for key, (seen, advice) in {**losses, **embeddings}.items():
+                if key not in self._warned:
+                    self._warned.add(key)
                     short = f" Or {step} steps are too few to tell." if step < SHORT_STEPS else ""
-                    self._run.warn(f"epoch {epoch + 1}: {text}{short}")
+                    self._run.warn(f"epoch {epoch + 1}: {seen}. {advice.format(**self._keys)}{short}")
+            decisive, watched = (
+                (losses, self._last.uninformed) if self._last.uninformed else (embeddings, self._last.embeddings)
+            )
+            nothing = watched and len(decisive) == len(watched)
+            self.learned_nothing = "; ".join(seen for seen, _ in decisive.values()) if nothing else None
         self._of_epoch.clear()
 
-    def _symptoms(self, last: Outcome) -> Iterator[tuple[str, str]]:
+    def _stale_losses(self, last: Outcome) -> Symptoms:
+        """Of terms that are not better than without any knowledge."""
         means = {name: self._later_half(name) for name in last.uninformed}
-        learned = [name for name, mean in means.items() if mean < (1 - NOTHING_LEARNED) * last.uninformed[name]]
-        for name, uninformed in last.uninformed.items():
-            if abs(means[name] - uninformed) < NOTHING_LEARNED * abs(uninformed):
-                advice = _OF_ONE_TERM.format(learned=" and ".join(learned)) if learned else _OF_ALL_TERMS
-                yield (
-                    f"loss/{name}",
-                    f"the {name} loss is {means[name]:.4f}, what a network that knows nothing has "
-                    f"({uninformed:.4f}). {advice}",
-                )
-        for name, z in last.embeddings.items():
-            if spread(z) < SMALLEST_SPREAD:
-                yield (
-                    f"embedding/{name}",
-                    f"the {name} embedding has collapsed: all its vectors point the same way "
-                    f"(mean cosine {mean_cosine(z):.4f}, spread {spread(z):.3f} of 1). Its loss term says nothing any "
-                    f"more. {_ADVICE.get(name, _ADVICE['global'])}",
-                )
+        stale = [name for name, mean in means.items() if mean >= (1 - NOTHING_LEARNED) * last.uninformed[name]]
+        learned = " and ".join(name for name in means if name not in stale)
+        advice = _OF_ONE_TERM.format(learned=learned) if learned else _OF_ALL_TERMS
+        return {f"loss/{name}": (_stale(name, means[name], last.uninformed[name]), advice) for name in stale}
 
     def _later_half(self, name: str) -> float:
         losses = torch.stack(self._of_epoch[name])
         return float(losses[len(losses) // 2 :].mean())
 
 
+def _stale(name: str, mean: float, uninformed: float) -> str:
+    worse = "worse than " if mean > (1 + NOTHING_LEARNED) * uninformed else ""
+    return f"the {name} loss is {mean:.4f}, {worse}what a network that knows nothing has ({uninformed:.4f})"
+
+
+def _collapsed(last: Outcome) -> Symptoms:
+    return {
+        f"embedding/{name}": (
+            f"the {name} embedding has collapsed: all its vectors point the same way (mean cosine "
+            f"{mean_cosine(z):.4f}, spread {spread(z):.3f} of 1), so that its loss term says nothing any more",
+            _ADVICE.get(name, _ADVICE["global"]),
+        )
+        for name, z in last.embeddings.items()
+        if spread(z) < SMALLEST_SPREAD
+    }
+
+
 _OF_ALL_TERMS = (
-    "Nothing is being learned: the learning rate is probably too high. Stop, and try a third of it or a tenth "
-    "(learning_rate=...), or warm_up_steps=500."
+    "Nothing is being learned: the learning rate is probably too high. Stop, and try a third of it "
+    "({prefix}learning_rate={third}), or {prefix}warm_up_steps=500."
 )
 # MACL on ACDC gained most of all methods with its image-level term within 0.3 % of there to the end (docs/results.md).
 _OF_ONE_TERM = "This term teaches nothing, {learned} does. Whether the weights are worth it, `lemis compare` tells."
 _ADVICE = {
-    "global": "Try a smaller learning_rate, or a larger batch.",
+    "global": "Try a smaller learning rate ({prefix}learning_rate={third}), or a larger batch.",
     "local": "Try method.centring=batch, method.geometry=independent, or a smaller method.alignment_weight.",
 }

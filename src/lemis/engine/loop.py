@@ -39,7 +39,8 @@ def train(
     seed: int,
     evaluate: Callable[[], dict[str, float]] | None = None,
     evaluations: int = 1,
-) -> None:
+    prefix: str = "",
+) -> str | None:
     """Minimise the plain sum of ``objective(batch, rng).losses``, from the run's last checkpoint if it has one.
 
     Args:
@@ -52,6 +53,10 @@ def train(
         seed: All randomness follows from it and the step.
         evaluate: Called at equal distances and at the end; its figures go to the metrics.
         evaluations: How often that is, at least.
+        prefix: What the user typed before the schedule's keys, for advice.
+
+    Returns:
+        Why nothing was learned, where that is so and can be told (``collapse``).
 
     Raises:
         UsageError: A batch that cannot be spread over the processes and parts.
@@ -64,7 +69,8 @@ def train(
     optimiser = build_optimiser(inner, settings)
     model, optimiser = fabric.setup(inner, optimiser)
     step = _resume(run, inner, optimiser, fabric)
-    watch = Watch(run, settings.warm_up_steps + max(FEWEST_STEPS, int(PATIENCE_SHARE * total)))
+    patience = settings.warm_up_steps + max(FEWEST_STEPS, int(PATIENCE_SHARE * total))
+    watch = Watch(run, patience, learning_rate=settings.learning_rate, prefix=prefix)
     last_saved = time.monotonic()
     with run.progress(total, step) as advance, Signals() as signals:
         while step < total:
@@ -110,6 +116,7 @@ def train(
                     break
     refuse_not_finite_weights(inner, step, run)
     run.set_status(step=step, steps=total)
+    return watch.learned_nothing
 
 
 def channels_last(module: nn.Module) -> nn.Module:

@@ -28,9 +28,21 @@ MEAN = "mean"  # as a structure
 
 
 def trained(run: Path) -> dict[str, Any]:
-    """What a run's own files say of its cost."""
+    """What a run's own files say of its cost, and why it learned nothing, where that is so."""
     status = json.loads((run / "status.json").read_text(encoding="utf-8"))
-    return {key: status.get(key) for key in ("seconds", "core_seconds", "peak_memory_gb")}
+    return {key: status.get(key) for key in ("seconds", "core_seconds", "peak_memory_gb", "learned_nothing")}
+
+
+def learned_nothing(folder: Path, grid: Grid) -> dict[str, dict[str, Any]]:
+    """Rows with pre-trainings that learned nothing: how many, of how many that are done, and why the first one."""
+    found = {}
+    for row in dict.fromkeys(use.row for use in grid.uses):
+        keys = dict.fromkeys(use.pretrained for use in grid.uses if use.row == row and use.pretrained)
+        done = [result for key in keys if (result := read_result(folder, key)) is not None]
+        why = [result["learned_nothing"] for result in done if result.get("learned_nothing")]
+        if why:
+            found[row] = {"runs": len(why), "of": len(done), "why": why[0]}
+    return found
 
 
 def pooled(run: Path) -> dict[str, dict[str, float]]:

@@ -29,7 +29,7 @@ from lemis.report.comparison_tables import (
     our_tables,
     published_tables,
 )
-from lemis.report.outcome import Facts, Outcome, exposure, mean_of, missing, over, read, title_of
+from lemis.report.outcome import Facts, Outcome, exposure, learned_nothing, mean_of, missing, over, read, title_of
 from lemis.report.page import flat, listed
 
 AHEAD = 4  # a forecast goes on to so many times the largest number of labelled subjects
@@ -78,11 +78,15 @@ def write(folder: Path) -> str:
 def verdicts(outcome: Outcome, comparisons: Sequence[paired.Comparison]) -> list[Gain]:
     """A sentence for each row but the baseline."""
     there = {comparison.row for comparison in comparisons}
-    return [Gain(row, _verdict(comparisons, row), _kind(comparisons, row)) for row in outcome.rows if row in there]
+    return [
+        Gain(row, _verdict(outcome, comparisons, row), _kind(comparisons, row)) for row in outcome.rows if row in there
+    ]
 
 
-def _verdict(comparisons: Sequence[paired.Comparison], row: str) -> str:
-    return _sentence(paired.verdict(comparisons, row=row).replace(" at 0 labelled subjects", ""))
+def _verdict(outcome: Outcome, comparisons: Sequence[paired.Comparison], row: str) -> str:
+    said = paired.verdict(comparisons, row=row).replace(" at 0 labelled subjects", "")
+    nothing = learned_nothing(outcome, row)
+    return _sentence(f"{said}; {nothing}" if nothing else said)
 
 
 def _sentence(text: str) -> str:
@@ -321,6 +325,7 @@ def methods_paragraph(outcome: Outcome) -> str:
         f"{data}, {what}. {how}",
         _budget(plan.get("budget") or {}),
         exposure(outcome),
+        *(f"{row}: {nothing}." for row in others if (nothing := learned_nothing(outcome, row))),
         f"Scores are {outcome.headline.what}, as mean and population standard deviation over {over(outcome)}.",
         f"Differences are of the mean Dice of each scan over its structures. {paired.DEFINITION}" if others else "",
         f"All runs used Lemis {facts['lemis']} and PyTorch {facts['torch']} on {facts['machine']}.",

@@ -20,6 +20,7 @@ from lemis.report.outcome import (
     Outcome,
     exposure,
     labelled_number,
+    learned_nothing,
     missing,
     over,
 )
@@ -156,6 +157,7 @@ def score_caption(outcome: Outcome, metric: Metric, structure: str = MEAN) -> st
         "" if outcome.single else "M: labelled subjects.",
         f"Tested on {outcome.tested}.",
         exposure(outcome),
+        *(f"{row}: {nothing}." for row in outcome.rows if (nothing := learned_nothing(outcome, row))),
     ]
     if any(found.done < found.planned for found in _entries(outcome, metric, structure)):
         said.append("[k of n] marks entries of only k of the n runs; they are never in bold.")

@@ -231,6 +231,15 @@ def exposure(outcome: Outcome) -> str:
     return f"{elsewhere}Not transductive: pre-training saw no image of a test subject."
 
 
+def learned_nothing(outcome: Outcome, row: str) -> str:
+    """How many pre-trainings of a row learned nothing, in words; empty where all learned something."""
+    found = outcome.facts.get("learned_nothing", {}).get(row)
+    if not found:
+        return ""
+    runs = "its pre-training" if found["of"] == 1 else f"{found['runs']} of its {found['of']} pre-trainings"
+    return f"{runs} learned nothing ({found['why']})"
+
+
 def missing(outcome: Outcome) -> list[str]:
     """What is not there and why, cells with one reason together."""
     reasons: dict[tuple[str, str], list[str]] = {}

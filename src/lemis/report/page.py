@@ -53,6 +53,11 @@ class RunFacts:
         """Training reached its end."""
         return self.status.get("state") == "done"
 
+    @property
+    def learned_nothing(self) -> str | None:
+        """Why a pre-training learned nothing, where that is so."""
+        return self.status.get("learned_nothing")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
@@ -130,6 +135,7 @@ def render(work: WorkFacts) -> str:
         examples=work.examples,
         similarity=work.similarity,
         colours=colours,
+        warnings=warnings(work),
         done=sentences(work),
         missing=missing(work),
         methods=methods_paragraph(work),
@@ -214,6 +220,8 @@ def _run_sentence(run: RunFacts) -> str:
     if run.verb == "pretrain":
         seen = run.model.get("subjects")
         on = f"the images of {count(len(seen), 'subject')}" if seen else "images"
+        if run.learned_nothing:
+            return f"Pre-training “{run.name}”: {run.method} learnt nothing from {on} ({took}): {run.learned_nothing}."
         return f"Pre-training “{run.name}”: {run.method} learnt from {on}, without labels ({took}).{state}"
     labelled = run.model.get("labelled_subjects") or run.settings.get("labelled") or []
     who = f"on {count(len(labelled), 'labelled subject')} ({listed(labelled)})" if labelled else "on labelled scans"
@@ -240,6 +248,17 @@ def _evaluation_sentences(summary: Facts) -> list[str]:
         }[summary["transductive"]]
     )
     return said
+
+
+def warnings(work: WorkFacts) -> list[str]:
+    """What a reader must know before the first number."""
+    used = {run.model.get("pretrained") for run in final_runs(work)}
+    return [
+        f"Pre-training “{run.name}” learnt nothing: at its end {run.learned_nothing}. What follows is the result of "
+        "networks that had no use of it."
+        for run in work.runs
+        if run.learned_nothing and (run.name in used or not used)
+    ]
 
 
 def missing(work: WorkFacts) -> list[tuple[str, str]]:
@@ -294,7 +313,7 @@ def _trained_how(work: WorkFacts, final: Sequence[RunFacts]) -> str:
     else:
         seen = count(len(source.model.get("subjects", [])), "subject")
         begun += f"pre-trained without labels by {source.method} on the images of {seen} ({_steps([source])}) "
-        begun += "and then fine-tuned"
+        begun += "without learning anything, and then fine-tuned" if source.learned_nothing else "and then fine-tuned"
     times = f" in {len(final)} runs with different training subjects" if several else ""
     extra = f" and with the extra loss {one.model['auxiliary']}" if one.model.get("auxiliary") else ""
     how = f"{begun}{times} on the labelled scans of {_labelled(final)} ({_steps(final)}){extra}, with {tools}."

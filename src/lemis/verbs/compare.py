@@ -167,7 +167,7 @@ def run_cell(job: Job) -> None:
 
 
 def _pretrained(job: Job, cell: Cell) -> dict[str, Any]:
-    run = pretrain(job.work / cell.work, name=cell.run, device=job.device, **cell.call)
+    run = pretrain(job.work / cell.work, name=cell.run, device=job.device, prefix="settings.pretrain.", **cell.call)
     return {"run": cell.run, **results.trained(run)}
 
 
@@ -178,7 +178,9 @@ def _finetuned(job: Job, cell: Cell) -> dict[str, Any]:
         before = cells.read_cell(job.folder, need)
         assert before is not None, "a cell is written with what it needs"
         pretrained = cells.run_folder(job.work, before)
-    run = finetune(job.work, pretrained=pretrained, name=cell.run, device=job.device, **cell.call)
+    run = finetune(
+        job.work, pretrained=pretrained, name=cell.run, device=job.device, prefix="settings.finetune.", **cell.call
+    )
     predict(run, scans=cell.test, output=own / "predictions", device=job.device)
     evaluate(own / "predictions", work=job.work, output=own / "evaluation", jobs=torch.get_num_threads())
     with (own / "evaluation" / "per_case.csv").open(newline="", encoding="utf-8") as lines:
@@ -451,6 +453,7 @@ def _write_facts(plan: Plan, folder: Path, made: _Made, left: Sequence[Mapping[s
     facts = {
         "title": plan.title, **made.facts, **run, "published": plan.published, "missing": list(left),
         "core_seconds": results.core_seconds(folder, made.grid),
+        "learned_nothing": results.learned_nothing(folder, made.grid),
         "transductive": any(use.transductive for use in pretrained) if pretrained else None,
         "citations": {name: plugins.describe(kind, name)["title"] for name in sorted(named)},
     }  # fmt: skip

@@ -37,6 +37,7 @@ def finetune(
     overrides: Sequence[str] | Mapping[str, Any] = (),
     seed: int = 0,
     device: str = "auto",
+    prefix: str = "",
 ) -> Path:
     """Train on the labelled subjects of a fold; score the held-out ones as training goes on.
 
@@ -59,6 +60,7 @@ def finetune(
         overrides: ``key=value`` over both.
         seed: All randomness follows from it.
         device: ``auto``, ``cpu`` or ``cuda``.
+        prefix: What the user typed before the schedule's keys, for messages.
 
     Returns:
         The run folder.
@@ -69,7 +71,7 @@ def finetune(
     weights, before = load_pretrained(pretrained) if pretrained is not None else ({}, {"method": pairing.SCRATCH})
     tree = plan.base(preset, settings_file)
     backbone = _backbone(backbone, before, pretrained, tree)
-    settings = plan.finetuning(backbone, tree, overrides, auxiliary=auxiliary)
+    settings = plan.finetuning(backbone, tree, overrides, auxiliary=auxiliary, prefix=prefix)
     keypoints = pairing.keypoints_of(backbone, settings.backbone_settings)
     store = open_store(work / "prepared")
     pairing.require_keypoints(store, keypoints)
@@ -133,7 +135,7 @@ def finetune(
         run.set_status(verb="finetune", method=method, state="running", **size)
         loop.train(
             objective, source, sampling, settings.schedule, run, fabric, seed=seed,
-            evaluate=score if dice else None, evaluations=SCORES,
+            evaluate=score if dice else None, evaluations=SCORES, prefix=prefix,
         )  # fmt: skip
         run.finish(
             network.state_dict(),

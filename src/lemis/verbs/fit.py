@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.text import Text
+
+from lemis import files
 from lemis.data import index as index_file
 from lemis.data.index import Index
 from lemis.data.keypoints import preparation
@@ -133,6 +137,7 @@ def fit(
             method=method,
             name=name,
             overrides=given["pretrain"],
+            prefix="pretrain.",
             fold=fold if inductive else None,
             **common,
         )
@@ -151,6 +156,7 @@ def fit(
                 labelled=labelled,
                 auxiliary=tuning.auxiliary,
                 overrides=given["finetune"],
+                prefix="finetune.",
                 **common,
             )
         )
@@ -170,8 +176,19 @@ def fit(
         console.print("one labelled subject: nothing is left to evaluate on")
     console.rule("report")
     page = report(output)
+    if pretrained is not None:
+        _say_what_learned_nothing(pretrained, console)
     console.print(f"open {page}")
     return page
+
+
+def _say_what_learned_nothing(pretrained: Path, console: Console) -> None:
+    status = files.read_json(pretrained / "status.json", next=f"delete {pretrained}, then the same command again")
+    if nothing := status.get("learned_nothing"):
+        text = (
+            f" pre-training {pretrained.name} learned nothing, so the scores say nothing for it: at its end {nothing}"
+        )
+        console.print(Text.assemble(("warning:", "yellow"), text))
 
 
 def _splits(index: Index, fold: int | None, labelled: int | None) -> list[tuple[int | None, Split]]:

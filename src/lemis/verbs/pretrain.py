@@ -29,6 +29,7 @@ def pretrain(
     split: str | None = None,
     seed: int = 0,
     device: str = "auto",
+    prefix: str = "",
 ) -> Path:
     """Pre-train a network with a method on every scan of ``work/prepared``.
 
@@ -45,6 +46,7 @@ def pretrain(
         split: Scheme of the folds, see ``data/split.py``; by default the data set's own, else ``pcl``.
         seed: All randomness follows from it.
         device: ``auto``, ``cpu`` or ``cuda``.
+        prefix: What the user typed before the schedule's keys, for messages.
 
     Returns:
         The run folder.
@@ -54,7 +56,7 @@ def pretrain(
     """
     tree = plan.base(preset, settings_file)
     method, backbone = plan.choose(method, backbone, tree, overrides)
-    settings = plan.pretraining(method, backbone, tree, overrides)
+    settings = plan.pretraining(method, backbone, tree, overrides, prefix=prefix)
     wanted = pairing.keypoints_of(settings.backbone, settings.backbone_settings)
     store = open_store(work / "prepared")
     pairing.require_keypoints(store, wanted)
@@ -88,7 +90,11 @@ def pretrain(
     size = {"scans": len(scans)} if settings.dims == 3 else {"slices": len(source), "scans": len(scans)}
     with run.alone():
         run.set_status(verb="pretrain", method=method, state="running", **size)
-        loop.train(objective, source, objective.sampling, settings.schedule, run, fabric, seed=seed)
+        nothing = loop.train(
+            objective, source, objective.sampling, settings.schedule, run, fabric, seed=seed, prefix=prefix
+        )
+        if nothing is not None:
+            run.warn(f"this pre-training learned nothing: at its end {nothing}")
         run.finish(
             network.state_dict(),
             {
@@ -97,6 +103,8 @@ def pretrain(
                 "trained": list(objective.trains), "channels": list(store.channels),
                 "label_names": list(store.label_names), "label_values": list(store.label_values),
                 "subjects": subjects, "labelled_subjects": [], "prepared": plain(store.settings), "seed": seed,
+                "learned_nothing": nothing,
             },
+            learned_nothing=nothing,
         )  # fmt: skip
     return run.path
