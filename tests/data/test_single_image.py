@@ -239,7 +239,7 @@ def test_one_file_of_a_dicom_series(tmp_path, write_series):
 
 def test_a_dicom_segmentation_and_a_broken_slice_are_refused(tmp_path, write_series):
     (segmentation,) = write_series(tmp_path / "seg", np.ones((6, 5, 1), dtype=np.int16), tags={"0008|0060": "SEG"})
-    with pytest.raises(DataFault, match="is a DICOM segmentation"):
+    with pytest.raises(DataFault, match="is a DICOM SEG object"):
         single_image.read(segmentation)
     (tmp_path / "a.dcm").write_bytes(b"nothing")
     with pytest.raises(DataFault, match=r"a\.dcm cannot be read"):

@@ -189,7 +189,7 @@ def _read(path: Path, report: _Report) -> volume.Volume | None:
         return volume.read(path)
     except UsageError as error:
         kind = "DICOM series" if path.is_dir() or path.suffix.lower() == ".dcm" else "unreadable file"
-        report.error(kind, error.given.removeprefix(str(path)).lstrip(": "), error.next)
+        report.error(kind, error.given.removeprefix(str(path)).lstrip("/: "), error.next)
     except (LemisError, OSError, MemoryError) as error:
         report.error("unreadable file", f"{path}: {error}", "copy or export the file again")
     return None

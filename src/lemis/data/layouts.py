@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -221,51 +221,49 @@ def _subjects(root: Path) -> Found | None:
     if not root.is_dir():
         return None
     folders = [part for part in sorted(root.iterdir()) if part.is_dir() and not part.name.startswith(".")]
-    contents = {folder.name: _contents(folder) for folder in folders}
-    contents = {name: parts for name, parts in contents.items() if parts[0]}
-    plain = all(_IMAGE_FOLDER.match(name) or _LABEL_FOLDER.match(name) for name in contents)
-    if plain or len(files_in(root)) >= len(contents):
+    parts = [part for folder in folders for part in _scans_of(folder) if part.images]
+    plain = all(_IMAGE_FOLDER.match(part.subject) or _LABEL_FOLDER.match(part.subject) for part in parts)
+    if plain or len(files_in(root)) >= len(parts):
         return None
     cine = tuple(
         LeftOut(shown(root, image), "a time series (_4d)")
-        for images, _ in contents.values()
-        for image in images
+        for part in parts
+        for image in part.images
         if _CINE.search(stem_of(image))
     )
-    contents = {
-        name: ([image for image in images if not _CINE.search(stem_of(image))], labels)
-        for name, (images, labels) in contents.items()
-    }
-    if any(_pairs(images, labels) for images, labels in contents.values()):
-        cases, orphans = _paired(root, contents)
-        return Found(cases, left_out=cine + orphans)
-    groups = {
-        name: {_without(stem_of(image), name): image for image in images} for name, (images, _) in contents.items()
-    }
-    if all(len(group) <= 1 for group in groups.values()):  # one image each: its name does not matter
-        groups = {name: dict(zip(["image"], group.values(), strict=False)) for name, group in groups.items()}
+    parts = [
+        part._replace(images=[image for image in part.images if not _CINE.search(stem_of(image))]) for part in parts
+    ]
+    scouts = tuple(
+        LeftOut(shown(root, series), "a localiser") for folder in folders for series in _series_below(folder)[1]
+    )
+    if any(_pairs(part.images, part.labels) or _single_dicom(part.images) for part in parts):
+        cases, orphans = _paired(root, parts)
+        return Found(cases, left_out=cine + scouts + orphans)
+    groups = _by_name(root, parts)
     channels = _common_channels(groups, "files")
     cases = [
-        Case(name, tuple(groups[name][c] for c in channels), _only_one(name, labels), name)
-        for name, (_, labels) in contents.items()
-        if groups[name]
+        Case(part.id, tuple(groups[part.id][c] for c in channels), _only_one(part.id, part.labels), part.subject)
+        for part in parts
+        if part.images
     ]
-    return Found(cases, channels if len(channels) > 1 else (), left_out=cine)
+    return Found(cases, channels if len(channels) > 1 else (), left_out=cine + scouts)
 
 
 def _flat(root: Path) -> Found | None:
     if root.is_file():
-        return Found([Case(stem_of(root), (root,), None)]) if known(root) else None
-    if dicom.is_series_folder(root):
-        return Found([Case(root.name, (root,), None)])
-    files, labels, folder = files_in(root), [], root
+        return Found([Case(stem_of(root), (root,), None)]) if known(root) or dicom.is_dicom(root) else None
+    images = dicom.single_images(root)
+    if not images and dicom.is_series_folder(root):
+        return _one_series(root)
+    files, labels, folder = [*files_in(root), *images], [], root
     inside = [part for part in sorted(root.iterdir()) if part.is_dir()]
     if not files:
         image_folders = [part for part in inside if _IMAGE_FOLDER.match(part.name)]
         if len(image_folders) != 1:
             return None
         folder = image_folders[0]
-        files = files_in(folder) + _series_in(folder)
+        files = files_in(folder) + _series_below(folder)[0]
     for part in inside + [part for part in folder.iterdir() if part.is_dir() and folder != root]:
         if _LABEL_FOLDER.match(part.name):
             labels += files_in(part)
@@ -280,7 +278,7 @@ def _flat(root: Path) -> Found | None:
         for group in channels.values()
     )
     if not complete_channels or set(by_stem) & {stem_of(image) for image in images}:
-        channels = {stem_of(image): (image,) for image in images}
+        channels = {_name_below(folder, image, images): (image,) for image in images}
     cases = [Case(name, group, _only_one(name, by_stem.get(name, []))) for name, group in channels.items()]
     return Found(cases, left_out=_orphans(root, cases, labels))
 
@@ -342,18 +340,81 @@ def _by_channel(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
     return {name: tuple(sorted(group)) for name, group in groups.items()}
 
 
-def _contents(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Images and labels of one subject's folder; a DICOM series counts as one image."""
+class _Part(NamedTuple):
+    """Files of one scan, or of several that their labels tell apart, below a subject's folder."""
+
+    id: str
+    subject: str
+    images: list[Path]
+    labels: list[Path]
+
+
+def _scans_of(folder: Path) -> list[_Part]:
+    """What lies in a subject's folder: one scan, or one for each DICOM study where those have folders of their own."""
     files = files_in(folder)
     labels = [file for file in files if _LABEL_WORD.search(stem_of(file))]
-    images = [file for file in files if file not in labels] + _series_in(folder)
+    images = [file for file in files if file not in labels]
+    series, _ = _series_below(folder)
+    studies = dicom.studies(series) if all(len(one.relative_to(folder).parts) > 1 for one in series) else []
+    tops = [{one.relative_to(folder).parts[0] for one in study} for study in studies]
+    if len(studies) > 1 and not files and sum(map(len, tops)) == len(studies) == len(set.union(*tops)):
+        return [
+            _Part(f"{folder.name}_{_short(top, number)}", folder.name, study, files_in(folder / top))
+            for number, (study, (top,)) in enumerate(zip(studies, tops, strict=True), start=1)
+        ]
     if dicom.is_series_folder(folder):
-        images.append(folder)
-    return images, labels
+        images += dicom.single_images(folder) or [folder]
+    return [_Part(folder.name, folder.name, images + series, labels)]
 
 
-def _series_in(folder: Path) -> list[Path]:
-    return [part for part in sorted(folder.iterdir()) if part.is_dir() and dicom.is_series_folder(part)]
+def _short(name: str, number: int) -> str:
+    """A study's folder is often named by 60 digits."""
+    return name if len(name) <= 24 else f"study{number}"
+
+
+def _series_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Folders of DICOM series below one, and those that hold localisers only, where there are others."""
+    series = dicom.series_folders(folder)
+    scouts = [one for one in series if dicom.is_localiser(one)] if len(series) > 1 else []
+    return ([one for one in series if one not in scouts], scouts) if len(scouts) < len(series) else (series, [])
+
+
+def _single_dicom(images: Iterable[Path]) -> bool:
+    return any(image.is_file() and not known(image) for image in images)
+
+
+def _one_series(root: Path) -> Found:
+    """A folder that is one DICOM series, with its label where one lies among the slices."""
+    files = files_in(root)
+    labels = [file for file in files if _LABEL_WORD.search(stem_of(file))]
+    others = tuple(LeftOut(shown(root, f), "an image beside a DICOM series") for f in files if f not in labels)
+    return Found([Case(root.name, (root,), _only_one(root.name, labels))], left_out=others)
+
+
+def _name_below(folder: Path, image: Path, images: Sequence[Path]) -> str:
+    """The id of an image: its own name, or that of the folder which holds it and no other image."""
+    parts = image.relative_to(folder).parts
+    if len(parts) == 1:
+        return stem_of(image)
+    alone = sum(other.relative_to(folder).parts[0] == parts[0] for other in images) == 1
+    return parts[0] if alone else "_".join(parts)
+
+
+def _by_name(root: Path, parts: Sequence[_Part]) -> dict[str, dict[str, Path]]:
+    """The images of each scan by channel: by their names, or DICOM series by what they call themselves."""
+    if all(len(part.images) <= 1 for part in parts):  # one image each: its name does not matter
+        return {part.id: dict(zip(["image"], part.images, strict=False)) for part in parts}
+    named = {part.id: [(_without(stem_of(image), part.subject), image) for image in part.images] for part in parts}
+    described = {
+        part.id: [(dicom.description(image), image) for image in part.images if image.is_dir()] for part in parts
+    }
+    paths = {part.id: [("_".join(image.relative_to(root).parts[1:]), image) for image in part.images] for part in parts}
+    ways = [{name: dict(pairs) for name, pairs in way.items()} for way in (named, described, paths)]
+    for groups in ways:
+        complete_names = all(len(groups[part.id]) == len(part.images) and "" not in groups[part.id] for part in parts)
+        if complete_names and len({tuple(sorted(group)) for group in groups.values() if group}) == 1:
+            return groups
+    return ways[0] if all(len(ways[0][part.id]) == len(part.images) for part in parts) else ways[2]
 
 
 def _pairs(images: Sequence[Path], labels: Sequence[Path]) -> dict[str, Path]:
@@ -362,16 +423,16 @@ def _pairs(images: Sequence[Path], labels: Sequence[Path]) -> dict[str, Path]:
     return {stem: label for label in labels if (stem := _LABEL_WORD.sub("", stem_of(label))) in stems}
 
 
-def _paired(root: Path, contents: dict[str, tuple[list[Path], list[Path]]]) -> tuple[list[Case], tuple[LeftOut, ...]]:
+def _paired(root: Path, parts: Sequence[_Part]) -> tuple[list[Case], tuple[LeftOut, ...]]:
     cases, used = [], set()
-    for folder, (images, labels) in contents.items():
-        pairs = _pairs(images, labels)
+    for part in parts:
+        pairs = _pairs(part.images, part.labels)
         used |= set(pairs.values())
-        for image in images:
+        for image in part.images:
             stem = stem_of(image)
-            name = stem if stem.startswith(folder) else folder if len(images) == 1 else f"{folder}_{stem}"
-            cases.append(Case(name, (image,), pairs.get(stem), folder))
-    unused = [label for _, labels in contents.values() for label in labels if label not in used]
+            name = stem if stem.startswith(part.id) else part.id if len(part.images) == 1 else f"{part.id}_{stem}"
+            cases.append(Case(name, (image,), pairs.get(stem), part.subject))
+    unused = [label for part in parts for label in part.labels if label not in used]
     return cases, tuple(LeftOut(shown(root, label), "a label without an image of its name") for label in unused)
 
 

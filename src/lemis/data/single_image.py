@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lemis.data import volume
+from lemis.data import dicom, volume
 from lemis.data.index import slice_axis
 from lemis.data.preprocess import in_plane, slices_first, slices_last
-from lemis.data.volume import LPS_TO_RAS, Source, Volume
+from lemis.data.volume import Source, Volume
 from lemis.errors import DataFault, UsageError
 
 Array = NDArray[Any]
@@ -75,6 +75,7 @@ def read(
     """
     path = Path(path)
     image, notes = _picture(path) if _is_picture(path) else (_scan(path), [])
+    notes += [note.seen for note in image.source.notes]
     axis = _across(image) if stored_axis is None else canonical_axis(image.source, stored_axis)
     numbers = _numbers(path, slices, image.array.shape[axis])
     array = image.array if image.array.ndim == 4 else image.array[..., None]
@@ -207,48 +208,11 @@ def _is_picture(path: Path) -> bool:
 
 
 def _is_dicom(path: Path) -> bool:
-    if volume.suffix_of(path) not in ("", ".dcm"):
-        return False
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM" or volume.suffix_of(path) == ".dcm"
+    return volume.suffix_of(path) in ("", ".dcm") and (volume.suffix_of(path) == ".dcm" or dicom.is_dicom(path))
 
 
 def _scan(path: Path) -> Volume:
-    return _dicom_slice(path) if path.is_file() and _is_dicom(path) else volume.read(path)
-
-
-def _dicom_slice(path: Path) -> Volume:
-    """One file of a series, where ``volume`` reads whole series only."""
-    import SimpleITK as sitk  # noqa: N813
-    from nibabel.orientations import apply_orientation
-
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-        modality = reader.GetMetaData("0008|0060").strip() if reader.HasMetaDataKey("0008|0060") else ""
-        frames = reader.GetSize()[2] if reader.GetDimension() > 2 else 1
-        image = reader.Execute() if frames == 1 and modality != "SEG" else None
-    except RuntimeError as error:
-        raise _damaged(path, error, "export the slice again") from error
-    if image is None:
-        raise DataFault(
-            f"{path} is a DICOM segmentation" if modality == "SEG" else f"{path} is a DICOM file of {frames} frames",
-            allowed="a DICOM file of one slice, the folder of one series, or another format",
-            next="convert it to .nii.gz (dcm2niix does)",
-        )
-    array = sitk.GetArrayFromImage(image)  # (1, rows, columns[, C])
-    stored = array.transpose((2, 1, 0, 3) if array.ndim == 4 else (2, 1, 0))
-    source = Source(
-        path=path,
-        format="dicom",
-        shape=(stored.shape[0], stored.shape[1], 1),
-        channels=stored.shape[3] if stored.ndim == 4 else 1,
-        affine=LPS_TO_RAS @ volume.itk_affine(image),
-        dtype=image.GetPixelIDTypeAsString(),
-    )
-    return Volume(array=apply_orientation(stored, source.orientation), affine=source.canonical_affine, source=source)
+    return volume.read_dicom_slice(path) if path.is_file() and _is_dicom(path) else volume.read(path)
 
 
 def _picture(path: Path) -> tuple[Volume, list[str]]:

@@ -7,7 +7,8 @@ Right, 1 to Anterior, 2 to Superior, as nearly as the stored axes allow. World c
   is kept exactly, shear included; a header in metres or micrometres keeps its unit. Where qform and sform codes are
   both 0 the world frame is unknown: we use nibabel's guess, write the header back unchanged, and ``check`` warns.
 - NRRD (``.nrrd``, ``.nhdr``), MetaImage (``.mha``, ``.mhd``): SimpleITK, its LPS turned into RAS.
-- A folder of one DICOM series: see ``dicom.py``. Its label maps are written as NIfTI.
+- A folder of one DICOM series, or a file that is an X-ray or a single slice: see ``dicom.py``. Label maps of it are
+  written as NIfTI.
 - PNG, TIFF, JPEG, BMP: Pillow. Pixels are 1 mm, x runs to the right, y upwards (the last row is y = 0);
   the pages of a TIFF are z. A picture that its camera says is to be turned (EXIF) is turned. Alpha is dropped; a
   palette picture gives its indices, which is what a mask saved so means.
@@ -23,6 +24,7 @@ A path may say which part of a file is meant:
 - ``patient001_4d.nii.gz#frame=7``: the seventh volume of a time series (they count from 1)
 - ``Ground#grid=DICOM_anon``: a folder with one picture per slice of the DICOM series in ``DICOM_anon`` beside it, in
   the order of the names of the series' files; a label map
+- ``pet_ct#series=4``: of a folder of several DICOM series, the one of that Series Number or UID
 - ``ISIC_0000000.jpg#grey``: a colour picture as a grey one
 """
 
@@ -114,7 +116,9 @@ _PICTURE_RATIOS = {"PNG": packed.DEFLATE_RATIO}
 _PICTURE_RATIO = 4096
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Pillow's Image.Transpose that undoes each EXIF orientation
-_PART = re.compile(r"^(.+)#(?:frame=(?P<frame>\d+)|grid=(?P<grid>[^#]+)|(?P<grey>grey))$", re.S)
+_PART = re.compile(
+    r"^(.+)#(?:frame=(?P<frame>\d+)|grid=(?P<grid>[^#]+)|series=(?P<series>[^#]+)|(?P<grey>grey))$", re.S
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,7 +134,7 @@ class Source:
     codes: tuple[int, int] | None = None  # NIfTI (qform_code, sform_code)
     unit_mm: float = 1.0  # the header's own unit of length; ``affine`` is in mm
     segments: dict[str, int] = field(default_factory=dict)  # names and values inside a .seg.nrrd
-    notes: tuple[Note, ...] = ()  # what reading had to assume
+    notes: tuple[Note, ...] = ()  # what reading had to assume; what voxels show, only where they were read
     header: Any = field(default=None, repr=False)  # the format's own header
 
     @property
@@ -192,7 +196,10 @@ def read(path: Path) -> Volume:
         DataFault: The file is damaged, is no image (DICOM SEG), or holds no intensities (complex numbers).
     """
     path = Path(path)
-    source, stored = _reader(path)(path, True)
+    return _canonical(*_reader(path)(path, True))
+
+
+def _canonical(source: Source, stored: Array | None) -> Volume:
     from nibabel.orientations import apply_orientation
 
     assert stored is not None
@@ -331,6 +338,8 @@ def _format_of(path: Path) -> str:
         )
     packed.refuse_special(file)
     suffix = suffix_of(path)
+    if not suffix and dicom.is_dicom(file):
+        return "dicom"
     if not suffix:
         raise UsageError(
             f"{path} is {not_read(path) or 'in a format that we do not read'}",
@@ -356,11 +365,14 @@ def _reader(path: Path) -> Callable[[Path, bool], tuple[Source, Array | None]]:
         return partial(_nifti, frame=int(match["frame"]))
     if match["grid"] and kind == "dicom":
         return partial(_slices, grid=match["grid"])
+    if match["series"] and kind == "dicom":
+        return partial(_dicom, series=match["series"])
     if match["grey"] and kind == "picture":
         return partial(_picture, grey=True)
     raise UsageError(
         f"{path}",
-        allowed="#frame=7 of NIfTI and FreeSurfer files, #grey of pictures, #grid=FOLDER of folders of pictures",
+        allowed="#frame=7 of NIfTI and FreeSurfer files, #grey of pictures, #grid=FOLDER of folders of pictures, "
+        "#series=4 of folders of DICOM files",
         next=f"give {file_of(path)}",
     )
 
@@ -703,22 +715,31 @@ def _write_itk(stored: Array, like: Source, path: Path) -> None:
 # ---------------------------------------------------------------- DICOM
 
 
-def _dicom(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
-    series = dicom.find_series(path)
-    source = _usable(
-        Source(
-            path=path,
-            format="dicom",
-            shape=series.shape,
-            channels=series.channels,
-            affine=LPS_TO_RAS @ series.affine_lps,
-            dtype=series.dtype,
-        )
+def _dicom(path: Path, with_voxels: bool, series: str | None = None) -> tuple[Source, Array | None]:
+    file = file_of(path)
+    if file.is_file():
+        dicom.refuse_part_of_series(file)
+    return _of_series(path, dicom.find_slice(file) if file.is_file() else dicom.find_series(file, series), with_voxels)
+
+
+def read_dicom_slice(path: Path) -> Volume:
+    """One file of a series, for who looks at single images; ``read`` takes whole series. Raises like ``read``."""
+    source, stored = _of_series(path, dicom.find_slice(path), True)
+    return _canonical(source, stored)
+
+
+def _of_series(path: Path, series: dicom.Series, with_voxels: bool) -> tuple[Source, Array | None]:
+    stored, found = dicom.read_voxels(series) if with_voxels else (None, ())
+    source = Source(
+        path=path,
+        format="dicom",
+        shape=series.shape,
+        channels=series.channels,
+        affine=LPS_TO_RAS @ series.affine_lps,
+        dtype=series.dtype,
+        notes=(*series.notes, *found),
     )
-    if not with_voxels:
-        return source, None
-    with reading(path):
-        return source, dicom.read_voxels(series)
+    return _usable(source), stored
 
 
 def _slices(path: Path, with_voxels: bool, grid: str) -> tuple[Source, Array | None]:

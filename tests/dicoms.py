@@ -1,0 +1,83 @@
+"""Made-up DICOM files, written by pydicom tag by tag: right ones, and those that scanners and archives make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+CT, MR, PET, X_RAY = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "4", "128", "1.1"))
+MODALITIES = {CT: "CT", MR: "MR", PET: "PT", X_RAY: "DX"}
+
+
+def slice_of(pixels: np.ndarray, number: int = 0, **tags: Any) -> Dataset:
+    """A file of (rows, columns[, 3]) pixels, 2 mm above the last; ``tags`` replace its own, None takes one out."""
+    bits = pixels.dtype.itemsize * 8
+    kind = tags.pop("SOPClassUID", CT)
+    facts: dict[str, Any] = {
+        "SOPClassUID": kind,
+        "SOPInstanceUID": f"1.2.3.{number + 1}",
+        "Modality": MODALITIES[kind],
+        "SeriesDescription": "series",
+        "StudyInstanceUID": "1.2.9",
+        "SeriesInstanceUID": "1.2.3",
+        "SeriesNumber": 1,
+        "ImagePositionPatient": [-10.0, -20.0, 5.0 + 2.0 * number],
+        "ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+        "PixelSpacing": [0.75, 0.5],
+        "SamplesPerPixel": pixels.shape[2] if pixels.ndim == 3 else 1,
+        "PhotometricInterpretation": "RGB" if pixels.ndim == 3 else "MONOCHROME2",
+        "Rows": pixels.shape[0],
+        "Columns": pixels.shape[1],
+        "BitsAllocated": bits,
+        "BitsStored": bits,
+        "HighBit": tags.get("BitsStored", bits) - 1,
+        "PixelRepresentation": int(pixels.dtype.kind == "i"),
+    }
+    if pixels.ndim == 3:
+        facts["PlanarConfiguration"] = 0
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = UID(kind)
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID(facts["SOPInstanceUID"])
+    for name, value in (facts | tags).items():
+        if value is not None:
+            setattr(dataset, name, value)
+    if bits == 8:
+        dataset.add_new("PixelData", "OB", pixels.tobytes() + b"\0" * (pixels.size % 2))
+    else:
+        dataset.add_new("PixelData", "OW", pixels.tobytes())
+    return dataset
+
+
+def write(
+    folder: Path,
+    array: np.ndarray,
+    *,
+    each: Callable[[int], Mapping[str, Any]] = lambda _number: {},
+    names: Sequence[str] | None = None,
+    **tags: Any,
+) -> list[Path]:
+    """Write (columns, rows, slices) values as one file per slice; ``each`` gives the tags of a slice by its number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / (names[number] if names else f"{number}.dcm") for number in range(array.shape[2])]
+    for number, file in enumerate(files):
+        dataset = slice_of(np.ascontiguousarray(array[:, :, number].T), number, **(tags | dict(each(number))))
+        dataset.save_as(file, enforce_file_format=True)
+    return files
+
+
+def with_raw(file: Path, tag: int, value: bytes) -> None:
+    """Put bytes in place of the value of a tag of a written file, whatever they mean (the file's explicit VR stays)."""
+    content = file.read_bytes()
+    key = (tag >> 16).to_bytes(2, "little") + (tag & 0xFFFF).to_bytes(2, "little")
+    at = content.index(key, 132)
+    assert content[at + 4 : at + 6] not in (b"OB", b"OW", b"SQ", b"UN", b"UT"), "tags of short length only"
+    length = int.from_bytes(content[at + 6 : at + 8], "little")
+    value += b" " * (len(value) % 2)
+    file.write_bytes(content[: at + 6] + len(value).to_bytes(2, "little") + value + content[at + 8 + length :])
