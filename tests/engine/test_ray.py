@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -86,8 +87,35 @@ def wait_for(path: Path, seconds: float = 120.0) -> None:
         time.sleep(0.05)
 
 
+def listening() -> set[str]:
+    """Addresses, in hexadecimal as the kernel writes them, at which this process and its descendants listen."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            parents[status.parent.name] = status.read_text().rsplit(")", 1)[1].split()[1]
+    ours = {str(os.getpid())}
+    while more := {child for child, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    sockets = set()
+    for process in ours:
+        for handle in Path(f"/proc/{process}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(handle).removeprefix("socket:[").removesuffix("]"))
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    return {line[1].split(":")[0] for line in lines if line[3] == "0A" and line[9] in sockets}
+
+
 class TestRay:
     pytestmark = needs_ray
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc; elsewhere Ray keeps to the loopback by itself")
+    def test_nothing_listens_but_on_the_loopback(self, cluster: None) -> None:
+        """Whoever reaches a port of Ray runs what they like on this machine."""
+        found = listening()
+        assert found
+        assert {address for address in found if not address.endswith("0100007F")} == set()
 
     def test_a_killed_worker_is_replaced_and_every_cell_done(self, cluster: None, tmp_path: Path) -> None:
         def kill() -> None:

@@ -38,8 +38,8 @@ def on_ray(
         tasks: In the order wanted.
         work: As everywhere.
         report: Called in this process.
-        address: ``ray`` starts a cluster on this machine and stops it at the end; ``auto`` joins the one that this
-            machine belongs to, ``ray://host:port`` one elsewhere.
+        address: ``ray`` starts a cluster on this machine, which listens to this machine only, and stops it at the
+            end; ``auto`` joins the one that this machine belongs to, ``ray://host:port`` one elsewhere.
         retries: After lost workers, for each task; one that raises is not tried again.
         cores_each: For a task.
 
@@ -109,7 +109,11 @@ def ray_cluster(address: str) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"ray\b")  # what matters comes as an error
-            ray.init(**quiet, **(local if address == "ray" else {"address": address}))
+            if address == "ray":
+                with _loopback_only():
+                    ray.init(**quiet, **local)
+            else:
+                ray.init(**quiet, address=address)
     except (ConnectionError, ray.exceptions.RayError) as error:
         raise UsageError(
             f"--on {address}: no Ray cluster answers ({one_line(error)})",
@@ -120,6 +124,27 @@ def ray_cluster(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """A cluster that is started listens on the loopback: whoever reaches a port of Ray runs what they like.
+
+    Ray's servers listen everywhere unless the node's address is the loopback, which on Linux it takes only by the
+    variable that says so on other systems. Where the user has set that, it stands.
+    """
+    constants = importlib.import_module("ray._private.ray_constants")  # read from the variable as Ray was imported
+    name = constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    if name in os.environ:
+        yield
+        return
+    before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    os.environ[name] = "0"  # for the processes that Ray starts
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[name]
 
 
 def _import_ray() -> Any:
