@@ -133,7 +133,7 @@ def _loopback_only() -> Iterator[None]:
     Ray's servers listen everywhere unless the node's address is the loopback, which on Linux it takes only by the
     variable that says so on other systems. Where the user has set that, it stands.
     """
-    constants = importlib.import_module("ray._private.ray_constants")  # read from the variable as Ray was imported
+    constants: Any = importlib.import_module("ray._private.ray_constants")  # read from the variable as Ray was imported
     name = constants.ENABLE_RAY_CLUSTERS_ENV_VAR
     if name in os.environ:
         yield
