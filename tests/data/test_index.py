@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lemis.data import index as indexing
 from lemis.data.index import Index, Scan
 from lemis.errors import UsageError
 
+directions = st.tuples(*[st.tuples(*[st.floats(-1, 1)] * 3)] * 3)
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 scans = st.builds(
     Scan,
@@ -24,6 +26,7 @@ scans = st.builds(
     spacing_mm=st.tuples(*[st.floats(0.01, 20)] * 3),
     slice_axis=st.integers(0, 2),
     label_values=st.lists(st.integers(-5, 300), unique=True).map(sorted).map(tuple),
+    axes=st.just(()) | directions,
 )
 indexes = st.builds(
     Index,
@@ -33,6 +36,7 @@ indexes = st.builds(
     labels=st.dictionaries(text, st.integers(0, 300), max_size=4),
     scans=st.lists(scans, max_size=3).map(tuple),
     ignored=st.lists(st.integers(-5, 300), unique=True, max_size=3).map(tuple),
+    frame=st.none() | directions,
 )
 SMALL = Index(
     root="/scans",
@@ -64,6 +68,15 @@ def test_an_index_of_before_ignores_nothing(tmp_path: Path) -> None:
     assert facts.pop("ignored") == []
     file.write_text(json.dumps(facts))
     assert indexing.load(file) == SMALL
+
+
+def test_an_index_of_before_there_were_frames(tmp_path: Path) -> None:
+    file = indexing.save(SMALL, tmp_path / "index.json")
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    assert facts.pop("frame") is None
+    assert facts["scans"][0].pop("axes") == []
+    file.write_text(json.dumps({**facts, "version": 1}))
+    assert indexing.load(file) == dataclasses.replace(SMALL, version=1)
 
 
 def test_files_lie_under_the_root_unless_they_say_otherwise() -> None:

@@ -500,6 +500,9 @@ def test_a_dataset_json_that_we_cannot_use(text: str, message: str, tmp_path: Pa
 # ---------------------------------------------------------------- reading
 
 
+RAS = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+
 def test_scan_folder_reads_grids_and_values(tmp_path: Path) -> None:
     affine = np.diag([-1.5, 1.5, 8.0, 1.0])
     image = np.zeros((5, 6, 4), np.int16)
@@ -519,6 +522,7 @@ def test_scan_folder_reads_grids_and_values(tmp_path: Path) -> None:
             spacing_mm=(1.5, 1.5, 8.0),
             slice_axis=2,
             label_values=(0, 3, 7),
+            axes=RAS,
         ),
         Scan(
             id="b",
@@ -527,8 +531,10 @@ def test_scan_folder_reads_grids_and_values(tmp_path: Path) -> None:
             shape=(5, 4, 6),
             spacing_mm=(1.5, 8.0, 1.5),
             slice_axis=1,
+            axes=RAS,
         ),
     )
+    assert index.frame == RAS
     assert index.channels == ("image",)
     assert index.labels == {"background": 0, "label 3": 3, "label 7": 7}
 

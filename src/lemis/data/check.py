@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lemis import __version__
-from lemis.data import volume
+from lemis.data import frame, volume
 from lemis.data.index import Index, Scan
 from lemis.data.layouts import complete, with_grid
 from lemis.data.scans import channel_digests, file_stamps, joined_digest
@@ -33,6 +32,8 @@ GRID_TOLERANCE_VOXELS = 0.05
 INTEGER_TOLERANCE = 1e-3
 # Of a voxel: from micro-CT to a scout.
 PLAUSIBLE_MM = (1e-3, 100.0)
+# Two stacks that cross at a wider angle show different views of the body.
+OTHER_VIEW_DEGREES = 45.0
 # More volumes than any protocol has contrasts: time points.
 MOST_CHANNELS = 8
 
@@ -108,7 +109,8 @@ def examine(
     read = [one for one in seen if one.channels]
     filled = complete(index, (s.scan for s in seen), (s.channels for s in read), (s.segments for s in read))
     found = [fault for one in seen for fault in one.faults]
-    found += _channel_faults(filled, read) + _label_faults(index, filled) + _duplicates(read) + _slice_axes(read)
+    found += _channel_faults(filled, read) + _label_faults(index, filled) + _duplicates(read)
+    found += _slice_directions(filled) + _not_parallel(filled)
     found.sort(key=lambda fault: fault.severity)  # "error" < "warning"; stable
     # What is wrong may be mended without a file's changing, by its permissions for one.
     right = {key: one for key, one in zip(keys, seen, strict=True) if key and not any(map(_is_error, one.faults))}
@@ -268,7 +270,8 @@ def _intensity_faults(array: npt.NDArray[Any], report: _Report) -> list[tuple[fl
 
 
 def _grid_faults(source: volume.Source, image: volume.Source, what: str, image_file: str, report: _Report) -> None:
-    """Compare a label or a further channel with the first image, in canonical order."""
+    """Compare a label or a further channel with the first image, in the order of the image."""
+    source = dataclasses.replace(source, along=image.axes)  # on its own, its rounded header may fall to another axis
     shape, wanted = source.canonical_shape, image.canonical_shape
     if shape != wanted:
         report.error(
@@ -411,23 +414,43 @@ def _duplicates(read: Iterable[Seen]) -> list[Fault]:
     return found
 
 
-def _slice_axes(read: Iterable[Seen]) -> list[Fault]:
-    scans = [one.scan for one in read]
-    if not scans:
+def _slice_directions(index: Index) -> list[Fault]:
+    """Scans whose slices do not lie as those of most scans do, by the angle between them."""
+    found = frame.stacks(index)
+    if not found:
         return []
     names = ("sagittal (axis 0)", "coronal (axis 1)", "axial (axis 2)")
-    usual = Counter(scan.slice_axis for scan in scans).most_common(1)[0][0]
+    usual = found[0]
+    angles = [(scan, frame.degrees_from(scan, usual.direction)) for scan in index.scans if scan.axes]
     return [
         Fault(
             "warning",
             scan.id,
             scan.images[0],
             "other slice direction",
-            f"spacing {_plain(scan.spacing_mm)} mm: {names[scan.slice_axis]} slices; others {names[usual]}",
+            f"spacing {_plain(scan.spacing_mm)} mm: {names[scan.slice_axis]} slices, {degrees:.0f} degrees from "
+            f"those of most scans, {names[usual.axis]}",
             "networks on slices will see another view of the body; leave it out if that is not meant",
         )
-        for scan in scans
-        if scan.slice_axis != usual
+        for scan, degrees in angles
+        if degrees > OTHER_VIEW_DEGREES
+    ]
+
+
+def _not_parallel(index: Index) -> list[Fault]:
+    scans = frame.not_parallel(index)
+    if not scans:
+        return []
+    return [
+        Fault(
+            "warning",
+            "",
+            scans[0].images[0],
+            "nearly parallel, stored turned",
+            f"{len(scans)} scans such as {' and '.join(scan.id for scan in scans[:2])} lie within "
+            f"{frame.NEARLY_PARALLEL_DEGREES:.0f} degrees of others, and no frame stores all of them alike",
+            "fine where pictures may be turned or mirrored; otherwise prepare these scans in a folder of their own",
+        )
     ]
 
 

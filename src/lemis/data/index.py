@@ -10,14 +10,16 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from lemis import files
+from lemis.data.directions import Axes
 from lemis.errors import UsageError
 
-VERSION = 1
+VERSION = 2
+_READ = (1, VERSION)  # 1: before data sets had a frame; its scans are in RAS+ order
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """One scan. Shape, spacing and slice axis are those of the canonical (RAS+) array."""
+    """One scan. Shape, spacing and slice axis are those of the canonical array: in the order of ``axes``."""
 
     id: str
     subject: str
@@ -27,6 +29,7 @@ class Scan:
     spacing_mm: tuple[float, ...] = ()
     slice_axis: int = 2
     label_values: tuple[int, ...] = ()  # values that occur in the label, sorted
+    axes: Axes = ()  # where the axes of the canonical array run; () in an index of before: to the nearest body axes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,7 @@ class Index:
     labels: dict[str, int]  # name -> value in the files, background 0 included
     scans: tuple[Scan, ...]
     ignored: tuple[int, ...] = ()  # further values in the files that count as background
+    frame: Axes | None = None  # what the axes of all scans are near to (frame.py); None: each by its nearest body axes
 
 
 def slice_axis(spacing_mm: tuple[float, ...]) -> int:
@@ -75,9 +79,11 @@ def load(path: Path) -> Index:
         raise UsageError(f"{path} does not exist", allowed="an index that `lemis check` wrote", next=again)
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(facts, dict) or facts.get("version") != VERSION:
+        if not isinstance(facts, dict) or facts.get("version") not in _READ:
             seen = facts.get("version") if isinstance(facts, dict) else None
-            raise UsageError(f"{path} is of version {seen}", allowed=f"version {VERSION}", next=again)
+            raise UsageError(
+                f"{path} is of version {seen}", allowed=f"version {' or '.join(map(str, _READ))}", next=again
+            )
         return TypeAdapter(Index).validate_python(facts)
     except (json.JSONDecodeError, ValidationError) as error:
         reason = str(error).splitlines()[0]

@@ -31,8 +31,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lemis.data import dicom, public, volume
-from lemis.data.index import Index, Scan, slice_axis
+from lemis.data import dicom, frame, public, volume
+from lemis.data.index import Index, Scan
 from lemis.data.listing import Case, Found, LeftOut, files_in, known, shown, stem_of
 from lemis.errors import DataFault, UsageError
 from lemis.plugins import nearest
@@ -90,7 +90,14 @@ def scan_folder(root: Path, layout: str | None = None, jobs: int | None = None) 
 def complete(
     index: Index, scans: Iterable[Scan], channel_counts: Iterable[int], segments: Iterable[dict[str, int]]
 ) -> Index:
-    """The index with its scans read; names that nothing declared come from the files, or are numbers."""
+    """The index with its scans read, in one frame; names that nothing declared come from the files, or are numbers.
+
+    Args:
+        index: As ``recognise`` lists it.
+        scans: With their grids in RAS+ order.
+        channel_counts: Of each scan.
+        segments: Names and values that each label file states.
+    """
     scans = tuple(scans)
     channels, labels = index.channels, dict(index.labels)
     if not channels:
@@ -103,7 +110,7 @@ def complete(
             labels |= {name: value for name, value in names.items() if value not in labels.values()}
         for value in sorted({value for scan in scans for value in scan.label_values} - set(labels.values())):
             labels[f"label {value}"] = value
-    return dataclasses.replace(index, scans=scans, channels=channels, labels=labels)
+    return frame.settle(dataclasses.replace(index, scans=scans, channels=channels, labels=labels))
 
 
 def recognise(root: Path, layout: str | None = None) -> Listing:
@@ -625,8 +632,9 @@ def with_grid(index: Index, scan: Scan, source: volume.Source, label_values: tup
         scan,
         shape=source.canonical_shape,
         spacing_mm=spacing,
-        slice_axis=2 if index.layout in public.AXIAL else slice_axis(spacing),
+        slice_axis=public.slice_axis(index.layout, spacing),
         label_values=label_values,
+        axes=source.axes,
     )
 
 

@@ -33,7 +33,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from lemis.data import dicom
+from lemis.data import dicom, index
 from lemis.data.listing import Case, Found, LeftOut, Tree, files_in, only_image, shown, stem_of
 from lemis.errors import UsageError
 
@@ -56,6 +56,12 @@ TITLES = {
 }
 # Layouts whose scans are axial however thin their slices: some slices are thinner than their pixels are wide.
 AXIAL = ("gibson", "chd", "mmwhs", "mmwhs_mr", "hvsmr", "chaos_ct", "synapse", "brats", "kits")
+
+
+def slice_axis(layout: str, spacing_mm: tuple[float, ...]) -> int:
+    """Across which canonical axis the slices of a scan run, in a folder of that layout."""
+    return 2 if layout in AXIAL else index.slice_axis(spacing_mm)
+
 
 _NIFTI = r"\.nii(?:\.gz)?$"
 

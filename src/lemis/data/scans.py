@@ -39,8 +39,9 @@ def read_image(index: Index, scan: Scan) -> Volume:
     Raises:
         DataFault: Channels on different grids, or another number of them than the data set has.
     """
-    volumes = [volume.read(index_file.locate(index, file)) for file in scan.images]
-    first = volumes[0]
+    files = [index_file.locate(index, file) for file in scan.images]
+    first = volume.read(files[0], scan.axes)
+    volumes = [first, *(volume.read(file, first.source.axes) for file in files[1:])]
     for other, file in zip(volumes[1:], scan.images[1:], strict=True):
         _expect_grid(other, file, first, scan.images[0])
     arrays = [one.array if one.array.ndim == 4 else one.array[..., None] for one in volumes]
@@ -61,7 +62,7 @@ def read_label(index: Index, scan: Scan, image: Volume) -> NDArray[Any]:
         DataFault: A label on another grid, or with values that are no integers.
     """
     assert scan.label is not None
-    label = volume.read(index_file.locate(index, scan.label))
+    label = volume.read(index_file.locate(index, scan.label), image.source.axes)
     _expect_grid(label, scan.label, image, scan.images[0])
     rounded = np.rint(label.array)
     off = np.abs(label.array - rounded).max(initial=0)

@@ -25,9 +25,11 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from lemis import files
+from lemis.data.frame import Frame, read_frame
 from lemis.data.keypoints import ScanKeypoints
 from lemis.data.preprocess import Facts, Shape2, crop_field, field_of_view, inside_field
 from lemis.errors import UsageError
+from lemis.settings import plain
 
 VERSION = 2  # 2: digests of images and labels
 
@@ -64,6 +66,7 @@ class Store:
     label_values: tuple[int, ...]  # original integer of each class
     settings: Mapping[str, Any]  # preprocess.Settings, settled, as of ``preprocess.stored``
     keypoint_settings: Mapping[str, Any] | None = None  # keypoints.Settings as plain values; None: no keypoints
+    frame: Frame | None = None  # None: prepared before there were frames, in RAS+ order
 
     @property
     def num_classes(self) -> int:
@@ -219,6 +222,7 @@ def open_store(path: Path) -> Store:
         label_values=tuple(meta["label_values"]),
         settings=meta["settings"],
         keypoint_settings=meta.get("keypoints"),
+        frame=read_frame(meta.get("frame"), path / "meta.json"),
     )
 
 
@@ -312,12 +316,14 @@ def write_meta(
     label_names: Sequence[str],
     label_values: Sequence[int],
     settings: Mapping[str, Any],
+    frame: Frame | None = None,
     keypoints: Mapping[str, Any] | None = None,
 ) -> None:
     """Declare the store finished; ``keypoints`` only when those of every scan are there too."""
     meta = {
         "version": VERSION,
         "settings": dict(settings),
+        "frame": plain(frame),
         "keypoints": None if keypoints is None else dict(keypoints),
         "channels": list(channels),
         "label_names": list(label_names),

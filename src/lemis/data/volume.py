@@ -1,7 +1,8 @@
 """Scans in and label maps out: every format becomes one array in RAS+ order, and goes back on its own grid.
 
 Canonical order is a permutation and flips of the stored axes, no resampling: axis 0 runs to the patient's
-Right, 1 to Anterior, 2 to Superior, as nearly as the stored axes allow. World coordinates are mm, RAS.
+Right, 1 to Anterior, 2 to Superior, as nearly as the stored axes allow; or along the three directions that the reader
+is given, so that scans of a data set lie alike (``frame.py``). World coordinates are mm, RAS.
 
 - NIfTI (``.nii``, ``.nii.gz``, versions 1 and 2), FreeSurfer (``.mgz``, ``.mgh``): nibabel. The stored affine
   is kept exactly, shear included; a header in metres or micrometres keeps its unit. Where qform and sform codes are
@@ -46,7 +47,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lemis.data import dicom, headers, packed, segments
+from lemis.data import dicom, directions, headers, packed, segments
+from lemis.data.directions import Axes
 from lemis.data.notes import Note
 from lemis.errors import DataFault, LemisError, UsageError
 
@@ -136,14 +138,23 @@ class Source:
     segments: dict[str, int] = field(default_factory=dict)  # names and values inside a .seg.nrrd
     notes: tuple[Note, ...] = ()  # what reading had to assume; what voxels show, only where they were read
     header: Any = field(default=None, repr=False)  # the format's own header
+    along: Axes = ()  # what the canonical axes run along, as nearly as they can; (): the body axes
 
     @property
     def orientation(self) -> npt.NDArray[np.float64]:
         """(3, 2): per stored axis, the canonical axis it becomes and the direction (1 or -1)."""
+        if self.along:
+            turn = directions.turn_to(directions.of_affine(self.affine), directions.as_matrix(self.along))
+            return directions.orientation(turn)
         from nibabel.orientations import io_orientation
 
         found: npt.NDArray[np.float64] = io_orientation(self.affine)
         return found
+
+    @property
+    def axes(self) -> Axes:
+        """Where the canonical axes run. As ``along`` of a file on the same grid, they give it this one's order."""
+        return directions.as_axes(directions.of_affine(self.canonical_affine))
 
     @property
     def axis_codes(self) -> str:
@@ -154,7 +165,7 @@ class Source:
 
     @property
     def canonical_shape(self) -> Shape3:
-        """Shape after reordering to RAS+."""
+        """Shape in canonical order."""
         shape = [0, 0, 0]
         for size, (axis, _) in zip(self.shape, self.orientation, strict=True):
             shape[int(axis)] = size
@@ -178,7 +189,7 @@ class Source:
 class Volume:
     """One scan in memory."""
 
-    array: Array  # (X, Y, Z) or (X, Y, Z, C), RAS+
+    array: Array  # (X, Y, Z) or (X, Y, Z, C), in canonical order
     affine: npt.NDArray[np.float64]  # (4, 4), voxel of ``array`` -> mm RAS
     source: Source
 
@@ -188,15 +199,20 @@ class Volume:
         return _column_norms(self.affine)
 
 
-def read(path: Path) -> Volume:
+def read(path: Path, along: Axes = ()) -> Volume:
     """Read a file, or a folder that holds one DICOM series.
+
+    Args:
+        path: The file or folder, or a part of it.
+        along: Directions that the canonical axes run along; (): the body axes, RAS+.
 
     Raises:
         UsageError: There is no such file, or we do not read its format.
         DataFault: The file is damaged, is no image (DICOM SEG), or holds no intensities (complex numbers).
     """
     path = Path(path)
-    return _canonical(*_reader(path)(path, True))
+    source, stored = _reader(path)(path, True)
+    return _canonical(replace(source, along=along), stored)
 
 
 def _canonical(source: Source, stored: Array | None) -> Volume:

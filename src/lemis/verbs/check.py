@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_text
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,12 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from lemis import files, terminal
+from lemis.data import directions, frame, layouts, volume
 from lemis.data import index as indexing
-from lemis.data import layouts, volume
 from lemis.data.check import Fault, Findings, Seen, examine
 from lemis.data.index import Index, Scan
 from lemis.data.listing import LeftOut
 from lemis.measure.tables import count
+from lemis.settings import plain
 
 VERSION = 1
 REMEMBERED = "checked.json"  # what was seen of each scan
@@ -145,6 +147,7 @@ def _plain(report: Report) -> dict[str, Any]:
         "scans": len(index.scans),
         "subjects": len({scan.subject for scan in index.scans}),
         "labelled": sum(scan.label is not None for scan in index.scans),
+        "frame": plain(frame.of_index(index)),
         "intensities": [channel._asdict() for channel in report.intensities],
         "errors": report.errors,
         "warnings": report.warnings,
@@ -187,6 +190,8 @@ def _summary(report: Report) -> Table:
         spacing = f"{_spread([scan.spacing_mm for scan in read], 3)} mm"
         table.add_row("spacing", "pictures state none: lengths are in pixels" if flat else spacing)
         table.add_row("slices", _slices(read))
+        if not flat:
+            table.add_row("orientation", _orientation(index))
     for name, found in zip(index.channels, report.intensities, strict=False):
         table.add_row("intensity", f"{name}: {found.low:.6g} to {found.high:.6g}{_scales(found)}")
     if not report.intensities:
@@ -232,6 +237,21 @@ def _slices(scans: Sequence[Scan]) -> str:
     if len(counts) == 1:
         return f"{total}, {names[scans[0].slice_axis]}"
     return f"{total}, " + ", ".join(f"{names[axis]} in {count(n, 'scan')}" for axis, n in counts.most_common())
+
+
+def _orientation(index: Index) -> str:
+    """How the slices of the scans lie to each other, and in which order they are stored."""
+    parts = [
+        f"{count(stack.scans, 'scan')}, slices within {math.ceil(stack.within_degrees)} degrees of each other"
+        for stack in frame.stacks(index)
+    ]
+    where = "each by the body axes nearest to it"
+    if index.frame is not None:
+        off = directions.degrees_between(directions.as_matrix(index.frame), directions.BODY)
+        where = "along the body axes" if off < 1 else f"in one frame, {off:.0f} degrees off the body axes"
+    apart = len(frame.not_parallel(index))
+    stored = "stored parallel" if apart == 0 else f"all but {count(apart, 'scan')} stored parallel"
+    return f"{'; '.join(parts)}; {stored} {where}"
 
 
 def _structures(index: Index) -> Table:

@@ -265,7 +265,8 @@ def _score_case(
     millimetres: bool,
     settings: scores.Settings,
 ) -> list[dict[str, object]]:
-    prediction, reference = volume.read(case.prediction), volume.read(case.reference)
+    reference = volume.read(case.reference)
+    prediction = volume.read(case.prediction, reference.source.axes)
     _refuse_other_grid(case, prediction, reference)
     maps = _structured(prediction, ignored), _structured(reference, ignored)
     for labels, path in zip(maps, (case.prediction, case.reference), strict=True):

@@ -147,6 +147,7 @@ def finetune(
                 "labelled_subjects": list(sides.labelled_subjects), "test_subjects": list(sides.test_subjects),
                 "pretraining_subjects": before.get("subjects", []),
                 "pretrained": pretrained.name if pretrained else None, "prepared": plain(store.settings),
+                "frame": plain(store.frame),
                 "seed": seed, "fold": fold, "split": sides.source,
             },
         )  # fmt: skip

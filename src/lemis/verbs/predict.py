@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -12,11 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 
 from lemis import files, terminal
 from lemis.contracts import Backbone
+from lemis.data import frame as frames
 from lemis.data import index as index_file
 from lemis.data import preprocess, volume
+from lemis.data.frame import Frame
 from lemis.data.index import Index, Scan
 from lemis.data.layouts import scan_folder
 from lemis.data.preprocess import Facts
@@ -73,9 +77,11 @@ def predict(
         raise UsageError("no run", allowed="one fine-tuned run, or several", next="lemis predict WORK/runs/NAME")
     target = torch.device(chosen_device(device))
     networks, facts = _load(runs, target)
+    frame = _frame(runs, facts)
     tiling = _tiling(overrides, facts[0].get("patch_px"))
     work = runs[0].parent.parent
     index = index_file.load(work / "index.json") if inputs is None else scan_folder(inputs)
+    index = frames.follow(index, None if frame is None else frame.axes)
     output = output or work / "predictions"
     record = _read_record(output)
     chosen = _chosen(index, scans, facts, all_of_them=inputs is not None)
@@ -91,6 +97,7 @@ def predict(
         console.print(f"{output}: nothing to do")
         return output
     names = " + ".join(made_by["runs"])
+    _say_direction(waiting, frame, facts[0], console)
     if dry_run:
         _print_cost(waiting, _costs(waiting, index, networks, facts[0], tiling, target), tiling, target)
         return output
@@ -116,6 +123,35 @@ def _load(runs: Sequence[Path], device: torch.device) -> tuple[list[Backbone], l
                     next=f"lemis predict {run}",
                 )
     return [network for network, _ in loaded], facts
+
+
+def _frame(runs: Sequence[Path], facts: Sequence[dict[str, Any]]) -> Frame | None:
+    """The frame in which the runs saw their scans; None for runs of before there were frames."""
+    found = [frames.read_frame(fact.get("frame"), run / "model.json") for run, fact in zip(runs, facts, strict=True)]
+    axes = [None if frame is None else frame.axes for frame in found]
+    for run, others in zip(runs, axes, strict=True):
+        if frames.differ(axes[0], others):
+            raise UsageError(
+                f"{runs[0]} and {run} were trained on scans in different frames: {axes[0]} and {others}",
+                allowed="an ensemble of runs that saw their scans stored alike",
+                next=f"lemis predict {run}",
+            )
+    return found[0]
+
+
+def _say_direction(scans: Sequence[Scan], frame: Frame | None, facts: dict[str, Any], console: Console) -> None:
+    """Name scans whose slices lie otherwise than those of training."""
+    if frame is None:
+        return
+    settings = resolve(preprocess.Settings, facts["prepared"])
+    for scan in scans:
+        seen = dataclasses.replace(scan, slice_axis=preprocess.axis_of(settings, scan.slice_axis))
+        if scan.axes and (found := frames.strangeness(seen, frame)):
+            degrees, nearest = found
+            console.print(
+                f"{scan.id}: its slices lie {degrees:.0f} degrees from those of training, which lie within "
+                f"{nearest.within_degrees:.0f} degrees of each other: another view of the body, never trained on"
+            )
 
 
 def _chosen(

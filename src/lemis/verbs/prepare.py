@@ -22,9 +22,9 @@ from rich.console import Console
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lemis import terminal
+from lemis.data import frame, preprocess, store, volume
 from lemis.data import index as index_file
 from lemis.data import keypoints as detection
-from lemis.data import preprocess, store, volume
 from lemis.data.index import Index, Scan
 from lemis.data.preprocess import Facts, Settings
 from lemis.data.scans import file_stamps, image_digest, read_image, read_label
@@ -207,6 +207,7 @@ def _plan(index: Index, settings: Settings, folder: Path, jobs: int | None, cons
             "label_names": classes.names,
             "label_values": classes.values,
             "settings": preprocess.stored(settled),
+            "frame": frame.of_index(index),
         },
     )
 
@@ -267,7 +268,11 @@ def _source_fingerprint(index: Index, scan: Scan) -> str:
             allowed="the files that the index names",
             next="put it back, or run `lemis check` again",
         ) from None
-    return _digest([stamps, plain(scan), *([index.ignored] if index.ignored else [])])
+    # Directions count where they change the order in which a scan is stored, so that others are not prepared anew.
+    order = [scan.axes] if frame.is_turned(scan) else []
+    facts = plain(dataclasses.replace(scan, axes=()))
+    del facts["axes"]
+    return _digest([stamps, facts, *([index.ignored] if index.ignored else []), *order])
 
 
 def _digest(facts: Any) -> str:
@@ -340,7 +345,7 @@ def _prepare_scan(job: _Job, task: _Task) -> _Failure | None:
 def _extent(index: Index, scan: Scan) -> float | _Failure:
     assert scan.label is not None
     try:
-        label = volume.read(index_file.locate(index, scan.label)).array
+        label = volume.read(index_file.locate(index, scan.label), scan.axes).array
         if index.ignored:
             label = np.where(np.isin(label, index.ignored), 0, label)
         return preprocess.extent_mm(label, scan.spacing_mm, scan.slice_axis)

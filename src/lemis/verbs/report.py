@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lemis import files, settings
 from lemis.data import index as indexing
 from lemis.data import volume
+from lemis.data.directions import Axes
 from lemis.errors import UsageError
 from lemis.plugins import nearest
 from lemis.report import figures, page
@@ -170,17 +171,18 @@ def _scan_of(path: Path) -> str:
 def _pictures(index: indexing.Index, scan: indexing.Scan, prediction: Path, in_3d: bool) -> tuple[page.Slice, ...]:
     """Three orthogonal planes where the scan is a volume, a few of its slices where it is a stack."""
     assert scan.label is not None
-    image = volume.read(indexing.locate(index, scan.images[0]))
+    image = volume.read(indexing.locate(index, scan.images[0]), scan.axes)
     structures = {name: value for name, value in index.labels.items() if value != 0}
-    reference, predicted = (_labels(index, path) for path in (indexing.locate(index, scan.label), prediction))
+    files = (indexing.locate(index, scan.label), prediction)
+    reference, predicted = (_labels(index, path, image.source.axes) for path in files)
     picture = image.source.format == "picture"
     if not picture and (is_volumetric(reference.shape, image.spacing_mm) or (in_3d and min(reference.shape) > 1)):
         return _three_planes(image.array, reference, predicted, structures, image.spacing_mm)
     return _slices(image.array, reference, predicted, structures, image.spacing_mm, scan.slice_axis, picture)
 
 
-def _labels(index: indexing.Index, path: Path) -> Array:
-    labels = volume.read(path).array
+def _labels(index: indexing.Index, path: Path, along: Axes) -> Array:
+    labels = volume.read(path, along).array
     return np.where(np.isin(labels, index.ignored), 0, labels) if index.ignored else labels
 
 
