@@ -314,10 +314,10 @@ def test_label_maps_of_another_image_are_refused(tmp_path):
     stack = single_image.read(picture(tmp_path / "a.png", RGB))
     with pytest.raises(DataFault, match="on the image's own grid"):
         single_image.read_labels(picture(tmp_path / "b.png", RGB[:5, :, 0]), stack)
-    with pytest.raises(DataFault, match="on the image's own grid"):
+    with pytest.raises(DataFault, match=r"c\.png holds 3 values per voxel"):
         single_image.read_labels(picture(tmp_path / "c.png", RGB), stack)
     image = single_image.read(scan(tmp_path / "a.nii.gz", RANDOM.normal(size=(6, 7, 1))))
-    with pytest.raises(DataFault, match="no whole numbers"):
+    with pytest.raises(DataFault, match="from an integer"):
         single_image.read_labels(tmp_path / "a.nii.gz", image)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,21 +19,20 @@ import numpy as np
 import numpy.typing as npt
 
 from lemis import __version__
-from lemis.data import frame, volume
+from lemis.data import frame, labels, segments, volume
 from lemis.data.index import Index, Scan
 from lemis.data.layouts import complete, with_grid
 from lemis.data.scans import channel_digests, file_stamps, joined_digest
-from lemis.errors import LemisError, UsageError
+from lemis.errors import DataFault, LemisError, UsageError
 from lemis.settings import plain
 
 # Headers hold rounded numbers; beyond a twentieth of a voxel a label no longer lies where it was drawn.
 GRID_TOLERANCE_VOXELS = 0.05
-# Labels that went through float arithmetic are off by about 1e-6; resampled ones by tenths.
-INTEGER_TOLERANCE = 1e-3
 # Of a voxel: from micro-CT to a scout.
 PLAUSIBLE_MM = (1e-3, 100.0)
 # Two stacks that cross at a wider angle show different views of the body.
 OTHER_VIEW_DEGREES = 45.0
+_BLACK = "#000000"
 # More volumes than any protocol has contrasts: time points.
 MOST_CHANNELS = 8
 
@@ -59,6 +58,7 @@ class Seen(NamedTuple):
     intensities: tuple[tuple[float, float], ...] = ()  # (min, max) per channel
     content: str = ""  # image_digest of all channels; "" for a constant scan
     segments: dict[str, int] = {}  # noqa: RUF012  (never written to)
+    palette: dict[int, str] = {}  # noqa: RUF012  colours of the label's values, where it is a palette picture
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ def examine(
     with ThreadPoolExecutor(jobs or min(8, os.cpu_count() or 1)) as pool:
         keys, seen = zip(*pool.map(task, index.scans), strict=True) if index.scans else ((), ())
     read = [one for one in seen if one.channels]
-    filled = complete(index, (s.scan for s in seen), (s.channels for s in read), (s.segments for s in read))
+    filled = complete(index, (s.scan for s in seen), (s.channels for s in read), (s.segments for s in seen))
     found = [fault for one in seen for fault in one.faults]
-    found += _channel_faults(filled, read) + _label_faults(index, filled) + _duplicates(read)
+    found += _channel_faults(filled, read) + _label_faults(index, filled, read) + _duplicates(read)
     found += _slice_directions(filled) + _not_parallel(filled)
     found.sort(key=lambda fault: fault.severity)  # "error" < "warning"; stable
     # What is wrong may be mended without a file's changing, by its permissions for one.
@@ -172,17 +172,17 @@ def _examine_scan(index: Index, scan: Scan) -> Seen:
         return Seen(scan, tuple(found))
     for image, source in zip(scan.images[1:], sources[1:], strict=True):
         _grid_faults(source, sources[0], "channel", scan.images[0], _Report(scan.id, image, found))
-    values: tuple[int, ...] = ()
-    segments: dict[str, int] = {}
+    label = _Label()
     if scan.label is not None:
-        values, segments = _examine_label(index, scan, sources[0], _Report(scan.id, scan.label, found))
+        label = _examine_label(index, scan, sources[0], _Report(scan.id, scan.label, found))
     return Seen(
-        scan=with_grid(index, scan, sources[0], values),
+        scan=with_grid(index, scan, sources[0], label.values),
         faults=tuple(found),
         channels=sum(source.channels for source in sources),
         intensities=tuple(ranges),
         content="" if all(low == high for low, high in ranges) else joined_digest(digests),
-        segments=segments,
+        segments=label.segments,
+        palette=label.palette,
     )
 
 
@@ -300,25 +300,62 @@ def _grid_faults(source: volume.Source, image: volume.Source, what: str, image_f
     )
 
 
-def _examine_label(
-    index: Index, scan: Scan, image: volume.Source, report: _Report
-) -> tuple[tuple[int, ...], dict[str, int]]:
-    """Checks a label; returns its values and the names that the file gives them."""
+class _Label(NamedTuple):
+    """What a label turned out to hold."""
+
+    values: tuple[int, ...] = ()  # as the file numbers them
+    segments: dict[str, int] = {}  # noqa: RUF012  (never written to)
+    palette: dict[int, str] = {}  # noqa: RUF012
+
+
+def _examine_label(index: Index, scan: Scan, image: volume.Source, report: _Report) -> _Label:
     label = _read(Path(index.root) / report.file, report)
     if label is None:
-        return (), {}
-    if label.array.ndim != 3:
-        report.error(
-            "label with channels",
-            f"{label.source.channels} values per voxel; a label map has one",
-            "save one integer per voxel (merge overlapping segments, replace colours by numbers)",
-        )
-        return (), {}
+        return _Label()
+    try:
+        label = labels.single(label)
+    except DataFault as fault:
+        transparent = any(note.kind == volume.TRANSPARENT for note in label.source.notes)
+        kind = "mask with transparency" if transparent else "label with channels"
+        report.error(kind, fault.given.removeprefix(str(label.source.path)).strip(), fault.next)
+        return _Label()
+    for note in label.source.notes:
+        report.warning(*note)
+    label = labels.placed(label, image)
     _grid_faults(label.source, image, "label", scan.images[0], report)
     values = _label_values(label.array, report)
     if len(values) == 1 and values[0] == 0:
         report.warning("empty label", "no structure is marked", "fine if none is there; otherwise finish the label")
-    return values, label.source.segments
+    if label.source.format == "picture" and not index.labels:
+        _soft_edges(label, report)
+    for name in segments.repeated(label.source.segments):
+        same = [f"{value} ({one})" for one, value in label.source.segments.items() if one.startswith(name)]
+        report.warning(
+            "segments of one name",
+            f"the values {', '.join(same)} have the name {name}; the numbers in brackets are ours",
+            "give them names of their own, or merge them, in 3D Slicer",
+        )
+    palette = labels.palette(label.source, values)
+    if palette.get(0, _BLACK) != _BLACK:
+        report.warning(
+            "palette picture as label",
+            f"index 0 is {palette[0]}, which viewers do not show black; it is taken as background",
+            "fine if it is; otherwise save the mask in grey values, background 0",
+        )
+    return _Label(values, label.source.segments, palette)
+
+
+def _soft_edges(label: volume.Volume, report: _Report) -> None:
+    lossy = label.source.path.suffix.lower() in (".jpg", ".jpeg")
+    soft = labels.soft_values(label.array, lossy=lossy)
+    if soft:
+        shown = ", ".join(map(str, soft[:6])) + (", ..." if len(soft) > 6 else "")
+        report.error(
+            "mask with soft edges",
+            f"{len(soft)} values ({shown}) lie between others only at their edges: "
+            + ("JPEG changes values" if lossy else "a drawing program softened them, or JPEG did before"),
+            "save the mask without smoothing, as PNG, one value for each structure; or name its values in dataset.json",
+        )
 
 
 def _label_values(array: npt.NDArray[Any], report: _Report) -> tuple[int, ...]:
@@ -332,10 +369,10 @@ def _label_values(array: npt.NDArray[Any], report: _Report) -> tuple[int, ...]:
             )
             unique = unique[np.isfinite(unique)]
         off = np.abs(unique - np.rint(unique))
-        if off.max(initial=0) > INTEGER_TOLERANCE:
+        if off.max(initial=0) > labels.INTEGER_TOLERANCE:
             report.error(
                 "label values between integers",
-                f"values such as {_plain(unique[off > INTEGER_TOLERANCE][:4])}",
+                f"values such as {_plain(unique[off > labels.INTEGER_TOLERANCE][:4])}",
                 "the label was interpolated: make it again with nearest neighbour",
             )
         elif off.max(initial=0) > 0:
@@ -344,7 +381,14 @@ def _label_values(array: npt.NDArray[Any], report: _Report) -> tuple[int, ...]:
                 f"up to {off.max():.2g} away from an integer",
                 "they will be rounded",
             )
-    return tuple(sorted({int(value) for value in np.rint(unique)}))
+    within = (unique >= labels.SMALLEST) & (unique <= labels.LARGEST)
+    if not within.all():
+        report.error(
+            "label values beyond 32 bits",
+            f"values such as {_plain(unique[~within][:4])}",
+            "replace what is no label by 0 (background); no label map can hold these",
+        )
+    return tuple(sorted({int(value) for value in np.rint(unique[within])}))
 
 
 # ---------------------------------------------------------------- all scans together
@@ -366,30 +410,141 @@ def _channel_faults(index: Index, read: Iterable[Seen]) -> list[Fault]:
     ]
 
 
-def _label_faults(declared: Index, index: Index) -> list[Fault]:
+def _label_faults(declared: Index, index: Index, read: Iterable[Seen]) -> list[Fault]:
+    """Values of all labels against each other, and against what ``dataset.json`` declares.
+
+    Args:
+        declared: The index as listed.
+        index: With labels that are named, and values as it numbers them.
+        read: What each scan turned out to be, its values as its own file numbers them.
+    """
+    seen = [one for one in read if one.scan.label_values]
+    found = _segment_faults(index, seen) + _palette_faults(seen)
     if not declared.labels:
-        return []
+        return found + _undeclared_values(seen)
     known = {*declared.labels.values(), *declared.ignored}
-    found = []
-    for scan in index.scans:
-        if unknown := sorted(set(scan.label_values) - known):
-            found.append(
-                Fault(
-                    "error",
-                    scan.id,
-                    scan.label or "",
-                    "label values that are not declared",
-                    f"value(s) {', '.join(map(str, unknown))}; declared are "
-                    + ", ".join(f"{value} {name}" for name, value in declared.labels.items()),
-                    "correct the label, or declare the values in dataset.json",
-                )
-            )
+    found += [
+        Fault(
+            "error",
+            scan.id,
+            scan.label or "",
+            "label values that are not declared",
+            f"value(s) {', '.join(map(str, unknown))}; declared are "
+            + ", ".join(f"{value} {name}" for name, value in declared.labels.items()),
+            "correct the label, or declare the values in dataset.json",
+        )
+        for scan in index.scans
+        if (unknown := sorted(set(scan.label_values) - known))
+    ]
     present = {value for scan in index.scans for value in scan.label_values}
     missing = [f"{value} {name}" for name, value in declared.labels.items() if value and value not in present]
     if present and missing:
-        seen = f"{', '.join(missing)} occur(s) in no label"
-        found.append(Fault("warning", "", "dataset.json", "structure never labelled", seen, "it cannot be learned"))
+        absent = f"{', '.join(missing)} occur(s) in no label"
+        found.append(Fault("warning", "", "dataset.json", "structure never labelled", absent, "it cannot be learned"))
     return found
+
+
+def _undeclared_values(read: Sequence[Seen]) -> list[Fault]:
+    """Values whose meaning would be a guess: below 0, and the white of masks in black and white."""
+    found = [
+        _label_fault(
+            "error",
+            one,
+            "label values below 0",
+            f"value(s) {', '.join(map(str, below))}, which mark no structure that a name or number says",
+            "replace them by 0 if they are background, or name them in dataset.json",
+        )
+        for one in read
+        if (below := [value for value in one.scan.label_values if value < 0])
+    ]
+    whites = {white: [one for one in read if set(one.scan.label_values) in ({white}, {0, white})] for white in (1, 255)}
+    others = [
+        one for one in read if one not in whites[1] and one not in whites[255] and set(one.scan.label_values) != {0}
+    ]
+    if whites[1] and whites[255] and not others:
+        one, other = whites[1][0], whites[255][0]
+        found.append(
+            _label_fault(
+                "error",
+                other,
+                "two kinds of black and white",
+                f"holds 0 and 255, as {len(whites[255])} label(s) do; {len(whites[1])} hold 0 and 1 "
+                f"({one.scan.label}): is that one structure?",
+                "save all masks with the same value, or name 1 and 255 in dataset.json",
+            )
+        )
+    return found
+
+
+def _segment_faults(index: Index, read: Sequence[Seen]) -> list[Fault]:
+    """Files that name their structures: what has another number in other files, and what cannot be told apart."""
+    found = []
+    ours = {value: name for name, value in index.labels.items()}
+    for one in read:
+        moves = labels.moved(one.segments, index.labels)
+        names = ", ".join(f"{value} {name}" for name, value in one.segments.items())
+        if clash := labels.clashing(one.scan.label_values, moves):
+            found.append(
+                _label_fault(
+                    "error",
+                    one,
+                    "label value without a known name",
+                    f"value(s) {', '.join(map(str, clash))} beside {names}; in the data set that is {ours[clash[0]]}",
+                    "name all structures alike in every file",
+                )
+            )
+            continue
+        if any(old != new for old, new in moves.items()):
+            now = ", ".join(f"{new} {ours[new]}" for new in moves.values())
+            found.append(
+                _label_fault(
+                    "warning",
+                    one,
+                    "structures numbered differently",
+                    f"the file has {names}; by their names they become {now}",
+                    "nothing, if the names are right",
+                )
+            )
+        others = {value: name for name, value in one.segments.items() if value not in moves and value in ours}
+        if others:
+            found.append(
+                _label_fault(
+                    "warning",
+                    one,
+                    "structures named differently",
+                    "the value decides: "
+                    + ", ".join(
+                        f"{value} is {name} in the file and {ours[value]} here" for value, name in others.items()
+                    ),
+                    "name the structures as dataset.json does",
+                )
+            )
+    return found
+
+
+def _palette_faults(read: Sequence[Seen]) -> list[Fault]:
+    """One index of palette pictures with two colours: the same number would be two structures."""
+    first: dict[int, tuple[str, str]] = {}  # colour, and the label that has it
+    found = []
+    for one in read:
+        for value, colour in one.palette.items():
+            usual, label = first.setdefault(value, (colour, one.scan.label or ""))
+            if usual != colour:
+                found.append(
+                    _label_fault(
+                        "error",
+                        one,
+                        "palettes differ",
+                        f"index {value} is {colour}, but {usual} in {label}",
+                        "save all masks with one palette, or in grey values, one for each structure",
+                    )
+                )
+                break
+    return found
+
+
+def _label_fault(severity: Literal["error", "warning"], one: Seen, kind: str, seen: str, repair: str) -> Fault:
+    return Fault(severity, one.scan.id, one.scan.label or "", kind, seen, repair)
 
 
 def _duplicates(read: Iterable[Seen]) -> list[Fault]:

@@ -23,7 +23,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lemis.data import dicom, frame, public, volume
+from lemis.data import labels as label_maps
 from lemis.data.index import Index, Scan
 from lemis.data.listing import Case, Found, LeftOut, files_in, known, shown, stem_of
 from lemis.errors import DataFault, UsageError
@@ -94,23 +95,31 @@ def complete(
 
     Args:
         index: As ``recognise`` lists it.
-        scans: With their grids in RAS+ order.
-        channel_counts: Of each scan.
-        segments: Names and values that each label file states.
+        scans: With their grids in RAS+ order, and the values that their labels hold.
+        channel_counts: Of the scans that could be read.
+        segments: Names and values inside the label of each scan; in other files they may be other values.
     """
-    scans = tuple(scans)
+    scans, segments = tuple(scans), tuple(segments)
     channels, labels = index.channels, dict(index.labels)
     if not channels:
         usual = Counter(channel_counts).most_common(1)
         count = usual[0][0] if usual else 1
         channels = ("image",) if count == 1 else tuple(f"channel {number}" for number in range(count))
-    if not labels:
-        labels = {"background": 0}
-        for names in segments:
-            labels |= {name: value for name, value in names.items() if value not in labels.values()}
+    declared = bool(labels)
+    if not declared:
+        labels = {"background": 0} | label_maps.numbering(segments)
+    scans = tuple(_numbered(scan, names, labels) for scan, names in zip(scans, segments, strict=True))
+    if not declared:
         for value in sorted({value for scan in scans for value in scan.label_values} - set(labels.values())):
             labels[f"label {value}"] = value
     return frame.settle(dataclasses.replace(index, scans=scans, channels=channels, labels=labels))
+
+
+def _numbered(scan: Scan, segments: Mapping[str, int], labels: Mapping[str, int]) -> Scan:
+    moves = label_maps.moved(segments, labels)
+    return dataclasses.replace(
+        scan, label_values=tuple(sorted({moves.get(value, value) for value in scan.label_values}))
+    )
 
 
 def recognise(root: Path, layout: str | None = None) -> Listing:
@@ -617,11 +626,8 @@ def _read_facts(index: Index, scan: Scan) -> tuple[Scan, int, dict[str, int]]:
     values: tuple[int, ...] = ()
     segments: dict[str, int] = {}
     if scan.label is not None:
-        label = volume.read(root / scan.label)
-        values, segments = (
-            tuple(np.unique(np.rint(label.array).astype(np.int64)).tolist()),
-            label.source.segments,
-        )
+        label = label_maps.read(root / scan.label)
+        values, segments = tuple(np.unique(label.array).tolist()), label.source.segments
     return with_grid(index, scan, headers[0], values), sum(header.channels for header in headers), segments
 
 

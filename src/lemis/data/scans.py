@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemis.data import index as index_file
-from lemis.data import volume
+from lemis.data import labels, volume
 from lemis.data.index import Index, Scan
 from lemis.data.volume import Volume
 from lemis.errors import DataFault
 
 # Half a voxel would move a thin wall onto its neighbour; a tenth is rounding of headers.
 GRID_TOLERANCE = 0.1
-ROUNDING = 1e-3
 
 _DIGEST_BYTES = 16
 
@@ -56,23 +55,15 @@ def read_image(index: Index, scan: Scan) -> Volume:
 
 
 def read_label(index: Index, scan: Scan, image: Volume) -> NDArray[Any]:
-    """The label of a scan, (X, Y, Z), on the grid of ``image``; values within 1e-3 of an integer are rounded.
+    """The label of a scan, (X, Y, Z) integers on the grid of ``image``, numbered as the data set is.
 
     Raises:
-        DataFault: A label on another grid, or with values that are no integers.
+        DataFault: A label on another grid, or as in ``labels.read``.
     """
     assert scan.label is not None
-    label = volume.read(index_file.locate(index, scan.label), image.source.axes)
+    label = labels.read(index_file.locate(index, scan.label), image.source.axes, image.source, index.labels)
     _expect_grid(label, scan.label, image, scan.images[0])
-    rounded = np.rint(label.array)
-    off = np.abs(label.array - rounded).max(initial=0)
-    if off > ROUNDING:
-        raise DataFault(
-            f"{scan.label} holds values up to {off:.3g} from an integer",
-            allowed=f"integers, or values within {ROUNDING:g} of one",
-            next="export the label map again without interpolation or smoothing",
-        )
-    return rounded if label.array.dtype.kind == "f" else label.array
+    return label.array
 
 
 def _expect_grid(one: Volume, file: str, other: Volume, other_file: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lemis.data import dicom, volume
+from lemis.data import dicom, labels, volume
 from lemis.data.index import slice_axis
 from lemis.data.preprocess import in_plane, slices_first, slices_last
 from lemis.data.volume import Source, Volume
@@ -145,18 +145,12 @@ def read_labels(path: Path, stack: Stack) -> dict[int, NDArray[np.int64]]:
         UsageError: There is no such file.
         DataFault: Another shape than the image's, or values that are no whole numbers.
     """
-    found = volume.read(path)
-    if found.array.ndim != 3 or found.array.shape != stack.source.canonical_shape:
+    found = labels.read(path, stack.source.axes, stack.source)
+    if found.array.shape != stack.source.canonical_shape:
         raise DataFault(
             f"{path} has shape {found.array.shape}, {stack.source.path} has {stack.source.canonical_shape}",
             allowed="a label map with one value per pixel, on the image's own grid",
             next="give the label map that was drawn on this image",
-        )
-    if not np.array_equal(found.array, np.rint(found.array)):
-        raise DataFault(
-            f"{path} holds values that are no whole numbers",
-            allowed="one whole number per pixel",
-            next="export the label map again without interpolation",
         )
     slices = slices_first(found.array.astype(np.int64), stack.axis)
     if stack.source.format == "picture":

@@ -117,6 +117,7 @@ _PACKED = (".gz", ".mgz")
 _PICTURE_RATIOS = {"PNG": packed.DEFLATE_RATIO}
 _PICTURE_RATIO = 4096
 _EXIF_ORIENTATION = 0x0112
+TRANSPARENT = "transparent in part"
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Pillow's Image.Transpose that undoes each EXIF orientation
 _PART = re.compile(
     r"^(.+)#(?:frame=(?P<frame>\d+)|grid=(?P<grid>[^#]+)|series=(?P<series>[^#]+)|(?P<grey>grey))$", re.S
@@ -818,7 +819,12 @@ def _picture(path: Path, with_voxels: bool, grey: bool = False) -> tuple[Source,
             source = _picture_source(path, picture)
         if grey:
             source = replace(source, channels=1, dtype="L")
-        return source, _pages(picture, source) if with_voxels else None
+        if not with_voxels:
+            return source, None
+        stored, opacity = _pages(picture, source)
+    if opacity[0] < opacity[1]:
+        source = replace(source, notes=(*source.notes, _transparent(opacity)))
+    return source, stored
 
 
 @contextmanager
@@ -896,13 +902,26 @@ def _turned(turn: int) -> Note:
     )
 
 
-def _pages(picture: Any, source: Source) -> Array:
+def _transparent(opacity: tuple[int, int]) -> Note:
+    return Note(
+        TRANSPARENT,
+        f"alpha is {opacity[0]} to {opacity[1]}; it is dropped, and what lies under transparent parts may be anything",
+        "fine if the colours alone are the image; otherwise save it on a background, without transparency",
+    )
+
+
+def _pages(picture: Any, source: Source) -> tuple[Array, tuple[int, int]]:
+    """(x, y, z[, colours]) pixels, and the least and the largest alpha; 255 where there is none."""
     mode = {"RGBA": "RGB", "LA": "L", "PA": "P"}
-    pages, turn = [], turn_of(picture)
+    pages: list[Array] = []
+    turn, opacity = turn_of(picture), (255, 255)
     for number in range(source.shape[2]):
         with reading(source.path):
             if source.shape[2] > 1:
                 picture.seek(number)
+            if picture.mode in ("RGBA", "LA", "PA"):
+                least, largest = picture.getchannel("A").getextrema()
+                opacity = (least, largest) if not pages else (min(opacity[0], least), max(opacity[1], largest))
             wanted = "L" if source.dtype == "L" else mode.get(picture.mode, picture.mode)
             page = picture if picture.mode == wanted else picture.convert(wanted)
             pages.append(np.asarray(upright(page, turn)))
@@ -913,7 +932,7 @@ def _pages(picture: Any, source: Source) -> Array:
             next="save one file per page",
         )
     stored = np.stack(pages, axis=2).swapaxes(0, 1)  # (rows, columns, page, ...) -> (x, y, z, ...)
-    return stored.astype(np.uint8) if stored.dtype == bool else stored
+    return stored.astype(np.uint8) if stored.dtype == bool else stored, opacity
 
 
 def _write_picture(stored: Array, _like: Source, path: Path) -> None:

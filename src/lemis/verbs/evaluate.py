@@ -27,8 +27,8 @@ from rich.text import Text
 
 from lemis import files, terminal
 from lemis.data import index as indexing
+from lemis.data import labels as label_maps
 from lemis.data import volume
-from lemis.data.check import INTEGER_TOLERANCE
 from lemis.errors import DataFault, UsageError
 from lemis.measure import scores, statistics, tables
 
@@ -216,7 +216,7 @@ def _structures(index: indexing.Index | None, cases: Sequence[Case]) -> dict[str
     """Names and values of the foreground."""
     if index is not None:
         return {name: value for name, value in index.labels.items() if value != 0}
-    values = sorted({int(value) for case in cases for value in np.unique(_labels(volume.read(case.reference)))} - {0})
+    values = sorted({int(value) for case in cases for value in np.unique(label_maps.read(case.reference).array)} - {0})
     return {f"label {value}": value for value in values}
 
 
@@ -232,28 +232,8 @@ def _millimetres(cases: Sequence[Case], record: Mapping[str, Any]) -> str | None
 # ---------------------------------------------------------------- one scan
 
 
-def _labels(scan: volume.Volume) -> NDArray[np.int64]:
-    """Label values of a label map; refuses channels and fractions."""
-    array = scan.array
-    if array.ndim != 3:
-        raise DataFault(
-            f"{scan.source.path} has {array.ndim} axes",
-            allowed="a label map of one value per voxel",
-            next="merge its channels",
-        )
-    if array.dtype.kind != "f":
-        return array.astype(np.int64)
-    if not (np.isfinite(array).all() and np.abs(array - np.rint(array)).max() <= INTEGER_TOLERANCE):
-        raise DataFault(
-            f"{scan.source.path} holds values that are not whole numbers",
-            allowed="one whole number per voxel",
-            next="round it, or write the labels again with an integer type",
-        )
-    return np.rint(array).astype(np.int64)
-
-
 def _structured(scan: volume.Volume, ignored: Sequence[int]) -> NDArray[np.int64]:
-    labels = _labels(scan)
+    labels = label_maps.whole(scan.array, scan.source.path).astype(np.int64)
     return np.where(np.isin(labels, ignored), 0, labels) if ignored else labels
 
 
@@ -265,8 +245,9 @@ def _score_case(
     millimetres: bool,
     settings: scores.Settings,
 ) -> list[dict[str, object]]:
-    reference = volume.read(case.reference)
-    prediction = volume.read(case.prediction, reference.source.axes)
+    reference = label_maps.single(volume.read(case.reference))
+    prediction = label_maps.single(volume.read(case.prediction, reference.source.axes))
+    reference = label_maps.renumbered(label_maps.placed(reference, prediction.source), structures)
     _refuse_other_grid(case, prediction, reference)
     maps = _structured(prediction, ignored), _structured(reference, ignored)
     for labels, path in zip(maps, (case.prediction, case.reference), strict=True):

@@ -25,6 +25,7 @@ from lemis import terminal
 from lemis.data import frame, preprocess, store, volume
 from lemis.data import index as index_file
 from lemis.data import keypoints as detection
+from lemis.data import labels as label_maps
 from lemis.data.index import Index, Scan
 from lemis.data.preprocess import Facts, Settings
 from lemis.data.scans import file_stamps, image_digest, read_image, read_label
@@ -345,7 +346,7 @@ def _prepare_scan(job: _Job, task: _Task) -> _Failure | None:
 def _extent(index: Index, scan: Scan) -> float | _Failure:
     assert scan.label is not None
     try:
-        label = volume.read(index_file.locate(index, scan.label), scan.axes).array
+        label = label_maps.read(index_file.locate(index, scan.label), scan.axes, labels=index.labels).array
         if index.ignored:
             label = np.where(np.isin(label, index.ignored), 0, label)
         return preprocess.extent_mm(label, scan.spacing_mm, scan.slice_axis)
