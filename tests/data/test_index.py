@@ -15,10 +15,13 @@ from lemis.data.index import Index, Scan
 from lemis.errors import UsageError
 
 directions = st.tuples(*[st.tuples(*[st.floats(-1, 1)] * 3)] * 3)
-text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+    lambda text: not indexing.unfit_text(text)
+)
+ids = text.filter(lambda text: not indexing.unfit_id(text))
 scans = st.builds(
     Scan,
-    id=text,
+    id=ids,
     subject=text,
     images=st.lists(text, min_size=1, max_size=3).map(tuple),
     label=st.none() | text,
@@ -34,7 +37,7 @@ indexes = st.builds(
     layout=text,
     channels=st.lists(text, min_size=1, max_size=3).map(tuple),
     labels=st.dictionaries(text, st.integers(0, 300), max_size=4),
-    scans=st.lists(scans, max_size=3).map(tuple),
+    scans=st.lists(scans, max_size=3, unique_by=lambda scan: scan.id).map(tuple),
     ignored=st.lists(st.integers(-5, 300), unique=True, max_size=3).map(tuple),
     frame=st.none() | directions,
 )
@@ -104,8 +107,83 @@ def test_another_version(facts: str, tmp_path: Path) -> None:
         indexing.load(tmp_path / "index.json")
 
 
-@pytest.mark.parametrize("text", ['{"version": 1, "root"', '{"version": 1, "root": "/scans"}'])
-def test_a_damaged_index(text: str, tmp_path: Path) -> None:
-    (tmp_path / "index.json").write_text(text)
-    with pytest.raises(UsageError, match="is damaged"):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"version": 1, "root"', "is not JSON"),
+        (b'{"version": 1, "root": "/scans"}', "is damaged: layout: Field required"),
+        (b"\xff{}", "is not UTF-8"),
+        (b"[" * 3000, "nested"),
+    ],
+)
+def test_a_damaged_index(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_bytes(content)
+    with pytest.raises(UsageError, match=rf"{words}(.|\n)*lemis check"):
         indexing.load(tmp_path / "index.json")
+
+
+def edited(folder: Path, **facts: object) -> Path:
+    """An index of one scan, some of whose facts somebody has changed."""
+    file = indexing.save(SMALL, folder / "index.json")
+    index = json.loads(file.read_text())
+    index["scans"][0] |= facts
+    file.write_text(json.dumps(index))
+    return file
+
+
+NO_IDS = [
+    "../../x", "/tmp/x", "a/b", "a\\b", "..", ".", ".a", "a.", " a", "a ", "", " ", "a\n", "a\x00", "\x1b[31m",
+    "a\u202eb", "caf\udce9", "a" * 300, "ä" * 101, "meta", "Keypoints", "x.label", "x.keypoints", "a:b", "a*", "a?",
+    'a"', "<a>", "a|b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("id", NO_IDS, ids=ascii)
+def test_an_id_that_cannot_be_a_file_name_is_refused(id: str, tmp_path: Path) -> None:
+    assert indexing.unfit_id(id)
+    with pytest.raises(UsageError, match=r"ids that cannot be used|half a character"):
+        indexing.load(edited(tmp_path, id=id))
+
+
+@given(st.text(max_size=300))
+def test_what_passes_as_an_id_stays_in_its_folder(id: str) -> None:
+    if not indexing.unfit_id(id):
+        assert (Path("/out") / f"{id}.nii.gz").resolve().parent == Path("/out")
+        assert len(f".{id}.keypoints.npz.1234567.part".encode()) <= 255
+        assert indexing.readable(id) == id
+
+
+def test_one_id_twice_is_refused(tmp_path: Path) -> None:
+    (scan,) = SMALL.scans
+    file = indexing.save(dataclasses.replace(SMALL, scans=(scan, scan)), tmp_path / "index.json")
+    with pytest.raises(UsageError, match="ids that occur twice: a"):
+        indexing.load(file)
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"subject": ""}, r"subjects that cannot be used:  \(is empty\)"),
+        ({"subject": "a\x1bb"}, r"subjects that cannot be used: a\\x1bb"),
+        ({"images": ["a\n.nii.gz"]}, r"paths that cannot be used: a\\n"),
+        ({"label": ""}, "paths that cannot be used"),
+        ({"shape": [0, 0, 0]}, "shape.0: Input should be greater than 0"),
+        ({"shape": [4, 4]}, "one number per axis"),
+        ({"shape": "x"}, "shape"),
+        ({"spacing_mm": [float("nan")] * 3}, "spacing_mm.0: Input should be a finite number"),
+        ({"spacing_mm": [1.0, -1.0, 1.0]}, "spacing_mm.1: Input should be greater than 0"),
+        ({"slice_axis": 7}, "slice_axis: Input should be less than or equal to 2"),
+        ({"images": []}, "images: Tuple should have at least 1 item"),
+        ({"label_values": ["x"]}, "label_values.0"),
+    ],
+)
+def test_an_index_of_nonsense_is_refused(facts: dict[str, object], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        indexing.load(edited(tmp_path, **facts))
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "\x1b[2J"])
+def test_a_structure_whose_name_cannot_be_shown_is_refused(name: str, tmp_path: Path) -> None:
+    file = indexing.save(dataclasses.replace(SMALL, labels={"background": 0, name: 1}), tmp_path / "index.json")
+    with pytest.raises(UsageError, match="structures that cannot be used"):
+        indexing.load(file)

@@ -1,13 +1,21 @@
-"""The index: one row per scan, written by ``check`` and read by every other verb. Human-readable JSON."""
+"""The index: one row per scan, written by ``check`` and read by every other verb. Human-readable JSON.
+
+Also what an id, a subject and a path may be. An id becomes the name of files in the work folder, so every list
+of scans, found in a folder or read from an index, goes through ``refuse_names``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from lemis import files
 from lemis.data.directions import Axes
@@ -15,6 +23,23 @@ from lemis.errors import UsageError
 
 VERSION = 2
 _READ = (1, VERSION)  # 1: before data sets had a frame; its scans are in RAS+ order
+# File systems take 255 bytes; ours add a mark and a suffix, and those of a file that is being written.
+LONGEST_ID_BYTES = 200
+# Names that the store and the work folder give to files of their own.
+_TAKEN = re.compile(r"^(?:meta|keypoints)$|\.(?:label|keypoints)$", re.IGNORECASE)
+# What moves a cursor, ends a line or turns the direction of writing; and half characters, as which Python shows the
+# bytes of a name that is not UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_HALF = re.compile("[\ud800-\udfff]")
+_Size = Annotated[int, Field(gt=0)]
+_Millimetres = Annotated[FiniteFloat, Field(gt=0)]
+_Numbers = TypeVar("_Numbers", bound=tuple[float, ...])
+
+
+def _per_axis(numbers: _Numbers) -> _Numbers:
+    if len(numbers) not in (0, 3):  # none where the scan has not been read
+        raise ValueError("one number per axis, of three axes")
+    return numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +48,12 @@ class Scan:
 
     id: str
     subject: str
-    images: tuple[str, ...]  # one file or DICOM folder per channel, relative to the root where inside it
+    # One file or DICOM folder per channel, relative to the root where inside it.
+    images: Annotated[tuple[str, ...], Field(min_length=1)]
     label: str | None = None
-    shape: tuple[int, ...] = ()  # (X, Y, Z)
-    spacing_mm: tuple[float, ...] = ()
-    slice_axis: int = 2
+    shape: Annotated[tuple[_Size, ...], AfterValidator(_per_axis)] = ()  # (X, Y, Z)
+    spacing_mm: Annotated[tuple[_Millimetres, ...], AfterValidator(_per_axis)] = ()
+    slice_axis: Annotated[int, Field(ge=0, le=2)] = 2
     label_values: tuple[int, ...] = ()  # values that occur in the label, sorted
     axes: Axes = ()  # where the axes of the canonical array run; () in an index of before: to the nearest body axes
 
@@ -44,6 +70,60 @@ class Index:
     scans: tuple[Scan, ...]
     ignored: tuple[int, ...] = ()  # further values in the files that count as background
     frame: Axes | None = None  # what the axes of all scans are near to (frame.py); None: each by its nearest body axes
+
+
+def unfit_id(id: str) -> str:
+    """Why a text cannot be the id of a scan; "" where it can."""
+    if reason := unfit_text(id):
+        return reason
+    if odd := re.search(r'[/\\:*?"<>|]', id):
+        return f"holds {odd[0]}"
+    if id.startswith(".") or id.endswith(".") or id != id.strip():
+        return "begins or ends with a dot or a space"
+    if len(id.encode()) > LONGEST_ID_BYTES:
+        return f"has {len(id.encode())} bytes, more than {LONGEST_ID_BYTES}"
+    return "is the name of a file of ours" if _TAKEN.search(id) else ""
+
+
+def unfit_text(text: str) -> str:
+    """Why a text cannot be a subject, the name of a structure or channel, or a path; "" where it can."""
+    if not text.strip():
+        return "is empty"
+    if _HALF.search(text):
+        return "is not UTF-8"
+    return "holds a control character" if _UNPRINTABLE.search(text) else ""
+
+
+def readable(text: str) -> str:
+    """The text with escapes for what cannot be shown."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def refuse_names(scans: Sequence[Scan], *, next: str) -> None:
+    """Refuse ids that occur twice or cannot be file names, and subjects and paths that cannot be shown or stored.
+
+    Raises:
+        UsageError: Names the first few.
+    """
+    allowed = f"ids that differ and can be file names of at most {LONGEST_ID_BYTES} bytes, in UTF-8"
+    twice = [id for id, count in Counter(scan.id for scan in scans).items() if count > 1]
+    if twice:
+        raise UsageError(f"ids that occur twice: {_few(map(readable, twice))}", allowed=allowed, next=next)
+    _refuse("ids", ((scan.id, unfit_id(scan.id)) for scan in scans), allowed, next)
+    _refuse("subjects", ((scan.subject, unfit_text(scan.subject)) for scan in scans), allowed, next)
+    paths = (path for scan in scans for path in (*scan.images, *([] if scan.label is None else [scan.label])))
+    _refuse("paths", ((path, unfit_text(path)) for path in paths), allowed, next)
+
+
+def _refuse(what: str, reasons: Iterable[tuple[str, str]], allowed: str, next: str) -> None:
+    odd = [f"{readable(text)} ({reason})" for text, reason in reasons if reason]
+    if odd:
+        raise UsageError(f"{what} that cannot be used: {_few(odd)}", allowed=allowed, next=next)
+
+
+def _few(texts: Iterable[str], most: int = 5) -> str:
+    shown = [text if len(text) <= 100 else f"{text[:60]}..." for text in texts]
+    return ", ".join(shown[:most]) + f" and {len(shown) - most} more" * (len(shown) > most)
 
 
 def slice_axis(spacing_mm: tuple[float, ...]) -> int:
@@ -72,19 +152,27 @@ def load(path: Path) -> Index:
     """Read an index.
 
     Raises:
-        UsageError: There is none, it is of another version, or it was damaged.
+        UsageError: There is none, it is of another version, it was damaged, or it names what cannot be a file's name.
     """
     again = f"lemis check SCANS -o {path.parent}"
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(f"{path} does not exist", allowed="an index that `lemis check` wrote", next=again)
+    facts = files.read_json(path, next=again)
+    if not isinstance(facts, dict) or facts.get("version") not in _READ:
+        seen = facts.get("version") if isinstance(facts, dict) else None
+        raise UsageError(f"{path} is of version {seen}", allowed=f"version {' or '.join(map(str, _READ))}", next=again)
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(facts, dict) or facts.get("version") not in _READ:
-            seen = facts.get("version") if isinstance(facts, dict) else None
-            raise UsageError(
-                f"{path} is of version {seen}", allowed=f"version {' or '.join(map(str, _READ))}", next=again
-            )
-        return TypeAdapter(Index).validate_python(facts)
-    except (json.JSONDecodeError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"{path} is damaged: {reason}", allowed="an unedited index", next=again) from error
+        index = _INDEX.validate_python(facts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(
+            f"{path} is damaged: {where}: {first['msg']}", allowed="an unedited index", next=again
+        ) from None
+    refuse_names(index.scans, next=again)
+    for what, names in (("structures", index.labels), ("channels", index.channels)):
+        _refuse(what, ((name, unfit_text(name)) for name in names), "names that can be shown", again)
+    return index
+
+
+_INDEX = TypeAdapter(Index)
