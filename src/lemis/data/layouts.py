@@ -10,32 +10,46 @@
 
 Labels of imagesTs (labelsTs) are left alone, so that nobody trains on a test set by accident.
 
-A subject is, first of all, what a CSV's ``subject`` column or a ``subjects.csv`` (columns id, subject) in the
-folder says, or the folder of the layouts ``bids`` and ``subjects``. Otherwise it is the id without trailing
-parts that name a time, a session or a slice (``acdc001_ED`` -> ``acdc001``; see ``subject_of``).
+A subject is, first of all, what a CSV's ``subject`` column or a ``subjects.csv`` (columns id, subject) in the folder
+says, or ``sub-XX`` of ``bids``. Otherwise it is the id, or the folder of ``subjects``, without trailing parts that name
+a time, a session or a slice (``acdc001_ED`` -> ``acdc001``; see ``identity.subject_of``).
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from lemis.data import dicom, frame, public, volume
+from lemis.data import channel_files, csv_list, dataset_json, dicom, frame, identity, public, spreadsheet, volume
 from lemis.data import labels as label_maps
-from lemis.data.index import Index, Scan
-from lemis.data.listing import Case, Found, LeftOut, files_in, known, shown, stem_of
-from lemis.errors import DataFault, UsageError
+from lemis.data.identity import subject_of
+from lemis.data.index import Index, Scan, readable, refuse_names, unfit_text
+from lemis.data.listing import (
+    LABEL_FOLDER,
+    Case,
+    Doubt,
+    Found,
+    LeftOut,
+    Tree,
+    dangling_links,
+    files_in,
+    known,
+    only_image,
+    shown,
+    stem_of,
+    strange_format,
+    unused,
+)
+from lemis.errors import UsageError
 from lemis.plugins import nearest
 
 TITLES = {
@@ -52,12 +66,11 @@ _LABEL_WORD = re.compile(
     r"(?:^|[_.\- ])(?:d?seg|segm|segmentation|labels?|labelmap|masks?|gt|groundtruth|annotation)$",
     re.I,
 )
-_LABEL_FOLDER = re.compile(r"^(?:labels?|labelsTr|masks?|seg|segs|segmentations?|annotations?|gt|groundtruth)$", re.I)
 _IMAGE_FOLDER = re.compile(r"^(?:images?|imgs?|scans?|volumes?)$", re.I)
-_CHANNEL = re.compile(r"^(.+)_(\d{4})$")
+# What lies in anat/ and is neither an image nor a label map.
+_BIDS_OTHER = {"defacemask": "a mask of what defacing removed", "probseg": "probabilities, no label map"}
+_BIDS_TEMPLATE = re.compile(r"_space-(?:MNI|ICBM|fs|Talairach|OASIS|NIHPD|UNC|PNC)", re.I)
 _BIDS_LABEL = re.compile(r"^(?:dseg|mask|seg|roi)$|^(?:label|seg|lesion)-", re.I)
-_MOMENT = re.compile(r"[_-](?:ED|ES|(?:ses|session|run|frame|phase|time|tp|visit|slice)[-_]?[A-Za-z0-9]+)$", re.I)
-_PATIENT_AND_SLICE = re.compile(r"^([A-Za-z].*\d)_\d+$")
 _CINE = re.compile(r"_4d$", re.I)
 
 
@@ -67,6 +80,7 @@ class Listing:
 
     index: Index  # ``channels`` and ``labels`` are empty where nothing declares them
     left_out: tuple[LeftOut, ...] = ()
+    doubts: tuple[Doubt, ...] = ()  # what ``check`` warns of
 
 
 def scan_folder(root: Path, layout: str | None = None, jobs: int | None = None) -> Index:
@@ -143,74 +157,75 @@ def recognise(root: Path, layout: str | None = None) -> Listing:
     raise _nothing(root, layout)
 
 
-def subject_of(scan_id: str, *, picture: bool = False) -> str:
-    """The subject that an id names: the id without trailing parts that name a moment of the same person.
-
-    Dropped from the end, as often as they occur, after ``_`` or ``-``: ``ED``, ``ES``, and ``ses``,
-    ``session``, ``run``, ``frame``, ``phase``, ``time``, ``tp``, ``visit``, ``slice`` with their number or
-    name. Of a 2D picture also a slice number, where what is left starts with a letter and ends with a digit
-    (``chd1001_0063`` -> ``chd1001``, but ``lungct_002`` stays).
-    """
-    subject = scan_id
-    while shorter := _MOMENT.sub("", subject):
-        if shorter == subject:
-            break
-        subject = shorter
-    if picture and (match := _PATIENT_AND_SLICE.match(subject)):
-        return match.group(1)
-    return subject
-
-
 # ---------------------------------------------------------------- the layouts
 
 
-def _imagestr(root: Path) -> tuple[list[Path], dict[str, Path], list[Path], dict[str, Any]] | None:
-    """Files of imagesTr, labels by id, files of imagesTs, dataset.json; None without such folders."""
+class _ImagesTr(NamedTuple):
+    """The folders that nnU-Net and the Decathlon have in common."""
+
+    train: list[Path]
+    labels: list[Path]
+    test: list[Path]
+    declared: dataset_json.Declared
+    left_out: tuple[LeftOut, ...]
+
+
+def _imagestr(root: Path) -> _ImagesTr | None:
     if not (root / "imagesTr").is_dir() and not (root / "imagesTs").is_dir():
         return None
-    facts_file = root / "dataset.json"
-    facts = _read_json(facts_file) if facts_file.is_file() else {}
-    ending = facts.get("file_ending", "")
-    train, test = ([f for f in files_in(root / part) if f.name.endswith(ending)] for part in ("imagesTr", "imagesTs"))
-    labels = {stem_of(file): file for file in files_in(root / "labelsTr") if file.name.endswith(ending)}
-    return train, labels, test, facts
+    declared = dataset_json.read(root / "dataset.json")
+    ending = declared.file_ending.lower()
+    inside = {part: files_in(root / part) for part in ("imagesTr", "labelsTr", "imagesTs")}
+    kept = {part: [file for file in files if file.name.lower().endswith(ending)] for part, files in inside.items()}
+    images = inside["imagesTr"] + inside["imagesTs"]
+    if images and not kept["imagesTr"] + kept["imagesTs"]:
+        endings = sorted({volume.suffix_of(file) for file in images})
+        raise UsageError(
+            f'{root / "dataset.json"}: "file_ending" is "{declared.file_ending}", but no image ends so',
+            allowed=f"what the images end in: {', '.join(endings)}",
+            next=f'write "file_ending": "{endings[0]}" into dataset.json, or remove it',
+        )
+    others = [file for part, files in inside.items() for file in files if file not in kept[part]]
+    reason = f"does not end in {declared.file_ending}, the file_ending of dataset.json"
+    left_out = tuple(LeftOut(shown(root, file), reason) for file in others)
+    return _ImagesTr(kept["imagesTr"], kept["labelsTr"], kept["imagesTs"], declared, left_out)
 
 
 def _nnunet(root: Path) -> Found | None:
     parts = _imagestr(root)
     if parts is None:
         return None
-    train, labels, test, facts = parts
-    files = train + test
-    if (
-        not files
-        or not all(_CHANNEL.match(stem_of(file)) for file in files)
-        or {stem_of(f) for f in files} & set(labels)
-    ):
+    images = parts.train + parts.test
+    labels = {stem_of(file) for file in parts.labels}
+    channels = channel_files.numbers(images, labels, len(parts.declared.channel_names))
+    if not channels:
         return None
-    cases = [Case(name, images, labels.get(name)) for name, images in _by_channel(train).items()]
-    cases += [Case(name, images, None) for name, images in _by_channel(test).items()]
-    channels, names = _declared(root / "dataset.json", facts)
-    return Found(cases, channels, names, _orphans(root, cases, labels.values()))
+    cases, left_out = _labelled(root, channel_files.by_scan(parts.train, channels), parts.labels, numbered=True)
+    cases += [Case(name, files, None) for name, files in channel_files.by_scan(parts.test, channels).items()]
+    odd = [file for file in images if not channel_files.CHANNEL.match(stem_of(file))]
+    left_out += tuple(LeftOut(shown(root, file), "has no channel number (_0000) at its end") for file in odd)
+    return Found(cases, parts.declared.channel_names, parts.declared.labels, parts.left_out + left_out)
 
 
 def _msd(root: Path) -> Found | None:
     parts = _imagestr(root)
     if parts is None:
         return None
-    train, labels, test, facts = parts
-    cases = [Case(stem_of(file), (file,), labels.get(stem_of(file))) for file in train]
-    cases += [Case(stem_of(file), (file,), None) for file in test]
-    channels, names = _declared(root / "dataset.json", facts)
-    return Found(cases, channels, names, _orphans(root, cases, labels.values()))
+    cases, left_out = _labelled(root, _one_each(parts.train), parts.labels)
+    cases += [Case(stem_of(file), (file,), None) for file in parts.test]
+    return Found(cases, parts.declared.channel_names, parts.declared.labels, parts.left_out + left_out)
 
 
 def _bids(root: Path) -> Found | None:
     if not root.is_dir() or not any(root.glob("sub-*/")):
         return None
-    anatomy = [file for file in sorted(root.glob("sub-*/**/anat/*")) if file in files_in(file.parent)]
+    anatomy = [file for folder in sorted(root.glob("sub-*/**/anat/")) for file in files_in(folder)]
     derived = [file for file in sorted(root.glob("derivatives/**/sub-*")) if file.is_file() and known(file)]
     labels = [file for file in anatomy + derived if any(_BIDS_LABEL.match(t) for t in stem_of(file).split("_")[1:])]
+    left_out = {file: _BIDS_OTHER.get(_bids_suffix(file), "") for file in anatomy + derived}
+    left_out |= {file: "in the space of a template" for file in labels if _BIDS_TEMPLATE.search(stem_of(file))}
+    left_out = {file: reason for file, reason in left_out.items() if reason}
+    anatomy, labels = ([file for file in some if file not in left_out] for some in (anatomy, labels))
     groups: dict[str, dict[str, Path]] = {}
     for file in anatomy:
         name, _, modality = stem_of(file).rpartition("_")
@@ -219,18 +234,27 @@ def _bids(root: Path) -> Found | None:
     channels = _common_channels(groups, "suffixes")
     # The longest id that a label's name starts with is its scan's.
     owners: dict[str, list[Path]] = {name: [] for name in groups}
-    orphans = []
     for file in labels:
         matching = [name for name in groups if stem_of(file).startswith(f"{name}_")]
         if matching:
             owners[max(matching, key=len)].append(file)
         else:
-            orphans.append(LeftOut(shown(root, file), "a label without an image of its name"))
+            left_out[file] = "a label without an image of its name"
     cases = []
     for name, images in groups.items():
+        whole = [file for file in owners[name] if _bids_suffix(file) == "dseg"]
+        if len(whole) == 1:  # a map of all structures; the others are masks of some of them, or of the brain
+            left_out |= {file: f"a mask beside {whole[0].name}" for file in owners[name] if file not in whole}
+            owners[name] = whole
         label = _only_one(name, owners[name])
         cases.append(Case(name, tuple(images[c] for c in channels), label, name.split("_")[0]))
-    return Found(cases, channels if len(channels) > 1 else (), _bids_names(root), tuple(orphans))
+    unused_files = tuple(LeftOut(shown(root, file), reason) for file, reason in left_out.items())
+    return Found(cases, channels if len(channels) > 1 else (), _bids_names(root), unused_files)
+
+
+def _bids_suffix(file: Path) -> str:
+    """``T1w`` of ``sub-01_ses-1_T1w.nii.gz``."""
+    return stem_of(file).rpartition("_")[2]
 
 
 def _subjects(root: Path) -> Found | None:
@@ -238,7 +262,7 @@ def _subjects(root: Path) -> Found | None:
         return None
     folders = [part for part in sorted(root.iterdir()) if part.is_dir() and not part.name.startswith(".")]
     parts = [part for folder in folders for part in _scans_of(folder) if part.images]
-    plain = all(_IMAGE_FOLDER.match(part.subject) or _LABEL_FOLDER.match(part.subject) for part in parts)
+    plain = all(_IMAGE_FOLDER.match(part.subject) or LABEL_FOLDER.match(part.subject) for part in parts)
     if plain or len(files_in(root)) >= len(parts):
         return None
     cine = tuple(
@@ -259,7 +283,7 @@ def _subjects(root: Path) -> Found | None:
     groups = _by_name(root, parts)
     channels = _common_channels(groups, "files")
     cases = [
-        Case(part.id, tuple(groups[part.id][c] for c in channels), _only_one(part.id, part.labels), part.subject)
+        Case(part.id, tuple(groups[part.id][c] for c in channels), _only_one(part.id, part.labels), folder=part.subject)
         for part in parts
         if part.images
     ]
@@ -281,62 +305,23 @@ def _flat(root: Path) -> Found | None:
         folder = image_folders[0]
         files = files_in(folder) + _series_below(folder)[0]
     for part in inside + [part for part in folder.iterdir() if part.is_dir() and folder != root]:
-        if _LABEL_FOLDER.match(part.name):
+        if LABEL_FOLDER.match(part.name):
             labels += files_in(part)
     labels += [file for file in files if _LABEL_WORD.search(stem_of(file))]
     images = [file for file in files if file not in labels]
-    by_stem: dict[str, list[Path]] = {}
-    for file in labels:
-        by_stem.setdefault(_LABEL_WORD.sub("", stem_of(file)), []).append(file)
-    channels = _by_channel(images)
-    complete_channels = channels and all(
-        [stem_of(image)[-4:] for image in group] == [f"{number:04d}" for number in range(len(group))]
-        for group in channels.values()
-    )
-    if not complete_channels or set(by_stem) & {stem_of(image) for image in images}:
-        channels = {_name_below(folder, image, images): (image,) for image in images}
-    cases = [Case(name, group, _only_one(name, by_stem.get(name, []))) for name, group in channels.items()]
-    return Found(cases, left_out=_orphans(root, cases, labels))
-
-
-def _csv(root: Path) -> Found | None:
-    if root.is_file():
-        tables = [root] if root.suffix.lower() == ".csv" else []
-    else:
-        tables = [file for file in sorted(root.glob("*.csv")) if _lists_images(file)]
-    if not tables:
-        return None
-    if len(tables) > 1:
-        raise UsageError(
-            f"{root} holds {len(tables)} lists of images: {', '.join(file.name for file in tables)}",
-            allowed="one CSV file, or its path",
-            next=f"give {tables[0]}",
-        )
-    table = tables[0]
-    columns, rows = _read_csv(table)
-    image_columns = _image_columns(columns)
-    if not image_columns:
-        raise UsageError(
-            f"{table} has the columns {', '.join(columns)}",
-            allowed="image (or image_NAME, one per channel), label, subject, id",
-            next="name the column of the image files `image`",
-        )
-    numbered = enumerate(rows, start=2)
-    cases = [_row(table, number, row, image_columns) for number, row in numbered if any(row.values())]
-    twice = {name for name, count in Counter(case.id for case in cases).items() if count > 1}
-    if twice and "id" not in columns:  # files of the same name in different folders
-        cases = [
-            case._replace(id=_long_id(table.parent, case.images[0])) if case.id in twice else case for case in cases
-        ]
-    channels = tuple(column.removeprefix("image_") for column in image_columns) if len(image_columns) > 1 else ()
-    return Found(cases, channels)
+    names = {stem for file in labels for stem in _names_in(stem_of(file))}
+    channels = channel_files.numbers(images, names)
+    named = partial(_name_below, folder, images=images)
+    groups = channel_files.by_scan(images, channels) if channels else _one_each(images, named)
+    cases, left_out = _labelled(root, groups, labels, numbered=bool(channels))
+    return Found(cases, left_out=left_out)
 
 
 def _finders(root: Path) -> dict[str, Callable[[], Found | None]]:
     """What looks for each layout, in the order in which they are tried."""
     before: dict[str, Callable[[Path], Found | None]] = {
         "gibson": public.gibson,  # its folder names are nobody else's, and a table (cropping.csv) may lie beside them
-        "csv": _csv,
+        "csv": csv_list.find,
         "nnunet": _nnunet,
         "msd": _msd,
     }
@@ -348,12 +333,54 @@ def _finders(root: Path) -> dict[str, Callable[[], Found | None]]:
 # ---------------------------------------------------------------- parts of layouts
 
 
-def _by_channel(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
-    groups: dict[str, list[Path]] = {}
+def _one_each(files: Iterable[Path], named: Callable[[Path], str] = stem_of) -> dict[str, tuple[Path, ...]]:
+    """Every file a scan of its own.
+
+    Raises:
+        UsageError: Two files of one name (``a.nii``, ``a.nii.gz``).
+    """
+    groups: dict[str, tuple[Path, ...]] = {}
     for file in files:
-        match = _CHANNEL.match(stem_of(file))
-        groups.setdefault(match.group(1) if match else stem_of(file), []).append(file)
-    return {name: tuple(sorted(group)) for name, group in groups.items()}
+        groups[named(file)] = (*groups.get(named(file), ()), file)
+    return {name: (only_image(files[0].parent, name, files),) for name, files in groups.items()}
+
+
+def _labelled(
+    root: Path, groups: Mapping[str, tuple[Path, ...]], labels: Sequence[Path], *, numbered: bool = False
+) -> tuple[list[Case], tuple[LeftOut, ...]]:
+    """The scans with their labels, and labels that are nobody's.
+
+    Args:
+        root: Of the data set.
+        groups: Images of each scan by id.
+        labels: Files of labels.
+        numbered: Whether a label may carry the number of a channel (``ID_0000``) after the id.
+
+    Raises:
+        UsageError: Two labels of one scan.
+    """
+    owned: dict[str, list[Path]] = {}
+    orphans = []
+    for file in labels:
+        owner = next((name for name in _names_in(stem_of(file), numbered=numbered) if name in groups), None)
+        if owner is None:
+            orphans.append(LeftOut(shown(root, file), "a label without an image of its name"))
+        else:
+            owned.setdefault(owner, []).append(file)
+    cases = [Case(name, files, _only_one(name, owned.get(name, []))) for name, files in groups.items()]
+    return cases, tuple(orphans)
+
+
+def _names_in(stem: str, *, numbered: bool = False) -> Iterator[str]:
+    """What a label's name may say of its image: itself, then without ``_seg``, ``-label`` and the like, one by one."""
+    while stem:
+        yield stem
+        shorter = _LABEL_WORD.sub("", stem)
+        if shorter == stem and numbered:
+            shorter = channel_files.CHANNEL.sub(r"\1", stem)
+        if shorter == stem:
+            return
+        stem = shorter
 
 
 class _Part(NamedTuple):
@@ -436,7 +463,8 @@ def _by_name(root: Path, parts: Sequence[_Part]) -> dict[str, dict[str, Path]]:
 def _pairs(images: Sequence[Path], labels: Sequence[Path]) -> dict[str, Path]:
     """Labels by the stem of the one image that they name (``frame01_gt`` -> ``frame01``)."""
     stems = {stem_of(image) for image in images}
-    return {stem: label for label in labels if (stem := _LABEL_WORD.sub("", stem_of(label))) in stems}
+    owners = {label: next((name for name in _names_in(stem_of(label)) if name in stems), None) for label in labels}
+    return {stem: label for label, stem in owners.items() if stem is not None}
 
 
 def _paired(root: Path, parts: Sequence[_Part]) -> tuple[list[Case], tuple[LeftOut, ...]]:
@@ -447,7 +475,7 @@ def _paired(root: Path, parts: Sequence[_Part]) -> tuple[list[Case], tuple[LeftO
         for image in part.images:
             stem = stem_of(image)
             name = stem if stem.startswith(part.id) else part.id if len(part.images) == 1 else f"{part.id}_{stem}"
-            cases.append(Case(name, (image,), pairs.get(stem), part.subject))
+            cases.append(Case(name, (image,), pairs.get(stem), folder=part.subject))
     unused = [label for part in parts for label in part.labels if label not in used]
     return cases, tuple(LeftOut(shown(root, label), "a label without an image of its name") for label in unused)
 
@@ -478,70 +506,32 @@ def _only_one(name: str, labels: Sequence[Path]) -> Path | None:
     return labels[0] if labels else None
 
 
-def _orphans(root: Path, cases: Iterable[Case], labels: Iterable[Path]) -> tuple[LeftOut, ...]:
-    used = {case.label for case in cases}
-    return tuple(LeftOut(shown(root, f), "a label without an image of its name") for f in labels if f not in used)
-
-
-def _declared(file: Path, facts: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Channel names and label values of a dataset.json: nnU-Net's (name: value) or MSD's ("value": name)."""
-    channels = facts.get("channel_names") or facts.get("modality") or {}
-    names: dict[str, int] = {}
-    for key, value in (facts.get("labels") or {}).items():
-        if isinstance(value, str) and key.lstrip("-").isdigit():
-            names[value] = int(key)
-        elif isinstance(value, int) and key != "ignore":
-            names[key] = value
-        else:
-            raise UsageError(
-                f"{file} declares the label {key!r}: {value}",
-                allowed="one integer per name; regions (lists) and an ignore label are not supported",
-                next="declare the single structures, or remove `labels` to take the values that occur",
-            )
-    if names and 0 not in names.values():
-        names = {"background": 0, **names}
-    return tuple(str(channels[key]) for key in sorted(channels, key=int)), names
-
-
 def _bids_names(root: Path) -> dict[str, int]:
     """Label names of the first ``*dseg.tsv`` (columns index, name), the root's own or a derivative's."""
-    for table in sorted([*root.glob("*dseg.tsv"), *root.glob("derivatives/**/*dseg.tsv")]):
-        columns, rows = _read_csv(table, "\t")
-        if {"index", "name"} <= set(columns):
-            names = {row["name"]: int(row["index"]) for row in rows if row.get("name")}
-            return names if 0 in names.values() else {"background": 0, **names}
+    for file in sorted([*root.glob("*dseg.tsv"), *root.glob("derivatives/**/*dseg.tsv")]):
+        table = spreadsheet.read(file)
+        if {"index", "name"} <= set(table.columns):
+            return _structures(table)
     return {}
 
 
-def _image_columns(columns: Sequence[str]) -> list[str]:
-    return ["image"] if "image" in columns else [name for name in columns if name.startswith("image_")]
-
-
-def _lists_images(table: Path) -> bool:
-    """An ``image`` column, or ``image_...`` columns that name files (an ``image_name`` may be anything)."""
-    columns, rows = _read_csv(table)
-    found = _image_columns(columns)
-    return found == ["image"] or bool(found and rows and all((table.parent / rows[0][c]).is_file() for c in found))
-
-
-def _row(table: Path, number: int, row: dict[str, str], image_columns: Sequence[str]) -> Case:
-    files = {}
-    for column in [*image_columns, "label"]:
-        text = row.get(column, "")
-        files[column] = table.parent / text if text else None
-        if (column != "label" and not text) or (text and not volume.file_of(table.parent / text).exists()):
-            raise DataFault(
-                f"{table.name}, line {number}: {column} {text or 'is empty'}",
-                allowed=f"a file that exists, relative to {table.parent}, or a full path",
-                next="correct the path in the CSV",
+def _structures(table: spreadsheet.Table) -> dict[str, int]:
+    names: dict[str, int] = {}
+    for line, cells in table.rows:
+        name, number = cells["name"], cells["index"]
+        if (
+            not re.fullmatch(r"-?[0-9]{1,9}", number)
+            or unfit_text(name)
+            or name in names
+            or int(number) in names.values()
+        ):
+            raise UsageError(
+                f"{table.file}, line {line}: index {number!r}, name {name!r}",
+                allowed="a whole number and a name in every line, each of them once",
+                next=f"correct {table.file.name}, or remove it to take the values that occur",
             )
-    images = tuple(file for column in image_columns if (file := files[column]) is not None)
-    return Case(row.get("id") or stem_of(images[0]), images, files["label"], row.get("subject") or None)
-
-
-def _long_id(folder: Path, file: Path) -> str:
-    parents = file.relative_to(folder).parent.parts if file.is_relative_to(folder) else file.parent.parts[-1:]
-    return "_".join([*parents, stem_of(file)])
+        names[name] = int(number)
+    return names if 0 in names.values() else {"background": 0, **names}
 
 
 def _without(stem: str, folder: str) -> str:
@@ -551,49 +541,24 @@ def _without(stem: str, folder: str) -> str:
 # ---------------------------------------------------------------- files
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{file} is not JSON: {error}", allowed="a JSON object", next=f"correct {file.name}"
-        ) from error
-    if not isinstance(facts, dict):
-        raise UsageError(f"{file} holds a {type(facts).__name__}", allowed="a JSON object", next=f"correct {file.name}")
-    return facts
-
-
-def _read_csv(file: Path, delimiter: str = ",") -> tuple[list[str], list[dict[str, str]]]:
-    """Column names in lower case, and all rows below them, stripped; an empty row has no values."""
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        lines = [[cell.strip() for cell in line] for line in csv.reader(stream, delimiter=delimiter)]
-    if not lines:
-        return [], []
-    columns = [name.lower() for name in lines[0]]
-    return columns, [dict(zip(columns, line, strict=False)) for line in lines[1:]]
-
-
 def _listing(root: Path, layout: str, found: Found) -> Listing:
-    twice = [name for name, count in Counter(case.id for case in found.cases).items() if count > 1]
-    odd = [case.id for case in found.cases if re.search(r'[/\\:*?"<>|]', case.id)]
-    if twice or odd:
-        raise UsageError(
-            f"ids that {'occur twice' if twice else 'are no file names'}: {', '.join((twice or odd)[:5])}",
-            allowed="ids that differ and can be file names",
-            next="rename the files, or give a CSV with an id column",
-        )
-    subjects = _subject_table(root)
+    """The scans by id, each with its subject, and what there is to say of the folder.
+
+    Raises:
+        UsageError: Ids, subjects or paths that cannot be used, or a ``subjects.csv`` that cannot.
+    """
+    table = csv_list.subjects(root)
+    said = {case.id: table.get(case.id) or case.subject for case in found.cases}
     scans = tuple(
         Scan(
             id=case.id,
-            subject=subjects.get(case.id)
-            or case.subject
-            or subject_of(case.id, picture=volume.is_picture(case.images[0])),
+            subject=said[case.id] or _guessed(case),
             images=tuple(shown(root, image) for image in case.images),
             label=shown(root, case.label) if case.label else None,
         )
         for case in sorted(found.cases, key=lambda case: case.id)
     )
+    refuse_names(scans, next="rename the files, or give a CSV with an id column")
     index = Index(
         root=str(root),
         layout=layout,
@@ -602,21 +567,39 @@ def _listing(root: Path, layout: str, found: Found) -> Listing:
         scans=scans,
         ignored=found.ignored,
     )
-    return Listing(index, found.left_out)
+    doubts = [
+        *csv_list.strangers(table, said),
+        *_perhaps_one_person(scan.subject for scan in scans if not said[scan.id]),
+    ]
+    left_out = found.left_out
+    if root.is_dir() and layout != "csv":  # a list says itself what is meant
+        tree = Tree(root)
+        doubts += dangling_links(tree)
+        left_out += () if layout in public.TITLES else unused(tree, found)
+    return Listing(index, left_out, tuple(doubts))
 
 
-def _subject_table(root: Path) -> dict[str, str]:
-    file = root / "subjects.csv"
-    if not file.is_file():
-        return {}
-    columns, rows = _read_csv(file)
-    if not {"id", "subject"} <= set(columns):
-        raise UsageError(
-            f"{file} has the columns {', '.join(columns)}",
-            allowed="id, subject",
-            next="name the columns id and subject",
+def _guessed(case: Case) -> str:
+    if case.folder is not None:
+        return subject_of(case.folder)
+    return subject_of(case.id, picture=volume.is_picture(case.images[0]))
+
+
+def _perhaps_one_person(subjects: Iterable[str]) -> list[Doubt]:
+    groups = identity.doubts(subjects)
+    if not groups:
+        return []
+    shown_groups = "; ".join(", ".join(group[:4]) + ", ..." * (len(group) > 4) for group in groups[:5])
+    more = f"; and {len(groups) - 5} more" if len(groups) > 5 else ""
+    return [
+        Doubt(
+            "subjects that may be one person",
+            csv_list.SUBJECTS,
+            f"{shown_groups}{more}: taken for different people, who may land on both sides of a split",
+            f"write {csv_list.SUBJECTS} (columns id,subject) into the folder: one subject for the scans of one person; "
+            "where they are different people, each its own, and this is not said again",
         )
-    return {row["id"]: row["subject"] for row in rows if row.get("subject")}
+    ]
 
 
 def _read_facts(index: Index, scan: Scan) -> tuple[Scan, int, dict[str, int]]:
@@ -658,10 +641,26 @@ def _nothing(root: Path, layout: str | None) -> UsageError:
     if root.is_file():
         seen = f"{root} is a file"
     else:
-        names = [part.name + ("/" if part.is_dir() else "") for part in sorted(root.iterdir())]
+        names = [readable(part.name) + ("/" if part.is_dir() else "") for part in sorted(root.iterdir())]
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         seen = f"{root} holds {', '.join(names[:8]) or 'nothing'}{more}"
     wanted = f"the layout {TITLES[layout]}" if layout else "a layout that we know"
+    tree = Tree(root)
+    links = dangling_links(tree)
+    if links:
+        return UsageError(
+            f"{seen}: {links[0].file}, one of {len(links)} links, {links[0].seen}, which is not there",
+            allowed="files that are there",
+            next=links[0].repair,
+        )
+    strange = [file for file in tree.files if strange_format(Path(file))]
+    if strange:
+        first = Path(strange[0])
+        return UsageError(
+            f"{seen}: {strange_format(first)} are not read ({readable(strange[0])}, {len(strange)} such files)",
+            allowed=", ".join(volume.FORMATS),
+            next=f"convert each: python -c \"import nibabel as n; n.save(n.load('{first}'), '{first.stem}.nii.gz')\"",
+        )
     return UsageError(
         f"{seen}: not {wanted}",
         allowed="imagesTr/ + labelsTr/ (nnU-Net, Decathlon); sub-XX/anat/ (BIDS); one folder per subject; "

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from lemis.data import volume
+from lemis.data.index import readable
 from lemis.errors import UsageError
 
 # No archive unpacks deeper; it also ends the walk through links that lead back up.
 _DEEPEST = 8
+_STRANGE = {
+    **dict.fromkeys((".hdr", ".img", ".hdr.gz", ".img.gz"), "NIfTI or Analyze pairs (.hdr and .img)"),
+    ".mnc": "MINC files",
+    **dict.fromkeys((".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip"), "NIfTI files in another compression than gzip"),
+}
+LABEL_FOLDER = re.compile(r"^(?:labels?|labelsTr|masks?|seg|segs|segmentations?|annotations?|gt|groundtruth)$", re.I)
 
 
 class LeftOut(NamedTuple):
@@ -23,13 +31,23 @@ class LeftOut(NamedTuple):
     reason: str
 
 
+class Doubt(NamedTuple):
+    """Something about a folder that may be meant so, and should be known."""
+
+    kind: str
+    file: str
+    seen: str
+    repair: str
+
+
 class Case(NamedTuple):
     """The files of one scan. A path may end in what ``volume`` reads of a file (``#frame=7``)."""
 
     id: str
     images: tuple[Path, ...]
     label: Path | None
-    subject: str | None = None
+    subject: str | None = None  # where somebody says who it is
+    folder: str | None = None  # named for the subject
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +83,12 @@ def known(file: Path) -> bool:
     return volume.suffix_of(file) not in ("", ".dcm")
 
 
+def strange_format(file: Path) -> str:
+    """The name of a format of scans that we do not read; "" for anything else."""
+    name = file.name.lower()
+    return next((title for suffix, title in _STRANGE.items() if name.endswith(suffix)), "")
+
+
 def files_in(folder: Path) -> list[Path]:
     """Image files of a folder in order of name; hidden ones (macOS leaves ``._ID.nii.gz``) are none."""
     if not folder.is_dir():
@@ -96,3 +120,57 @@ def only_image(root: Path, name: str, files: Sequence[Path]) -> Path:
             next="move the others out of the folder",
         )
     return files[0]
+
+
+def dangling_links(tree: Tree) -> list[Doubt]:
+    """Links of the folder to files that are not there, as they are left by a download that was not finished."""
+    links = [
+        tree.root / file for file in tree.files if volume.suffix_of(Path(file)) and (tree.root / file).is_symlink()
+    ]
+    return [
+        Doubt(
+            "link to a file that is not there",
+            readable(shown(tree.root, link)),
+            f"points to {readable(os.readlink(link))[-120:]}",
+            "fetch the files (git annex get, datalad get), or remove the links",
+        )
+        for link in links
+        if not link.exists()
+    ]
+
+
+def unused(tree: Tree, found: Found) -> tuple[LeftOut, ...]:
+    """Image files of the folder that no scan of it uses; of a folder that holds nothing else, the folder."""
+    cases = [
+        volume.file_of(file) for case in found.cases for file in (*case.images, *([case.label] if case.label else []))
+    ]
+    used = {shown(tree.root, file) for file in cases} | {part.file for part in found.left_out}
+    busy = {parent.as_posix() for file in used for parent in Path(file).parents}
+    idle: dict[str, list[str]] = {}
+    for file in tree.files:
+        parents = [parent.as_posix() for parent in reversed(Path(file).parents)]
+        there = (known(Path(file)) or strange_format(Path(file))) and (tree.root / file).exists()
+        if there and "__MACOSX" not in parents and file not in used and not used.intersection(parents):
+            idle.setdefault(next((parent for parent in parents if parent not in busy), file), []).append(file)
+    return tuple(
+        LeftOut(
+            readable(name if files == [name] else f"{name}/ ({len(files)} image{'s' * (len(files) > 1)})"),
+            _reason(name, files),
+        )
+        for name, files in idle.items()
+    )
+
+
+def _reason(name: str, files: Sequence[str]) -> str:
+    if strange := strange_format(Path(files[0])):
+        return f"{strange} are not read"
+    if files == [name]:
+        return "an image that belongs to no scan"
+    if name == "labelsTs":
+        return "labels of the test set are left alone"
+    if LABEL_FOLDER.match(Path(name).name) and len(files) > 1:
+        return (
+            "label maps that belong to no scan; masks of single structures have to be merged into one label map beside "
+            "the image (image.nii.gz, label.nii.gz), with a value for each structure"
+        )
+    return "images that belong to no scan"
