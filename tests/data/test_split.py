@@ -129,16 +129,44 @@ def test_a_file_of_splits_that_leaks_is_refused(tmp_path):
         split.choose(two_phases("abc"), fold=0, root=tmp_path)
 
 
+def test_all_faults_of_a_file_of_splits_are_told(tmp_path):
+    scans = two_phases("abc")
+    subject_of = {scan.id: scan.subject for scan in scans}
+    write_splits(tmp_path, (["a_ED", "z_ED"], ["b_ED"]), (["a_ED", "b_ES"], ["a_ES", "b_ED"]), ([], ["c_ED"]))
+    told = [fault.given for fault in split.faults_of_splits(tmp_path / split.FILE, subject_of)]
+    assert [words.split(" of ")[0] for words in told] == ["fold 0", "fold 1", "fold 2"]
+    assert "names 'z_ED'" in told[0]
+    assert "trains and tests on subject 'a' and 1 more" in told[1]
+    assert "has nobody in 'train'" in told[2]
+    with pytest.raises(UsageError) as caught:
+        split.choose(scans, fold=0, root=tmp_path)
+    assert caught.value.given == told[0]
+
+
+def test_who_is_in_no_fold_is_known(tmp_path):
+    subject_of = {scan.id: scan.subject for scan in two_phases("abcd")}
+    write_splits(tmp_path, (["a_ED"], ["c_ES"]), (["c_ED"], ["a_ES"]))
+    assert split.faults_of_splits(tmp_path / split.FILE, subject_of) == []
+    assert split.in_no_fold(tmp_path / split.FILE, subject_of) == ("b", "d")
+
+
 def test_a_file_of_splits_that_names_a_stranger_is_refused(tmp_path):
     write_splits(tmp_path, (["a_ED"], ["z_ED"]))
     with pytest.raises(UsageError, match="names 'z_ED', which has no label here"):
         split.choose(two_phases("abc"), fold=0, root=tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", "{}x", '[{"train": []}]', "[1]", "3", "[]", "{}"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"{}x", b"[1]", b"3", b"[]", b"{}", b'"x"', b'[{"train": []}]', b'[{"train": ["a"], "val": "b"}]'),
+        *(b'[{"train": ["a"], "val": [null]}]', b'[{"train": [["a"]], "val": ["b"]}]', b"[[]]", b"[" * 3000),
+        *(b'[{"train": ["M\xfc"]}]', b'[{"train": ["a"], "val": [' + b"9" * 5000 + b"]}]"),
+    ],
+)
 def test_another_file_of_that_name_is_refused(tmp_path, content):
-    (tmp_path / split.FILE).write_text(content)
-    with pytest.raises(UsageError, match="is not a list of folds"):
+    (tmp_path / split.FILE).write_bytes(content)
+    with pytest.raises(UsageError, match=r"splits_final\.json(.|\n)*correct splits_final\.json, or move it away"):
         split.choose(two_phases("abc"), fold=0, root=tmp_path)
 
 

@@ -23,6 +23,8 @@ from lemis.data import frame, labels, segments, volume
 from lemis.data.index import Index, Scan
 from lemis.data.layouts import complete, with_grid
 from lemis.data.scans import channel_digests, file_stamps, joined_digest
+from lemis.data.split import FILE as SPLITS
+from lemis.data.split import faults_of_splits, in_no_fold
 from lemis.errors import DataFault, LemisError, UsageError
 from lemis.settings import plain
 
@@ -109,8 +111,9 @@ def examine(
     read = [one for one in seen if one.channels]
     filled = complete(index, (s.scan for s in seen), (s.channels for s in read), (s.segments for s in seen))
     found = [fault for one in seen for fault in one.faults]
-    found += _channel_faults(filled, read) + _label_faults(index, filled, read) + _duplicates(read)
-    found += _slice_directions(filled) + _not_parallel(filled)
+    splits = (Path(index.root) / SPLITS).is_file()
+    found += _channel_faults(filled, read) + _label_faults(index, filled, read) + _duplicates(read, splits)
+    found += _splits(index) + _slice_directions(filled) + _not_parallel(filled)
     found.sort(key=lambda fault: fault.severity)  # "error" < "warning"; stable
     # What is wrong may be mended without a file's changing, by its permissions for one.
     right = {key: one for key, one in zip(keys, seen, strict=True) if key and not any(map(_is_error, one.faults))}
@@ -155,12 +158,8 @@ def _examine_scan(index: Index, scan: Scan) -> Seen:
     for image in scan.images:
         report = _Report(scan.id, image, found)
         path = Path(index.root) / image
-        if scan.label is not None and not volume.file_of(path).exists():
-            report.error(
-                "label without its image",
-                f"is not there, but its label {scan.label} is",
-                "put the image into the folder, or move the label out of it",
-            )
+        if not volume.file_of(path).exists():
+            _missing(scan, report)
             continue
         image_volume = _read(path, report)
         if image_volume is not None:
@@ -184,6 +183,22 @@ def _examine_scan(index: Index, scan: Scan) -> Seen:
         segments=label.segments,
         palette=label.palette,
     )
+
+
+def _missing(scan: Scan, report: _Report) -> None:
+    others = [image for image in scan.images if image != report.file]
+    if others:
+        report.error(
+            "channel that is missing",
+            f"is not there, but {others[0]} is",
+            "put the file into the folder, or move the other files of this scan out of it",
+        )
+    else:
+        report.error(
+            "label without its image",
+            f"is not there, but its label {scan.label} is",
+            "put the image into the folder, or move the label out of it",
+        )
 
 
 def _read(path: Path, report: _Report) -> volume.Volume | None:
@@ -547,7 +562,10 @@ def _label_fault(severity: Literal["error", "warning"], one: Seen, kind: str, se
     return Fault(severity, one.scan.id, one.scan.label or "", kind, seen, repair)
 
 
-def _duplicates(read: Iterable[Seen]) -> list[Fault]:
+def _duplicates(read: Iterable[Seen], splits: bool) -> list[Fault]:
+    """Scans with the voxels of another one. ``splits``: a file of splits is there, and has to follow the repair."""
+    removed = f"remove one of them{f', also from {SPLITS}' * splits}"
+    joined = f"name one subject in subjects.csv (id,subject){f' and put both on one side in {SPLITS}' * splits}"
     first: dict[str, Scan] = {}
     found = []
     for one in read:
@@ -563,10 +581,30 @@ def _duplicates(read: Iterable[Seen]) -> list[Fault]:
                 "same voxels twice",
                 f"the voxels of {twin.id} ({twin.images[0]}), "
                 + ("of the same subject" if same_subject else f"of subject {twin.subject}: a test set would leak"),
-                "remove one of them" + ("" if same_subject else ", or name one subject in subjects.csv (id,subject)"),
+                removed if same_subject else f"{removed}, or {joined}",
             )
         )
     return found
+
+
+def _splits(index: Index) -> list[Fault]:
+    """What every later command will say of the folder's own splits."""
+    file = Path(index.root) / SPLITS
+    subject_of = {scan.id: scan.subject for scan in index.scans if scan.label is not None}
+    if not file.is_file() or not subject_of:
+        return []
+    wrong = [
+        Fault("error", "", SPLITS, "splits that cannot be used", fault.given, fault.next)
+        for fault in faults_of_splits(file, subject_of)
+    ]
+    if wrong:
+        return wrong
+    alone = in_no_fold(file, subject_of)
+    if not alone:
+        return []
+    shown = ", ".join(alone[:5]) + ", ..." * (len(alone) > 5)
+    seen = f"{len(alone)} of {len(set(subject_of.values()))} labelled subjects are in no fold: {shown}"
+    return [Fault("warning", "", SPLITS, "labels that no fold uses", seen, f"add their scans to {SPLITS}")]
 
 
 def _slice_directions(index: Index) -> list[Fault]:

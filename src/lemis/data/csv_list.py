@@ -181,8 +181,8 @@ def strangers(table: Mapping[str, str], ids: Collection[str]) -> list[Doubt]:
     guess = nearest(odd[0], list(ids))
     return [
         Doubt(
-            "ids that are no scan here",
             SUBJECTS,
+            "ids that are no scan here",
             f"{', '.join(map(readable, odd[:5]))}{', ...' * (len(odd) > 5)}, {len(odd)} of {len(table)}",
             f"correct the column id{f' (is {odd[0]} meant to be {guess}?)' if guess else ''}; fine if it is a "
             "table of more scans than these",

@@ -593,8 +593,8 @@ def _perhaps_one_person(subjects: Iterable[str]) -> list[Doubt]:
     more = f"; and {len(groups) - 5} more" if len(groups) > 5 else ""
     return [
         Doubt(
-            "subjects that may be one person",
             csv_list.SUBJECTS,
+            "subjects that may be one person",
             f"{shown_groups}{more}: taken for different people, who may land on both sides of a split",
             f"write {csv_list.SUBJECTS} (columns id,subject) into the folder: one subject for the scans of one person; "
             "where they are different people, each its own, and this is not said again",
@@ -659,7 +659,7 @@ def _nothing(root: Path, layout: str | None) -> UsageError:
         return UsageError(
             f"{seen}: {strange_format(first)} are not read ({readable(strange[0])}, {len(strange)} such files)",
             allowed=", ".join(volume.FORMATS),
-            next=f"convert each: python -c \"import nibabel as n; n.save(n.load('{first}'), '{first.stem}.nii.gz')\"",
+            next=f"convert each: python -c \"import nibabel as n; n.save(n.load('{root / first}'), '{first.stem}.nii.gz')\"",
         )
     return UsageError(
         f"{seen}: not {wanted}",

@@ -34,8 +34,8 @@ class LeftOut(NamedTuple):
 class Doubt(NamedTuple):
     """Something about a folder that may be meant so, and should be known."""
 
-    kind: str
     file: str
+    kind: str
     seen: str
     repair: str
 
@@ -129,8 +129,8 @@ def dangling_links(tree: Tree) -> list[Doubt]:
     ]
     return [
         Doubt(
-            "link to a file that is not there",
             readable(shown(tree.root, link)),
+            "link to a file that is not there",
             f"points to {readable(os.readlink(link))[-120:]}",
             "fetch the files (git annex get, datalad get), or remove the links",
         )

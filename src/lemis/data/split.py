@@ -16,15 +16,16 @@ A ``splits_final.json`` in the folder is used where no scheme is named.
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from lemis import files
+from lemis.data.index import readable
 from lemis.errors import DataFault, UsageError
 from lemis.plugins import nearest
 
@@ -34,6 +35,7 @@ FOLDS = 5  # PCL
 FOLD_SEED = 12345  # PCL
 BUDGET_SEED = 1234  # PCL
 FILE = "splits_final.json"  # nnU-Net
+_SIDES = ("train", "val")
 SCHEMES = ("pcl", "macl", "voxel_siamese")
 
 
@@ -233,37 +235,84 @@ def read_splits(path: Path, subject_of: Mapping[str, str]) -> list[Fold]:
         subject_of: Subject of each labelled scan id.
 
     Raises:
-        UsageError: Another content, an unknown scan, or a subject on both sides of a fold.
+        UsageError: The first of ``faults_of_splits``.
     """
-    again = f"correct {path.name}, or move it away to use our folds by subject"
+    entries = _entries(path)
+    for fault in _faults_of_folds(path, entries, subject_of):
+        raise fault
+    return [_fold(entry, subject_of) for entry in entries]
+
+
+def faults_of_splits(path: Path, subject_of: Mapping[str, str]) -> list[UsageError]:
+    """Why ``read_splits`` refuses a file: it is no list of folds, a side has no scan, a scan has no label here, or a
+    subject is on both sides. Arguments as there; empty for a sound file.
+    """
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        pairs = [([str(id) for id in entry["train"]], [str(id) for id in entry["val"]]) for entry in content]
-        if not isinstance(content, list) or not pairs:
-            raise TypeError
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise UsageError(
-            f"{path} is not a list of folds", allowed='[{"train": [ids], "val": [ids]}, ...]', next=again
-        ) from None
-    found = []
-    for number, (train, test) in enumerate(pairs):
-        unknown = [id for id in (*train, *test) if id not in subject_of]
+        return list(_faults_of_folds(path, _entries(path), subject_of))
+    except UsageError as error:
+        return [error]
+
+
+def in_no_fold(path: Path, subject_of: Mapping[str, str]) -> tuple[str, ...]:
+    """Subjects with labels that no fold of a sound ``splits_final.json`` names, so that nobody learns from them."""
+    folds = read_splits(path, subject_of)
+    return in_order(set(subject_of.values()) - {subject for fold in folds for side in fold for subject in side})
+
+
+class _Entry(NamedTuple):
+    """One fold of the file."""
+
+    train: list[str]
+    val: list[str]
+
+
+def _entries(path: Path) -> list[_Entry]:
+    again = _correct(path)
+    content = files.read_json(path, next=again)
+    folds = content if isinstance(content, list) else []
+    if not folds or not all(
+        isinstance(fold, dict) and all(_is_names(fold.get(side)) for side in _SIDES) for fold in folds
+    ):
+        raise UsageError(f"{path} is not a list of folds", allowed='[{"train": [ids], "val": [ids]}, ...]', next=again)
+    return [_Entry(*([str(id) for id in fold[side]] for side in _SIDES)) for fold in folds]
+
+
+def _is_names(ids: Any) -> bool:
+    return isinstance(ids, list) and all(type(id) in (str, int) for id in ids)
+
+
+def _faults_of_folds(path: Path, entries: Sequence[_Entry], subject_of: Mapping[str, str]) -> Iterator[UsageError]:
+    again = _correct(path)
+    for number, entry in enumerate(entries):
+        unknown = [id for id in (*entry.train, *entry.val) if id not in subject_of]
+        empty = [side for side, ids in zip(_SIDES, entry, strict=True) if not ids]
+        both = set.intersection(*({subject_of[id] for id in ids if id in subject_of} for ids in entry))
         if unknown:
-            raise UsageError(
-                f"fold {number} of {path} names {unknown[0]!r}, which has no label here",
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            yield UsageError(
+                f"fold {number} of {path} names {readable(unknown[0])!r}{more}, which has no label here",
                 allowed=f"{len(subject_of)} labelled scans, {', '.join(sorted(subject_of)[:3])}, ...",
                 next=again,
             )
-        sides = Fold(in_order({subject_of[id] for id in train}), in_order({subject_of[id] for id in test}))
-        both = in_order(set(sides.train) & set(sides.test))
+        if empty:
+            yield UsageError(
+                f"fold {number} of {path} has nobody in {empty[0]!r}", allowed="a scan on every side", next=again
+            )
         if both:
-            raise UsageError(
-                f"fold {number} of {path} trains and tests on subject {both[0]!r}: a leak",
+            more = f" and {len(both) - 1} more" if len(both) > 1 else ""
+            yield UsageError(
+                f"fold {number} of {path} trains and tests on subject {in_order(both)[0]!r}{more}: a leak",
                 allowed="every subject on one side of a fold",
                 next=again,
             )
-        found.append(sides)
-    return found
+
+
+def _fold(entry: _Entry, subject_of: Mapping[str, str]) -> Fold:
+    return Fold(*(in_order({subject_of[id] for id in ids}) for ids in entry))
+
+
+def _correct(path: Path) -> str:
+    return f"correct {path.name}, or move it away to use our folds by subject"
 
 
 def in_order(subjects: Iterable[str]) -> tuple[str, ...]:

@@ -87,7 +87,8 @@ def check(
     listing = layouts.recognise(Path(folder), layout)
     memory = None if output is None else Path(output) / REMEMBERED
     findings = _examine(listing.index, jobs, _read_memory(memory))
-    report = Report(findings.index, findings.faults, listing.left_out, _intensities(findings))
+    doubts = (Fault("warning", "", *doubt) for doubt in listing.doubts)
+    report = Report(findings.index, (*findings.faults, *doubts), listing.left_out, _intensities(findings))
     if memory is not None:
         _write(report, memory.parent)
         files.write(memory, _MEMORY.dump_json(dict(findings.known)))
@@ -306,5 +307,7 @@ def _verdict(report: Report, output: Path | None) -> str:
     if report.errors:
         written = f"; no index.json written, all faults are in {output}/check.json" if output else ""
         return f"{count(report.errors, 'error')} and {count(report.warnings, 'warning')}{written}"
-    found = f"no errors, {count(report.warnings, 'warning')}" if report.warnings else "nothing is wrong"
+    parts = [count(report.warnings, "warning")] if report.warnings else []
+    parts += [f"{count(len(report.left_out), 'thing')} not used"] if report.left_out else []
+    found = f"no errors, {', '.join(parts)}" if parts else "nothing is wrong"
     return f"{found}; wrote {output}/index.json" if output else found
