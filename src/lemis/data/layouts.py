@@ -659,7 +659,8 @@ def _nothing(root: Path, layout: str | None) -> UsageError:
         return UsageError(
             f"{seen}: {strange_format(first)} are not read ({readable(strange[0])}, {len(strange)} such files)",
             allowed=", ".join(volume.FORMATS),
-            next=f"convert each: python -c \"import nibabel as n; n.save(n.load('{root / first}'), '{first.stem}.nii.gz')\"",
+            next='convert each: python -c "import nibabel as n; '
+            f"n.save(n.load('{root / first}'), '{first.stem}.nii.gz')\"",
         )
     return UsageError(
         f"{seen}: not {wanted}",
