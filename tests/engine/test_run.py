@@ -50,15 +50,31 @@ def test_the_same_settings_are_taken_and_nothing_is_rewritten(tmp_path: Path) ->
     [
         ("epochs", 4, "epochs=3, now it is 4"),
         ("method", {"name": "pcl", "temperature": 0.2}, "method.temperature=0.1, now it is 0.2"),
-        ("excluded", [], r"excluded=\['a'\], now it is \[\]"),
+        ("method", {"name": "pcl"}, "method.temperature=0.1, now it is None"),
         ("seed", 1, "seed=None, now it is 1"),
     ],
 )
 def test_other_settings_are_refused_with_the_key_that_differs(tmp_path: Path, key: str, value: Any, said: str) -> None:
-    Run(tmp_path, SETTINGS)
+    Run(tmp_path, SETTINGS).save_checkpoint(state(5))
     with pytest.raises(UsageError, match=said) as caught:
         Run(tmp_path, {**SETTINGS, key: value})
-    assert "--name NEW" in caught.value.next
+    assert f"--name {tmp_path.name}-2" in caught.value.next
+
+
+def test_a_run_that_came_to_nothing_does_not_stand_in_the_way_of_the_corrected_command(tmp_path: Path) -> None:
+    run = Run(tmp_path, SETTINGS)
+    run.set_status(warnings=["the loss is not finite"])
+    run.log(1, {"loss": 1.0})
+    corrected = {**SETTINGS, "learning_rate": 1e-6}
+    run = Run(tmp_path, corrected)
+    assert yaml.safe_load((tmp_path / "settings.yaml").read_text(encoding="utf-8")) == corrected
+    assert run.status() == {}
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_one_that_is_being_trained_does(tmp_path: Path) -> None:
+    with Run(tmp_path, SETTINGS).alone(), pytest.raises(UsageError, match="epochs=3, now it is 4"):
+        Run(tmp_path, {**SETTINGS, "epochs": 4})
 
 
 def test_settings_without_effect_on_the_weights_may_change(tmp_path: Path) -> None:

@@ -73,12 +73,37 @@ def test_the_same_command_again_has_nothing_to_do(work: Path, capsys: pytest.Cap
     assert (run / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_other_settings_under_the_same_name_are_refused(work: Path) -> None:
-    pretrain(work, method="pcl", preset="tiny", overrides=FEW, device="cpu")
+def test_other_settings_have_a_run_of_their_own_and_under_a_given_name_are_refused(work: Path) -> None:
+    def names(*overrides: str, **given: Any) -> str:
+        return pretrain(work, method="pcl", preset="tiny", overrides=["precision=32", *overrides], device="cpu", **given).name
+
+    assert names("steps=2") == "pcl"
+    other = names("steps=3")
+    assert re.fullmatch(r"pcl-[0-9a-f]{4}", other)
+    assert (names("steps=2"), names("steps=3"), names("steps=2", seed=1)) == ("pcl", other, "pcl-seed1")
     with pytest.raises(UsageError, match=r"made with steps=2, now it is 3"):
-        pretrain(work, method="pcl", preset="tiny", overrides=["steps=3", "precision=32"], device="cpu")
-    with pytest.raises(UsageError, match=r"made with seed=0, now it is 1"):
-        pretrain(work, method="pcl", preset="tiny", overrides=FEW, seed=1, device="cpu")
+        names("steps=3", name="pcl")
+    assert sorted(path.name for path in (work / "runs").iterdir()) == sorted(["pcl", other, "pcl-seed1"])
+
+
+def test_another_image_trains_it_anew_and_another_label_does_not(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def again() -> str:
+        capsys.readouterr()
+        pretrain(work, method="pcl", preset="tiny", overrides=FEW, device="cpu")
+        return capsys.readouterr().err
+
+    again()
+    prepared_anew(work, "heart_001", label=0)
+    assert again().strip().endswith("nothing to do")
+    before = (work / "runs" / "pcl" / "model.safetensors").read_bytes()
+    prepared_anew(work, "heart_004", image=1)
+    assert "image changed: heart_004" in again()
+    assert (work / "runs" / "pcl" / "model.safetensors").read_bytes() != before
+    (kept,) = (work / "stale").iterdir()
+    assert (kept / "model.safetensors").read_bytes() == before
+    assert again().strip().endswith("nothing to do")
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(work: Path) -> None:

@@ -67,6 +67,7 @@ class Store:
     settings: Mapping[str, Any]  # preprocess.Settings, settled, as of ``preprocess.stored``
     keypoint_settings: Mapping[str, Any] | None = None  # keypoints.Settings as plain values; None: no keypoints
     frame: Frame | None = None  # None: prepared before there were frames, in RAS+ order
+    asked: Mapping[str, Any] | None = None  # preprocess.Settings before they were settled; None: not written down
 
     @property
     def num_classes(self) -> int:
@@ -223,6 +224,7 @@ def open_store(path: Path) -> Store:
         settings=meta["settings"],
         keypoint_settings=meta.get("keypoints"),
         frame=read_frame(meta.get("frame"), path / "meta.json"),
+        asked=meta.get("asked"),
     )
 
 
@@ -317,6 +319,7 @@ def write_meta(
     label_values: Sequence[int],
     settings: Mapping[str, Any],
     frame: Frame | None = None,
+    asked: Mapping[str, Any] | None = None,
     keypoints: Mapping[str, Any] | None = None,
 ) -> None:
     """Declare the store finished; ``keypoints`` only when those of every scan are there too."""
@@ -324,6 +327,7 @@ def write_meta(
         "version": VERSION,
         "settings": dict(settings),
         "frame": plain(frame),
+        "asked": None if asked is None else dict(asked),
         "keypoints": None if keypoints is None else dict(keypoints),
         "channels": list(channels),
         "label_names": list(label_names),

@@ -12,7 +12,6 @@ WORK/runs/NAME-KEY8/    the training itself
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,13 +19,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lemis import __version__, files, plugins
+from lemis import __version__, files
+from lemis.data import material as data
+from lemis.data.material import digest as digest
 from lemis.data.store import Store
 from lemis.engine import pairing
 from lemis.engine.comparison import Place, Plan, Way
+from lemis.engine.folders import effective
 from lemis.engine.plan import NAMES, Finetuning, Pretraining
-from lemis.engine.run import WITHOUT_EFFECT
-from lemis.settings import plain
+from lemis.engine.plan import code as code
 
 UPSTREAM = "upstream"  # folder in WORK with the other data set's index, prepared scans and runs
 _SMALL = ("cell.json", "status.json", "log.txt", "result.json")  # what a cell of another comparison is known by
@@ -78,15 +79,13 @@ class Grid(NamedTuple):
 
 def material(store: Store) -> Material:
     """Digests of everything prepared; reads it all once."""
+    seen = data.seen(store, range(len(store.scans)), labels=True)
     return Material(
-        {
-            "prepared": plain(store.settings), "channels": list(store.channels),
-            "labels": dict(zip(store.label_names, store.label_values, strict=True)),
-        },
-        {scan.id: scan.subject for scan in store.scans},
-        {scan.id: store.digest(scan.id) for scan in store.scans},
-        {scan.id: _label_digest(store, i) for i, scan in enumerate(store.scans) if scan.labelled},
-    )  # fmt: skip
+        data.facts_of(store),
+        {id: scan.subject for id, scan in seen.items()},
+        {id: scan.image for id, scan in seen.items()},
+        {id: scan.label for id, scan in seen.items() if scan.label is not None},
+    )
 
 
 def expand(plan: Plan, ways: Sequence[Way], places: Sequence[Place], here: Material, there: Material | None) -> Grid:
@@ -129,7 +128,7 @@ def _pretraining_cell(
     stored = settings.stored()
     made_of = {
         "kind": "pretrain", "lemis": __version__, **source.facts, "scans": digest(seen), "seed": place.seed,
-        "settings": _effective(stored), "code": code(method=settings.method, backbone=settings.backbone),
+        "settings": effective(stored), "code": code(method=settings.method, backbone=settings.backbone),
     }  # fmt: skip
     key = digest(made_of)[:16]
     start = pairing.run_name(settings.method, settings.backbone)
@@ -156,7 +155,7 @@ def _finetuning_cell(plan: Plan, way: Way, place: Place, here: Material, before:
         "train": digest([_whole(here, id) for id in train]), "test": digest([_whole(here, id) for id in test]),
         # In the order of their draw, which the run folder holds too: it takes no run with another.
         "labelled": list(place.split.labelled_subjects),
-        "settings": _effective(stored), "pretrained": before.key if before else None,
+        "settings": effective(stored), "pretrained": before.key if before else None,
         "code": code(backbone=settings.backbone, auxiliary=settings.auxiliary),
     }  # fmt: skip
     key = digest(made_of)[:16]
@@ -183,34 +182,8 @@ def _as_overrides(stored: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _effective(stored: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in stored.items() if key not in WITHOUT_EFFECT}
-
-
-def code(**named: str | None) -> dict[str, str]:
-    """Digests of the files of dotted names: what is ours goes by its version."""
-    found = {}
-    for what, name in named.items():
-        if name is not None and "." in name:
-            file = plugins.load(NAMES.get(what, what), name).__file__
-            found[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
-    return found
-
-
 def _whole(here: Material, id: str) -> list[str]:
     return [id, here.subject_of[id], here.image[id], here.label[id]]
-
-
-def _label_digest(store: Store, i: int) -> str:
-    label = store.label(i)
-    assert label is not None, "a labelled scan"
-    return hashlib.sha256(f"{label.shape}".encode() + label.tobytes()).hexdigest()
-
-
-def digest(facts: Any) -> str:
-    """Of plain JSON types, whatever the order of their keys."""
-    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------- on the disk

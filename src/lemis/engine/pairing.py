@@ -53,6 +53,11 @@ def with_auxiliary(start: str, auxiliary: str | None) -> str:
     return start if auxiliary is None else f"{start}-{auxiliary.rsplit('.', 1)[-1]}"
 
 
+def with_seed(start: str, seed: int) -> str:
+    """How runs of a seed begin: ``pcl-seed1``; the first one is not named."""
+    return f"{start}-seed{seed}" if seed else start
+
+
 def refuse_pair(method: str, backbone: str, dims: int) -> None:
     """A network of ours must be among the method's, and any must have a number of dimensions that the method works in.
 

@@ -8,6 +8,7 @@ dimensions differ, with all of these again.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -290,3 +291,13 @@ def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
             next=f"--{name} {shown(section, quoted=False)}" if name in NAMES else f"{name}.KEY=VALUE",
         )
     return section
+
+
+def code(**named: str | None) -> dict[str, str]:
+    """Digests of the files of dotted names, as of ``method="my_lab.idea"``: what is ours goes by its version."""
+    found = {}
+    for what, name in named.items():
+        if name is not None and "." in name:
+            file = plugins.load(NAMES.get(what, what), name).__file__
+            found[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    return found

@@ -1,6 +1,6 @@
 """A run folder: settings, weights, log, versions. Complete: whoever has its path needs nothing else.
 
-    settings.yaml  environment.json  status.json  metrics.jsonl  tensorboard/
+    settings.yaml  trained_on.json  environment.json  status.json  metrics.jsonl  tensorboard/
     model.safetensors  model.json  resume.ckpt
 
 Every file is written under a temporary name and renamed, so a killed process leaves nothing half-written.
@@ -29,6 +29,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lemis import __version__, files, terminal
+from lemis.data import material
+from lemis.data.material import TrainedOn
+from lemis.engine import folders
 from lemis.engine.memory import peak_memory_gb
 from lemis.errors import UsageError
 from lemis.parts import processes
@@ -36,7 +39,6 @@ from lemis.settings import read_yaml, write_yaml
 
 VERSION = 1
 _PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "nibabel", "SimpleITK", "pydantic")
-WITHOUT_EFFECT = ("checkpoint_minutes", "log_every_steps")  # on the weights: a run may go on with other ones
 _PLAIN_EVERY_S = 15.0  # a line of progress where there is no terminal
 
 
@@ -47,50 +49,52 @@ class Run:
     Args:
         path: The folder; made where it is missing.
         settings: Resolved settings as plain YAML types. A folder that holds others is refused.
+        trained_on: The state of the data, which is written down; ``folders.set_aside`` comes first where it changed.
 
     Raises:
         UsageError: The folder belongs to a run with other settings.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], trained_on: TrainedOn | None = None) -> None:
         self.path = path
         self.checkpoint = path / "resume.ckpt"
         self.console = messages()
         self._writer: Any = None
         self._started, self._core_started = time.monotonic(), time.process_time()
         self._seconds_before = self._core_seconds_before = 0.0
-        path.mkdir(parents=True, exist_ok=True)
-        stored = path / "settings.yaml"
-        if stored.exists():
-            self._refuse_other(read_yaml(stored), dict(settings))
-            if (path / "status.json").exists():
-                self._seconds_before = float(self.status().get("seconds", 0.0))
-                self._core_seconds_before = float(self.status().get("core_seconds", 0.0))
-        elif processes.rank() == 0:
-            files.write(path / "environment.json", json.dumps(environment(), indent=1))
-            write_yaml(dict(settings), stored)
+        folders.refuse_other(path, settings)
+        if processes.rank() == 0:
+            self._take(settings, trained_on)
 
-    def _refuse_other(self, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-        for key, value in _flat(wanted).items():
-            before = _flat(stored).get(key)
-            if before != value and key not in WITHOUT_EFFECT:
-                raise UsageError(
-                    f"{self.path} was made with {key}={before!r}, now it is {value!r}",
-                    allowed="the settings that the run was made with",
-                    next="--name NEW for a run of its own (`lemis fit`: another -o), or delete this folder",
-                )
+    def _take(self, settings: Mapping[str, Any], trained_on: TrainedOn | None) -> None:
+        """Make the folder this run's own: what another state of the data or a run that came to nothing left goes."""
+        stored = self.path / "settings.yaml"
+        ours = stored.exists() and not folders.differences(self.path, settings)
+        if ours and trained_on is not None and (changed := material.changes(material.read(self.path), trained_on)):
+            self.console.print(f"note: {folders.set_aside(self.path, changed)}", markup=False)
+            ours = False
+        if ours and (self.path / "status.json").exists():
+            self._seconds_before = float(self.status().get("seconds", 0.0))
+            self._core_seconds_before = float(self.status().get("core_seconds", 0.0))
+        if not ours:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for leftover in ("metrics.jsonl", "status.json"):
+                (self.path / leftover).unlink(missing_ok=True)
+            files.write(self.path / "environment.json", json.dumps(environment(), indent=1))
+            write_yaml(dict(settings), stored)
+        if trained_on is not None:
+            material.write(self.path, trained_on)
 
     # -- state ------------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
         """``status.json``, empty where the run has not begun."""
-        path = self.path / "status.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return _status(self.path)
 
     @property
     def done(self) -> bool:
         """Training reached its end and the weights are there."""
-        return self.status().get("state") == "done"
+        return is_done(self.path)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -99,16 +103,12 @@ class Run:
         Raises:
             UsageError: Another one does.
         """
-        lock = FileLock(self.path / ".lock", timeout=0)
+        lock = FileLock(self.path / folders.LOCK, timeout=0)
         try:
             if processes.rank() == 0:
                 lock.acquire()
         except Timeout:
-            raise UsageError(
-                f"{self.path}, which another process is training",
-                allowed="one process for each run",
-                next="wait until it has ended, then the same command again; or --name NEW for a run of its own",
-            ) from None
+            raise folders.another_trains(self.path) from None
         try:
             yield
         finally:
@@ -156,6 +156,14 @@ class Run:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
             files.write(path, "".join(kept))
+
+    def replace_scores(self, prefix: str, figures: Mapping[str, float]) -> None:
+        """Figures that begin with ``prefix`` are dropped from ``metrics.jsonl``; these are those of the last step."""
+        path = self.path / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        kept = [{key: value for key, value in line.items() if not key.startswith(prefix)} for line in lines]
+        kept[-1] |= figures
+        files.write(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     @contextmanager
     def progress(self, total: int, done: int) -> Iterator[Callable[[int, float], None]]:
@@ -214,6 +222,16 @@ class Run:
                 leftover.unlink()
 
 
+def is_done(path: Path) -> bool:
+    """Whether the run in a folder reached its end and its weights are there."""
+    return _status(path).get("state") == "done" and (path / "model.safetensors").is_file()
+
+
+def _status(path: Path) -> dict[str, Any]:
+    file = path / "status.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
 def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and facts of a finished run.
 
@@ -265,10 +283,3 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     except OSError:
         model = None
     return model[1].strip() if model else platform.processor() or platform.machine()
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + str(key): value})
-    return flat

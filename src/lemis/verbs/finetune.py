@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 
-from lemis.data import index, views
+from lemis.data import index, material, views
+from lemis.data.material import TrainedOn
 from lemis.data.split import BUDGET_SEED, choose
 from lemis.data.store import Store, open_store
-from lemis.engine import build, launch, loop, pairing, plan, sources
+from lemis.engine import build, folders, guards, launch, loop, pairing, plan, sources
 from lemis.engine import held_out as held_out_score
-from lemis.engine.run import Run, messages
+from lemis.engine.run import Run, is_done, load_model, messages
 from lemis.engine.transfer import load_pretrained, print_table, transfer
 from lemis.errors import UsageError
 from lemis.settings import plain
 
+_POOLED = "held_out/pooled_dice"
 SCORES = 5  # times during training that the held-out fold is scored, for the ``paper`` protocol's best epoch
 
 
@@ -54,7 +56,8 @@ def finetune(
         backbone: File name in ``backbones/``, or a dotted name; by default that of ``pretrained``, else the preset's,
             else ``unet2d``.
         auxiliary: An extra loss: file name in ``auxiliary/``, or a dotted name; by default the preset's, if any.
-        name: Of the run; by default method, auxiliary loss, number of labelled subjects, fold and seed.
+        name: Of the run. By default method, auxiliary loss, number of labelled subjects, fold and seed; and a suffix
+            where a run with other settings has that name.
         preset: Of settings, or a YAML file.
         settings_file: YAML over the preset.
         overrides: ``key=value`` over both.
@@ -93,30 +96,29 @@ def finetune(
     torch.manual_seed(seed)
     network = build.network(settings, store)
     rows = transfer(network, weights, tuple(before["trained"]), pretrained) if pretrained is not None else []
-    start = pretrained.name if pretrained else pairing.run_name(pairing.SCRATCH, backbone)
-    name = name or _name(pairing.with_auxiliary(start, settings.auxiliary), len(sides.labelled_subjects), fold, seed)
-    run = Run(
-        work / "runs" / name,
-        {
-            **settings.stored(), "seed": seed, "pretrained": pretrained.name if pretrained else None,
-            "fold": fold, "labelled": list(sides.labelled_subjects), "prepared": plain(store.settings),
-        },
-    )  # fmt: skip
-    if run.done:
-        console.print(f"{run.path}: nothing to do")
-        return run.path
-
-    if pretrained is not None:
-        print_table(rows, pretrained, console)
     objective, most = build.objective(settings, network, store), keypoints.most if keypoints else 0
-    patch_px = views.shape_of(settings.objective.size_px, 3) if settings.dims == 3 else None
-    source, sampling = sources.of_labels(store, train, fabric.device, settings.objective, patch_px, most)
-    console.print(
-        f"fine-tuning {run.path.name} on {f'{len(source)} slices of ' if patch_px is None else ''}{len(train)} scans, "
-        f"{len(sides.labelled_subjects)} subjects: {', '.join(sides.labelled_subjects)} "
-        f"({fabric.device}, {fabric.strategy.precision.precision})"
+    usual = _usual_name(pretrained, before, settings, len(sides.labelled_subjects), fold, seed)
+    stored = {
+        **settings.stored(), "seed": seed, "pretrained": pretrained.name if pretrained else None, "fold": fold,
+        "split": split, "selection_seed": selection_seed, "labelled": list(sides.labelled_subjects),
+        "prepare": store.asked, "prepared": plain(store.settings),
+    }  # fmt: skip
+    path = folders.choose(work / "runs", name, usual, stored)
+    was = material.read(path)
+    known = {**was.scans, **was.held_out} if was else None
+    now = TrainedOn(
+        facts=material.facts_of(store),
+        scans=material.seen(store, train, labels=True, known=known),
+        held_out=material.seen(store, held_out, labels=True, known=known),
+        start=material.digest_of_file(pretrained / "model.safetensors") if pretrained else None,
+        code=plan.code(backbone=backbone, auxiliary=settings.auxiliary),
     )
-    size = {"scans": len(train)} if patch_px else {"slices": len(source), "scans": len(train)}
+    trained = is_done(path) and not material.changes(was, now)
+    if trained and folders.is_current(was, now):
+        console.print(f"{path}: nothing to do", markup=False)
+        return path
+
+    patch_px = views.shape_of(settings.objective.size_px, 3) if settings.dims == 3 else None
     dice = None
     if held_out:
         dice = held_out_score.scorer(network, store, held_out, fabric.device, patch_px=patch_px, keypoints=most)
@@ -127,10 +129,34 @@ def finetune(
             pooled = dice()
         each = zip(store.label_names[1:], pooled.dice, strict=True)
         return {
-            "held_out/pooled_dice": pooled.mean,
-            **{f"held_out/pooled_dice/{k}": value for k, value in each},
+            _POOLED: pooled.mean,
+            **{f"{_POOLED}/{k}": value for k, value in each},
         }
 
+    if trained and was is not None:  # but what it was scored on changed
+        console.print(
+            f"note: {path}: scored again ({'; '.join(folders.held_out_changes(was, now))}); "
+            "its weights do not depend on that",
+            markup=False,
+        )
+        run = Run(path, stored)
+        with run.alone():
+            network.load_state_dict(load_model(path)[0])
+            run.replace_scores(_POOLED, score())
+            material.write(path, now)
+        return path
+    source, sampling = sources.of_labels(store, train, fabric.device, settings.objective, patch_px, most)
+    guards.refuse_batch(sampling.batch_size, settings.schedule.accumulate, fabric.world_size)
+    fabric.barrier()  # all have read the folder before one of them changes it
+    run = Run(path, stored, now)
+    if pretrained is not None:
+        print_table(rows, pretrained, console)
+    console.print(
+        f"fine-tuning {run.path.name} on {f'{len(source)} slices of ' if patch_px is None else ''}{len(train)} scans, "
+        f"{len(sides.labelled_subjects)} subjects: {', '.join(sides.labelled_subjects)} "
+        f"({fabric.device}, {fabric.strategy.precision.precision})"
+    )
+    size = {"scans": len(train)} if patch_px else {"slices": len(source), "scans": len(train)}
     with run.alone():
         run.set_status(verb="finetune", method=method, state="running", **size)
         loop.train(
@@ -165,8 +191,22 @@ def _backbone(given: str | None, before: Mapping[str, Any], pretrained: Path | N
     return str(there)
 
 
-def _name(start: str, labelled: int, fold: int | None, seed: int) -> str:
-    return f"{start}-m{labelled}-{'all' if fold is None else f'fold{fold}'}" + (f"-seed{seed}" if seed else "")
+def _usual_name(
+    pretrained: Path | None,
+    before: Mapping[str, Any],
+    settings: plan.Finetuning,
+    labelled: int,
+    fold: int | None,
+    seed: int,
+) -> str:
+    """``pcl-m2-fold0``; the seed is named where the pre-training does not name it."""
+    if pretrained is not None:
+        start, named = pretrained.name, before.get("seed", 0)
+    else:
+        start, named = pairing.with_seed(pairing.run_name(pairing.SCRATCH, settings.backbone), seed), seed
+    start = pairing.with_auxiliary(start, settings.auxiliary)
+    name = f"{start}-m{labelled}-{'all' if fold is None else f'fold{fold}'}"
+    return name if seed == named else f"{name}-seed{seed}"
 
 
 def _scans_of(store: Store, subjects: Sequence[str]) -> list[int]:

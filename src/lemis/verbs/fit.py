@@ -127,39 +127,31 @@ def fit(
         "seed": seed,
         "device": device,
     }
-    suffix = f"-seed{seed}" if seed else ""
     pretrained = None
     if method != SCRATCH:
         console.rule("pretrain")
-        name = pairing.run_name(method, backbone) + (f"-without-fold{fold}" if inductive else "") + suffix
         pretrained = pretrain(
             output,
             method=method,
-            name=name,
             overrides=given["pretrain"],
             prefix="pretrain.",
             fold=fold if inductive else None,
             **common,
         )
     console.rule("finetune")
-    start = pretrained.name if pretrained else pairing.run_name(SCRATCH, backbone) + suffix
-    start = pairing.with_auxiliary(start, tuning.auxiliary)
-    runs = []
-    for number, split in splits:
-        name = f"{start}-m{len(split.labelled_subjects)}-{'all' if number is None else f'fold{number}'}"
-        runs.append(
-            finetune(
-                output,
-                pretrained=pretrained,
-                name=name,
-                fold=number,
-                labelled=labelled,
-                auxiliary=tuning.auxiliary,
-                overrides=given["finetune"],
-                prefix="finetune.",
-                **common,
-            )
+    runs = [
+        finetune(
+            output,
+            pretrained=pretrained,
+            fold=number,
+            labelled=labelled,
+            auxiliary=tuning.auxiliary,
+            overrides=given["finetune"],
+            prefix="finetune.",
+            **common,
         )
+        for number, _ in splits
+    ]
     console.rule("predict")
     predictions = output / "predictions"
     for run, (_, split) in zip(runs, splits, strict=True):

@@ -186,7 +186,7 @@ def _find_keypoints(plan: _Plan, settings: detection.Settings, jobs: int | None,
 
 
 def _plan(index: Index, settings: Settings, folder: Path, jobs: int | None, console: Console) -> _Plan:
-    classes = _classes(index)
+    classes, asked = _classes(index), preprocess.stored(settings)
     settings = preprocess.settle_axis(settings, [scan.slice_axis for scan in index.scans])
     scans = [
         dataclasses.replace(scan, slice_axis=preprocess.axis_of(settings, scan.slice_axis)) for scan in index.scans
@@ -209,6 +209,7 @@ def _plan(index: Index, settings: Settings, folder: Path, jobs: int | None, cons
             "label_values": classes.values,
             "settings": preprocess.stored(settled),
             "frame": frame.of_index(index),
+            "asked": asked,
         },
     )
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from lemis.data import index
+from lemis.data import index, material
+from lemis.data.material import TrainedOn
 from lemis.data.split import choose
 from lemis.data.store import open_store
-from lemis.engine import build, launch, loop, pairing, plan, sources
-from lemis.engine.run import Run, messages
+from lemis.engine import build, folders, guards, launch, loop, pairing, plan, sources
+from lemis.engine.run import Run, is_done, messages
 from lemis.settings import plain
 
 
@@ -38,7 +39,8 @@ def pretrain(
         method: File name in ``methods/``, or a dotted name; by default the preset's, and ``sal`` where it names none.
         backbone: File name in ``backbones/``, or a dotted name; by default the first that the method names, and
             ``unet2d`` where it names none.
-        name: Of the run; the method's by default, and the network's where it is not the method's default.
+        name: Of the run. By default the method, the network where it is not the method's, the fold that is left out and
+            the seed; and a suffix where a run with other settings has that name.
         preset: Of settings, or a YAML file.
         settings_file: YAML over the preset.
         overrides: ``key=value`` over both.
@@ -68,20 +70,28 @@ def pretrain(
     fabric = launch.launch(settings.schedule, device, settings.dims)
     console = messages()
     stored = {
-        **settings.stored(),
-        "seed": seed,
-        "prepared": plain(store.settings),
-        "excluded": list(excluded),
-    }
+        **settings.stored(), "seed": seed, "fold": fold, "split": None if fold is None else split,
+        "prepare": store.asked, "prepared": plain(store.settings), "excluded": list(excluded),
+    }  # fmt: skip
     torch.manual_seed(seed)
     network = build.network(settings, store)
     objective = build.method(settings, network)  # it may refuse the network
-    run = Run(work / "runs" / (name or pairing.run_name(method, settings.backbone)), stored)
-    if run.done:
-        console.print(f"{run.path}: nothing to do")
-        return run.path
+    guards.refuse_batch(objective.sampling.batch_size, settings.schedule.accumulate, fabric.world_size)
+    usual = pairing.with_seed(pairing.run_name(method, settings.backbone) + _without(fold), seed)
+    path = folders.choose(work / "runs", name, usual, stored)
+    before = material.read(path)
+    now = TrainedOn(
+        facts=material.facts_of(store),
+        scans=material.seen(store, scans, labels=False, known=before.scans if before else None),
+        code=plan.code(method=method, backbone=settings.backbone),
+    )
+    if is_done(path) and folders.is_current(before, now):
+        console.print(f"{path}: nothing to do", markup=False)
+        return path
 
     source = sources.of_method(store, scans, fabric.device, objective, settings.method_settings, wanted)
+    fabric.barrier()  # all have read the folder before one of them changes it
+    run = Run(path, stored, now)
     console.print(
         f"pre-training {method} on {f'{len(source)} slices of ' if settings.dims == 2 else ''}{len(scans)} scans, "
         f"{len(subjects)} subjects ({fabric.device}, {fabric.strategy.precision.precision}, "
@@ -109,3 +119,7 @@ def pretrain(
             learned_nothing=nothing,
         )  # fmt: skip
     return run.path
+
+
+def _without(fold: int | None) -> str:
+    return "" if fold is None else f"-without-fold{fold}"
