@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +16,14 @@ from lemis.data.samples import Slices
 from lemis.data.split import choose
 from lemis.data.store import open_store
 from lemis.engine.inference import load_network
-from lemis.engine.run import load_model
+from lemis.engine.run import Run, load_model
 from lemis.engine.supervised import padded_logits
 from lemis.errors import UsageError
 from lemis.settings import resolve
 from lemis.verbs.finetune import finetune
 from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
+from stores import replace_prepared
 
 FEW = ("steps=4", "precision=32")
 
@@ -28,6 +31,10 @@ FEW = ("steps=4", "precision=32")
 def tune(work: Path, **given: object) -> Path:
     arguments: dict[str, object] = {"preset": "tiny", "overrides": FEW, "device": "cpu", **given}
     return finetune(work, **arguments)  # type: ignore[arg-type]
+
+
+def lines_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def lose_keypoints(work: Path) -> None:
@@ -133,8 +140,81 @@ def test_the_same_command_again_has_nothing_to_do(work: Path, capsys: pytest.Cap
 
 def test_a_seed_has_a_run_of_its_own(work: Path) -> None:
     one, other = tune(work, fold=0), tune(work, fold=0, seed=1)
-    assert other.name == "scratch-m2-fold0-seed1"
+    assert other.name == "scratch-seed1-m2-fold0"
     assert (one / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
+
+
+def test_the_seed_is_named_once(work: Path) -> None:
+    start = pretrain(work, method="pcl", preset="tiny", overrides=FEW, seed=1, device="cpu")
+    assert tune(work, pretrained=start, seed=1).name == "pcl-seed1-m3-all"
+    assert tune(work, pretrained=start, seed=2).name == "pcl-seed1-m3-all-seed2"
+
+
+def test_a_corrected_label_trains_what_it_was_trained_on_and_scores_what_held_it_out(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folds = {fold: choose(open_store(work / "prepared").scans, fold=fold) for fold in range(3)}
+    runs = {fold: tune(work, fold=fold) for fold in folds}
+    before = {fold: (run / "model.safetensors").read_bytes() for fold, run in runs.items()}
+    scored = {fold: lines_of(run)[-1]["held_out/pooled_dice"] for fold, run in runs.items()}
+    (corrected,) = folds[0].test_subjects
+    replace_prepared(work, corrected, label=True)
+    for fold, run in runs.items():
+        capsys.readouterr()
+        assert tune(work, fold=fold) == run
+        said = capsys.readouterr().err
+        assert f"label changed: {corrected}" in said
+        assert ("scored again" in said) == (fold == 0)
+        assert ("fine-tuning" in said) == (fold != 0)
+        assert ((run / "model.safetensors").read_bytes() == before[fold]) == (fold == 0)
+        assert tune(work, fold=fold) == run
+        assert capsys.readouterr().err.strip().endswith("nothing to do")
+    assert lines_of(runs[0])[-1]["held_out/pooled_dice"] != scored[0]
+    assert {path.name[:-9] for path in (work / "stale").iterdir()} == {runs[1].name, runs[2].name}
+
+
+def test_new_pretrained_weights_train_anew_what_starts_from_them(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def way() -> str:
+        capsys.readouterr()
+        start = pretrain(work, method="pcl", preset="tiny", overrides=FEW, device="cpu")
+        assert tune(work, pretrained=start, fold=0).name == "pcl-m2-fold0"
+        return capsys.readouterr().err
+
+    way()
+    replace_prepared(work, "heart_004", image=True)  # without a label: fine-tuning never reads it
+    assert "the weights that it starts from changed" in way()
+
+
+def test_an_interrupted_run_does_not_go_on_with_other_labels(
+    work: Path, fresh_work: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, save = (*FEW, "checkpoint_minutes=1e-9"), Run.save_checkpoint
+
+    def save_and_stop(run: Run, state: Mapping[str, Any]) -> None:
+        save(run, state)
+        if state["step"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "save_checkpoint", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        tune(work, fold=0, overrides=steps)
+    monkeypatch.setattr(Run, "save_checkpoint", save)
+    whole = fresh_work("whole")
+    for folder in (work, whole):
+        replace_prepared(folder, "heart_002", label=True)
+    again, expected = (tune(folder, fold=0, overrides=steps) for folder in (work, whole))
+    assert (again / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+    assert [line["step"] for line in lines_of(again)] == [1, 2, 3, 4]
+
+
+def test_a_refused_run_leaves_no_folder(work: Path) -> None:
+    for refused in ("accumulate=64", "objective.batch_size=0"):
+        with pytest.raises(UsageError):
+            tune(work, name="mine", overrides=(*FEW, refused))
+        assert not (work / "runs").exists()
+    assert tune(work, name="mine").name == "mine"
 
 
 def test_a_batch_larger_than_the_labelled_slices_is_cut(work: Path) -> None:

@@ -32,6 +32,12 @@ def record(work: Path) -> dict[str, Any]:
     return content
 
 
+def shown(work: Path) -> set[str]:
+    """The runs that the report names."""
+    page = (work / "report" / "index.html").read_text(encoding="utf-8")
+    return set(re.findall(r"(?:Pre-training|Fine-tuning) “([^”]+)”:", page))
+
+
 @pytest.fixture(scope="module")
 def fitted(phantom_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything done once, cross-validated."""
@@ -87,10 +93,91 @@ def test_a_pretraining_that_learned_nothing_is_said_at_the_end_and_in_the_report
     assert "learnt nothing: at its end" in page.read_text(encoding="utf-8").split('<h2 id="done">')[0]
 
 
-def test_other_settings_in_the_same_folder_are_refused(fitted: Path, phantom_scans: Path) -> None:
-    with pytest.raises(UsageError, match=r"made with momentum=0\.9, now it is 0\.5") as caught:
-        run_fit(phantom_scans, fitted, "pretrain.momentum=0.5")
-    assert "another -o" in caught.value.next
+def test_other_settings_in_the_same_folder_have_runs_of_their_own(
+    phantom_scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "work"
+    usual, other = ("pretrain.steps=1",), ("pretrain.steps=3",)
+    run_fit(phantom_scans, work, *usual, fold=0)
+    run_fit(phantom_scans, work, *other, fold=0)
+    names = {path.name for path in (work / "runs").iterdir()}
+    (changed,) = (name for name in names if re.fullmatch(r"pcl-[0-9a-f]{4}", name))
+    assert names == {"pcl", "pcl-m2-fold0", changed, f"{changed}-m2-fold0"}
+    assert shown(work) == {changed, f"{changed}-m2-fold0"}
+    for again, runs in ((usual, {"pcl", "pcl-m2-fold0"}), (other, {changed, f"{changed}-m2-fold0"})):
+        capsys.readouterr()
+        run_fit(phantom_scans, work, *again, fold=0)
+        assert "step" not in capsys.readouterr().err
+        assert shown(work) == runs
+    assert {path.name for path in (work / "runs").iterdir()} == names
+
+
+def test_what_one_command_scores_and_shows_is_of_its_own_runs(phantom_scans: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    run_fit(phantom_scans, work, method="scratch")
+    run_fit(phantom_scans, work, "finetune.steps=1", method="scratch", fold=0)
+    (run,) = shown(work)
+    assert re.fullmatch(r"scratch-m2-fold0-[0-9a-f]{4}", run)
+    summary = json.loads((work / "evaluation" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["runs"] == [run]
+    assert summary["scans"] == 1
+    assert len(summary["not_scored"]["made by other runs"]) == 2
+
+
+def correct_label(scans: Path, id: str) -> None:
+    """Turn it upside down, with the same size in bytes or another."""
+    file = scans / "labelsTr" / f"{id}.nii.gz"
+    label = nibabel.load(file)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(label.dataobj)[:, ::-1], label.affine), file)
+
+
+def test_after_a_label_was_corrected_the_same_command_renews_what_depends_on_it(
+    phantom_scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans, work, fresh = Path(shutil.copytree(phantom_scans, tmp_path / "scans")), tmp_path / "work", tmp_path / "fresh"
+    run_fit(scans, work, "prepare.field_of_view_mm=60")
+    correct_label(scans, "heart_002")
+    capsys.readouterr()
+    run_fit(scans, work, "prepare.field_of_view_mm=60")
+    said = capsys.readouterr().err
+    assert said.count("label changed: heart_002") == 3  # two are trained anew, one is scored again
+    assert "runs/pcl: nothing to do" in said
+    run_fit(scans, fresh, "prepare.field_of_view_mm=60")
+    files = [
+        *fresh.glob("runs/*/model.safetensors"), *fresh.glob("predictions/*.nii.gz"),
+        fresh / "evaluation" / "per_case.csv",
+    ]  # fmt: skip
+    assert len(files) == 4 + 6 + 1
+    for file in files:
+        assert (work / file.relative_to(fresh)).read_bytes() == file.read_bytes(), file
+    summaries = [json.loads((where / "evaluation/summary.json").read_text(encoding="utf-8")) for where in (work, fresh)]
+    last = [summary["protocols"]["paper"]["mean_of_last_steps"] for summary in summaries]
+    assert last[0] == last[1]
+    assert {path.name.split("-")[0] for path in (work / "stale").iterdir()} == {"pcl"}
+
+
+def test_a_label_more_or_less_and_another_image_train_anew(
+    phantom_scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans, work = Path(shutil.copytree(phantom_scans, tmp_path / "scans")), tmp_path / "work"
+
+    def again() -> str:
+        capsys.readouterr()
+        run_fit(scans, work, "prepare.field_of_view_mm=60", fold=0)
+        return capsys.readouterr().err
+
+    again()
+    file = scans / "imagesTr" / "heart_001_0000.nii.gz"
+    image = nibabel.load(file)
+    nibabel.save(nibabel.Nifti1Image(np.sqrt(np.abs(image.get_fdata(dtype=np.float32))), image.affine), file)
+    said = again()
+    assert "image changed: heart_001" in said
+    assert "the weights that it starts from changed" in said
+    (scans / "labelsTr" / "heart_002.nii.gz").unlink()
+    said = again()
+    assert "runs/pcl: nothing to do" in said
+    assert "pcl-m1-fold0" in said  # one labelled subject fewer
+    assert shown(work) == {"pcl", "pcl-m1-fold0"}
 
 
 @pytest.mark.slow

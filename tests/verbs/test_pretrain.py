@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from lemis.engine import pairing
 from lemis.engine.run import load_model
 from lemis.errors import UsageError
 from lemis.verbs.pretrain import pretrain
+from stores import replace_prepared
 
 FEW = ("steps=2", "precision=32")
 
@@ -75,7 +78,8 @@ def test_the_same_command_again_has_nothing_to_do(work: Path, capsys: pytest.Cap
 
 def test_other_settings_have_a_run_of_their_own_and_under_a_given_name_are_refused(work: Path) -> None:
     def names(*overrides: str, **given: Any) -> str:
-        return pretrain(work, method="pcl", preset="tiny", overrides=["precision=32", *overrides], device="cpu", **given).name
+        wanted = ["precision=32", *overrides]
+        return pretrain(work, method="pcl", preset="tiny", overrides=wanted, device="cpu", **given).name
 
     assert names("steps=2") == "pcl"
     other = names("steps=3")
@@ -92,18 +96,24 @@ def test_another_image_trains_it_anew_and_another_label_does_not(
     def again() -> str:
         capsys.readouterr()
         pretrain(work, method="pcl", preset="tiny", overrides=FEW, device="cpu")
-        return capsys.readouterr().err
+        return capsys.readouterr().err.strip()
 
     again()
-    prepared_anew(work, "heart_001", label=0)
-    assert again().strip().endswith("nothing to do")
+    replace_prepared(work, "heart_001", label=True)
+    assert again().endswith("nothing to do")
     before = (work / "runs" / "pcl" / "model.safetensors").read_bytes()
-    prepared_anew(work, "heart_004", image=1)
+    replace_prepared(work, "heart_004", image=True)
     assert "image changed: heart_004" in again()
     assert (work / "runs" / "pcl" / "model.safetensors").read_bytes() != before
     (kept,) = (work / "stale").iterdir()
     assert (kept / "model.safetensors").read_bytes() == before
-    assert again().strip().endswith("nothing to do")
+    assert again().endswith("nothing to do")
+
+
+def test_a_refused_run_leaves_no_folder(work: Path) -> None:
+    with pytest.raises(UsageError, match="accumulate=64"):
+        pretrain(work, method="pcl", preset="tiny", overrides=[*FEW, "accumulate=64"], device="cpu")
+    assert not (work / "runs").exists()
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(work: Path) -> None:

@@ -35,7 +35,7 @@ from lemis.engine import folders
 from lemis.engine.memory import peak_memory_gb
 from lemis.errors import UsageError
 from lemis.parts import processes
-from lemis.settings import read_yaml, write_yaml
+from lemis.settings import write_yaml
 
 VERSION = 1
 _PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "nibabel", "SimpleITK", "pydantic")
@@ -71,7 +71,7 @@ class Run:
         stored = self.path / "settings.yaml"
         ours = stored.exists() and not folders.differences(self.path, settings)
         if ours and trained_on is not None and (changed := material.changes(material.read(self.path), trained_on)):
-            self.console.print(f"note: {folders.set_aside(self.path, changed)}", markup=False)
+            self.console.print(f"note: {folders.set_aside(self.path, changed)}")
             ours = False
         if ours and (self.path / "status.json").exists():
             self._seconds_before = float(self.status().get("seconds", 0.0))

@@ -67,6 +67,7 @@ def evaluate(
     *,
     work: Path | None = None,
     output: Path | None = None,
+    runs: Sequence[str] | None = None,
     settings: Settings | None = None,
     jobs: int | None = None,
     json: bool = False,
@@ -78,6 +79,7 @@ def evaluate(
         references: Folder of reference label maps named alike; by default those named in ``work/index.json``.
         work: The work folder; by default the parent of ``predictions`` if it has an index.
         output: Where to write; by default ``evaluation`` beside the predictions.
+        runs: Score what these runs made only, by ``predictions.json``; all by default.
         settings: Tolerance and intervals.
         jobs: Threads; by default one per core.
         json: Print the summary as JSON instead of a table.
@@ -96,7 +98,7 @@ def evaluate(
         work = predictions.parent
     index = indexing.load(work / "index.json") if work is not None else None
     record = _record(predictions / "predictions.json")
-    cases, not_scored = _cases(predictions, references, index, record)
+    cases, not_scored = _cases(predictions, references, index, record, runs)
     _refuse_leakage(cases)
 
     structures = _structures(index, cases)
@@ -163,7 +165,11 @@ def _label_maps(folder: Path) -> dict[str, Path]:
 
 
 def _cases(
-    predictions: Path, references: Path | None, index: indexing.Index | None, record: Mapping[str, Any]
+    predictions: Path,
+    references: Path | None,
+    index: indexing.Index | None,
+    record: Mapping[str, Any],
+    runs: Sequence[str] | None,
 ) -> tuple[list[Case], dict[str, list[str]]]:
     """Scans to score, and those that are not, by reason."""
     predicted = _label_maps(predictions)
@@ -178,12 +184,14 @@ def _cases(
             allowed="a work folder, or two folders of label maps",
             next=f"lemis evaluate {predictions} REFERENCES",
         )
-    cases, unlabelled, outside = [], [], []
+    cases, unlabelled, outside, others = [], [], [], []
     test = record.get("test_subjects")
     for scan, path in predicted.items():
         case = Case(scan, subjects.get(scan, scan), path, wanted.get(scan, path), *_made_by(record, scan))
         if scan not in wanted:
             unlabelled.append(scan)
+        elif runs is not None and not set(case.runs) <= set(runs):
+            others.append(scan)
         elif test and case.subject not in test and not _leaks(case):
             outside.append(scan)
         else:
@@ -194,7 +202,11 @@ def _cases(
             allowed="label maps named like their scans (or like the files of the reference folder)",
             next="predict scans that have labels and were not trained on, or give a folder of references",
         )
-    return cases, {"no reference": unlabelled, "subject outside the test fold": outside}
+    return cases, {
+        "no reference": unlabelled,
+        "subject outside the test fold": outside,
+        "made by other runs": others,
+    }
 
 
 def _leaks(case: Case) -> bool:

@@ -115,7 +115,7 @@ def finetune(
     )
     trained = is_done(path) and not material.changes(was, now)
     if trained and folders.is_current(was, now):
-        console.print(f"{path}: nothing to do", markup=False)
+        console.print(f"{path}: nothing to do")
         return path
 
     patch_px = views.shape_of(settings.objective.size_px, 3) if settings.dims == 3 else None
@@ -136,8 +136,7 @@ def finetune(
     if trained and was is not None:  # but what it was scored on changed
         console.print(
             f"note: {path}: scored again ({'; '.join(folders.held_out_changes(was, now))}); "
-            "its weights do not depend on that",
-            markup=False,
+            "its weights do not depend on that"
         )
         run = Run(path, stored)
         with run.alone():

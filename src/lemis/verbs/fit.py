@@ -163,11 +163,11 @@ def fit(
         predict(runs, scans=unlabelled, output=predictions, device=device)
     if any(split.test_subjects for _, split in splits):
         console.rule("evaluate")
-        evaluate(predictions, work=output)
+        evaluate(predictions, work=output, runs=[run.name for run in runs])
     else:
         console.print("one labelled subject: nothing is left to evaluate on")
     console.rule("report")
-    page = report(output)
+    page = report(output, runs=[run.name for run in (*([pretrained] if pretrained else []), *runs)])
     if pretrained is not None:
         _say_what_learned_nothing(pretrained, console)
     console.print(f"open {page}")

@@ -86,7 +86,7 @@ def pretrain(
         code=plan.code(method=method, backbone=settings.backbone),
     )
     if is_done(path) and folders.is_current(before, now):
-        console.print(f"{path}: nothing to do", markup=False)
+        console.print(f"{path}: nothing to do")
         return path
 
     source = sources.of_method(store, scans, fabric.device, objective, settings.method_settings, wanted)
