@@ -205,7 +205,7 @@ def _cases(
     return cases, {
         "no reference": unlabelled,
         "subject outside the test fold": outside,
-        "made by other runs": others,
+        **({"made by other runs": others} if others else {}),
     }
 
 
