@@ -156,8 +156,39 @@ def test_slices_in_another_direction(pair: Path) -> None:
     write(pair / "c.nii.gz", scan(3), np.diag([8.0, 1.5, 1.5, 1.0]))
     fault = only(pair)
     assert (fault.severity, fault.scan, fault.kind) == (WARNING, "c", "other slice direction")
-    assert "sagittal" in fault.seen
-    assert "axial" in fault.seen
+    assert "sagittal (axis 0) slices, 90 degrees from those of most scans, axial (axis 2)" in fault.seen
+
+
+def tilted(degrees: float) -> np.ndarray:
+    """Slices turned about the axis from right to left."""
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[1, 0, 0, 0], [0, cos, -sin, 0], [0, sin, cos, 0], [0, 0, 0, 1.0]]) @ AFFINE
+
+
+@pytest.mark.parametrize(("degrees", "seen"), [(20, None), (40, None), (50, 50), (140, None), (100, 80)])
+def test_slices_in_another_direction_are_told_by_their_angle(pair: Path, degrees: float, seen: int | None) -> None:
+    write(pair / "c.nii.gz", scan(3), tilted(degrees))
+    if seen is None:
+        assert find(pair) == []
+        return
+    fault = only(pair)
+    assert (fault.severity, fault.scan, fault.kind) == (WARNING, "c", "other slice direction")
+    assert f"slices, {seen} degrees from those of most scans" in fault.seen
+
+
+def test_stacks_halfway_between_two_axes_have_no_other_direction(tmp_path: Path) -> None:
+    for number, degrees in enumerate((38, 41, 44, 46, 49, 52)):
+        write(tmp_path / f"s{number}.nii.gz", scan(number), tilted(degrees))
+    assert find(tmp_path) == []
+
+
+def test_a_round_of_directions_cannot_all_be_stored_alike(tmp_path: Path) -> None:
+    for number in range(12):
+        write(tmp_path / f"s{number:02d}.nii.gz", scan(number), tilted(15 * number))
+    found = [fault for fault in find(tmp_path) if fault.kind == "nearly parallel, stored turned"]
+    assert len(found) == 1
+    assert found[0].severity == WARNING
+    assert "lie within 30 degrees of others, and no frame stores all of them alike" in found[0].seen
 
 
 # ---------------------------------------------------------------- headers

@@ -3,6 +3,7 @@
 import json
 import time
 
+import nibabel
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -101,6 +102,21 @@ def test_the_affine_is_oblique_and_nearest_to_lps(kind):
     assert np.abs(direction[0, 1]) > 1e-3
 
 
+@pytest.mark.parametrize("stored", ["LSP", "PSR"])
+@pytest.mark.parametrize("subject", range(6))
+def test_a_short_axis_stack_is_called_so_and_shows_the_same_anatomy(stored, subject):
+    plain, turned = (small("heart", subject=subject, stored=axes) for axes in ("LPS", stored))
+    assert "".join(nibabel.aff2axcodes(turned.affine)) == stored
+    np.testing.assert_array_equal(turned.image, plain.image[:, ::-1])
+    np.testing.assert_array_equal(turned.label, plain.label[:, ::-1])
+    spacing = [np.linalg.norm(scan.affine[:3, :3], axis=0) for scan in (plain, turned)]
+    np.testing.assert_allclose(*spacing)
+    direction = turned.affine[:3, :3] / spacing[0]
+    np.testing.assert_allclose(direction.T @ direction, np.eye(3), atol=1e-9)
+    normal = direction[:, 2]
+    assert (np.degrees(np.arccos(np.abs(normal))) > 30).all(), "double-oblique"
+
+
 def test_size_does_not_change_the_field_of_view():
     small_one, large = (
         phantom.make("heart", subject=1, shape=(40, 40, 8)),
@@ -148,6 +164,7 @@ def test_a_subject_takes_a_moment(kind):
     ({"kind": "knee"}, "phantom 'knee'"),
     ({"kind": "abdomen", "phases": 2}, "phases=2 of an abdomen"),
     ({"kind": "heart", "shape": (8, 8, 4)}, r"phantom shape \(8, 8, 4\)"),
+    ({"kind": "heart", "stored": "RAS"}, "phantom stored as 'RAS'"),
 ])  # fmt: skip
 def test_what_cannot_be_drawn_is_refused(arguments, message):
     with pytest.raises(UsageError, match=message):

@@ -15,8 +15,9 @@ import SimpleITK as sitk  # noqa: N813
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from scipy.spatial.transform import Rotation
 
-from lemis.data import volume
+from lemis.data import directions, volume
 from lemis.errors import DataFault, LemisError, UsageError
 
 RANDOM = np.random.default_rng(0)
@@ -80,6 +81,32 @@ def test_a_label_map_comes_back_on_the_grid_of_its_scan(suffix: str, orientation
     assert back.source.axis_codes == scan.source.axis_codes
     np.testing.assert_allclose(back.source.affine, affine, atol=1e-4)
     assert back.array.dtype == np.uint8
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mgz", ".nrrd", ".mha"])
+@given(orientation=orientations, seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_label_map_of_an_oblique_scan_read_in_any_frame_comes_back_on_its_grid(
+    suffix: str, orientation: tuple, seed: int, tmp_path: Path
+) -> None:
+    turned, frame = Rotation.random(2, random_state=seed).as_matrix()
+    affine = affine_of(tuple(orientation[0]), *orientation[1:])
+    affine[:3, :3] = turned @ affine[:3, :3]
+    file, along = tmp_path / f"scan{suffix}", directions.as_axes(frame)
+    stored = RANDOM.integers(-500, 500, SHAPE).astype(np.int16)
+    write(stored, affine, file)
+
+    scan = volume.read(file, along)
+    assert scan.array.shape == scan.source.canonical_shape
+    assert np.trace(directions.of_affine(scan.affine).T @ frame) > 1.9  # at most 62.8 degrees off, of all 48 orders
+    labels = RANDOM.integers(0, 9, scan.array.shape)
+    written = volume.write_labels(labels, scan.source, tmp_path / f"label{suffix}")
+    back = volume.read(written, scan.source.axes)
+    np.testing.assert_array_equal(back.array, labels)
+    np.testing.assert_allclose(back.source.affine, affine, atol=1e-3)
+    for index in itertools.product(*[(0, n - 1) for n in scan.array.shape]):
+        i, j, k = np.rint(np.linalg.solve(affine, scan.affine @ [*index, 1])[:3]).astype(int)
+        assert stored[i, j, k] == scan.array[index]
 
 
 @given(orientation=orientations)

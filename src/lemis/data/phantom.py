@@ -26,6 +26,10 @@ from lemis.data.volume import write_volume
 from lemis.errors import UsageError
 
 Kind = Literal["heart", "abdomen"]
+# How headers call the stored axes. "LSP" and "PSR" are stacks about halfway between left and back, on either side, as
+# short-axis hearts are: their slices run from the apex to the patient's back and right, and rows run upwards.
+Stored = Literal["LPS", "LSP", "PSR"]
+STORED: tuple[Stored, ...] = ("LPS", "LSP", "PSR")
 Field = NDArray[np.float32]  # (slice, row, column)
 PerSlice = float | NDArray[Any]  # a number, or (slices, 1, 1)
 
@@ -40,7 +44,7 @@ FIELD_MM = {"heart": 168.0, "abdomen": 345.0}
 
 
 class Phantom(NamedTuple):
-    """One made-up scan, stored as LPS and oblique."""
+    """One made-up scan, oblique."""
 
     image: NDArray[np.int16]  # (X, Y, Z)
     label: NDArray[np.uint8]  # (X, Y, Z)
@@ -65,6 +69,7 @@ def make(
     shape: tuple[int, int, int] | None = None,
     phase: int = 0,
     phases: int = 1,
+    stored: Stored = "LPS",
 ) -> Phantom:
     """One scan of one subject; the same arguments give the same voxels.
 
@@ -76,10 +81,13 @@ def make(
             The field of view is the same at any size.
         phase: Of a beating heart, 0 to ``phases`` - 1; 0 is end-diastole.
         phases: Per heart beat.
+        stored: Directions of the stored axes; the anatomy is the same.
 
     Raises:
-        UsageError: An unknown kind, phases of an abdomen, or fewer than 16 pixels or 2 slices.
+        UsageError: An unknown kind or order of axes, phases of an abdomen, or fewer than 16 pixels or 2 slices.
     """
+    if stored not in STORED:
+        raise UsageError(f"phantom stored as {stored!r}", allowed=", ".join(STORED), next="stored='LPS'")
     if kind not in LABELS:
         raise UsageError(f"phantom {kind!r}", allowed=", ".join(LABELS), next="kind='heart'")
     if kind == "abdomen" and phases != 1:
@@ -96,9 +104,14 @@ def make(
         shape = shape or (*SHAPES[kind], int(anatomy.integers(42, 49)))
         scene, gap_mm = _abdomen(anatomy, scan, shape)
     spacing = (scene.pixel_mm, scene.pixel_mm, gap_mm)
-    affine = _oblique(anatomy, shape, spacing, degrees=20.0 if kind == "heart" else 4.0)
-    stored = (scene.image.transpose(2, 1, 0), scene.label.transpose(2, 1, 0))
-    return Phantom(np.rint(stored[0]).astype(np.int16), np.ascontiguousarray(stored[1]), affine)
+    image, label = scene.image.transpose(2, 1, 0), scene.label.transpose(2, 1, 0)
+    if stored == "LPS":
+        directions = _near_body_axes(anatomy, degrees=20.0 if kind == "heart" else 4.0)
+    else:
+        directions = _short_axis(anatomy, stored)
+        image, label = image[:, ::-1], label[:, ::-1]
+    affine = _placed(anatomy, directions, shape, spacing)
+    return Phantom(np.ascontiguousarray(np.rint(image).astype(np.int16)), np.ascontiguousarray(label), affine)
 
 
 def write_dataset(
@@ -110,6 +123,7 @@ def write_dataset(
     seed: int = 0,
     shape: tuple[int, int, int] | None = None,
     phases: int = 1,
+    stored: Sequence[Stored] = ("LPS",),
 ) -> Path:
     """A folder of made-up scans in nnU-Net's raw layout.
 
@@ -121,6 +135,7 @@ def write_dataset(
         seed: Another seed, other subjects.
         shape: (X, Y, Z) of every scan; see ``make``.
         phases: Scans per subject, hearts only. Two are called ED and ES.
+        stored: Directions of the stored axes, of one subject after another.
 
     Returns:
         ``folder``.
@@ -138,7 +153,8 @@ def write_dataset(
     names = {1: [""], 2: ["_ED", "_ES"]}.get(phases, [f"_frame{phase + 1:02d}" for phase in range(phases)])
     for number in range(1, subjects + 1):
         for phase, name in enumerate(names):
-            scan = make(kind, subject=number, seed=seed, shape=shape, phase=phase, phases=phases)
+            axes = stored[(number - 1) % len(stored)]
+            scan = make(kind, subject=number, seed=seed, shape=shape, phase=phase, phases=phases, stored=axes)
             id = f"{kind}_{number:03d}{name}"
             write_volume(scan.image, scan.affine, folder / "imagesTr" / f"{id}_0000.nii.gz")
             if number <= labelled:
@@ -502,18 +518,36 @@ def _smooth(rng: np.random.Generator, shape: tuple[int, ...], knots: Sequence[in
     return whole
 
 
-def _oblique(
-    rng: np.random.Generator,
-    shape: tuple[int, int, int],
-    spacing_mm: tuple[float, float, float],
-    *,
-    degrees: float,
-) -> NDArray[np.float64]:
-    """LPS axes turned a little about all three, the middle of the scan near the middle of the scanner."""
+def _near_body_axes(rng: np.random.Generator, *, degrees: float) -> NDArray[np.float64]:
+    """(3, 3) directions of the stored axes: LPS, turned a little about all three."""
     from scipy.spatial.transform import Rotation
 
-    linear = Rotation.from_euler("xyz", rng.uniform(-degrees, degrees, 3), degrees=True).as_matrix()
+    turned: NDArray[np.float64] = Rotation.from_euler(
+        "xyz", rng.uniform(-degrees, degrees, 3), degrees=True
+    ).as_matrix()
+    return turned * (-1, -1, 1)
+
+
+def _short_axis(rng: np.random.Generator, stored: Stored) -> NDArray[np.float64]:
+    """(3, 3) directions of the stored axes of a short-axis stack: 3 to 8 degrees from halfway, tilted by 10 to 22."""
+    from scipy.spatial.transform import Rotation
+
+    halfway = np.array([[-1, -1, 0], [0, 0, -np.sqrt(2)], [1, -1, 0]]).T / np.sqrt(2)  # columns; rows run downwards
+    side = {"LSP": -1, "PSR": 1}[stored]
+    turned = Rotation.from_euler("z", side * rng.uniform(3, 8), degrees=True).as_matrix() @ halfway
+    tilted = Rotation.from_euler("xz", (rng.uniform(10, 22), rng.uniform(-5, 5)), degrees=True).as_matrix()
+    directions: NDArray[np.float64] = turned @ tilted * (1, -1, 1)
+    return directions
+
+
+def _placed(
+    rng: np.random.Generator,
+    directions: NDArray[np.float64],
+    shape: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+) -> NDArray[np.float64]:
+    """(4, 4) affine with the middle of the scan near the middle of the scanner."""
     affine = np.eye(4)
-    affine[:3, :3] = linear @ np.diag([-spacing_mm[0], -spacing_mm[1], spacing_mm[2]])
+    affine[:3, :3] = directions * spacing_mm
     affine[:3, 3] = rng.uniform(-40, 40, 3) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return affine
