@@ -28,7 +28,9 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
         yield temporary
+        _on_disk(temporary)  # else a power cut could leave the new name with an empty file
         os.replace(temporary, path)
+        _on_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -37,6 +39,17 @@ def write(path: Path, content: str | bytes) -> None:
     """Text in UTF-8, or bytes."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _on_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a power cut."""
+    if path.is_dir() and os.name == "nt":  # Windows opens no folder, and keeps its names in a journal
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_text(path: Path, *, next: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from pathlib import Path
+import json
 
 import numpy as np
 import pytest
@@ -15,9 +15,10 @@ from scipy.spatial.transform import Rotation
 
 from lemis.data import directions, frame
 from lemis.data.directions import as_axes, as_matrix
-from lemis.data.frame import Frame, Stack
+from lemis.data.frame import Frame, Stack, StoredFrame
 from lemis.data.index import Index, Scan
 from lemis.errors import UsageError
+from lemis.records import parse
 from lemis.settings import plain
 
 ANATOMY = np.arange(3 * 4 * 5).reshape(3, 4, 5)  # slices run across its last axis
@@ -303,8 +304,7 @@ def test_frames_differ_where_they_store_scans_otherwise() -> None:
 def test_a_frame_comes_back_from_json_and_another_is_refused() -> None:
     found = frame.of_index(frame.settle(index_of(psr_and_lsp(2))))
     assert found is not None
-    assert frame.read_frame(plain(found), Path("meta.json")) == found
-    assert frame.read_frame(None, Path("model.json")) is None
+    assert parse(json.dumps(plain(found)), StoredFrame, where="meta.json", next="") == found
     tilted = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]
     for wrong in (
         7,
@@ -314,8 +314,8 @@ def test_a_frame_comes_back_from_json_and_another_is_refused() -> None:
         {"axes": [[float("nan")] * 3] * 3, "stacks": []},
         {"axes": None, "stacks": [{"axis": 2}]},
     ):
-        with pytest.raises(UsageError, match=r"model.json: the frame"):
-            frame.read_frame(wrong, Path("model.json"))
+        with pytest.raises(UsageError, match=r"model.json: "):
+            parse(json.dumps(wrong), StoredFrame, where="model.json", next="")
 
 
 def test_how_strange_a_scan_is() -> None:

@@ -55,8 +55,7 @@ def watched(run: Run, seen: Outcome, *, epochs: int = 1, patience: int = FEWEST_
 
 
 def warnings(run: Run) -> list[str]:
-    found: list[str] = run.status().get("warnings", [])
-    return found
+    return list(run.status().warnings)
 
 
 HEALTHY = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))

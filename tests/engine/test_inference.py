@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from folders_made import PRETRAINED
 from lemis.contracts import Backbone, KeypointBackbone
 from lemis.data import preprocess
 from lemis.data.preprocess import Facts
@@ -324,8 +324,7 @@ def test_time_and_memory_of_a_scan_follow_from_a_tile() -> None:
 
 def test_a_pretraining_run_cannot_predict(tmp_path: Path) -> None:
     run = Run(tmp_path / "sal", {})
-    facts: dict[str, Any] = {"verb": "pretrain"}
-    run.finish({"w": torch.zeros(1)}, facts)
+    run.finish({"w": torch.zeros(1)}, PRETRAINED)
     with pytest.raises(UsageError, match="is a pretrain run: it has no classes yet") as caught:
         inference.load_network(run.path, CPU)
     assert caught.value.next.endswith(f"--pretrained {run.path}")

@@ -225,7 +225,7 @@ def test_figures_are_means_since_the_last_line(slices: Slices, tmp_path: Path) -
 
 def test_the_status_names_the_steps_that_were_done(slices: Slices, tmp_path: Path) -> None:
     _, run = train(tmp_path, slices, steps=7)
-    assert (run.status()["step"], run.status()["steps"]) == (7, 7)
+    assert (run.status().step, run.status().steps) == (7, 7)
 
 
 def test_losses_and_score_of_a_step_share_a_line(slices: Slices, tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ import torch
 import yaml
 from rich.console import Console
 
+from folders_made import PRETRAINED
 from lemis.engine.run import Run, load_model, processor
 from lemis.errors import UsageError
+from lemis.folders.run import Status
 
 SETTINGS = {"method": {"name": "pcl", "temperature": 0.1}, "epochs": 3, "learning_rate": 1e-5, "excluded": ["a"]}
 
@@ -35,7 +37,7 @@ def test_a_new_folder_says_what_it_was_made_with(tmp_path: Path) -> None:
     assert environment["packages"]["torch"] == torch.__version__
     assert {"lemis", "python", "platform", "cores", "threads", "command", "started"} <= environment.keys()
     assert not run.done
-    assert run.status() == {}
+    assert run.status() == Status()
 
 
 def test_the_same_settings_are_taken_and_nothing_is_rewritten(tmp_path: Path) -> None:
@@ -100,15 +102,15 @@ def test_status_is_merged_and_counts_the_seconds_of_every_process(tmp_path: Path
     run = Run(tmp_path, SETTINGS)
     run.set_status(step=7)
     status = run.status()
-    assert (status["verb"], status["state"], status["step"]) == ("pretrain", "running", 7)
-    assert 100.0 <= status["seconds"] < 110.0
+    assert (status.verb, status.state, status.step) == ("pretrain", "running", 7)
+    assert 100.0 <= status.seconds < 110.0
 
 
 def test_lines_of_the_log_are_json_and_go_to_tensorboard(tmp_path: Path) -> None:
     run = Run(tmp_path, SETTINGS)
     run.log(1, {"loss": 0.5})
     run.log(2, {"loss": 0.25, "held_out/pooled_dice": 0.7})
-    run.finish({"w": torch.zeros(2)}, {})
+    run.finish({"w": torch.zeros(2)}, PRETRAINED)
     last = json.loads((tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert (last["step"], last["loss"], last["held_out/pooled_dice"]) == (2, 0.25, 0.7)
     assert last["seconds"] >= 0
@@ -136,7 +138,7 @@ def test_a_checkpoint_holds_tensors_and_plain_types_only(tmp_path: Path) -> None
     assert run.load_checkpoint(torch.device("cpu")) is None
     run.save_checkpoint(state(5))
     loaded = torch.load(run.checkpoint, weights_only=True)
-    assert loaded["step"] == run.status()["step"] == 5
+    assert loaded["step"] == run.status().step == 5
     assert torch.equal(loaded["objective"]["w"], torch.arange(3.0))
 
 
@@ -160,15 +162,15 @@ def test_a_finished_run_has_weights_and_facts_and_nothing_left_over(tmp_path: Pa
     run = Run(tmp_path, SETTINGS)
     run.save_checkpoint(state(5))
     (tmp_path / "resume.part").write_bytes(b"half")
-    run.finish({"w": torch.arange(6.0).reshape(2, 3).T}, {"verb": "pretrain"}, note="x")
+    run.finish({"w": torch.arange(6.0).reshape(2, 3).T}, PRETRAINED, steps=9)
     assert run.done
-    assert run.status()["note"] == "x"
-    assert 0.05 < run.status()["peak_memory_gb"] < 64  # PyTorch alone is more than 50 MB
+    assert run.status().steps == 9
+    assert 0.05 < (run.status().peak_memory_gb or 0) < 64  # PyTorch alone is more than 50 MB
     assert not run.checkpoint.exists()
     assert list(tmp_path.glob("*.part")) == []
-    weights, facts = load_model(tmp_path)
+    weights, model = load_model(tmp_path)
     assert torch.equal(weights["w"], torch.arange(6.0).reshape(2, 3).T)
-    assert facts == {"version": 1, "verb": "pretrain"}
+    assert model.model_dump(mode="json") == PRETRAINED
 
 
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_a_warning_is_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixtur
     long = "the loss stands still " * 8
     run.warn(long)
     run.warn("and another")
-    assert run.status()["warnings"] == [long, "and another"]
+    assert run.status().warnings == (long, "and another")
     assert f"warning: {long}" in capsys.readouterr().err  # on one line: nobody looks on, so nothing is wrapped
 
 

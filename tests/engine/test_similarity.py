@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from folders_made import ENVIRONMENT, model
 from lemis.contracts import Backbone, View
 from lemis.data import views
 from lemis.data.preprocess import inside_field
@@ -24,6 +25,7 @@ from lemis.engine.inference import build_backbone
 from lemis.engine.run import Run, load_model
 from lemis.engine.similarity import Query, parse, similarity
 from lemis.errors import UsageError
+from lemis.folders.run import model_of
 from lemis.settings import plain
 
 CPU = torch.device("cpu")
@@ -33,12 +35,12 @@ def make_run(work: Path, name: str, *, seed: int = 0, weights_of: int = 1, verb:
     """A finished run: its network began as ``seed`` has it, and ended as ``weights_of`` has it."""
     store = open_store(work / "prepared")
     facts = {
-        "verb": verb, "method": "pcl", "backbone": "unet2d", "backbone_settings": {"base_width": 2},
-        "channels": list(store.channels), "label_names": list(store.label_names), "prepared": plain(store.settings),
-        "seed": seed, **more,
+        **model(verb), "method": "pcl", "backbone_settings": {"base_width": 2}, "channels": list(store.channels),
+        "label_names": list(store.label_names), "label_values": list(store.label_values),
+        "prepared": plain(store.settings), "seed": seed, **more,
     }  # fmt: skip
     torch.manual_seed(weights_of)
-    Run(work / "runs" / name, {"seed": seed}).finish(build_backbone(facts).state_dict(), facts, verb=verb)
+    Run(work / "runs" / name, {"seed": seed}).finish(build_backbone(model_of(facts)).state_dict(), facts, verb=verb)
 
 
 def a_query(work: Path) -> Query:
@@ -111,7 +113,7 @@ def test_a_network_that_knows_places_finds_the_query_again(row: int, col: int):
     inside = torch.ones(1, 1, 50, 62, dtype=torch.bool)
     here = View(image, views.identity(1, (50, 62)), inside=inside)
     there = views.apply(engine._other_view((50, 62), CPU), image, inside=inside)
-    facts = {"backbone": "places", "method": "knows"}
+    facts = model_of(model("pretrain", backbone="places", method="knows"))
     maps = engine._maps("run", facts, Places(), here, there, Query("a", 1, row, col))
     assert maps.away_px < 6  # a place is 4 x 4 pixels
     assert maps.of_slice.shape == (50, 62)
@@ -187,7 +189,7 @@ def test_shows_finished_pretraining_in_the_order_it_was_begun(case: Case):
     make_run(case.work, "tuned", verb="finetune")
     (case.work / "runs" / "begun").mkdir()
     for name, started in (("one", "2026-01-01"), ("a-later-one", "2026-01-02")):
-        (case.work / "runs" / name / "environment.json").write_text(json.dumps({"started": started}))
+        (case.work / "runs" / name / "environment.json").write_text(json.dumps({**ENVIRONMENT, "started": started}))
     assert [maps.run for maps in similarity(case.work, case.query, device="cpu").maps] == [None, "one", "a-later-one"]
 
 

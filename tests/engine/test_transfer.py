@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from folders_made import model
 from lemis.backbones import unet2d
 from lemis.contracts import Backbone
 from lemis.engine.run import messages
@@ -88,7 +89,7 @@ def test_the_table_joins_parts_that_fared_alike(capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize(("start", "next"), [("sal", "--pretrained"), (None, "leave out --pretrained")])
 def test_a_fine_tuned_run_is_no_start(tmp_path: Path, start: str | None, next: str) -> None:
-    (tmp_path / "model.json").write_text(json.dumps({"verb": "finetune", "pretrained": start}))
+    (tmp_path / "model.json").write_text(json.dumps(model("finetune", pretrained=start)))
     save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(UsageError, match="has learned from labels") as caught:
         load_pretrained(tmp_path)

@@ -165,8 +165,8 @@ def test_every_row_has_every_place_and_its_own_subjects(compared: Path) -> None:
     for row in rows:
         cell = json.loads((folder / "cells" / row["cell"] / "cell.json").read_text(encoding="utf-8"))
         _, facts = load_model(compared / "runs" / cell["run"])
-        assert len(facts["labelled_subjects"]) == int(row["labelled"])
-        assert {subject for fold, subject in scored if fold == row["fold"]} == set(facts["test_subjects"])
+        assert len(facts.labelled_subjects) == int(row["labelled"])
+        assert {subject for fold, subject in scored if fold == row["fold"]} == set(facts.test_subjects)
     assert (folder / "index.html").is_file()
     assert (folder / "table.md").is_file()
 

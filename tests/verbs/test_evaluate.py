@@ -54,7 +54,7 @@ def make_work(folder: Path, predicted: dict[str, NDArray[np.uint8]], *, facts: d
     index = indexing.Index(root=str(data), layout="made up", channels=("MR",), labels=labels, scans=tuple(scans))
     indexing.save(index, work / "index.json")
     if facts is not None:
-        (work / "predictions" / "predictions.json").write_text(json.dumps(facts))
+        (work / "predictions" / "predictions.json").write_text(json.dumps({"version": 1, **facts}))
     return work
 
 

@@ -48,11 +48,11 @@ def test_scratch_on_a_fold_trains_on_its_labels_and_scores_the_held_out(work: Pa
     assert run.name == "scratch-m2-fold1"
     split = choose(open_store(work / "prepared").scans, fold=1)
     _, facts = load_model(run)
-    assert facts["labelled_subjects"] == list(split.labelled_subjects)
-    assert facts["test_subjects"] == list(split.test_subjects)
-    assert facts["pretraining_subjects"] == []
-    assert facts["pretrained"] is None
-    assert (facts["fold"], facts["label_values"]) == (1, [0, 1, 2, 3])
+    assert facts.labelled_subjects == split.labelled_subjects
+    assert facts.test_subjects == split.test_subjects
+    assert facts.pretraining_subjects == ()
+    assert facts.pretrained is None
+    assert (facts.fold, facts.label_values) == (1, (0, 1, 2, 3))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     for line in lines:
@@ -72,7 +72,7 @@ def test_without_a_fold_every_label_is_used_and_none_held_out(work: Path) -> Non
 def test_a_budget_of_labels(work: Path) -> None:
     run = tune(work, fold=0, labelled=1)
     assert run.name == "scratch-m1-fold0"
-    assert len(load_model(run)[1]["labelled_subjects"]) == 1
+    assert len(load_model(run)[1].labelled_subjects) == 1
 
 
 def test_pretrained_weights_are_the_start(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,8 +87,8 @@ def test_pretrained_weights_are_the_start(work: Path, capsys: pytest.CaptureFixt
         if name.startswith("encoder") and name.endswith(("weight", "bias")):
             torch.testing.assert_close(after[name], value, rtol=0, atol=1e-6)
     facts = load_model(run)[1]
-    assert (facts["pretrained"], facts["method"]) == ("pcl", "pcl")
-    assert facts["pretraining_subjects"] == [f"heart_00{n}" for n in range(1, 7)]
+    assert (facts.pretrained, facts.method) == ("pcl", "pcl")
+    assert list(facts.pretraining_subjects) == [f"heart_00{n}" for n in range(1, 7)]
     said = capsys.readouterr().err
     assert "weights from pcl" in said
     assert "not trained by the method" in said
@@ -98,7 +98,7 @@ def test_the_network_is_that_of_the_pretrained_run(work: Path) -> None:
     start = pretrain(work, method="pcl", backbone="fcn", preset="tiny", overrides=FEW, device="cpu")
     run = tune(work, pretrained=start, fold=0)
     assert run.name == "pcl-fcn-m2-fold0"
-    assert load_model(run)[1]["backbone"] == "fcn"
+    assert load_model(run)[1].backbone == "fcn"
     assert tune(work, pretrained=start, fold=0, backbone="fcn") == run
     with pytest.raises(UsageError, match=r"--backbone unet2d with --pretrained .*, where fcn was trained") as caught:
         tune(work, pretrained=start, fold=1, backbone="unet2d")

@@ -196,9 +196,9 @@ def test_one_fold_holds_its_subjects_out(phantom_scans: Path, tmp_path: Path) ->
     run_fit(phantom_scans, work, fold=2, labelled=1)
     assert sorted(path.name for path in (work / "runs").iterdir()) == ["pcl", "pcl-m1-fold2"]
     _, facts = load_model(work / "runs" / "pcl-m1-fold2")
-    (held_out,) = facts["test_subjects"]
+    (held_out,) = facts.test_subjects
     assert set(record(work)["scans"]) == {held_out, "heart_004", "heart_005", "heart_006"}
-    assert held_out in load_model(work / "runs" / "pcl")[1]["subjects"]  # its image, never its label
+    assert held_out in load_model(work / "runs" / "pcl")[1].subjects  # its image, never its label
 
 
 @pytest.mark.slow
@@ -206,9 +206,9 @@ def test_inductive_pretraining_never_saw_the_held_out_scans(phantom_scans: Path,
     work = tmp_path / "work"
     run_fit(phantom_scans, work, fold=2, inductive=True)
     _, facts = load_model(work / "runs" / "pcl-without-fold2-m2-fold2")
-    (held_out,) = facts["test_subjects"]
-    assert held_out not in facts["pretraining_subjects"]
-    assert len(facts["pretraining_subjects"]) == 5
+    (held_out,) = facts.test_subjects
+    assert held_out not in facts.pretraining_subjects
+    assert len(facts.pretraining_subjects) == 5
     assert held_out not in record(work)["pretraining_subjects"]
 
 
@@ -329,7 +329,7 @@ def test_a_method_of_another_network(phantom_scans: Path, tmp_path: Path) -> Non
     work = tmp_path / "work"
     run_fit(phantom_scans, work, method="kaf", fold=0)
     assert {path.name for path in (work / "runs").iterdir()} == {"kaf", "kaf-m2-fold0"}
-    assert load_model(work / "runs" / "kaf-m2-fold0")[1]["backbone"] == "kaf_unet"
+    assert load_model(work / "runs" / "kaf-m2-fold0")[1].backbone == "kaf_unet"
 
 
 def test_a_wrong_pair_and_too_few_keypoints_are_refused_before_any_work(phantom_scans: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def record(folder: Path) -> dict[str, Any]:
 def test_every_scan_that_was_not_trained_on_is_predicted(runs: Path) -> None:
     folder = predict(runs / "a", device="cpu")
     assert folder == runs.parent / "predictions"
-    trained = set(load_model(runs / "a")[1]["labelled_subjects"])
+    trained = set(load_model(runs / "a")[1].labelled_subjects)
     expected = {f"heart_00{n}" for n in range(1, 7)} - trained
     assert {file.name.removesuffix(".nii.gz") for file in folder.glob("*.nii.gz")} == expected
     assert len(expected) == 4
@@ -149,7 +149,11 @@ def volumes(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     (tmp_path / "own_networks" / "__init__.py").write_text("")
     (tmp_path / "own_networks" / "pointwise.py").write_text(POINTWISE)
     monkeypatch.syspath_prepend(tmp_path)
-    facts = {**load_model(runs / "a")[1], "backbone": "own_networks.pointwise", "backbone_settings": {}}
+    facts = {
+        **load_model(runs / "a")[1].model_dump(mode="json"),
+        "backbone": "own_networks.pointwise",
+        "backbone_settings": {},
+    }
     weights = {name: torch.tensor(values) for name, values in THRESHOLDS.items()}
     weights["head.weight"] = weights["head.weight"].reshape(NETWORK_CLASSES, 1, 1, 1, 1)
     Run(runs / "volumes", {}).finish(weights, {**facts, "patch_px": [4, 16, 16]})
@@ -157,7 +161,7 @@ def volumes(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def test_a_volume_is_predicted_by_tiles_on_its_own_grid(volumes: Path, phantom_scans: Path, tmp_path: Path) -> None:
-    retell(volumes, prepared={**load_model(volumes)[1]["prepared"], "spacing_mm": "native", "field_of_view_mm": None})
+    retell(volumes, prepared={**load_model(volumes)[1].prepared, "spacing_mm": "native", "field_of_view_mm": None})
     folder = predict(volumes, scans=["heart_005"], output=tmp_path / "out", device="cpu")
     image = volume.read(phantom_scans / "imagesTr" / "heart_005_0000.nii.gz").array.astype(float)
     score = np.stack(
@@ -172,7 +176,7 @@ def test_a_volume_is_predicted_by_tiles_on_its_own_grid(volumes: Path, phantom_s
 
 
 def test_slices_are_prepared_for_volumes_and_come_back(volumes: Path, tmp_path: Path) -> None:
-    thin = {**load_model(volumes)[1]["prepared"], "slice_spacing_mm": 3.0}
+    thin = {**load_model(volumes)[1].prepared, "slice_spacing_mm": 3.0}
     retell(volumes, prepared=thin)
     folder = predict(volumes, scans=["heart_005"], output=tmp_path / "out", device="cpu")
     assert volume.read(folder / "heart_005.nii.gz").array.shape == (40, 40, 5)
@@ -202,7 +206,7 @@ def test_a_record_of_before_there_were_tiles_holds(runs: Path, capsys: pytest.Ca
 
 
 def test_tiles_of_another_size_are_no_ensemble(volumes: Path) -> None:
-    with pytest.raises(UsageError, match=r"differ in patch_px: None and \[4, 16, 16\]"):
+    with pytest.raises(UsageError, match=r"differ in patch_px: None and \(4, 16, 16\)"):
         predict([volumes.parent / "a", volumes], device="cpu")
 
 
@@ -212,7 +216,7 @@ def test_tiles_of_another_size_are_no_ensemble(volumes: Path) -> None:
 def test_a_dry_run_says_what_it_will_take_and_writes_nothing(
     volumes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    retell(volumes, prepared={**load_model(volumes)[1]["prepared"], "spacing_mm": "native", "field_of_view_mm": None})
+    retell(volumes, prepared={**load_model(volumes)[1].prepared, "spacing_mm": "native", "field_of_view_mm": None})
     folder = predict(volumes, output=tmp_path / "out", overrides=["at_once=3"], dry_run=True, device="cpu")
     assert folder == tmp_path / "out"
     assert not folder.exists()
@@ -393,7 +397,7 @@ def test_one_file_and_a_picture(tuned: Path, runs: Path, tmp_path: Path) -> None
 
     scaled = (255 * scan.image[..., 2].clip(0, 1000) / 1000).astype(np.uint8)
     Image.fromarray(scaled).save(tmp_path / "slice.png")
-    retell(runs / "a", prepared={**load_model(runs / "a")[1]["prepared"], "spacing_mm": "native"})
+    retell(runs / "a", prepared={**load_model(runs / "a")[1].prepared, "spacing_mm": "native"})
     folder = predict(runs / "a", inputs=tmp_path / "slice.png", output=tmp_path / "pictures", device="cpu")
     with Image.open(folder / "slice.png") as written:
         assert written.size == (40, 36)

@@ -33,12 +33,12 @@ def test_every_method_trains_and_says_what_it_trained(method: str, work: Path) -
     run = pretrain(work, method=method, preset="tiny", overrides=FEW, device="cpu")
     assert run == work / "runs" / method
     weights, facts = load_model(run)
-    assert facts["verb"] == "pretrain"
-    assert (facts["method"], facts["backbone"]) == (method, pairing.default_backbone(method))
-    assert facts["trained"] == list(plugins.load("methods", method).TRAINS)
-    assert facts["subjects"] == [f"heart_00{n}" for n in range(1, 7)]
-    assert facts["labelled_subjects"] == []
-    assert (facts["channels"], facts["label_names"]) == (["MR"], ["background", "RV", "MYO", "LV"])
+    assert facts.verb == "pretrain"
+    assert (facts.method, facts.backbone) == (method, pairing.default_backbone(method))
+    assert facts.trained == tuple(plugins.load("methods", method).TRAINS)
+    assert list(facts.subjects) == [f"heart_00{n}" for n in range(1, 7)]
+    assert facts.labelled_subjects == ()
+    assert (facts.channels, facts.label_names) == (("MR",), ("background", "RV", "MYO", "LV"))
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
@@ -129,7 +129,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(work: Path) -
 def test_a_fold_leaves_its_test_subjects_out(work: Path) -> None:
     run = pretrain(work, method="pcl", preset="tiny", overrides=FEW, fold=0, device="cpu")
     excluded = yaml.safe_load((run / "settings.yaml").read_text(encoding="utf-8"))["excluded"]
-    subjects = load_model(run)[1]["subjects"]
+    subjects = load_model(run)[1].subjects
     assert len(excluded) == 1
     assert sorted([*subjects, *excluded]) == [f"heart_00{n}" for n in range(1, 7)]
 
@@ -140,7 +140,7 @@ def test_the_method_is_the_presets(work: Path, tmp_path: Path) -> None:
         "method: rotation\nmethods: {rotation: {batch_size: 4, size_px: 32}}\nbackbones: {unet2d: {base_width: 2}}\n"
     )
     run = pretrain(work, preset=str(preset), overrides=FEW, device="cpu")
-    assert load_model(run)[1]["method"] == "rotation"
+    assert load_model(run)[1].method == "rotation"
 
 
 @pytest.mark.parametrize(("learning_rate", "symptoms"), [(0.1, ["loss", "embedding"]), (0.01, [])])
@@ -166,7 +166,7 @@ def test_an_unknown_method_and_an_unprepared_folder_are_refused(work: Path, tmp_
 def test_a_network_of_ones_choice_has_a_run_of_its_own(work: Path) -> None:
     run = pretrain(work, method="pcl", backbone="fcn", preset="tiny", overrides=FEW, device="cpu")
     assert run.name == "pcl-fcn"
-    assert load_model(run)[1]["backbone"] == "fcn"
+    assert load_model(run)[1].backbone == "fcn"
 
 
 def test_keypoints_that_are_missing_are_refused_before_there_is_a_run(work: Path) -> None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
+from folders_made import ENVIRONMENT, META, model
 from lemis import cli
 from lemis.data import index as indexing
 from lemis.data import volume
@@ -79,9 +80,8 @@ def make_run(work: Path, name: str, verb: str, **more: Any) -> None:
     status = {"verb": verb, "method": "sal", "state": "done", "step": 100, "steps": 100, "seconds": 754.0}
     (folder / "status.json").write_text(json.dumps({**status, **more.pop("status", {})}))
     (folder / "settings.yaml").write_text(yaml.safe_dump({"schedule": {"learning_rate": 0.1}, "note": "<i>"}))
-    environment = {"lemis": "0.1.0", "packages": {"torch": "2.13.0"}, "started": "2026-01-01"}
-    (folder / "environment.json").write_text(json.dumps(environment))
-    (folder / "model.json").write_text(json.dumps({"backbone": "unet2d", **more}))
+    (folder / "environment.json").write_text(json.dumps(ENVIRONMENT))
+    (folder / "model.json").write_text(json.dumps(model(verb, **more)))
     lines: list[dict[str, float]] = []
     for step in range(10, 101, 2):
         line = {
@@ -105,7 +105,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_run(work, "sal", "pretrain", subjects=["good", "fair", "x"], status={"warnings": ["near collapse"]})
     make_run(work, "sal-m1-fold0", "finetune", labelled_subjects=["x"], pretrained="sal")
     facts = {"runs": ["sal-m1-fold0"], "labelled_subjects": ["x"]}
-    record = {"scans": dict.fromkeys(predicted, facts), "pretraining_subjects": ["good", "fair", "x"]}
+    record = {"version": 1, "scans": dict.fromkeys(predicted, facts), "pretraining_subjects": ["good", "fair", "x"]}
     (work / "predictions" / "predictions.json").write_text(json.dumps(record))
     fault = {
         "severity": "warning",
@@ -115,9 +115,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "seen": "<7>",
         "repair": "look",
     }
-    (work / "check.json").write_text(json.dumps({"faults": [fault]}))
+    (work / "check.json").write_text(json.dumps({"version": 1, "faults": [fault]}))
     (work / "prepared").mkdir()
-    (work / "prepared" / "meta.json").write_text(json.dumps({"settings": {"spacing_mm": 1.25, "normalise": "zscore"}}))
+    (work / "prepared" / "meta.json").write_text(json.dumps(META))
     evaluate(work)
     return work
 
@@ -260,7 +260,7 @@ def test_only_the_runs_that_were_asked_for(work: Path, tmp_path: Path):
 def test_methods_paragraph_says_how_scans_were_prepared(tmp_path: Path, settings: dict[str, Any], words: str):
     work = make_index(tmp_path, {"a": label_map()})
     (work / "prepared").mkdir()
-    (work / "prepared" / "meta.json").write_text(json.dumps({"settings": {**settings, "normalise": "zscore"}}))
+    (work / "prepared" / "meta.json").write_text(json.dumps({**META, "settings": {**settings, "normalise": "zscore"}}))
     assert words in page.methods_paragraph(read_work(work))
 
 
@@ -379,7 +379,7 @@ def test_planes_are_turned_as_radiologists_look(tmp_path: Path, axis: int, brigh
 def test_a_stack_is_shown_in_slices_and_from_three_sides_where_the_network_was(tmp_path: Path):
     work = make_index(tmp_path, {"a": label_map(1)})
     facts = {"runs": ["flat"], "labelled_subjects": ["x"]}
-    (work / "predictions" / "predictions.json").write_text(json.dumps({"scans": {"a": facts}}))
+    (work / "predictions" / "predictions.json").write_text(json.dumps({"version": 1, "scans": {"a": facts}}))
     make_run(work, "flat", "finetune", labelled_subjects=["x"], patch_px=None)
     evaluate(work)
     assert {picture.caption[:5] for picture in planes_of(work)} == {"slice"}
@@ -521,18 +521,19 @@ def compared(prepared_work: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from lemis.data.store import open_store
     from lemis.engine.inference import build_backbone
     from lemis.engine.run import Run
+    from lemis.folders.run import model_of
 
     work = Path(shutil.copytree(prepared_work, tmp_path_factory.mktemp("compared") / "work"))
     store = open_store(work / "prepared")
     for name, method, backbone in (("pcl", "pcl", "unet2d"), ("second <i>", "kaf", "kaf_unet")):
         small = {"base_width": 2, "pairs": 1} if backbone == "kaf_unet" else {"base_width": 2}
-        facts = {
-            "verb": "pretrain", "method": method, "backbone": backbone, "backbone_settings": small,
-            "channels": list(store.channels), "label_names": list(store.label_names),
-            "prepared": plain(store.settings), "seed": 0, "subjects": ["a"],
-        }  # fmt: skip
+        facts = model(
+            "pretrain", method=method, backbone=backbone, backbone_settings=small, channels=list(store.channels),
+            label_names=list(store.label_names), label_values=list(store.label_values),
+            prepared=plain(store.settings), subjects=["a"],
+        )  # fmt: skip
         torch.manual_seed(1)
-        weights = build_backbone(facts).state_dict()
+        weights = build_backbone(model_of(facts)).state_dict()
         Run(work / "runs" / name, {}).finish(weights, facts, verb="pretrain", method=method)
     return work
 

@@ -16,17 +16,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator
 
 from lemis.data import directions, public
 from lemis.data.directions import Axes, Matrix
 from lemis.data.index import Index, Scan
-from lemis.errors import UsageError
 
 NEARLY_PARALLEL_DEGREES = 30.0
 # Stored within 45 degrees of each other, two scans are as parallel as can be: any other order is further off.
@@ -61,7 +59,17 @@ class Frame:
     stacks: tuple[Stack, ...]  # most scans first
 
 
-_FRAME = TypeAdapter(Frame)
+def _at_right_angles(frame: Frame) -> Frame:
+    if frame.axes is not None and not (
+        np.shape(frame.axes) == (3, 3) and np.allclose(_gram(frame.axes), np.eye(3), atol=1e-3)
+    ):
+        raise ValueError("should have three directions at right angles, as axes")
+    if not all(np.isfinite([*stack.direction, stack.within_degrees]).all() for stack in frame.stacks):
+        raise ValueError("should have stacks of finite directions")
+    return frame
+
+
+StoredFrame = Annotated[Frame, AfterValidator(_at_right_angles)]  # in a file
 
 
 class _Kinds(NamedTuple):
@@ -114,32 +122,6 @@ def of_index(index: Index) -> Frame | None:
     """The frame of an index; None for one of before there were frames, whose scans are in RAS+ order."""
     found = stacks(index)
     return Frame(axes=index.frame, stacks=found) if found else None
-
-
-def read_frame(stored: Any, file: Path) -> Frame | None:
-    """A frame from JSON; None where there is none, as in files of before.
-
-    Args:
-        stored: What ``plain`` made of it.
-        file: Where it was read.
-
-    Raises:
-        UsageError: It is none.
-    """
-    if stored is None:
-        return None
-    try:
-        found = _FRAME.validate_python(stored)
-        known = found.axes is None or np.allclose(_gram(found.axes), np.eye(3), atol=1e-3)
-    except (ValidationError, ValueError):
-        known = False
-    if not known:
-        raise UsageError(
-            f"{file}: the frame {str(stored)[:80]}",
-            allowed="three directions at right angles, and stacks of scans, as `lemis prepare` writes them",
-            next="prepare the scans, or train the run, again",
-        )
-    return found
 
 
 def differ(one: Axes | None, other: Axes | None) -> bool:

@@ -12,28 +12,83 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from numpy.typing import DTypeLike, NDArray
+from pydantic import AfterValidator, Field, model_validator
 
-from lemis import files
-from lemis.data.frame import Frame, read_frame
+from lemis import files, records
+from lemis.data import keypoints as detection
+from lemis.data import preprocess
+from lemis.data.frame import Frame, StoredFrame
 from lemis.data.keypoints import ScanKeypoints
 from lemis.data.preprocess import Facts, Shape2, crop_field, field_of_view, inside_field
 from lemis.errors import UsageError
-from lemis.settings import plain
+from lemis.records import Name, Record
+from lemis.settings import plain, resolve
 
 VERSION = 2  # 2: digests of images and labels
 
-_FACTS = TypeAdapter(Facts)
+
+def _prepared_so(settings: dict[str, Any]) -> dict[str, Any]:
+    resolve(preprocess.Settings, settings, prefix="settings.")
+    return settings
+
+
+def _found_so(settings: dict[str, Any]) -> dict[str, Any]:
+    resolve(detection.Settings, settings, prefix="keypoints.")
+    if settings.keys() != asdict(detection.Settings()).keys():
+        raise ValueError("should be all settings of keypoints")
+    return settings
+
+
+_Keypoints = Annotated[dict[str, Any], AfterValidator(_found_so)]
+
+
+class Meta(Record):
+    """``meta.json``."""
+
+    version: Literal[1]
+    settings: Annotated[dict[str, Any], AfterValidator(_prepared_so)]
+    asked: dict[str, Any] | None = None  # preprocess.Settings as they were given, before they were settled
+    frame: StoredFrame | None = None  # None: prepared before there were frames
+    keypoints: _Keypoints | None = None
+    channels: Annotated[tuple[str, ...], Field(min_length=1)]
+    label_names: Annotated[tuple[str, ...], Field(min_length=1, max_length=256)]
+    label_values: tuple[int, ...]
+    scans: Annotated[tuple[Name, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not len(self.label_names) == len(self.label_values) == len(set(self.label_values)):
+            raise ValueError(f"label_values {list(self.label_values)} for the names {list(self.label_names)}")
+        if len(set(self.scans)) != len(self.scans):
+            raise ValueError("scans, one of them twice")
+        return self
+
+
+def _possible(facts: Facts) -> Facts:
+    shapes = (facts.slices, *facts.canonical_shape, *facts.slice_shape, *facts.resampled_shape, *facts.prepared_shape)
+    lengths = (*facts.canonical_spacing_mm, *facts.prepared_spacing_mm)
+    if min(shapes) < 1 or not 0 <= facts.slice_axis <= 2:
+        raise ValueError("should have shapes of 1 or more, and an axis of 0 to 2")
+    if not all(0 < length < math.inf for length in lengths):
+        raise ValueError("should have spacings above 0")
+    if not all(math.isfinite(one.mean) and 0 < one.std < math.inf for one in facts.intensity):
+        raise ValueError("should have finite intensities")
+    return facts
+
+
+_FACTS = Annotated[Facts, AfterValidator(_possible)]
 
 
 class Slices(NamedTuple):
@@ -94,8 +149,12 @@ class Store:
         return self._places[id]
 
     def image(self, i: int) -> NDArray[np.float16]:
-        """(n, C, H, W) of scan ``i``, memory-mapped, read-only."""
-        return _map(self.path / f"{self.scans[i].id}.npy")
+        """(n, C, H, W) of scan ``i``, memory-mapped, read-only.
+
+        Raises:
+            UsageError: The file is damaged.
+        """
+        return _map(self.path / f"{self.scans[i].id}.npy", _image_form(self.scans[i], len(self.channels)))
 
     def digest(self, id: str) -> str:
         """sha256 of the prepared image of one scan, its shape included: equal for one scan under two names.
@@ -109,14 +168,19 @@ class Store:
         return content.hexdigest()
 
     def label(self, i: int) -> NDArray[np.uint8] | None:
-        """(n, H, W) class indices of scan ``i``, memory-mapped, read-only; None where it has no label."""
-        return _map(self.path / f"{self.scans[i].id}.label.npy") if self.scans[i].labelled else None
+        """(n, H, W) class indices of scan ``i``, memory-mapped, read-only; None where it has no label.
+
+        Raises:
+            UsageError: The file is damaged.
+        """
+        facts = self.scans[i]
+        return _map(self.path / f"{facts.id}.label.npy", _label_form(facts)) if facts.labelled else None
 
     def keypoints(self, i: int) -> ScanKeypoints:
         """Keypoints of scan ``i``, in pixels of ``image(i)``.
 
         Raises:
-            UsageError: The store has none.
+            UsageError: The store has none, or the file is damaged.
         """
         if self.keypoint_settings is None:
             raise UsageError(
@@ -124,8 +188,11 @@ class Store:
                 allowed="a preparation with keypoints",
                 next=f"lemis prepare {self.path.parent} keypoints.detector=sift",
             )
-        with np.load(self.path / f"{self.scans[i].id}.keypoints.npz", allow_pickle=False) as file:
-            return ScanKeypoints(*(file[field] for field in ScanKeypoints._fields))
+        file = self.path / f"{self.scans[i].id}.keypoints.npz"
+        try:
+            return _read_keypoints(file, self.scans[i])[0]
+        except (FileNotFoundError, _Damaged) as fault:
+            raise _damaged(file, str(fault)) from None
 
     @cached_property
     def slices(self) -> Slices:
@@ -200,31 +267,18 @@ def open_store(path: Path) -> Store:
             allowed="a folder that `lemis prepare` has finished",
             next=f"lemis prepare {path.parent}",
         )
-    meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-    if meta.get("version") != VERSION:
-        raise UsageError(
-            f"{path} is a store of version {meta.get('version')}",
-            allowed=f"version {VERSION}",
-            next=f"lemis prepare {path.parent}",
-        )
-    scans = [read_facts(path, id) for id in meta["scans"]]
-    missing = [id for id, facts in zip(meta["scans"], scans, strict=True) if facts is None]
-    if missing:
-        raise UsageError(
-            f"{path} lacks {missing[0]}.json",
-            allowed="every scan of meta.json",
-            next=f"lemis prepare {path.parent}",
-        )
+    meta = read_meta(path)
+    assert meta is not None, "the file is there"
     return Store(
         path=path,
-        scans=tuple(facts for facts in scans if facts is not None),
-        channels=tuple(meta["channels"]),
-        label_names=tuple(meta["label_names"]),
-        label_values=tuple(meta["label_values"]),
-        settings=meta["settings"],
-        keypoint_settings=meta.get("keypoints"),
-        frame=read_frame(meta.get("frame"), path / "meta.json"),
-        asked=meta.get("asked"),
+        scans=tuple(_facts(path, id) for id in meta.scans),
+        channels=meta.channels,
+        label_names=meta.label_names,
+        label_values=meta.label_values,
+        settings=meta.settings,
+        keypoint_settings=meta.keypoints,
+        frame=meta.frame,
+        asked=meta.asked,
     )
 
 
@@ -255,7 +309,7 @@ def write_scan(path: Path, facts: Facts, image: NDArray[np.float16], label: NDAr
     if label is not None:
         assert label.shape == (facts.slices, *facts.prepared_shape), "label and image on one grid"
         _save_array(path / f"{facts.id}.label.npy", label.astype(np.uint8, copy=False))
-    files.write(path / f"{facts.id}.json", _FACTS.dump_json(facts, indent=1).decode() + "\n")
+    files.write(path / f"{facts.id}.json", json.dumps(asdict(facts), indent=1) + "\n")
 
 
 def forget_scan(path: Path, id: str) -> None:
@@ -270,13 +324,20 @@ def write_keypoints(path: Path, id: str, found: ScanKeypoints, fingerprint: str)
         np.savez(file, allow_pickle=False, fingerprint=np.array(fingerprint), **found._asdict())
 
 
-def keypoint_fingerprint(path: Path, id: str) -> str | None:
-    """What the stored keypoints of one scan were made from; None where there are none."""
+def keypoint_fingerprint(path: Path, facts: Facts) -> str | None:
+    """What the stored keypoints of one scan were made from; None where there are none, or damaged ones."""
     try:
-        with np.load(path / f"{id}.keypoints.npz", allow_pickle=False) as file:
-            return str(file["fingerprint"])
-    except (FileNotFoundError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        return _read_keypoints(path / f"{facts.id}.keypoints.npz", facts)[1]
+    except (FileNotFoundError, _Damaged):
         return None
+
+
+def is_whole(path: Path, facts: Facts, channels: int) -> bool:
+    """Whether the arrays of a scan are there, as long as they say, and of the shapes that follow from its facts."""
+    forms = {f"{facts.id}.npy": _image_form(facts, channels)}
+    if facts.labelled:
+        forms[f"{facts.id}.label.npy"] = _label_form(facts)
+    return all(_fault_of(path / name, form) is None for name, form in forms.items())
 
 
 def ask_keypoints(path: Path, settings: Mapping[str, Any]) -> None:
@@ -286,27 +347,27 @@ def ask_keypoints(path: Path, settings: Mapping[str, Any]) -> None:
 
 def asked_keypoints(path: Path) -> Mapping[str, Any] | None:
     """The settings of ``ask_keypoints``; None where nobody asked."""
-    try:
-        settings: Mapping[str, Any] = json.loads((path / "keypoints.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+    file = path / "keypoints.json"
+    again = f"delete {file}, and then lemis prepare {path.parent} keypoints.detector=sift where keypoints are wanted"
+    settings: Mapping[str, Any] | None = records.find(file, _Keypoints, next=again)
     return settings
 
 
 def read_facts(path: Path, id: str) -> Facts | None:
-    """Facts of one scan of the store; None where it is not there or was written by another version."""
+    """Facts of one scan of the store; None where it is not there, is damaged or was written by another version."""
     try:
-        return _FACTS.validate_json((path / f"{id}.json").read_bytes())
-    except (FileNotFoundError, ValidationError):
+        return _facts(path, id)
+    except UsageError:
         return None
 
 
-def read_meta(path: Path) -> Mapping[str, Any] | None:
-    """The contents of ``meta.json``; None where the store is not finished."""
-    try:
-        meta: Mapping[str, Any] = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+def read_meta(path: Path) -> Meta | None:
+    """The contents of ``meta.json``; None where the store is not finished.
+
+    Raises:
+        UsageError: It is damaged, or of another version.
+    """
+    meta: Meta | None = records.find(path / "meta.json", Meta, next=f"lemis prepare {path.parent}")
     return meta
 
 
@@ -337,16 +398,100 @@ def write_meta(
     files.write(path / "meta.json", json.dumps(meta, indent=1) + "\n")
 
 
-def _map(path: Path) -> NDArray[Any]:
+def _facts(path: Path, id: str) -> Facts:
+    again = f"lemis prepare {path.parent}"
+    facts: Facts = records.read(path / f"{id}.json", _FACTS, next=again)
+    if facts.id != id:
+        raise UsageError(f"{path / id}.json is of the scan {facts.id!r}", allowed=id, next=again)
+    return facts
+
+
+class _Form(NamedTuple):
+    """What an array file is to hold."""
+
+    shape: tuple[int, ...]
+    dtype: DTypeLike
+
+
+class _Damaged(Exception):
+    """Why a file cannot be used."""
+
+
+def _image_form(facts: Facts, channels: int) -> _Form:
+    return _Form((facts.slices, channels, *facts.prepared_shape), np.float16)
+
+
+def _label_form(facts: Facts) -> _Form:
+    return _Form((facts.slices, *facts.prepared_shape), np.uint8)
+
+
+def _damaged(file: Path, fault: str) -> UsageError:
+    return UsageError(
+        f"{file} is damaged: {fault}",
+        allowed="prepared scans as they were written",
+        next=f"lemis prepare {file.parent.parent}",
+    )
+
+
+def _map(path: Path, form: _Form) -> NDArray[Any]:
     # The time stamp is part of the key, so that a scan prepared anew is not read from the old file.
     name = os.fspath(path)
-    return _mapped(name, os.stat(name).st_mtime_ns)
+    try:
+        stamp = os.stat(name).st_mtime_ns
+    except FileNotFoundError:
+        raise _damaged(path, "it is gone") from None
+    return _mapped(name, stamp, form)
 
 
 @lru_cache(maxsize=256)  # each open map holds a file descriptor; 1024 is a common limit
-def _mapped(name: str, stamp: int) -> NDArray[Any]:  # noqa: ARG001
+def _mapped(name: str, stamp: int, form: _Form) -> NDArray[Any]:  # noqa: ARG001
+    fault = _fault_of(Path(name), form)
+    if fault is not None:
+        raise _damaged(Path(name), fault)
     array: NDArray[Any] = np.load(name, mmap_mode="r")
     return array
+
+
+def _fault_of(file: Path, form: _Form) -> str | None:
+    """What is wrong with an array file, by its header and its length; None where it is whole."""
+    try:
+        with file.open("rb") as stream:
+            version = np.lib.format.read_magic(stream)
+            if version != (1, 0):
+                return f"version {version} of the format"
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+            begins = stream.tell()
+        length = file.stat().st_size
+    except OSError as error:
+        return error.strerror or "it cannot be read"
+    except (ValueError, RecursionError, MemoryError) as error:  # of what a damaged header makes numpy do
+        return str(error).partition("\n")[0] or "its header cannot be read"
+    if (shape, fortran, dtype) != (form.shape, False, np.dtype(form.dtype)):
+        return f"shape {shape} of {dtype}, not {form.shape} of {np.dtype(form.dtype)}"
+    if length != begins + math.prod(shape) * dtype.itemsize:
+        return f"{length} bytes, not {begins + math.prod(shape) * dtype.itemsize}"
+    return None
+
+
+def _read_keypoints(file: Path, facts: Facts) -> tuple[ScanKeypoints, str]:
+    """Keypoints of a scan, and what they were made from."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            found = ScanKeypoints(*(arrays[field] for field in ScanKeypoints._fields))
+            fingerprint = str(arrays["fingerprint"])
+    except FileNotFoundError:
+        raise
+    except (OSError, EOFError, KeyError, ValueError, TypeError, MemoryError, NotImplementedError, zlib.error) as error:
+        raise _Damaged(str(error).partition("\n")[0]) from None
+    except zipfile.BadZipFile as error:
+        raise _Damaged(str(error)) from None
+    count, place, descriptor = found
+    total = int(count.sum()) if count.dtype == np.int32 and count.shape == (facts.slices,) else -1
+    if count.min(initial=0) < 0 or place.dtype != np.int16 or place.shape != (total, 2) or len(descriptor) != total:
+        raise _Damaged("its arrays do not fit together")
+    if descriptor.ndim != 2 or ((place < 0) | (place >= facts.prepared_shape)).any():
+        raise _Damaged("a keypoint outside its slice")
+    return found, fingerprint
 
 
 def _save_array(path: Path, array: NDArray[Any]) -> None:

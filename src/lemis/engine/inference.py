@@ -25,40 +25,39 @@ from lemis.contracts import Backbone
 from lemis.data.preprocess import Facts, insert_slices
 from lemis.engine import tiles
 from lemis.engine.memory import peak_memory_gb
-from lemis.engine.run import load_model
+from lemis.engine.run import fill, load_model
 from lemis.engine.supervised import padded_logits
 from lemis.errors import UsageError
+from lemis.folders.run import FinetunedModel, Model, PretrainedModel
 from lemis.settings import resolve
 
 SLAB_BYTES = 256 * 2**20  # of the probabilities of slices at once, at most (but at least one slice); volumes: see tiles
 PROBE_SECONDS = 0.5  # that tiles are timed for; two at least, the first of which warms up
 
 
-def load_network(run: Path, device: torch.device) -> tuple[Backbone, dict[str, Any]]:
-    """The fine-tuned network of a run, ready to predict, and the facts in its ``model.json``.
+def load_network(run: Path, device: torch.device) -> tuple[Backbone, FinetunedModel]:
+    """The fine-tuned network of a run, ready to predict, and its ``model.json``.
 
     Raises:
         UsageError: The run is not finished, or was a pre-training without classes.
     """
-    weights, facts = load_model(run)
-    if facts["verb"] != "finetune":
+    weights, model = load_model(run)
+    if isinstance(model, PretrainedModel):
         raise UsageError(
-            f"{run} is a {facts['verb']} run: it has no classes yet",
+            f"{run} is a {model.verb} run: it has no classes yet",
             allowed="the folder of a fine-tuned run",
             next=f"lemis finetune WORK --pretrained {run}",
         )
-    backbone = build_backbone(facts)
-    backbone.load_state_dict(weights)
-    return backbone.eval().to(device), facts
+    backbone = build_backbone(model)
+    fill(backbone, weights, run)
+    return backbone.eval().to(device), model
 
 
-def build_backbone(facts: dict[str, Any]) -> Backbone:
+def build_backbone(model: Model) -> Backbone:
     """A fresh network as ``model.json`` describes it."""
-    module = plugins.load("backbones", facts["backbone"])
-    settings = resolve(module.Settings, facts["backbone_settings"], prefix="backbone.")
-    network: Backbone = module.Backbone(
-        settings, in_channels=len(facts["channels"]), num_classes=len(facts["label_names"])
-    )
+    module = plugins.load("backbones", model.backbone)
+    settings = resolve(module.Settings, model.backbone_settings, prefix="backbone.")
+    network: Backbone = module.Backbone(settings, in_channels=len(model.channels), num_classes=len(model.label_names))
     return network
 
 

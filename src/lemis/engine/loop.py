@@ -68,7 +68,7 @@ def train(
     inner = channels_last(objective)
     optimiser = build_optimiser(inner, settings)
     model, optimiser = fabric.setup(inner, optimiser)
-    step = _resume(run, inner, optimiser, fabric)
+    step = _resume(run, inner, optimiser, fabric, total)
     patience = settings.warm_up_steps + max(FEWEST_STEPS, int(PATIENCE_SHARE * total))
     watch = Watch(run, patience, learning_rate=settings.learning_rate, prefix=prefix)
     last_saved = time.monotonic()
@@ -163,16 +163,23 @@ def _due(every: int, step: int, total: int) -> bool:
     return step % every == 0 or step == total
 
 
-def _resume(run: Run, module: nn.Module, optimiser: Any, fabric: Fabric) -> int:
+def _resume(run: Run, module: nn.Module, optimiser: Any, fabric: Fabric, total: int) -> int:
+    """The step that training goes on from, everything as it was after it. Raises ``UsageError`` where it cannot."""
     state = run.load_checkpoint(fabric.device)
     if state is None:
         run.forget_after(0)
         return 0
-    module.load_state_dict(state["objective"])
-    optimiser.load_state_dict(state["optimiser"])
-    fabric.strategy.precision.load_state_dict(state["precision"])
-    run.forget_after(state["step"])
-    return int(state["step"])
+    step = state["step"]
+    if not isinstance(step, int) or not 0 < step < total:
+        raise run.damaged_checkpoint(f"step {step!r} of {total}")
+    try:
+        module.load_state_dict(state["objective"])
+        optimiser.load_state_dict(state["optimiser"])
+        fabric.strategy.precision.load_state_dict(state["precision"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise run.damaged_checkpoint(str(error).partition("\n")[0]) from error
+    run.forget_after(step)
+    return step
 
 
 def _save(run: Run, step: int, module: nn.Module, optimiser: Any, fabric: Fabric) -> None:

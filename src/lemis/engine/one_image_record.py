@@ -99,7 +99,7 @@ def write(job: Job, clusters_of: Mapping[int, Array], masked: Masked, by: str, p
         "slices": masked.slices,
         "means": means(masked.slices),
         "files": {"mask": job.mask.name, "labels": labels_path.name, "overlay": pictured.name},
-        "environment": environment(),
+        "environment": environment().model_dump(),
     }
     source = job.stack.source
     volume.write_labels(single_image.on_grid(job.stack, clusters_of), source, labels_path)

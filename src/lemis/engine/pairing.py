@@ -109,7 +109,8 @@ def keypoints_to_find(
     Raises:
         UsageError: What the user asked for does not do for the network.
     """
-    there = (read_meta(prepared) or {}).get("keypoints")
+    meta = read_meta(prepared)
+    there = meta.keypoints if meta else None
     if wanted is None or (asked is None and _suit(there, wanted)):
         return asked
     if asked is not None and not _suit(plain(asked), wanted):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from lemis import files
 from lemis.engine.cells import Grid, Use, read_result, read_status
 from lemis.engine.comparison import Plan, Way
+from lemis.folders import run as run_files
 from lemis.measure.tables import comma_separated
 
 RESULTS = (
@@ -29,8 +29,11 @@ MEAN = "mean"  # as a structure
 
 def trained(run: Path) -> dict[str, Any]:
     """What a run's own files say of its cost, and why it learned nothing, where that is so."""
-    status = json.loads((run / "status.json").read_text(encoding="utf-8"))
-    return {key: status.get(key) for key in ("seconds", "core_seconds", "peak_memory_gb", "learned_nothing")}
+    status = run_files.read_status(run)
+    return {
+        "seconds": status.seconds, "core_seconds": status.core_seconds, "peak_memory_gb": status.peak_memory_gb,
+        "learned_nothing": status.learned_nothing,
+    }  # fmt: skip
 
 
 def learned_nothing(folder: Path, grid: Grid) -> dict[str, dict[str, Any]]:
@@ -48,8 +51,7 @@ def learned_nothing(folder: Path, grid: Grid) -> dict[str, dict[str, Any]]:
 def pooled(run: Path) -> dict[str, dict[str, float]]:
     """The papers' Dice, pooled over the held-out fold: of the best and of the last scored step, by structure."""
     name = "held_out/pooled_dice"
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    scored = [line for line in lines if name in line]
+    scored = [line for line in run_files.read_metrics(run) if name in line]
     best = max(scored, key=lambda line: line[name])
     return {
         which: {

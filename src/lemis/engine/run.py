@@ -25,8 +25,9 @@ import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.text import Text
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lemis import __version__, files, terminal
 from lemis.data import material
@@ -34,11 +35,13 @@ from lemis.data.material import TrainedOn
 from lemis.engine import folders
 from lemis.engine.memory import peak_memory_gb
 from lemis.errors import UsageError
+from lemis.folders import run as records
+from lemis.folders.run import Environment, Model, Status
 from lemis.parts import processes
 from lemis.settings import write_yaml
 
-VERSION = 1
 _PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "nibabel", "SimpleITK", "pydantic")
+CHECKPOINT = ("step", "objective", "optimiser", "precision")  # what it holds
 _PLAIN_EVERY_S = 15.0  # a line of progress where there is no terminal
 
 
@@ -73,23 +76,23 @@ class Run:
         if ours and trained_on is not None and (changed := material.changes(material.read(self.path), trained_on)):
             self.console.print(f"note: {folders.set_aside(self.path, changed)}")
             ours = False
-        if ours and (self.path / "status.json").exists():
-            self._seconds_before = float(self.status().get("seconds", 0.0))
-            self._core_seconds_before = float(self.status().get("core_seconds", 0.0))
+        if ours:
+            status = self.status()
+            self._seconds_before, self._core_seconds_before = status.seconds, status.core_seconds
         if not ours:
             self.path.mkdir(parents=True, exist_ok=True)
             for leftover in ("metrics.jsonl", "status.json"):
                 (self.path / leftover).unlink(missing_ok=True)
-            files.write(self.path / "environment.json", json.dumps(environment(), indent=1))
+            records.write_environment(self.path, environment())
             write_yaml(dict(settings), stored)
         if trained_on is not None:
             material.write(self.path, trained_on)
 
     # -- state ------------------------------------------------------------------------------------------------------
 
-    def status(self) -> dict[str, Any]:
-        """``status.json``, empty where the run has not begun."""
-        return _status(self.path)
+    def status(self) -> Status:
+        """``status.json``, without any fact where the run has not begun."""
+        return records.read_status(self.path)
 
     @property
     def done(self) -> bool:
@@ -120,7 +123,7 @@ class Run:
             seconds = self._seconds_before + time.monotonic() - self._started
             core_seconds = self._core_seconds_before + time.process_time() - self._core_started
             times = {"seconds": round(seconds, 1), "core_seconds": round(core_seconds, 1)}
-            files.write(self.path / "status.json", json.dumps({**self.status(), **facts, **times}, indent=1))
+            records.write_status(self.path, self.status().with_facts({**facts, **times}))
 
     def note(self, text: str) -> None:
         """Say it on the console, once."""
@@ -131,7 +134,7 @@ class Run:
         """Say it on the console and keep it in ``status.json``."""
         if processes.rank() == 0:
             self.console.print(Text.assemble(("warning:", "yellow"), " ", terminal.visible(text)))
-            self.set_status(warnings=[*self.status().get("warnings", []), text])
+            self.set_status(warnings=[*self.status().warnings, text])
 
     # -- metrics ----------------------------------------------------------------------------------------------------
 
@@ -151,19 +154,15 @@ class Run:
 
     def forget_after(self, step: int) -> None:
         """Drop what was logged beyond the checkpoint that training goes on from."""
-        path = self.path / "metrics.jsonl"
-        if path.exists() and processes.rank() == 0:
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            files.write(path, "".join(kept))
+        if (self.path / records.METRICS).exists() and processes.rank() == 0:
+            records.keep_metrics_until(self.path, step)
 
     def replace_scores(self, prefix: str, figures: Mapping[str, float]) -> None:
         """Figures that begin with ``prefix`` are dropped from ``metrics.jsonl``; these are those of the last step."""
-        path = self.path / "metrics.jsonl"
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = records.read_metrics(self.path)
         kept = [{key: value for key, value in line.items() if not key.startswith(prefix)} for line in lines]
-        kept[-1] |= figures
-        files.write(path, "".join(json.dumps(line) + "\n" for line in kept))
+        kept[-1:] = [{**line, **figures} for line in kept[-1:]]
+        records.write_metrics(self.path, kept)
 
     @contextmanager
     def progress(self, total: int, done: int) -> Iterator[Callable[[int, float], None]]:
@@ -202,11 +201,28 @@ class Run:
             self.set_status(step=state["step"])
 
     def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
-        """The last checkpoint, or None where there is none."""
+        """The last checkpoint, or None where there is none.
+
+        Raises:
+            UsageError: It is damaged: nothing is thrown away without a word.
+        """
         if not self.checkpoint.exists():
             return None
-        state: dict[str, Any] = torch.load(self.checkpoint, map_location=device, weights_only=True)
+        try:
+            state = torch.load(self.checkpoint, map_location=device, weights_only=True)
+        except Exception as error:  # what a damaged file raises is anybody's guess, EOFError among it
+            raise self.damaged_checkpoint(f"{type(error).__name__} {str(error).partition(chr(10))[0]}") from error
+        if not isinstance(state, dict) or not {*CHECKPOINT} <= state.keys():
+            raise self.damaged_checkpoint(f"it does not hold {', '.join(CHECKPOINT)}")
         return state
+
+    def damaged_checkpoint(self, reason: str) -> UsageError:
+        """The error for a checkpoint that training cannot go on from."""
+        return UsageError(
+            f"{self.checkpoint} is damaged: {reason}",
+            allowed="the checkpoint as it was written",
+            next=f"delete {self.checkpoint} and run the same command again: training then begins anew",
+        )
 
     def finish(self, weights: Mapping[str, Tensor], facts: Mapping[str, Any], **status: Any) -> None:
         """Write ``model.safetensors`` and ``model.json``, mark the run done, and drop the checkpoint."""
@@ -215,7 +231,7 @@ class Run:
         if processes.rank() == 0:
             with files.replacing(self.path / "model.safetensors") as temporary:
                 save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
-            files.write(self.path / "model.json", json.dumps({"version": VERSION, **facts}, indent=1))
+            records.write_model(self.path, records.model_of(facts))
             self.set_status(**status, peak_memory_gb=peak_memory_gb(), state="done")
             self.checkpoint.unlink(missing_ok=True)
             for leftover in self.path.glob(f"*{files.PART}"):  # of a process that was killed while it wrote
@@ -224,28 +240,62 @@ class Run:
 
 def is_done(path: Path) -> bool:
     """Whether the run in a folder reached its end and its weights are there."""
-    return _status(path).get("state") == "done" and (path / "model.safetensors").is_file()
+    there = all((path / name).is_file() for name in (records.MODEL, records.WEIGHTS))
+    return there and records.read_status(path).state == "done"
 
 
-def _status(path: Path) -> dict[str, Any]:
-    file = path / "status.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-
-
-def load_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and facts of a finished run.
+def load_model(path: Path) -> tuple[dict[str, Tensor], Model]:
+    """Weights of a finished run, and what they are.
 
     Raises:
-        UsageError: The folder is not a finished run.
+        UsageError: The folder is not a finished run, or its files are damaged.
     """
-    if not (path / "model.json").exists():
+    model = records.read_model(path)
+    return _finite_weights(path / records.WEIGHTS), model
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor], run: Path) -> None:
+    """Load all weights of a run into the network that its ``model.json`` describes.
+
+    Raises:
+        UsageError: They are those of another network.
+    """
+    own = network.state_dict()
+    odd = sorted(own.keys() ^ weights.keys()) or [name for name in own if not _alike(own[name], weights[name])]
+    if odd:
+        here, there = (_form(tensors.get(odd[0])) for tensors in (own, weights))
         raise UsageError(
-            f"{path} has no model.json",
-            allowed="the folder of a finished run",
-            next="give work/runs/NAME, or run the same training command again to finish it",
+            f"{run / records.WEIGHTS} is not of the network that {records.MODEL} describes: "
+            f"{odd[0]} is {there}, and {here} in the network",
+            allowed="both files of one training",
+            next=records.ANEW,
         )
-    facts: dict[str, Any] = json.loads((path / "model.json").read_text(encoding="utf-8"))
-    return load_file(path / "model.safetensors"), facts
+    network.load_state_dict(weights)
+
+
+def _finite_weights(file: Path) -> dict[str, Tensor]:
+    try:
+        weights: dict[str, Tensor] = load_file(file)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UsageError(
+            f"{file} cannot be read: {str(error).partition(chr(10))[0]}", allowed="whole weights", next=records.ANEW
+        ) from None
+    if not weights:
+        raise UsageError(f"{file} holds no weights", allowed="those of a network", next=records.ANEW)
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor.double()).all()):
+            raise UsageError(
+                f"{file} holds weights that are not finite ({name})", allowed="finite weights", next=records.ANEW
+            )
+    return weights
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype
+
+
+def _form(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else f"{tuple(tensor.shape)} of {tensor.dtype}"
 
 
 def messages() -> Console:
@@ -253,8 +303,8 @@ def messages() -> Console:
     return terminal.console(stderr=True, unbroken=not sys.stderr.isatty(), quiet=processes.rank() != 0)
 
 
-def environment() -> dict[str, Any]:
-    """Machine and versions, as plain types."""
+def environment() -> Environment:
+    """Machine and versions."""
     packages = {}
     for name in _PACKAGES:
         try:
@@ -262,18 +312,19 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             packages[name] = "not installed"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "lemis": __version__,
-        "python": platform.python_version(),
-        "packages": packages,
-        "platform": platform.platform(),
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": gpu,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    return Environment(
+        version=1,
+        lemis=__version__,
+        python=platform.python_version(),
+        packages=packages,
+        platform=platform.platform(),
+        processor=processor(),
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        gpu=gpu,
+        command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

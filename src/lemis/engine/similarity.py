@@ -7,10 +7,10 @@ slice, turned and shrunk, in which the query has moved. A network that knows ana
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import ceil, cos, pi, sin
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +24,9 @@ from lemis.data.preprocess import inside_field
 from lemis.data.store import Store, open_store
 from lemis.engine.inference import build_backbone
 from lemis.engine.launch import chosen_device
-from lemis.engine.run import load_model
+from lemis.engine.run import fill, load_model
 from lemis.errors import UsageError
+from lemis.folders.run import Model, PretrainedModel, read_environment, read_model
 from lemis.parts.layers import unit
 from lemis.settings import plain
 
@@ -109,8 +110,8 @@ def similarity(work: Path, query: Query, *, runs: Sequence[str] = (), device: st
     here = View(x, views.identity(1, x.shape[2:], device=target), inside=seen)
     there = views.apply(_other_view(x.shape[2:], target), x, inside=seen)
     loaded = [(name, *load_model(work / "runs" / name)) for name in names]
-    for name, _, facts in loaded:
-        _refuse_other_scans(work, name, facts, store)
+    for name, _, model in loaded:
+        _refuse_other_scans(work, name, model, store)
     place = torch.tensor([[[float(query.row), float(query.col)]]], device=target)
     return Similarity(
         query,
@@ -119,7 +120,10 @@ def similarity(work: Path, query: Query, *, runs: Sequence[str] = (), device: st
         _seen(x[:, :1], here),
         _seen(there.image[:, :1], there),
         _pair(views.view_of(there.geometry, place)),
-        tuple(_maps(name, facts, network.to(target), here, there, query) for name, facts, network in _networks(loaded)),
+        tuple(
+            _maps(name, model, network.to(target), here, there, query)
+            for name, model, network in _networks(work / "runs", loaded)
+        ),
     )
 
 
@@ -156,11 +160,10 @@ def _pretrained(folder: Path) -> list[str]:
     """Names of the finished pre-training runs, in the order they were begun."""
     found = []
     for path in folder.glob("*/model.json"):
-        facts, environment = (
-            json.loads(path.with_name(name).read_text(encoding="utf-8")) for name in ("model.json", "environment.json")
-        )
-        if facts["verb"] == "pretrain":
-            found.append((environment["started"], path.parent.name))
+        run = path.parent
+        if isinstance(read_model(run), PretrainedModel):
+            environment = read_environment(run)
+            found.append((environment.started if environment else "", run.name))
     if not found:
         raise UsageError(
             f"no finished pre-training run in {folder}",
@@ -170,10 +173,10 @@ def _pretrained(folder: Path) -> list[str]:
     return [name for _, name in sorted(found)]
 
 
-def _refuse_other_scans(work: Path, name: str, facts: Mapping[str, Any], store: Store) -> None:
+def _refuse_other_scans(work: Path, name: str, model: Model, store: Store) -> None:
     for what, had, has in (
-        ("channels", facts["channels"], list(store.channels)),
-        ("preparation", facts["prepared"], plain(store.settings)),
+        ("channels", list(model.channels), list(store.channels)),
+        ("preparation", model.prepared, plain(store.settings)),
     ):
         if had != has:
             raise UsageError(
@@ -184,27 +187,28 @@ def _refuse_other_scans(work: Path, name: str, facts: Mapping[str, Any], store: 
 
 
 def _networks(
-    loaded: Sequence[tuple[str, dict[str, Tensor], dict[str, Any]]],
-) -> Iterator[tuple[str | None, dict[str, Any], Backbone]]:
+    folder: Path,
+    loaded: Sequence[tuple[str, dict[str, Tensor], Model]],
+) -> Iterator[tuple[str | None, Model, Backbone]]:
     """Runs of one network side by side, after it with the weights that the first of them began with."""
-    kinds: dict[str, list[tuple[str, dict[str, Tensor], dict[str, Any]]]] = {}
-    for name, weights, facts in loaded:
-        kinds.setdefault(json.dumps([facts["backbone"], facts["backbone_settings"]]), []).append((name, weights, facts))
+    kinds: dict[str, list[tuple[str, dict[str, Tensor], Model]]] = {}
+    for name, weights, model in loaded:
+        kinds.setdefault(json.dumps([model.backbone, model.backbone_settings]), []).append((name, weights, model))
     for group in kinds.values():
-        for number, (name, weights, facts) in enumerate(group):
-            torch.manual_seed(facts["seed"])  # as pre-training did before it built its network
-            network = build_backbone(facts)
+        for number, (name, weights, model) in enumerate(group):
+            torch.manual_seed(model.seed)  # as pre-training did before it built its network
+            network = build_backbone(model)
             if number == 0:
-                yield None, facts, network
-            network.load_state_dict(weights)
-            yield name, facts, network
+                yield None, model, network
+            fill(network, weights, folder / name)
+            yield name, model, network
 
 
 # ---------------------------------------------------------------- one network
 
 
 @torch.inference_mode()
-def _maps(run: str | None, facts: Mapping[str, Any], network: Backbone, here: View, there: View, query: Query) -> Maps:
+def _maps(run: str | None, model: Model, network: Backbone, here: View, there: View, query: Query) -> Maps:
     network.eval()
     level = next(k for k, stride in enumerate(network.strides) if stride >= FINEST_STRIDE)
     stride = network.strides[level]
@@ -218,8 +222,8 @@ def _maps(run: str | None, facts: Mapping[str, Any], network: Backbone, here: Vi
     centre = tuple(float(k // stride * stride + (stride - 1) / 2) for k in best)
     source = _pair(views.source_of(there.geometry, torch.tensor([[centre]], device=wanted.device)))
     away = float(np.hypot(source[0] - query.row, source[1] - query.col))
-    method = "scratch" if run is None else facts["method"]
-    return Maps(method, run, facts["backbone"], stride, of_slice, of_view, (centre[0], centre[1]), away)
+    method = "scratch" if run is None else model.method
+    return Maps(method, run, model.backbone, stride, of_slice, of_view, (centre[0], centre[1]), away)
 
 
 def _encoded(network: Backbone, image: Tensor) -> list[Tensor]:

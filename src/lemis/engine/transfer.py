@@ -17,6 +17,7 @@ from lemis import terminal
 from lemis.contracts import Backbone
 from lemis.engine.run import load_model
 from lemis.errors import UsageError
+from lemis.folders.run import FinetunedModel, PretrainedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,22 +31,20 @@ class Row:
     reason: str = ""
 
 
-def load_pretrained(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and facts of a finished pre-training run.
+def load_pretrained(run: Path) -> tuple[dict[str, Tensor], PretrainedModel]:
+    """Weights of a finished pre-training run, and its ``model.json``.
 
     Raises:
         UsageError: The folder is not one.
     """
-    weights, facts = load_model(run)
-    if facts["verb"] != "pretrain":
+    weights, model = load_model(run)
+    if isinstance(model, FinetunedModel):
         raise UsageError(
-            f"{run} is a {facts['verb']} run: its network has learned from labels",
+            f"{run} is a {model.verb} run: its network has learned from labels",
             allowed="the folder of a pre-training run",
-            next=f"--pretrained {run.parent / facts['pretrained']}"
-            if facts["pretrained"]
-            else "leave out --pretrained",
+            next=f"--pretrained {run.parent / model.pretrained}" if model.pretrained else "leave out --pretrained",
         )
-    return weights, facts
+    return weights, model
 
 
 def transfer(backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[str, ...], source: Path) -> list[Row]:
@@ -73,7 +72,7 @@ def transfer(backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[s
         if part in trained and given is not None:
             given, said = _for_one_channel(given, tensor)
             row["reason"] = row["reason"] or said
-            if given.shape == tensor.shape:
+            if given.shape == tensor.shape and given.dtype == tensor.dtype:
                 chosen[name] = given
                 row["loaded"] += tensor.numel()
                 continue
@@ -126,4 +125,6 @@ def _reason(part: str, trained: tuple[str, ...], given: Tensor | None, own: Tens
         return "not trained by the method"
     if given is None:
         return "not in the source"
+    if given.dtype != own.dtype:
+        return f"{given.dtype} there, {own.dtype} here"
     return f"shape {tuple(given.shape)} there, {tuple(own.shape)} here"

@@ -440,9 +440,9 @@ def _write_facts(plan: Plan, folder: Path, made: _Made, left: Sequence[Mapping[s
     before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     here = environment()
     run = {
-        "command": here["command"],
-        "machine": f"{here['gpu'] or here['processor']}, {here['cores']} cores, {here['platform']}",
-        "lemis": here["lemis"], "torch": here["packages"]["torch"],
+        "command": here.command,
+        "machine": f"{here.gpu or here.processor}, {here.cores} cores, {here.platform}",
+        "lemis": here.lemis, "torch": here.packages["torch"],
         "date": datetime.now(UTC).date().isoformat(),
     }  # fmt: skip
     if before and not ran:

@@ -30,6 +30,8 @@ from lemis.data import index as indexing
 from lemis.data import labels as label_maps
 from lemis.data import volume
 from lemis.errors import DataFault, UsageError
+from lemis.folders.predictions import read as read_predictions
+from lemis.folders.run import Figures, read_metrics
 from lemis.measure import scores, statistics, tables
 
 VERSION = 1
@@ -97,7 +99,7 @@ def evaluate(
     if work is None and (predictions.parent / "index.json").is_file():
         work = predictions.parent
     index = indexing.load(work / "index.json") if work is not None else None
-    record = _record(predictions / "predictions.json")
+    record = _record(predictions)
     cases, not_scored = _cases(predictions, references, index, record, runs)
     _refuse_leakage(cases)
 
@@ -137,10 +139,10 @@ def evaluate(
 # ---------------------------------------------------------------- what to score
 
 
-def _record(path: Path) -> dict[str, Any]:
+def _record(folder: Path) -> dict[str, Any]:
     """What ``predict`` wrote down; empty where the label maps come from elsewhere."""
-    record: dict[str, Any] = json_text.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return record
+    record = read_predictions(folder)
+    return record.model_dump(exclude_unset=True) if record else {}
 
 
 def _made_by(record: Mapping[str, Any], scan: str) -> tuple[tuple[str, ...], frozenset[str] | None]:
@@ -363,7 +365,7 @@ def _paper(record: Mapping[str, Any], work: Path | None, runs: Sequence[str]) ->
         return {"what": scores.PAPER_DEFINITION, **record["pooled"]}
     if work is None:
         return None
-    logs = {run: _held_out(work / "runs" / run / "metrics.jsonl") for run in runs}
+    logs = {run: _held_out(work / "runs" / run) for run in runs}
     if not logs or not all(logs.values()):
         return None
     best = {run: max(lines, key=lambda line: line[_POOLED]) for run, lines in logs.items()}
@@ -381,12 +383,9 @@ def _paper(record: Mapping[str, Any], work: Path | None, runs: Sequence[str]) ->
     }
 
 
-def _held_out(log: Path) -> list[dict[str, Any]]:
+def _held_out(run: Path) -> list[Figures]:
     """Lines of a run's metrics that hold its score on the held-out fold."""
-    if not log.is_file():
-        return []
-    whole = (line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n"))
-    return [figures for figures in map(json_text.loads, whole) if _POOLED in figures]
+    return [figures for figures in read_metrics(run) if not math.isnan(figures.get(_POOLED, math.nan))]
 
 
 def _versions() -> dict[str, str]:

@@ -17,6 +17,7 @@ from lemis.engine import held_out as held_out_score
 from lemis.engine.run import Run, is_done, load_model, messages
 from lemis.engine.transfer import load_pretrained, print_table, transfer
 from lemis.errors import UsageError
+from lemis.folders.run import PretrainedModel
 from lemis.settings import plain
 
 _POOLED = "held_out/pooled_dice"
@@ -71,7 +72,7 @@ def finetune(
     Raises:
         UsageError: Another network than the pre-trained one, or scans prepared without the keypoints it looks at.
     """
-    weights, before = load_pretrained(pretrained) if pretrained is not None else ({}, {"method": pairing.SCRATCH})
+    weights, before = load_pretrained(pretrained) if pretrained is not None else ({}, None)
     tree = plan.base(preset, settings_file)
     backbone = _backbone(backbone, before, pretrained, tree)
     settings = plan.finetuning(backbone, tree, overrides, auxiliary=auxiliary, prefix=prefix)
@@ -81,7 +82,7 @@ def finetune(
     pairing.require_one_axis(store, settings.dims)
     fabric = launch.launch(settings.schedule, device, settings.dims)
     console = messages()
-    method = before["method"].rsplit(".", 1)[-1]
+    method = pairing.SCRATCH if before is None else before.method.rsplit(".", 1)[-1]
     sides = choose(
         store.scans, fold=fold, labelled=labelled, root=Path(index.load(work / "index.json").root),
         seed=selection_seed, scheme=split,
@@ -95,7 +96,7 @@ def finetune(
         )
     torch.manual_seed(seed)
     network = build.network(settings, store)
-    rows = transfer(network, weights, tuple(before["trained"]), pretrained) if pretrained is not None else []
+    rows = [] if before is None or pretrained is None else transfer(network, weights, before.trained, pretrained)
     objective, most = build.objective(settings, network, store), keypoints.most if keypoints else 0
     usual = _usual_name(pretrained, before, settings, len(sides.labelled_subjects), fold, seed)
     stored = {
@@ -170,7 +171,7 @@ def finetune(
                 "patch_px": None if patch_px is None else list(patch_px), "channels": list(store.channels),
                 "label_names": list(store.label_names), "label_values": list(store.label_values),
                 "labelled_subjects": list(sides.labelled_subjects), "test_subjects": list(sides.test_subjects),
-                "pretraining_subjects": before.get("subjects", []),
+                "pretraining_subjects": [] if before is None else list(before.subjects),
                 "pretrained": pretrained.name if pretrained else None, "prepared": plain(store.settings),
                 "frame": plain(store.frame),
                 "seed": seed, "fold": fold, "split": sides.source,
@@ -179,28 +180,31 @@ def finetune(
     return run.path
 
 
-def _backbone(given: str | None, before: Mapping[str, Any], pretrained: Path | None, tree: Mapping[str, Any]) -> str:
-    there = before.get("backbone", given or tree.get("backbone", pairing.BACKBONE))
-    if given not in (None, there):
+def _backbone(
+    given: str | None, before: PretrainedModel | None, pretrained: Path | None, tree: Mapping[str, Any]
+) -> str:
+    if before is None:
+        return str(given or tree.get("backbone", pairing.BACKBONE))
+    if given not in (None, before.backbone):
         raise UsageError(
-            f"--backbone {given} with --pretrained {pretrained}, where {there} was trained",
-            allowed=f"the network that was pre-trained: {there}",
-            next=f"leave out --backbone, or pre-train it: --method {before['method']} --backbone {given}",
+            f"--backbone {given} with --pretrained {pretrained}, where {before.backbone} was trained",
+            allowed=f"the network that was pre-trained: {before.backbone}",
+            next=f"leave out --backbone, or pre-train it: --method {before.method} --backbone {given}",
         )
-    return str(there)
+    return before.backbone
 
 
 def _usual_name(
     pretrained: Path | None,
-    before: Mapping[str, Any],
+    before: PretrainedModel | None,
     settings: plan.Finetuning,
     labelled: int,
     fold: int | None,
     seed: int,
 ) -> str:
     """``pcl-m2-fold0``; the seed is named where the pre-training does not name it."""
-    if pretrained is not None:
-        start, named = pretrained.name, before.get("seed", 0)
+    if pretrained is not None and before is not None:
+        start, named = pretrained.name, before.seed
     else:
         start, named = pairing.with_seed(pairing.run_name(pairing.SCRATCH, settings.backbone), seed), seed
     start = pairing.with_auxiliary(start, settings.auxiliary)

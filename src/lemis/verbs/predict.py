@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from lemis import files, terminal
+from lemis import terminal
 from lemis.contracts import Backbone
 from lemis.data import frame as frames
 from lemis.data import index as index_file
@@ -31,10 +30,11 @@ from lemis.engine.inference import Cost, cost, load_network, predict_scan, probe
 from lemis.engine.launch import chosen_device
 from lemis.engine.run import messages
 from lemis.errors import UsageError
+from lemis.folders import predictions
+from lemis.folders.predictions import Prediction, Predictions
+from lemis.folders.run import WEIGHTS, FinetunedModel
 from lemis.measure.tables import count
 from lemis.settings import parse_overrides, plain, resolve
-
-RECORD = "predictions.json"
 
 
 class Tiling(NamedTuple):
@@ -76,59 +76,60 @@ def predict(
     if not runs:
         raise UsageError("no run", allowed="one fine-tuned run, or several", next="lemis predict WORK/runs/NAME")
     target = torch.device(chosen_device(device))
-    networks, facts = _load(runs, target)
-    frame = _frame(runs, facts)
-    tiling = _tiling(overrides, facts[0].get("patch_px"))
+    networks, models = _load(runs, target)
+    frame = _frame(runs, models)
+    tiling = _tiling(overrides, models[0].patch_px)
     work = runs[0].parent.parent
     index = index_file.load(work / "index.json") if inputs is None else scan_folder(inputs)
     index = frames.follow(index, None if frame is None else frame.axes)
     output = output or work / "predictions"
-    record = _read_record(output)
-    chosen = _chosen(index, scans, facts, all_of_them=inputs is not None)
+    known = predictions.read(output) or Predictions(version=1)
+    chosen = _chosen(index, scans, models, all_of_them=inputs is not None)
     made_by = {
-        "runs": [run.name for run in runs],
-        "weights": [_digest(run / "model.safetensors") for run in runs],
-        "labelled_subjects": sorted({s for f in facts for s in f["labelled_subjects"]}),
+        "runs": tuple(run.name for run in runs),
+        "weights": tuple(_digest(run / WEIGHTS) for run in runs),
+        "labelled_subjects": tuple(sorted({subject for model in models for subject in model.labelled_subjects})),
         **_said_of(tiling),
     }
-    wanted = {scan.id: {**made_by, "images": _stamps(index, scan)} for scan in chosen}
-    waiting = [scan for scan in chosen if not _is_made(record["scans"].get(scan.id), wanted[scan.id], output)]
+    wanted = {scan.id: Prediction(**made_by, images=_stamps(index, scan)) for scan in chosen}
+    waiting = [scan for scan in chosen if not _is_made(known.scans.get(scan.id), wanted[scan.id], output)]
     if not waiting:
         console.print(f"{output}: nothing to do")
         return output
-    names = " + ".join(made_by["runs"])
-    _say_direction(waiting, frame, facts[0], console)
+    names = " + ".join(run.name for run in runs)
+    _say_direction(waiting, frame, models[0], console)
     if dry_run:
-        _print_cost(waiting, _costs(waiting, index, networks, facts[0], tiling, target), tiling, target)
+        _print_cost(waiting, _costs(waiting, index, networks, models[0], tiling, target), tiling, target)
         return output
     output.mkdir(parents=True, exist_ok=True)
     with terminal.progress(console, f"predicting with {names}") as bar:
         for scan in bar.track(waiting):
-            file = _predict_one(scan, index, networks, facts[0], tiling, output, target)
-            record["scans"][scan.id] = {"file": file.name, **wanted[scan.id]}
-            _write_record(output, record, facts)
+            file = _predict_one(scan, index, networks, models[0], tiling, output, target)
+            made = wanted[scan.id].model_copy(update={"file": file.name})
+            seen = {subject for model in models for subject in model.pretraining_subjects}
+            predictions.add(output, scan.id, made, seen)
     console.print(f"predicted {count(len(waiting), 'scan')} with {names}: {output}")
     return output
 
 
-def _load(runs: Sequence[Path], device: torch.device) -> tuple[list[Backbone], list[dict[str, Any]]]:
+def _load(runs: Sequence[Path], device: torch.device) -> tuple[list[Backbone], list[FinetunedModel]]:
     loaded = [load_network(run, device) for run in runs]
-    facts = [fact for _, fact in loaded]
-    for fact, run in zip(facts, runs, strict=True):
+    models = [model for _, model in loaded]
+    for model, run in zip(models, runs, strict=True):
         for key in ("channels", "label_values", "prepared", "patch_px"):
-            if fact.get(key) != facts[0].get(key):
+            first, other = (getattr(one, key) for one in (models[0], model))
+            if first != other:
                 raise UsageError(
-                    f"{runs[0]} and {run} differ in {key}: {facts[0].get(key)} and {fact.get(key)}",
+                    f"{runs[0]} and {run} differ in {key}: {first} and {other}",
                     allowed="an ensemble of runs from one prepared data set",
                     next=f"lemis predict {run}",
                 )
-    return [network for network, _ in loaded], facts
+    return [network for network, _ in loaded], models
 
 
-def _frame(runs: Sequence[Path], facts: Sequence[dict[str, Any]]) -> Frame | None:
+def _frame(runs: Sequence[Path], models: Sequence[FinetunedModel]) -> Frame | None:
     """The frame in which the runs saw their scans; None for runs of before there were frames."""
-    found = [frames.read_frame(fact.get("frame"), run / "model.json") for run, fact in zip(runs, facts, strict=True)]
-    axes = [None if frame is None else frame.axes for frame in found]
+    axes = [None if model.frame is None else model.frame.axes for model in models]
     for run, others in zip(runs, axes, strict=True):
         if frames.differ(axes[0], others):
             raise UsageError(
@@ -136,14 +137,14 @@ def _frame(runs: Sequence[Path], facts: Sequence[dict[str, Any]]) -> Frame | Non
                 allowed="an ensemble of runs that saw their scans stored alike",
                 next=f"lemis predict {run}",
             )
-    return found[0]
+    return models[0].frame
 
 
-def _say_direction(scans: Sequence[Scan], frame: Frame | None, facts: dict[str, Any], console: Console) -> None:
+def _say_direction(scans: Sequence[Scan], frame: Frame | None, model: FinetunedModel, console: Console) -> None:
     """Name scans whose slices lie otherwise than those of training."""
     if frame is None:
         return
-    settings = resolve(preprocess.Settings, facts["prepared"])
+    settings = resolve(preprocess.Settings, model.prepared)
     for scan in scans:
         seen = dataclasses.replace(scan, slice_axis=preprocess.axis_of(settings, scan.slice_axis))
         if scan.axes and (found := frames.strangeness(seen, frame)):
@@ -155,7 +156,7 @@ def _say_direction(scans: Sequence[Scan], frame: Frame | None, facts: dict[str, 
 
 
 def _chosen(
-    index: Index, scans: Sequence[str] | None, facts: Sequence[dict[str, Any]], *, all_of_them: bool
+    index: Index, scans: Sequence[str] | None, models: Sequence[FinetunedModel], *, all_of_them: bool
 ) -> list[Scan]:
     by_id = {scan.id: scan for scan in index.scans}
     if scans is not None:
@@ -167,7 +168,7 @@ def _chosen(
                     next="lemis check SCANS",
                 )
         return [by_id[wanted] for wanted in scans]
-    seen = {subject for fact in facts for subject in fact["labelled_subjects"]}
+    seen = {subject for model in models for subject in model.labelled_subjects}
     chosen = [scan for scan in index.scans if all_of_them or scan.subject not in seen]
     if not chosen:
         raise UsageError(
@@ -182,31 +183,31 @@ def _predict_one(
     scan: Scan,
     index: Index,
     networks: Sequence[Backbone],
-    facts: dict[str, Any],
+    model: FinetunedModel,
     tiling: Tiling | None,
     output: Path,
     device: torch.device,
 ) -> Path:
-    _expect_channels(index, facts)
-    slices, described, source = _prepared(scan, index, facts)
+    _expect_channels(index, model)
+    slices, described, source = _prepared(scan, index, model)
     classes = predict_scan(networks, slices, described, device, *(tiling or ()))
-    labels = _values(facts["label_values"])[classes]
+    labels = _values(model.label_values)[classes]
     file = index_file.locate(index, scan.images[0])
     return volume.write_labels(labels, source, output / f"{scan.id}{volume.label_suffix(file)}")
 
 
-def _expect_channels(index: Index, facts: dict[str, Any]) -> None:
-    if len(index.channels) != len(facts["channels"]):
+def _expect_channels(index: Index, model: FinetunedModel) -> None:
+    if len(index.channels) != len(model.channels):
         raise UsageError(
             f"scans with {len(index.channels)} channels ({', '.join(index.channels)})",
-            allowed=f"the {len(facts['channels'])} the run was trained on: {', '.join(facts['channels'])}",
+            allowed=f"the {len(model.channels)} the run was trained on: {', '.join(model.channels)}",
             next="give scans with the same channels in the same order",
         )
 
 
-def _prepared(scan: Scan, index: Index, facts: dict[str, Any]) -> tuple[NDArray[np.float16], Facts, Source]:
+def _prepared(scan: Scan, index: Index, model: FinetunedModel) -> tuple[NDArray[np.float16], Facts, Source]:
     # A function of its own, so that the scan as it was stored is let go.
-    settings = resolve(preprocess.Settings, facts["prepared"])
+    settings = resolve(preprocess.Settings, model.prepared)
     image = read_image(index, scan)
     described = _described(scan, image.source.canonical_shape, image.spacing_mm, settings)
     return *preprocess.prepare_image(image.array, described, settings), image.source
@@ -251,12 +252,12 @@ def _costs(
     scans: Sequence[Scan],
     index: Index,
     networks: Sequence[Backbone],
-    facts: dict[str, Any],
+    model: FinetunedModel,
     tiling: Tiling | None,
     device: torch.device,
 ) -> list[Cost]:
-    _expect_channels(index, facts)
-    settings, channels = resolve(preprocess.Settings, facts["prepared"]), len(facts["channels"])
+    _expect_channels(index, model)
+    settings, channels = resolve(preprocess.Settings, model.prepared), len(model.channels)
     described = [_described(scan, scan.shape, scan.spacing_mm, settings) for scan in scans]
     largest = max(described, key=lambda one: math.prod(one.prepared_shape))
     found = probe(networks, largest, channels, device, *(tiling or ()))
@@ -295,24 +296,10 @@ def _duration(seconds: float) -> str:
 # ---------------------------------------------------------------------------------------------------------- the record
 
 
-def _read_record(output: Path) -> dict[str, Any]:
-    path = output / RECORD
-    record: dict[str, Any] = (
-        json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"version": 1, "scans": {}}
-    )
-    return record
-
-
-def _write_record(output: Path, record: dict[str, Any], facts: Sequence[dict[str, Any]]) -> None:
-    before = set(record.get("pretraining_subjects", []))
-    record["pretraining_subjects"] = sorted(before.union(*(fact["pretraining_subjects"] for fact in facts)))
-    files.write(output / RECORD, json.dumps(record, indent=1))
-
-
-def _is_made(entry: dict[str, Any] | None, wanted: dict[str, Any], output: Path) -> bool:
-    if entry is None or not (output / entry["file"]).exists():
+def _is_made(entry: Prediction | None, wanted: Prediction, output: Path) -> bool:
+    if entry is None or entry.file is None or not (output / entry.file).exists():
         return False
-    return all(entry.get(key) == value for key, value in wanted.items())
+    return all(getattr(entry, name) == getattr(wanted, name) for name in wanted.model_fields_set)
 
 
 def _digest(file: Path) -> str:
@@ -321,7 +308,7 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(weights, "sha256").hexdigest()[:16]
 
 
-def _stamps(index: Index, scan: Scan) -> list[list[str]]:
+def _stamps(index: Index, scan: Scan) -> tuple[tuple[str, str], ...]:
     """Path and stamp of each file of a scan: another scan of the same name is predicted anew."""
     images = [index_file.locate(index, image) for image in scan.images]
-    return [[str(image.resolve()), volume.stamp(image)] for image in images]
+    return tuple((str(image.resolve()), volume.stamp(image)) for image in images)

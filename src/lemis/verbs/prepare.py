@@ -164,7 +164,7 @@ def _find_keypoints(plan: _Plan, settings: detection.Settings, jobs: int | None,
     """
     opened = store.open_store(plan.job.folder)
     stamps = {facts.id: _digest([facts.fingerprint, plain(settings)]) for facts in opened.scans}
-    missing = [facts for facts in opened.scans if store.keypoint_fingerprint(opened.path, facts.id) != stamps[facts.id]]
+    missing = [facts for facts in opened.scans if store.keypoint_fingerprint(opened.path, facts) != stamps[facts.id]]
     if not missing and opened.keypoint_settings == plain(settings):
         return False
     if opened.keypoint_settings is not None:
@@ -200,7 +200,7 @@ def _plan(index: Index, settings: Settings, folder: Path, jobs: int | None, cons
     tasks = [_task(index, scan, settled, classes, sources[scan.id], extents.get(scan.id)) for scan in index.scans]
     return _Plan(
         tasks=tasks,
-        missing=[task for task in tasks if not _is_done(folder, task, done[task.scan.id])],
+        missing=[task for task in tasks if not _is_done(folder, task, done[task.scan.id], len(index.channels))],
         job=_Job(dataclasses.replace(index, scans=()), folder, settled, classes.values),
         meta={
             "scans": [scan.id for scan in index.scans],
@@ -247,17 +247,18 @@ def _task(index: Index, scan: Scan, settings: Settings, classes: _Classes, sourc
     return _Task(scan, dataclasses.replace(facts, extent_mm=extent, source=source, fingerprint=stamp))
 
 
-def _is_done(folder: Path, task: _Task, done: Facts | None) -> bool:
-    files = [folder / f"{task.scan.id}.npy"]
-    if task.facts.labelled:
-        files.append(folder / f"{task.scan.id}.label.npy")
-    same = done is not None and done.fingerprint == task.facts.fingerprint
-    return same and all(file.is_file() for file in files)
+def _is_done(folder: Path, task: _Task, done: Facts | None, channels: int) -> bool:
+    if done is None or done.fingerprint != task.facts.fingerprint:
+        return False
+    return store.is_whole(folder, done, channels)
 
 
 def _meta_is(folder: Path, meta: dict[str, Any]) -> bool:
-    written = store.read_meta(folder)
-    return written is not None and all(written.get(key) == plain(value) for key, value in meta.items())
+    try:
+        written = store.read_meta(folder)
+    except UsageError:  # damaged, or of another version: written anew
+        return False
+    return written is not None and all(plain(getattr(written, key)) == plain(value) for key, value in meta.items())
 
 
 def _source_fingerprint(index: Index, scan: Scan) -> str:

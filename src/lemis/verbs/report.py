@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lemis import files, settings
+from lemis import files
 from lemis.data import index as indexing
 from lemis.data import volume
 from lemis.data.directions import Axes
+from lemis.data.store import read_meta
 from lemis.errors import UsageError
+from lemis.folders import checks, evaluation, predictions
+from lemis.folders import run as run_files
 from lemis.plugins import nearest
+from lemis.records import Record
 from lemis.report import figures, page
 
 Array = NDArray[Any]
@@ -29,7 +31,6 @@ _MARGIN_MM = 20.0  # around the structures, so that the neighbourhood can be jud
 _ENOUGH_SLICES, _MOST_APART = 16, 3.0
 # Canonical axis a plane lies across -> its name, and what is at its left border and on top.
 _PLANES = {2: ("axial", "R", "A"), 1: ("coronal", "R", "S"), 0: ("sagittal", "A", "S")}
-_NUMBERS = ("dice", "hd95_mm", "assd_mm", "nsd", "reference_ml", "predicted_ml")
 
 
 def report(
@@ -75,37 +76,30 @@ def read_work(work: Path, runs: Sequence[str] = ()) -> page.WorkFacts:
             next="lemis check SCANS -o WORK makes one",
         )
     index = indexing.load(work / "index.json") if (work / "index.json").is_file() else None
-    per_case = _per_case(work / "evaluation" / "per_case.csv")
-    summary = _json(work / "evaluation" / "summary.json")
+    per_case = tuple(case.model_dump() for case in evaluation.read_cases(work))
+    summary, found = evaluation.read_summary(work), checks.read(work)
     return page.WorkFacts(
         name=Path(index.root).name if index else work.resolve().name,
         index=index,
-        prepared=_json(work / "prepared" / "meta.json"),
+        prepared=_plain(read_meta(work / "prepared")),
         runs=_runs(work / "runs", runs),
-        predictions=_json(work / "predictions" / "predictions.json"),
-        summary=summary,
+        predictions=_plain(predictions.read(work / "predictions")),
+        summary=_plain(summary),
         per_case=per_case,
         examples=_examples(work / "predictions", index, per_case, _in_3d(work, summary)) if index else (),
-        faults=(_json(work / "check.json") or {}).get("faults"),
+        faults=[asdict(fault) for fault in found.faults] if found else None,
     )
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _plain(record: Record | None) -> Any:
+    """As plain values, without what the file does not say."""
+    return None if record is None else record.model_dump(mode="json", exclude_unset=True)
 
 
-def _in_3d(work: Path, summary: page.Facts | None) -> bool:
+def _in_3d(work: Path, summary: evaluation.Summary | None) -> bool:
     """Whether a three-dimensional network made the predictions that were scored."""
-    models = [_json(work / "runs" / run / "model.json") or {} for run in (summary or {}).get("runs", ())]
-    return any(model.get("patch_px") is not None for model in models)
-
-
-def _per_case(path: Path) -> tuple[page.Facts, ...]:
-    if not path.is_file():
-        return ()
-    with path.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    return tuple({**row, **{name: float(row[name] or "nan") for name in _NUMBERS}} for row in rows)
+    models = [run_files.find_model(work / "runs" / run) for run in (summary.runs if summary else ())]
+    return any(isinstance(model, run_files.FinetunedModel) and model.patch_px is not None for model in models)
 
 
 # ---------------------------------------------------------------- runs
@@ -129,16 +123,13 @@ def _runs(folder: Path, wanted: Sequence[str]) -> tuple[page.RunFacts, ...]:
 
 
 def _run(folder: Path) -> page.RunFacts:
-    log = folder / "metrics.jsonl"
-    # A line without its end is being written, or was when the machine stopped.
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
     return page.RunFacts(
         name=folder.name,
-        status=_json(folder / "status.json") or {},
-        settings=settings.read_yaml(folder / "settings.yaml"),
-        environment=_json(folder / "environment.json") or {},
-        model=_json(folder / "model.json") or {},
-        metrics=tuple(json.loads(line) for line in lines if line.endswith("\n")),
+        status=_plain(run_files.read_status(folder)),
+        settings=run_files.read_settings(folder),
+        environment=_plain(run_files.read_environment(folder)) or {},
+        model=_plain(run_files.find_model(folder)) or {},
+        metrics=tuple(run_files.read_metrics(folder)),
     )
 
 

@@ -1,0 +1,80 @@
+"""``predictions.json``: which networks made each label map of a folder, and what they had been trained on.
+
+Two ``predict`` into one folder lose nothing: each entry is added under a lock to what is there at that moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock
+from pydantic import Field
+
+from lemis import files
+from lemis.records import Name, Record, find, text_of
+
+RECORD = "predictions.json"
+_WAIT_S = 60  # for another process, which holds the lock for milliseconds
+
+
+class Prediction(Record):
+    """One label map."""
+
+    file: Name | None = None
+    runs: tuple[Name, ...] = ()
+    run: Name | None = None  # where there is one, as records of before have it
+    weights: tuple[str, ...] = ()  # digests, of each run
+    labelled_subjects: tuple[str, ...] | None = None  # whose labels the runs saw; None: not known
+    tiles: dict[str, Any] | None = None  # in which a volume was seen
+    images: tuple[tuple[str, str], ...] = ()  # path and stamp of each file of the scan
+
+
+class Pooled(Record):
+    """The papers' Dice, where ``predict`` wrote it."""
+
+    dice: dict[str, float]
+    mean: float
+
+
+class Predictions(Record):
+    """All label maps of a folder. What stands beside ``scans`` holds for each of them that does not say otherwise."""
+
+    version: Literal[1] = 1
+    scans: dict[Name, Prediction] = Field(default_factory=dict)
+    pretraining_subjects: tuple[str, ...] | None = None
+    runs: tuple[Name, ...] = ()
+    run: Name | None = None
+    labelled_subjects: tuple[str, ...] | None = None
+    test_subjects: tuple[str, ...] | None = None
+    nominal_spacing: bool = False
+    pooled: Pooled | None = None
+
+
+def read(folder: Path) -> Predictions | None:
+    """What is known of the label maps of a folder; None where nobody wrote it down.
+
+    Raises:
+        UsageError: The record is damaged.
+    """
+    path = folder / RECORD
+    again = f"delete {folder} and predict again: what its label maps were made by is lost with {RECORD}"
+    found: Predictions | None = find(path, Predictions, next=again)
+    return found
+
+
+def add(folder: Path, scan: str, made: Prediction, pretraining_subjects: Iterable[str]) -> None:
+    """Add one label map to the record of a folder, whatever other processes write there meanwhile.
+
+    Args:
+        folder: Of the label maps.
+        scan: Id.
+        made: How its label map was made.
+        pretraining_subjects: Whose images the pre-training of its runs saw; joined with those that are there.
+    """
+    with FileLock(folder / f".{RECORD}.lock", timeout=_WAIT_S):
+        before = read(folder) or Predictions(version=1)
+        seen = sorted({*(before.pretraining_subjects or ()), *pretraining_subjects})
+        changed = {"scans": {**before.scans, scan: made}, "pretraining_subjects": tuple(seen)}
+        files.write(folder / RECORD, text_of(before.model_copy(update=changed)))

@@ -1,0 +1,241 @@
+"""The files of a run folder: what was trained (``model.json``), how far it is, where it ran, how, and its figures.
+
+settings.yaml  environment.json  status.json  metrics.jsonl  model.json
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, TypeAdapter, model_validator
+
+from lemis import files
+from lemis.data import preprocess
+from lemis.data.frame import StoredFrame
+from lemis.errors import UsageError
+from lemis.records import Count, Name, Record, Size, find, parse, read, text_of
+from lemis.settings import read_yaml, resolve
+
+VERSION = 1
+MODEL, WEIGHTS, STATUS = "model.json", "model.safetensors", "status.json"
+ENVIRONMENT, SETTINGS, METRICS = "environment.json", "settings.yaml", "metrics.jsonl"
+# What makes a run anew where one of its files is damaged; every run folder has the command in it.
+ANEW = f"delete this folder, and run the command that made it again ({ENVIRONMENT} there has it)"
+
+
+def _settles(prepared: dict[str, Any]) -> dict[str, Any]:
+    resolve(preprocess.Settings, prepared, prefix="prepared.")
+    return prepared
+
+
+class _Trained(Record):
+    """What both kinds of run say of their network."""
+
+    version: Literal[1] = 1
+    verb: Literal["pretrain", "finetune"]
+    method: str
+    backbone: str  # file name in ``backbones/``, or a dotted name
+    backbone_settings: dict[str, Any]
+    channels: Annotated[tuple[str, ...], Field(min_length=1)]
+    label_names: Annotated[tuple[str, ...], Field(min_length=1, max_length=256)]  # index 0 is the background
+    label_values: tuple[int, ...]  # in the files, of each name
+    labelled_subjects: tuple[str, ...]
+    prepared: Annotated[dict[str, Any], AfterValidator(_settles)]  # preprocess.Settings as plain values
+    seed: Count
+    frame: StoredFrame | None = None  # in which it saw the scans; None: as of before there were frames
+
+    @model_validator(mode="after")
+    def _one_value_of_each_name(self) -> Self:
+        if len(set(self.label_values)) != len(self.label_names) or len(self.label_values) != len(self.label_names):
+            raise ValueError(f"label_values {list(self.label_values)} for the names {list(self.label_names)}")
+        if len(set(self.label_names)) != len(self.label_names):
+            raise ValueError(f"label_names {list(self.label_names)}, one of them twice")
+        return self
+
+
+class PretrainedModel(_Trained):
+    """``model.json`` of a pre-training."""
+
+    verb: Literal["pretrain"] = "pretrain"
+    trained: tuple[str, ...]  # parts of the network
+    subjects: tuple[str, ...]  # whose images it saw
+    learned_nothing: str | None = None  # why, in words, where that is known
+
+
+class FinetunedModel(_Trained):
+    """``model.json`` of a fine-tuning."""
+
+    verb: Literal["finetune"] = "finetune"
+    auxiliary: str | None
+    patch_px: tuple[Size, Size, Size] | None  # (slices, rows, cols) of a tile; None for networks of slices
+    test_subjects: tuple[str, ...]
+    pretraining_subjects: tuple[str, ...]
+    pretrained: Name | None  # the run whose weights it began with
+    fold: Count | None
+    split: str
+
+
+Model = PretrainedModel | FinetunedModel
+_MODEL = Annotated[Model, Field(discriminator="verb")]
+_MODEL_ADAPTER: TypeAdapter[Any] = TypeAdapter(_MODEL)
+
+
+class Status(Record):
+    """``status.json``: how far a run is. All is optional, as it is filled on the way."""
+
+    version: Literal[1] = 1
+    verb: Literal["pretrain", "finetune"] | None = None
+    method: str | None = None
+    state: Literal["running", "done"] | None = None
+    step: Count = 0
+    steps: Count | None = None
+    scans: Count | None = None
+    slices: Count | None = None
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    core_seconds: Annotated[float, Field(ge=0)] = 0.0
+    peak_memory_gb: Annotated[float, Field(ge=0)] | None = None
+    warnings: tuple[str, ...] = ()
+    learned_nothing: str | None = None  # why, in words, where a pre-training is known to have learned nothing
+
+    def with_facts(self, facts: Mapping[str, Any]) -> Status:
+        """With these, plain values, in place of what was there."""
+        merged = {"version": VERSION, **self.model_dump(exclude_unset=True), **facts}
+        return Status.model_validate_json(json.dumps(merged))
+
+
+class Environment(Record):
+    """``environment.json``: machine, versions and command."""
+
+    version: Literal[1] = 1
+    lemis: str
+    python: str
+    packages: dict[str, str]
+    platform: str
+    processor: str
+    cores: int | None
+    threads: int
+    gpu: str | None
+    command: str
+    started: str
+
+
+Figures = Mapping[str, float]  # of one line of ``metrics.jsonl``
+_FIGURES = dict[str, float]
+
+
+def read_model(run: Path) -> Model:
+    """What a finished run trained.
+
+    Raises:
+        UsageError: The run is not finished, or the file is damaged or of another version.
+    """
+    if not (run / MODEL).exists():
+        raise UsageError(
+            f"{run} has no {MODEL}",
+            allowed="the folder of a finished run",
+            next="give work/runs/NAME, or run the same training command again to finish it",
+        )
+    model: Model = read(run / MODEL, _MODEL, next=ANEW)
+    return model
+
+
+def find_model(run: Path) -> Model | None:
+    """As ``read_model``; None where the run is not finished."""
+    return read_model(run) if (run / MODEL).exists() else None
+
+
+def write_model(run: Path, model: Model) -> None:
+    """Declare what was trained; the weights are there already."""
+    files.write(run / MODEL, text_of(model))
+
+
+def model_of(facts: Mapping[str, Any]) -> Model:
+    """The model of plain values, as a training puts them together."""
+    # By way of its text: what is written can be read.
+    model: Model = _MODEL_ADAPTER.validate_json(json.dumps({"version": VERSION, **facts}))
+    return model
+
+
+def read_status(run: Path) -> Status:
+    """How far a run is; without any fact where it has not begun.
+
+    Raises:
+        UsageError: The file is damaged.
+    """
+    again = f"delete {run / STATUS} and run the same training command again: it goes on from the last checkpoint"
+    found: Status | None = find(run / STATUS, Status, next=again)
+    return found or Status()
+
+
+def write_status(run: Path, status: Status) -> None:
+    """Replace ``status.json``."""
+    files.write(run / STATUS, text_of(status))
+
+
+def read_environment(run: Path) -> Environment | None:
+    """Where a run was trained; None where it does not say.
+
+    Raises:
+        UsageError: The file is damaged.
+    """
+    again = f"delete {run / ENVIRONMENT}: only machine, versions and command of the run are lost"
+    found: Environment | None = find(run / ENVIRONMENT, Environment, next=again)
+    return found
+
+
+def write_environment(run: Path, environment: Environment) -> None:
+    """Written once, when the run begins."""
+    files.write(run / ENVIRONMENT, text_of(environment))
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """The settings of a run, resolved, as plain YAML types.
+
+    Raises:
+        UsageError: The file is damaged.
+    """
+    try:
+        tree = read_yaml(run / SETTINGS)
+    except UsageError as error:
+        raise UsageError(error.given, allowed=error.allowed, next=ANEW) from None
+    return tree
+
+
+def read_metrics(run: Path) -> list[Figures]:
+    """The figures that a run logged, line after line, each with its ``step``; none where it logged nothing yet.
+
+    A last line without its end is being written, or was when the machine stopped, and is left out.
+
+    Raises:
+        UsageError: A line that is none of ours.
+    """
+    return [figures for _, figures in _metrics(run)]
+
+
+def write_metrics(run: Path, lines: Iterable[Figures]) -> None:
+    """Replace ``metrics.jsonl``."""
+    files.write(run / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def keep_metrics_until(run: Path, step: int) -> None:
+    """Drop the lines of later steps, and a last one without its end. Errors as of ``read_metrics``."""
+    files.write(run / METRICS, "".join(line for line, figures in _metrics(run) if figures["step"] <= step))
+
+
+def _metrics(run: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each whole line with what it says."""
+    path = run / METRICS
+    if not path.exists():
+        return
+    again = f"delete {path}: only the curves of the run are lost"
+    for number, line in enumerate(files.read_text(path, next=again).splitlines(keepends=True), start=1):
+        if line.endswith("\n"):
+            where = f"{path}, line {number}"
+            figures = parse(line, _FIGURES, where=where, next=again)
+            step = figures.get("step")
+            if step is None or step < 0 or step % 1:
+                raise UsageError(f"{where}: step is {step}", allowed="the number of a step", next=again)
+            yield line, {**figures, "step": int(step)}

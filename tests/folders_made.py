@@ -1,0 +1,28 @@
+"""Whole files of a work folder as plain values, for tests that need one and care for a field or two of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_TRAINED: dict[str, Any] = {
+    "version": 1, "method": "sal", "backbone": "unet2d", "backbone_settings": {}, "channels": ["MR"],
+    "label_names": ["background", "pool"], "label_values": [0, 1], "labelled_subjects": [], "prepared": {}, "seed": 0,
+}  # fmt: skip
+PRETRAINED: dict[str, Any] = {**_TRAINED, "verb": "pretrain", "trained": ["encoder"], "subjects": []}
+FINETUNED: dict[str, Any] = {
+    **_TRAINED, "verb": "finetune", "auxiliary": None, "patch_px": None, "test_subjects": [],
+    "pretraining_subjects": [], "pretrained": None, "fold": None, "split": "pcl",
+}  # fmt: skip
+ENVIRONMENT: dict[str, Any] = {
+    "version": 1, "lemis": "0.1.0", "python": "3.11.7", "packages": {"torch": "2.13.0"}, "platform": "Linux",
+    "processor": "CPU", "cores": 2, "threads": 1, "gpu": None, "command": "lemis fit", "started": "2026-01-01",
+}  # fmt: skip
+META: dict[str, Any] = {
+    "version": 1, "settings": {"spacing_mm": 1.25, "normalise": "zscore"}, "keypoints": None, "channels": ["MR"],
+    "label_names": ["background", "pool"], "label_values": [0, 1], "scans": ["a"],
+}  # fmt: skip
+
+
+def model(verb: str, **more: Any) -> dict[str, Any]:
+    """``model.json`` of a run of this verb."""
+    return {**(PRETRAINED if verb == "pretrain" else FINETUNED), **more}
