@@ -18,7 +18,7 @@ ENVIRONMENT: dict[str, Any] = {
     "processor": "CPU", "cores": 2, "threads": 1, "gpu": None, "command": "lemis fit", "started": "2026-01-01",
 }  # fmt: skip
 META: dict[str, Any] = {
-    "version": 1, "settings": {"spacing_mm": 1.25, "normalise": "zscore"}, "keypoints": None, "channels": ["MR"],
+    "version": 2, "settings": {"spacing_mm": 1.25, "normalise": "zscore"}, "keypoints": None, "channels": ["MR"],
     "label_names": ["background", "pool"], "label_values": [0, 1], "scans": ["a"],
 }  # fmt: skip
 

@@ -273,7 +273,7 @@ def test_nothing_left_to_predict(runs: Path) -> None:
 
 def test_runs_that_do_not_belong_together(runs: Path) -> None:
     retell(runs / "b", label_values=[0, 1, 2, 4])
-    with pytest.raises(UsageError, match=r"differ in label_values: \[0, 1, 2, 3\] and \[0, 1, 2, 4\]"):
+    with pytest.raises(UsageError, match=r"differ in label_values: \(0, 1, 2, 3\) and \(0, 1, 2, 4\)"):
         predict([runs / "a", runs / "b"], device="cpu")
 
 
@@ -362,7 +362,7 @@ def test_a_prediction_lies_on_the_grid_of_its_scan(name: str, tuned: Path, tmp_p
     scans.mkdir()
     GRIDS[name](scan.image, scan.affine, scans / name)
     folder = predict(tuned / "runs" / "a", inputs=scans, output=tmp_path / "out", device="cpu")
-    (written,) = (file for file in folder.iterdir() if file.name != "predictions.json")
+    (written,) = (file for file in folder.iterdir() if "predictions.json" not in file.name)
     assert written.name == name
     before, after = sitk.ReadImage(str(scans / name)), sitk.ReadImage(str(written))
     assert after.GetSize() == before.GetSize()

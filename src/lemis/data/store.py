@@ -57,7 +57,7 @@ _Keypoints = Annotated[dict[str, Any], AfterValidator(_found_so)]
 class Meta(Record):
     """``meta.json``."""
 
-    version: Literal[1]
+    version: Literal[2]  # VERSION
     settings: Annotated[dict[str, Any], AfterValidator(_prepared_so)]
     asked: dict[str, Any] | None = None  # preprocess.Settings as they were given, before they were settled
     frame: StoredFrame | None = None  # None: prepared before there were frames
