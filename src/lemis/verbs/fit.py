@@ -14,7 +14,6 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from lemis import files
 from lemis.data import index as index_file
 from lemis.data.index import Index
 from lemis.data.keypoints import preparation
@@ -23,6 +22,7 @@ from lemis.engine import pairing, plan
 from lemis.engine.pairing import SCRATCH
 from lemis.engine.run import messages
 from lemis.errors import DataFault, UsageError
+from lemis.folders.run import read_status
 from lemis.measure.tables import count
 from lemis.settings import of_dims
 from lemis.verbs.check import check
@@ -175,8 +175,7 @@ def fit(
 
 
 def _say_what_learned_nothing(pretrained: Path, console: Console) -> None:
-    status = files.read_json(pretrained / "status.json", next=f"delete {pretrained}, then the same command again")
-    if nothing := status.get("learned_nothing"):
+    if nothing := read_status(pretrained).learned_nothing:
         text = (
             f" pre-training {pretrained.name} learned nothing, so the scores say nothing for it: at its end {nothing}"
         )
