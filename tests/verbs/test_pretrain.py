@@ -49,7 +49,7 @@ def test_every_method_trains_and_says_what_it_trained(method: str, work: Path) -
 def test_a_run_that_learned_nothing_is_named_so(rate: str, nothing: bool, work: Path) -> None:
     few = ("steps=60", "precision=32", f"learning_rate={rate}", "schedule=constant")
     run = pretrain(work, method="rotation", preset="tiny", overrides=few, device="cpu", prefix="")
-    why = load_model(run)[1]["learned_nothing"]
+    why = load_model(run)[1].learned_nothing
     assert (why is not None) == nothing
     status = json.loads((run / "status.json").read_text(encoding="utf-8"))
     assert status["learned_nothing"] == why
