@@ -12,6 +12,7 @@ import pytest
 from lemis.data import index as indexing
 from lemis.data import volume
 from lemis.errors import UsageError
+from lemis.report import page
 from lemis.verbs.check import check
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -58,6 +59,20 @@ def test_a_sound_folder(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert index == report.index
     assert [scan.subject for scan in index.scans] == ["p1", "p1", "p2"]
     assert json.loads((tmp_path / "work" / "check.json").read_text(encoding="utf-8"))["faults"] == []
+
+
+def test_shapes_of_different_slice_directions_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Medians over axes that mean different things would be of no scan at all."""
+    for number, (shape, spacing) in enumerate([((6, 5, 4), (1, 1, 8)), ((6, 5, 4), (1, 1, 8)), ((3, 9, 7), (8, 1, 2))]):
+        array = np.random.default_rng(number).integers(0, 99, shape).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(array, np.diag([*spacing, 1.0])), tmp_path / f"s{number}.nii.gz")
+    report = check(tmp_path)
+    text = capsys.readouterr().out
+    assert "6 x 5 x 4 voxels in 2 scans; 3 x 9 x 7 voxels in 1 scan" in text
+    assert "1 x 1 x 8 mm in 2 scans; 8 x 1 x 2 mm in 1 scan" in text
+    rows = dict(page.data_rows(report.index))
+    assert rows["Shape, voxels"] == "6 × 5 × 4 in 2 scans; 3 × 9 × 7 in 1 scan"
+    assert rows["Spacing, mm"] == "1 × 1 × 8 in 2 scans; 8 × 1 × 2 in 1 scan"
 
 
 def test_errors_are_printed_counted_and_stop_the_index(

@@ -132,6 +132,14 @@ def slice_axis(spacing_mm: tuple[float, ...]) -> int:
     return max(axis for axis, spacing in enumerate(spacing_mm) if spacing > largest * 0.99)
 
 
+def by_slice_axis(scans: Iterable[Scan]) -> list[tuple[Scan, ...]]:
+    """Scans whose slices run across one axis together, most first: only of those are axes alike."""
+    groups: dict[int, list[Scan]] = {}
+    for scan in scans:
+        groups.setdefault(scan.slice_axis, []).append(scan)
+    return [tuple(group) for group in sorted(groups.values(), key=len, reverse=True)]
+
+
 def locate(index: Index, file: str) -> Path:
     """Where a file of the index lies."""
     return Path(index.root) / file  # an absolute ``file`` stands for itself

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from statistics import median
@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lemis import plugins
-from lemis.data.index import Index
+from lemis.data.index import Index, Scan, by_slice_axis
 from lemis.data.layouts import TITLES
 from lemis.measure.tables import count
 from lemis.report import figures
@@ -382,16 +382,21 @@ def data_rows(index: Index) -> list[tuple[str, str]]:
     names = [
         f"{name} ({value}; in {count(values[value], 'scan')})" for name, value in index.labels.items() if value != 0
     ]
-    shapes = [scan.shape for scan in scans if scan.shape]
-    spacings = [scan.spacing_mm for scan in scans if scan.spacing_mm]
+    groups = by_slice_axis(scan for scan in scans if scan.shape and scan.spacing_mm)
+    several = len(groups) > 1
+
+    def said(ranges: Callable[[Sequence[Scan]], str]) -> str:
+        parts = (ranges(group) + (f" in {count(len(group), 'scan')}" if several else "") for group in groups)
+        return "; ".join(parts) or "–"
+
     return [
         ("Scans", f"{len(scans)} ({labelled} labelled)"),
         ("Subjects", str(len({scan.subject for scan in scans}))),
         ("Layout of the folder", TITLES.get(index.layout, index.layout)),
         ("Channels", listed(index.channels)),
         ("Structures", listed(names, most=40)),
-        ("Shape, voxels", _ranges(shapes, "{:g}")),
-        ("Spacing, mm", _ranges(spacings, "{:.3g}")),
+        ("Shape, voxels", said(lambda group: _ranges([scan.shape for scan in group], "{:g}"))),
+        ("Spacing, mm", said(lambda group: _ranges([scan.spacing_mm for scan in group], "{:.3g}"))),
     ]
 
 
@@ -401,7 +406,7 @@ def _ranges(rows: Sequence[Sequence[float]], form: str) -> str:
     for column in zip(*rows, strict=True):
         middle, low, high = (form.format(value) for value in (median(column), min(column), max(column)))
         parts.append(middle if low == high else f"{middle} ({low}–{high})")
-    return " × ".join(parts) or "–"
+    return " × ".join(parts)
 
 
 def fault_groups(faults: Sequence[Facts]) -> list[tuple[str, str, list[Facts]]]:

@@ -6,7 +6,7 @@ import dataclasses
 import json as json_text
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,8 +187,8 @@ def _summary(report: Report) -> Table:
     if read:
         flat = all(volume.is_picture(Path(scan.images[0])) for scan in read)
         unit = "pixels" if flat else "voxels"
-        table.add_row("shape", f"{_spread([scan.shape for scan in read], 0)} {unit}")
-        spacing = f"{_spread([scan.spacing_mm for scan in read], 3)} mm"
+        table.add_row("shape", _grouped(read, lambda group: f"{_spread([scan.shape for scan in group], 0)} {unit}"))
+        spacing = _grouped(read, lambda group: f"{_spread([scan.spacing_mm for scan in group], 3)} mm")
         table.add_row("spacing", "pictures state none: lengths are in pixels" if flat else spacing)
         table.add_row("slices", _slices(read))
         if not flat:
@@ -198,6 +198,14 @@ def _summary(report: Report) -> Table:
     if not report.intensities:
         table.add_row("channels", ", ".join(index.channels))
     return table
+
+
+def _grouped(scans: Sequence[Scan], said: Callable[[Sequence[Scan]], str]) -> str:
+    """What holds of scans with one slice direction; of several, each by itself."""
+    groups = indexing.by_slice_axis(scans)
+    if len(groups) == 1:
+        return said(scans)
+    return "; ".join(f"{said(group)} in {count(len(group), 'scan')}" for group in groups)
 
 
 def _of_subjects(scans: Sequence[Scan]) -> str:
