@@ -85,19 +85,128 @@ def test_every_plug_in_describes_itself(kind):
         assert set(facts["dims"]) <= {2, 3}, f"{name} needs DIMS"
 
 
-def test_a_dotted_name_loads_a_module_from_outside(tmp_path, monkeypatch):
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """An empty folder where the command line stands, and a package name in it that no other test has used."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plugins, "_SEARCHED", [tmp_path])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = set(sys.modules)
     (tmp_path / "my_lab").mkdir()
-    (tmp_path / "my_lab" / "idea.py").write_text("Method = 7")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert plugins.load("methods", "my_lab.idea").Method == 7
+    yield tmp_path / "my_lab"
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("my_lab", "other_lab"):
+            del sys.modules[name]
 
 
-def test_an_error_inside_a_module_from_outside_is_shown_as_it_is(tmp_path, monkeypatch):
-    (tmp_path / "my_lab").mkdir()
-    (tmp_path / "my_lab" / "broken.py").write_text("import not_installed_anywhere")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
-        plugins.load("methods", "my_lab.broken")
+OWN = """
+import torch
+from lemis.data import views
+from lemis.methods.simclr import Method as _Method
+from dataclasses import dataclass, field
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    tau: float = 0.1
+    spatial: views.Spatial = field(default_factory=views.Spatial)
+
+class Method(_Method):
+    pass
+"""
+
+
+def test_a_dotted_name_loads_a_module_of_the_folder_where_the_command_stands(lab):
+    (lab / "idea.py").write_text(OWN)
+    module = plugins.load("methods", "my_lab.idea")
+    assert module.Settings().tau == 0.1
+    assert sys.path[-1] == str(lab.parent), "a file there hides no installed module"
+
+
+def test_the_folder_is_on_the_path_only_once_a_module_of_it_is_named(lab):
+    before = [*sys.path]
+    plugins.load("methods", "simclr")
+    with pytest.raises(UsageError):
+        plugins.load("methods", "my_lab.missing")
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("how", "source", "told"),
+    [
+        (
+            plugins.load,
+            "import not_installed_anywhere\n" + OWN,
+            "idea.py, line 1: ModuleNotFoundError: No module named",
+        ),
+        (plugins.load, OWN + "1 / 0\n", "idea.py, line 14: ZeroDivisionError: division by zero"),
+        (plugins.load, OWN + "raise SystemExit(3)\n", "SystemExit: 3"),
+        (plugins.load, "from lemis.parts import no_such\n" + OWN, "idea.py, line 1: ImportError: cannot import name"),
+        *(
+            (how, OWN + line, told)
+            for how in (plugins.load, plugins.outlined)
+            for line, told in [
+                ("def broken(:\n", "idea.py, line 14: SyntaxError: invalid syntax"),
+                ("  x = 1\n", "idea.py, line 14: IndentationError"),
+                ("\0", "null bytes"),
+            ]
+        ),
+    ],
+)
+def test_an_error_inside_a_module_of_the_user_is_told_as_theirs(lab, how, source, told):
+    (lab / "idea.py").write_text(source)
+    with pytest.raises(UsageError, match=r"^--method my_lab\.idea cannot be imported: ") as error:
+        how("methods", "my_lab.idea")
+    assert told in str(error.value)
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("how", [plugins.load, plugins.outlined])
+@pytest.mark.parametrize(
+    ("folder", "source", "lacking"),
+    [
+        ("methods", "x = 1", "Settings and Method"),
+        ("methods", OWN.replace("class Method", "class Idea"), "Method"),
+        ("methods", "from os.path import *", "Settings and Method"),
+        ("backbones", OWN, "Backbone"),
+        ("auxiliary", "Settings = Auxiliary = int", "Settings"),
+        ("single", "Settings = 1\ndef segment(): pass", "Settings"),
+    ],
+)
+def test_a_module_that_is_no_plug_in_says_what_it_lacks(lab, folder, source, lacking, how):
+    (lab / "idea.py").write_text(source)
+    with pytest.raises(UsageError, match=f"my_lab.idea is a module without {lacking}\n"):
+        how(folder, "my_lab.idea")
+
+
+@pytest.mark.parametrize("name", ["torch.nn", "xml.dom", "email.mime.text", "scipy.stats", "antigravity.x", "this.y"])
+def test_no_module_is_run_to_find_that_it_is_no_plug_in(name):
+    code = (
+        "import sys; from lemis import plugins\n"
+        f"try: plugins.load('methods', {name!r})\n"
+        "except plugins.UsageError as error: print(error.given)\n"
+        "sys.exit(bool({'torch', 'xml', 'antigravity', 'this'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert name in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "file", "next"),
+    [
+        ("idea", "idea.py", "mkdir -p my_lab && mv idea.py my_lab/, then --method my_lab.idea"),
+        ("idea.py", "idea.py", "mkdir -p my_lab && mv idea.py my_lab/, then --method my_lab.idea"),
+        ("my_lab/idea.py", "my_lab/idea.py", "--method my_lab.idea"),
+        ("my_lab/idea", "my_lab/idea.py", "--method my_lab.idea"),
+        ("my_lab/nets/idea.py", "my_lab/nets/idea.py", "--method my_lab.nets.idea"),
+    ],
+)
+def test_a_file_is_told_how_to_be_named(lab, typed, file, next):
+    (lab.parent / file).parent.mkdir(exist_ok=True, parents=True)
+    (lab.parent / file).write_text(OWN)
+    with pytest.raises(UsageError, match="is not in methods") as error:
+        plugins.load("methods", typed)
+    assert error.value.next == next
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():

@@ -7,19 +7,32 @@ A dotted name (``my_lab.idea``) loads a module from outside the package.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
 import importlib
-import importlib.util
 import io
+import os
+import shlex
+import sys
 import tokenize
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lemis.errors import UsageError
+from lemis import outline
+from lemis.errors import UsageError, shown
 
 _ROOT = Path(__file__).parent
+_SEARCHED: list[Path] = []  # for modules of the user's
+_OPTION = {"methods": "--method", "backbones": "--backbone", "auxiliary": "--auxiliary", "single": "--method"}
+_NEEDED = {
+    "methods": ("Settings", "Method"),
+    "backbones": ("Settings", "Backbone"),
+    "auxiliary": ("Settings", "Auxiliary"),
+    "single": ("Settings", "segment"),
+}
 
 
 def names(folder: str) -> list[str]:
@@ -31,23 +44,117 @@ def load(folder: str, name: str) -> ModuleType:
     """Import one plug-in: a file name of ``folder``, or a dotted name of a module outside the package.
 
     Raises:
-        UsageError: There is no such file or module; names the nearest one.
+        UsageError: There is no such file or module (names the nearest one), it cannot be imported, or it is none.
     """
+    module: ModuleType = _load(folder, name, importlib.import_module)
+    return module
+
+
+def outlined(folder: str, name: str) -> Any:
+    """What ``load`` gives, as far as settings and constants go, without importing PyTorch: see ``lemis.outline``."""
+    return _load(folder, name, outline.outline)
+
+
+def _load(folder: str, name: str, how: Callable[[str], Any]) -> Any:
     known = names(folder)
     if name in known:
-        return importlib.import_module(f"lemis.{folder}.{name}")
-    if "." in name and all(part.isidentifier() for part in name.split(".")):
-        try:
-            found = importlib.util.find_spec(name) is not None
-        except ModuleNotFoundError:
-            found = False
-        if found:
-            return importlib.import_module(name)
-    raise UsageError(
-        f"{name!r} is not in {folder}",
-        allowed=f"{', '.join(known)}, or the dotted name of an importable module",
-        next=f"{nearest(name, known)!r}?" if nearest(name, known) else "`lemis list` shows them all",
+        return how(f"lemis.{folder}.{name}")
+    what = f"{_OPTION.get(folder, folder)} {shown(name, quoted=False)}"
+    if "." not in name or name.endswith(".py") or not is_module(name):
+        raise UsageError(
+            f"{shown(name)} is not in {folder}",
+            allowed=f"{', '.join(known)}, or the dotted name of an importable module",
+            next=_next(folder, name, known),
+        )
+    needed = _NEEDED.get(folder, ())
+    try:
+        lacking = outline.lacks(name, needed)
+    except SyntaxError as error:
+        raise _broken(what, name, error) from None
+    if lacking:
+        raise _no_plugin(what, folder, lacking)
+    module = own(name, what, how)
+    lacking = [one for one in needed if not _is_there(module, one)]
+    if lacking:
+        raise _no_plugin(what, folder, lacking)
+    return module
+
+
+def search(folder: Path) -> None:
+    """Look for modules in a folder too, after everything that is installed: the command line does, where it stands."""
+    if folder not in _SEARCHED:
+        _SEARCHED.append(folder)
+
+
+def is_module(name: str) -> bool:
+    """Whether there is a module of that name, without running anything of it; from here on it can be imported."""
+    if outline.find(name) is not None:
+        return True
+    for folder in map(str, _SEARCHED):
+        if outline.find(name, [folder]) is not None:
+            sys.path.append(folder)  # last, so that no file there hides an installed module
+            return True
+    return False
+
+
+def own(name: str, what: str, how: Callable[[str], Any] = importlib.import_module) -> Any:
+    """Import a module of the user's.
+
+    Args:
+        name: Its dotted name.
+        what: What the user typed, for messages.
+        how: ``outline.outline`` where PyTorch is not to be imported.
+
+    Raises:
+        UsageError: Something in it, or in what it imports, goes wrong: says in which line.
+    """
+    try:
+        return how(name)
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _broken(what, name, error) from error
+
+
+def _broken(what: str, name: str, error: BaseException) -> UsageError:
+    place = f"{name}"
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"{error.filename}, line {error.lineno}"
+    else:
+        own_lines = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+        outside = [frame for frame in own_lines if not Path(frame.filename).is_relative_to(_ROOT)]
+        if outside:
+            place = f"{outside[-1].filename}, line {outside[-1].lineno}"
+    said = traceback.format_exception_only(error)[-1].strip()
+    return UsageError(
+        f"{what} cannot be imported: {place}: {shown(said, quoted=False)}",
+        allowed="a module that Python imports",
+        next=f"python -c 'import {name}' shows the whole error",
     )
+
+
+def _no_plugin(what: str, folder: str, lacking: Sequence[str]) -> UsageError:
+    needed = _NEEDED[folder]
+    return UsageError(
+        f"{what} is a module without {' and '.join(lacking)}",
+        allowed=f"a module with {' and '.join(needed)}, as every file in src/lemis/{folder} has them",
+        next="copy the nearest file of that folder and change it (CONTRIBUTING.md)",
+    )
+
+
+def _is_there(module: Any, name: str) -> bool:
+    found = getattr(module, name, None)
+    return dataclasses.is_dataclass(found) if name == "Settings" else callable(found)
+
+
+def _next(folder: str, name: str, known: Sequence[str]) -> str:
+    file = f"{name.removesuffix('.py')}.py"
+    if os.path.isfile(file):  # of the user's, named as a path or without a folder
+        option, parts = _OPTION.get(folder, folder), Path(file).with_suffix("").parts
+        if len(parts) > 1 and all(part.isidentifier() for part in parts):
+            return f"{option} {'.'.join(parts)}"
+        return f"mkdir -p my_lab && mv {shlex.quote(file)} my_lab/, then {option} my_lab.{parts[-1]}"
+    return f"{nearest(name, known)!r}?" if nearest(name, known) else "`lemis list` shows them all"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
