@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -13,6 +14,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from lemis import plugins
 from lemis.errors import LemisError, UsageError
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -110,6 +112,8 @@ def main() -> None:
     """
     if HEAVY.intersection(sys.argv[1:2]):
         keep_freed_memory()
+    with contextlib.suppress(FileNotFoundError):  # the folder was deleted
+        plugins.search(Path.cwd())
     try:
         app(prog_name="lemis")
     except LemisError as error:

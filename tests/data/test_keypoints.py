@@ -204,7 +204,21 @@ def test_a_detector_that_there_is_not_is_refused(name):
 
 def test_what_a_detector_s_module_lacks_is_not_hidden(detector):
     name = detector("broken", "None", setup="import no_such_dependency")
-    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+    with pytest.raises(UsageError, match=r"my_lab_broken.py, line 2: ModuleNotFoundError: .*'no_such_dependency'"):
+        keypoints.load_detector(name)
+
+
+@pytest.mark.parametrize("name", ["os.system", "os.path.join", "builtins.len", "sys.exit", "json.dumps", "glob.glob"])
+def test_a_function_that_is_no_detector_is_refused_with_what_it_lacks(name):
+    with pytest.raises(UsageError, match=f"detector .*{name}") as error:
+        keypoints.preparation({"keypoints": {"detector": name}})
+    assert "sift" in error.value.next
+    assert "sift" in error.value.allowed or "place (N, 2)" in error.value.allowed
+
+
+def test_an_error_inside_a_detector_is_told_as_its_author_s(detector):
+    name = detector("fails", "1 / 0")
+    with pytest.raises(UsageError, match=r"my_lab_fails.detect returns nothing: it ends with ZeroDivisionError"):
         keypoints.load_detector(name)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from lemis import plugins
+from lemis import outline, plugins
 from lemis.data import views
 from lemis.data.keypoints import preparation
 from lemis.engine import pairing, plan, schedule, supervised
 from lemis.errors import UsageError
-from lemis.settings import load_preset, of_dims, presets
+from lemis.settings import load_preset, of_dims, plain, presets, resolve
 
 
 def test_defaults_are_the_protocols() -> None:
@@ -257,3 +259,40 @@ def test_presets_of_papers_have_the_papers_values(name: str) -> None:
     tuned = plan.finetuning(settings.backbone, tree, ())
     assert tuned.schedule.learning_rate == {"acdc": 5e-4, "chd": 5e-5}[data]
     assert tuned.objective.spatial.p_spatial == {"acdc": 0.67, "chd": 0.0}[data]
+
+
+# --- before PyTorch is imported
+
+
+@pytest.mark.parametrize("folder", ["methods", "backbones", "auxiliary", "single"])
+def test_an_outline_has_the_settings_of_the_module(folder):
+    for name in plugins.names(folder):
+        real = plugins.load(folder, name)
+        light = outline._outlined(f"lemis.{folder}.{name}", Path(real.__file__))
+        assert plain(resolve(light.Settings)) == plain(resolve(real.Settings)), name
+        for constant in ("DIMS", "BACKBONES", "PRESETS"):
+            assert plain(getattr(light, constant, None)) == plain(getattr(real, constant, None)), name
+
+
+@pytest.mark.parametrize("name", ["schedule", "supervised", "tiles"])
+def test_an_outline_has_the_settings_of_the_engine(name):
+    real = plugins.load("engine", name)
+    light = outline._outlined(f"lemis.engine.{name}", Path(real.__file__))
+    assert plain(resolve(light.Settings)) == plain(resolve(real.Settings))
+    with pytest.raises(AttributeError, match="has no Nothing"):
+        light.Nothing  # noqa: B018
+
+
+def test_all_that_ships_is_resolved_without_pytorch():
+    code = (
+        "import sys\n"
+        "from lemis import plugins\n"
+        "from lemis.engine import plan, plan_files\n"
+        "from lemis.engine.comparison import load_plan\n"
+        "for method in plugins.names('methods'): plan.pretraining(method, None, {}, {}, load=plugins.outlined)\n"
+        "for network in plugins.names('backbones'): plan.finetuning(network, {}, {}, load=plugins.outlined)\n"
+        "for name in ('default', 'paper/kaf-table1-acdc'): load_plan(name, load=plugins.outlined)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -399,8 +399,8 @@ def test_an_empty_reference_is_not_scored(image, out, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"size": "7"}, "8 or more, or native"),
-        ({"size": "big"}, "8 or more, or native"),
+        ({"size": "7"}, "8 to 8192, or native"),
+        ({"size": "big"}, "8 to 8192, or native"),
         ({"slices": "1,2-3"}, "FIRST:LAST, both included"),
         ({"slices": "2-3"}, r"FIRST:LAST, both included(.|\n)*--slices 10:20"),
         ({"slices": "2"}, "1 to 1: slices count from 1"),
@@ -565,7 +565,7 @@ def test_names_that_differ_in_their_suffix_only(folder, out):
         ({"click": "2,2"}, "a choice for one image at a time"),
         ({"reference": Path("a.png"), "references": None}, "--references DIR for a folder"),
         ({"overrides": ["step=3"]}, "unknown setting step"),
-        ({"size": "7"}, "8 or more"),
+        ({"size": "7"}, "8 to 8192"),
     ],
 )
 def test_what_no_image_of_the_folder_can_have_is_said_once(folder, out, words, said):

@@ -14,7 +14,7 @@ Axis letters: C channels, H rows, W columns, n slices, N keypoints, D numbers pe
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
@@ -23,11 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from lemis import plugins
 from lemis.data import preprocess
-from lemis.errors import UsageError
+from lemis.errors import UsageError, shown
 from lemis.settings import resolve
 
 Array = NDArray[Any]
+# A bright and a dark spot, for detectors of the user's to be tried on before hundreds of scans are read.
+_ROWS, _COLS = np.indices((64, 64)) - 20.0
+_TRIED: NDArray[np.uint8] = (
+    128 + 127 * np.exp(-(_ROWS**2 + _COLS**2) / 50) - 128 * np.exp(-((_ROWS - 24) ** 2 + _COLS**2) / 80)
+).astype(np.uint8)
 Detector = Callable[[NDArray[np.uint8]], tuple[Array, Array, Array]]
 
 
@@ -94,7 +100,7 @@ def find(image: Array, settings: Settings) -> Keypoints:
     """
     detect = load_detector(settings.detector)
     grey = to_bytes(image)
-    place, response, descriptor = _checked(detect(grey), grey.shape, settings.detector)
+    place, response, descriptor = _detected(detect, grey, settings.detector)
     place = np.clip(np.rint(place), 0, np.array(grey.shape) - 1).astype(np.int64)
     if grey.max() == 0:  # a constant slice; whatever is found in it is not there
         place, response, descriptor = place[:0], response[:0], descriptor[:0]
@@ -138,27 +144,41 @@ def load_detector(name: str) -> Detector:
     numbers), ``response (N,)`` (larger is stronger) and ``descriptor (N, D)``, with one D also where N is 0.
 
     Raises:
-        UsageError: There is no such function.
+        UsageError: There is no such function, or it does not do this with an image that it is tried on.
     """
-    if name == "sift":
-        return _sift
+    return _sift if name == "sift" else _own(name)
+
+
+def _own(name: str) -> Detector:
     module, _, function = name.rpartition(".")
-    found: Any = None
-    if module and all(part.isidentifier() for part in name.split(".")):
-        try:
-            found = getattr(importlib.import_module(module), function, None)
-        except ModuleNotFoundError as error:
-            # Only the detector's own module may be missing: what else it imports is for its author to see.
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise
+    found = None
+    if module and plugins.is_module(module):
+        found = getattr(plugins.own(module, f"detector {shown(name, quoted=False)}"), function, None)
     if not callable(found):
         raise UsageError(
-            f"detector {name!r}",
+            f"detector {shown(name)}",
             allowed="sift, or the dotted name of a function in an importable module",
             next="keypoints.detector=sift",
         )
     detector: Detector = found
+    _try(detector, name)
     return detector
+
+
+@functools.cache
+def _try(detector: Detector, name: str) -> None:
+    _detected(detector, _TRIED, name)
+
+
+def _detected(detect: Detector, image: NDArray[np.uint8], name: str) -> tuple[Array, Array, Array]:
+    try:
+        found = detect(image)
+    except (Exception, SystemExit) as error:
+        if name == "sift":
+            raise
+        said = f"nothing: it ends with {type(error).__name__}: {shown(str(error), quoted=False)}"
+        raise _wrong(name, said) from error
+    return _checked(found, image.shape, name)
 
 
 def _sift(image: NDArray[np.uint8]) -> tuple[Array, Array, Array]:

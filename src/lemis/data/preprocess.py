@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import ndimage
 
 from lemis.errors import DataFault, UsageError
 from lemis.settings import plain
@@ -224,6 +223,8 @@ def resample_label(
         return label
     if interpolation == "nearest":
         return label[np.ix_(*(_nearest(old, new) for old, new in zip(label.shape, wanted, strict=True)))]
+    from scipy import ndimage  # here and below, as it takes a third of a second to import, and settings need none of it
+
     down, across = (_resampler(old, new, 1, False) for old, new in zip(label.shape[1:], wanted[1:], strict=True))
     through = None if len(label) == wanted[0] else _resampler(len(label), wanted[0], 1, False)
     out = np.zeros(wanted, label.dtype)
@@ -252,6 +253,8 @@ def resample_label(
 @lru_cache(maxsize=64)
 def _resampler(old: int, new: int, order: int, antialias: bool) -> NDArray[np.float32]:
     # (new, old): what the spline does to each unit vector.
+    from scipy import ndimage
+
     unit = np.eye(old)
     if antialias and new < old:
         unit = ndimage.gaussian_filter1d(unit, (old / new - 1) / 2, axis=0, mode="nearest")

@@ -102,12 +102,18 @@ class Place(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
-def load_plan(name: str | Path = plan_files.DEFAULT, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Plan:
+def load_plan(
+    name: str | Path = plan_files.DEFAULT,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    load: plans.Loader = plugins.load,
+) -> Plan:
     """A plan that ships, a YAML file or a Python function, with everything checked that needs no data.
 
     Args:
         name: See ``plan_files.read``.
         overrides: ``key=value`` over the plan: ``seeds=[0,1]``, ``preset=tiny``, ``settings.finetune.steps=100``.
+        load: ``plugins.outlined`` before PyTorch is imported; then all is checked but the keypoints of networks.
 
     Raises:
         UsageError: No such plan, or something in it that is unknown, contradictory or missing.
@@ -130,11 +136,13 @@ def load_plan(name: str | Path = plan_files.DEFAULT, overrides: Sequence[str] | 
     _check_kind(plan)
     for row in plan.rows:
         if single:
-            single_settings(row)
+            single_settings(row, load)
         else:
             _refuse_prepared(row)
-    if not single:
+    if not single and load is plugins.load:
         preparation(plan, upstream=True)
+    elif not single:
+        _images(plan, ways(plan, load))
     return plan
 
 
@@ -143,17 +151,17 @@ def sections(plan: Plan) -> dict[str, Any]:
     return _sections(plan.preset, plan.settings)
 
 
-def ways(plan: Plan) -> tuple[Way, ...]:
+def ways(plan: Plan, load: plans.Loader = plugins.load) -> tuple[Way, ...]:
     """Every row with all its settings.
 
     Raises:
         UsageError: A setting that does not exist, or a network that the method does not work on.
     """
     tree = sections(plan)
-    return tuple(_way(row, tree) for row in plan.rows)
+    return tuple(_way(row, tree, load) for row in plan.rows)
 
 
-def single_settings(row: Row) -> Any:
+def single_settings(row: Row, load: plans.Loader = plugins.load) -> Any:
     """Those of a method for one image by itself.
 
     Raises:
@@ -166,7 +174,7 @@ def single_settings(row: Row) -> Any:
             allowed="settings of the method",
             next="settings: {method: ...}",
         )
-    return resolve(plugins.load("single", row.method).Settings, row.settings.get("method", {}), prefix="method.")
+    return resolve(load("single", row.method).Settings, row.settings.get("method", {}), prefix="method.")
 
 
 def preparation(
@@ -181,23 +189,13 @@ def preparation(
     Raises:
         UsageError: Rows whose networks want other preparations, or a key that does not exist.
     """
-    tree, found = sections(plan), ways(plan)
-    images: dict[str, tuple[preprocess.Settings, detection.Settings | None]] = {}
+    found = ways(plan)
+    images = _images(plan, found)
     wanted: dict[str, detection.Settings] = {}
     for way in found:
-        section = of_dims(tree, way.finetuning.dims).get("prepare", {})
-        images[way.row.title] = detection.preparation(section, prefix="settings.prepare.")
         looked_at = pairing.keypoints_of(way.finetuning.backbone, way.finetuning.backbone_settings)
         if looked_at is not None:
             wanted[way.row.title] = looked_at
-    first = found[0].row.title
-    for title, settings in images.items():
-        if settings != images[first]:
-            raise UsageError(
-                f"rows {first!r} and {title!r} want the scans prepared in different ways",
-                allowed="networks of one number of dimensions in one plan, prepared alike",
-                next="a plan for networks of two dimensions, another for those of three",
-            )
     detectors = sorted({one.detector for one in wanted.values()})
     if len(detectors) > 1:
         raise UsageError(
@@ -208,7 +206,27 @@ def preparation(
     most = max(wanted.values(), key=lambda one: one.most, default=None)
     if upstream and plan.upstream_prepare is not None:
         return *detection.preparation(plan.upstream_prepare, prefix="upstream_prepare."), most
-    return *images[first], most
+    return *images, most
+
+
+def _images(plan: Plan, found: Sequence[Way]) -> tuple[preprocess.Settings, detection.Settings | None]:
+    """How the images are prepared, the same for all rows."""
+    tree = sections(plan)
+    asked = {
+        way.row.title: detection.preparation(
+            of_dims(tree, way.finetuning.dims).get("prepare", {}), prefix="settings.prepare."
+        )
+        for way in found
+    }
+    first = found[0].row.title
+    for title, settings in asked.items():
+        if settings != asked[first]:
+            raise UsageError(
+                f"rows {first!r} and {title!r} want the scans prepared in different ways",
+                allowed="networks of one number of dimensions in one plan, prepared alike",
+                next="a plan for networks of two dimensions, another for those of three",
+            )
+    return asked[first]
 
 
 def _sections(preset: Any, settings: Any) -> dict[str, Any]:
@@ -244,7 +262,7 @@ def _row(given: Any, tree: Mapping[str, Any], *, single: bool) -> dict[str, Any]
         if row.get(key) is not None and not isinstance(row[key], str):
             raise UsageError(f"{key}: {shown(row[key])} of a row", allowed="text", next=f"{key}: NAME")
     if single:
-        plugins.load("single", row["method"])
+        plugins.outlined("single", row["method"])
         return {"title": row["method"], **row}
     asked = None if row["method"] == PRESETS_METHOD else row["method"]
     settings = row.get("settings", {})
@@ -255,16 +273,16 @@ def _row(given: Any, tree: Mapping[str, Any], *, single: bool) -> dict[str, Any]
 
 def _title(method: str, backbone: str, auxiliary: str | None) -> str:
     if method != pairing.SCRATCH:
-        plugins.load("methods", method)
+        plugins.outlined("methods", method)
     text = method if backbone == pairing.default_backbone(method) else f"{method} ({backbone})"
     return f"{text} + {auxiliary}" if auxiliary else text
 
 
-def _way(row: Row, tree: Mapping[str, Any]) -> Way:
+def _way(row: Row, tree: Mapping[str, Any], load: plans.Loader) -> Way:
     given = plans.by_section(row.settings)
     before = None
     if row.method != pairing.SCRATCH:
-        before = plans.pretraining(row.method, row.backbone, tree, given["pretrain"], prefix="pretrain.")
+        before = plans.pretraining(row.method, row.backbone, tree, given["pretrain"], prefix="pretrain.", load=load)
     elif {"pretrain", "method"} & row.settings.keys():
         raise UsageError(
             f"row {row.title!r} from scratch has settings of pre-training",
@@ -272,7 +290,7 @@ def _way(row: Row, tree: Mapping[str, Any]) -> Way:
             next="leave them out, or name a method",
         )
     backbone = before.backbone if before else row.backbone or pairing.BACKBONE
-    after = plans.finetuning(backbone, tree, given["finetune"], auxiliary=row.auxiliary, prefix="finetune.")
+    after = plans.finetuning(backbone, tree, given["finetune"], auxiliary=row.auxiliary, prefix="finetune.", load=load)
     return Way(row, before, after)
 
 

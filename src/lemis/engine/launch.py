@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 
 from lemis.engine.schedule import Settings
 from lemis.errors import UsageError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def launch(settings: Settings, device: str, dims: int = 2) -> Fabric:
@@ -24,6 +26,8 @@ def launch(settings: Settings, device: str, dims: int = 2) -> Fabric:
     Raises:
         UsageError: CUDA was asked for and there is none.
     """
+    from lightning_fabric import Fabric  # here, as it takes longer to import than PyTorch and all else
+
     accelerator = chosen_device(device)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the verbs say device and precision themselves
     world = int(os.environ.get("WORLD_SIZE", "1"))

@@ -9,11 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
@@ -26,6 +25,9 @@ from lemis.engine.run import Run
 from lemis.engine.schedule import Settings, build_optimiser, learning_rate
 from lemis.errors import TrainingStopped
 from lemis.parts import processes
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def train(

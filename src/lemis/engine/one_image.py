@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,12 @@ from lemis import plugins
 from lemis.data import single_image, volume
 from lemis.data.single_image import Stack
 from lemis.data.single_sets import Pair
-from lemis.engine.side_by_side import Found
 from lemis.errors import UsageError, shown
 from lemis.measure import clusters
 from lemis.settings import parse_overrides, plain, read_yaml, resolve
+
+if TYPE_CHECKING:
+    from lemis.engine.side_by_side import Found
 
 Array = NDArray[Any]
 Facts = dict[str, Any]
@@ -146,12 +148,14 @@ def made_from(image: Path, asked: Asked, stored: Facts | None = None) -> Facts:
     }
 
 
-def settings_of(method: str, preset: str | None, overrides: Sequence[str]) -> Facts:
+def settings_of(
+    method: str, preset: str | None, overrides: Sequence[str], load: Callable[[str, str], Any] = plugins.load
+) -> Facts:
     """The method's settings, resolved, as plain types: its preset or a YAML file, then ``key=value``.
 
     Without a preset it is the method's ``small``, where it has one, as ``lemis fit`` takes the preset of that name.
     """
-    module = plugins.load("single", method)
+    module = load("single", method)
     presets = getattr(module, "PRESETS", {})
     layer: Any = {}
     if preset is None and PRESET in presets:

@@ -8,10 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-
 from lemis import plugins
-from lemis.contracts import KeypointBackbone
 from lemis.data import keypoints, preprocess
 from lemis.data.store import Store, read_meta
 from lemis.errors import UsageError
@@ -23,13 +20,13 @@ BACKBONE = "unet2d"  # where a method names none
 
 def default_backbone(method: str) -> str:
     """The first network that a method names, ``unet2d`` where it names none."""
-    named = () if method == SCRATCH else _networks(plugins.load("methods", method))
+    named = () if method == SCRATCH else _networks(plugins.outlined("methods", method))
     return named[0] if named else BACKBONE
 
 
 def backbones_of(method: str) -> list[str]:
     """The networks of ours that a method works on: those it names, else all of its number of dimensions."""
-    module = plugins.load("methods", method)
+    module = plugins.outlined("methods", method)
     named, ours = _networks(module), plugins.names("backbones")
     if named:
         return [name for name in named if name in ours]
@@ -37,20 +34,22 @@ def backbones_of(method: str) -> list[str]:
 
 
 def run_name(method: str, backbone: str) -> str:
-    """How runs of a method on a network begin: ``pcl``, ``scratch``; ``scratch-kaf_unet`` on another network."""
-    short = method.rsplit(".", 1)[-1]
-    return short if backbone == default_backbone(method) else f"{short}-{backbone.rsplit('.', 1)[-1]}"
+    """How runs of a method on a network begin: ``pcl``, ``scratch``; ``scratch-kaf_unet`` on another network.
+
+    Modules of the user's by their whole names: two labs may have a file of one name.
+    """
+    return method if backbone == default_backbone(method) else f"{method}-{backbone}"
 
 
 def methods_of(dims: int) -> list[str]:
     """The methods of ours that work on networks of so many dimensions, whichever they are."""
-    loaded = {name: plugins.load("methods", name) for name in plugins.names("methods")}
+    loaded = {name: plugins.outlined("methods", name) for name in plugins.names("methods")}
     return [name for name, module in loaded.items() if not _networks(module) and _meet(module, (dims,))]
 
 
 def with_auxiliary(start: str, auxiliary: str | None) -> str:
     """How runs with an extra loss begin: ``scratch-unet3d-voxel_siamese``."""
-    return start if auxiliary is None else f"{start}-{auxiliary.rsplit('.', 1)[-1]}"
+    return start if auxiliary is None else f"{start}-{auxiliary}"
 
 
 def with_seed(start: str, seed: int) -> str:
@@ -71,7 +70,7 @@ def refuse_pair(method: str, backbone: str, dims: int) -> None:
     """
     suited = backbones_of(method)
     ours = backbone not in plugins.names("backbones") or backbone in suited
-    meets = _meet(plugins.load("methods", method), (dims,))
+    meets = _meet(plugins.outlined("methods", method), (dims,))
     if ours and meets:
         return
     others = methods_of(dims)
@@ -87,6 +86,10 @@ def refuse_pair(method: str, backbone: str, dims: int) -> None:
 
 def keypoints_of(backbone: str, settings: Any) -> keypoints.Settings | None:
     """The keypoints that a network with these settings looks at; None where it looks at none."""
+    import torch  # here, as all else is asked before anything of PyTorch is needed
+
+    from lemis.contracts import KeypointBackbone
+
     kind = plugins.load("backbones", backbone).Backbone
     if not issubclass(kind, KeypointBackbone):
         return None

@@ -9,18 +9,21 @@ dimensions differ, with all of these again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lemis import plugins, yaml_text
-from lemis.engine import schedule, supervised
 from lemis.engine.pairing import BACKBONE, default_backbone, refuse_pair
 from lemis.errors import UsageError, shown
 from lemis.settings import load_preset, merge, of_dims, parse_overrides, plain, read_yaml, resolve
 
+if TYPE_CHECKING:
+    from lemis.engine import schedule, supervised
+
+Loader = Callable[[str, str], Any]  # folder, name: ``plugins.load``, or ``plugins.outlined`` before PyTorch is imported
 NAMES = {"method": "methods", "backbone": "backbones", "auxiliary": "auxiliary"}  # what is chosen, and the folder
 FOLDERS = {
     "backbones": "backbones", "methods": "methods", "schedules": "methods", "auxiliaries": "auxiliary",
@@ -161,8 +164,8 @@ def for_network(
 def dims_of(backbone: str, tree: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> int:
     """2 or 3: of the slices or volumes that a network with these settings reads."""
     given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    settings = _backbone_settings(backbone, tree, _section(given, "backbone"))
-    return int(getattr(settings, "dims", getattr(plugins.load("backbones", backbone), "DIMS", (2,))[0]))
+    settings = _backbone_settings(backbone, tree, _section(given, "backbone"), plugins.outlined)
+    return int(getattr(settings, "dims", getattr(plugins.outlined("backbones", backbone), "DIMS", (2,))[0]))
 
 
 def choose(
@@ -189,6 +192,7 @@ def pretraining(
     overrides: Sequence[str] | Mapping[str, Any],
     *,
     prefix: str = "",
+    load: Loader = plugins.load,
 ) -> Pretraining:
     """Settings of one pre-training run.
 
@@ -198,6 +202,7 @@ def pretraining(
         tree: Sections of the preset and the settings file.
         overrides: ``epochs=...``, ``method.<key>=...``, ``backbone.<key>=...``.
         prefix: What the user typed before the schedule's keys, for messages.
+        load: ``plugins.outlined`` where the settings are only to be refused, not used.
 
     Raises:
         UsageError: A setting that does not exist, or a network that the method does not work on.
@@ -209,16 +214,18 @@ def pretraining(
     tree = of_dims(tree, dims)
     own, backbone_given = _section(given, "method"), _section(given, "backbone")
     timing = {key: value for key, value in given.items() if key not in ("method", "backbone")}
-    methods = plugins.load("methods", method)
+    methods = load("methods", method)
     preset, special = (_section(_section(tree, name), method) for name in ("methods", "schedules"))
     return Pretraining(
         method=method,
         method_module=methods,
         method_settings=resolve(methods.Settings, preset, own, prefix="method."),
         backbone=backbone,
-        backbone_settings=_backbone_settings(backbone, tree, backbone_given),
+        backbone_settings=_backbone_settings(backbone, tree, backbone_given, load),
         dims=dims,
-        schedule=resolve(schedule.Settings, _section(tree, "pretrain"), special, timing, prefix=prefix),
+        schedule=resolve(
+            load("engine", "schedule").Settings, _section(tree, "pretrain"), special, timing, prefix=prefix
+        ),
     )
 
 
@@ -233,6 +240,7 @@ def finetuning(
     *,
     auxiliary: str | None = None,
     prefix: str = "",
+    load: Loader = plugins.load,
 ) -> Finetuning:
     """Settings of one fine-tuning run.
 
@@ -242,6 +250,7 @@ def finetuning(
         overrides: ``epochs=...``, ``objective.<key>=...``, ``backbone.<key>=...``, ``auxiliary.<key>=...``.
         auxiliary: File name in ``auxiliary/``, or a dotted name; by default what ``tree`` names, if it names one.
         prefix: What the user typed before the keys of schedule and objective, for messages.
+        load: ``plugins.outlined`` where the settings are only to be refused, not used.
 
     Raises:
         UsageError: A setting that does not exist, or one of an auxiliary loss where there is none.
@@ -262,23 +271,23 @@ def finetuning(
     objectives = [_section(layer, "objective") for layer in layers]
     schedules = [{key: value for key, value in layer.items() if key != "objective"} for layer in layers]
     return Finetuning(
-        objective=resolve(supervised.Settings, *objectives, prefix=f"{prefix}objective."),
+        objective=resolve(load("engine", "supervised").Settings, *objectives, prefix=f"{prefix}objective."),
         backbone=backbone,
-        backbone_settings=_backbone_settings(backbone, tree, backbone_given),
+        backbone_settings=_backbone_settings(backbone, tree, backbone_given, load),
         dims=dims,
-        schedule=resolve(schedule.Settings, PROTOCOL, *schedules, prefix=prefix),
+        schedule=resolve(load("engine", "schedule").Settings, PROTOCOL, *schedules, prefix=prefix),
         auxiliary=auxiliary,
-        auxiliary_settings=None if auxiliary is None else _auxiliary_settings(auxiliary, tree, auxiliary_given),
+        auxiliary_settings=None if auxiliary is None else _auxiliary_settings(auxiliary, tree, auxiliary_given, load),
     )
 
 
-def _auxiliary_settings(auxiliary: str, tree: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
-    module = plugins.load("auxiliary", auxiliary)
+def _auxiliary_settings(auxiliary: str, tree: Mapping[str, Any], given: Mapping[str, Any], load: Loader) -> Any:
+    module = load("auxiliary", auxiliary)
     return resolve(module.Settings, _section(_section(tree, "auxiliaries"), auxiliary), given, prefix="auxiliary.")
 
 
-def _backbone_settings(backbone: str, tree: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
-    module = plugins.load("backbones", backbone)
+def _backbone_settings(backbone: str, tree: Mapping[str, Any], given: Mapping[str, Any], load: Loader) -> Any:
+    module = load("backbones", backbone)
     return resolve(module.Settings, _section(_section(tree, "backbones"), backbone), given, prefix="backbone.")
 
 

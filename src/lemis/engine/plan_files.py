@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lemis.errors import UsageError
+from lemis import plugins
+from lemis.errors import UsageError, shown
 from lemis.plugins import nearest
 from lemis.settings import Tree, read_yaml
 
@@ -43,7 +43,7 @@ def read(plan: str | Path) -> Tree:
     known = shipped()
     near = nearest(str(plan), known)
     raise UsageError(
-        f"plan {str(plan)!r}, which neither ships nor is a file",
+        f"plan {shown(str(plan))}, which neither ships nor is a file",
         allowed=f"one of the {len(known)} that `lemis compare --list` shows; a YAML file; or module:function",
         next=f"--plan {near}" if near else "lemis compare --list",
     )
@@ -57,16 +57,20 @@ def short_name(plan: str | Path) -> str:
 
 def _called(module: str, function: str) -> Tree:
     allowed = "a function of an importable module that takes nothing and returns the mapping of a plan"
-    try:
-        made: Any = getattr(importlib.import_module(module), function)()
-    except (ModuleNotFoundError, AttributeError, TypeError) as error:
+    name = f"plan {shown(f'{module}:{function}', quoted=False)}"
+    if not plugins.is_module(module):
         raise UsageError(
-            f"plan {module}:{function}: {error}",
+            f"{name}: there is no module {shown(module)} here, nor where Python looks",
             allowed=allowed,
             next="correct it, or put its folder on PYTHONPATH",
-        ) from None
-    if not isinstance(made, Mapping):
-        raise UsageError(
-            f"plan {module}:{function} returned a {type(made).__name__}", allowed=allowed, next="return a dictionary"
         )
+    try:
+        made: Any = getattr(plugins.own(module, name), function)()
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        said = f"{type(error).__name__}: {shown(str(error), quoted=False)}"
+        raise UsageError(f"{name} ends with {said}", allowed=allowed, next=f"correct {module}.{function}") from error
+    if not isinstance(made, Mapping):
+        raise UsageError(f"{name} returned a {type(made).__name__}", allowed=allowed, next="return a dictionary")
     return dict(made)

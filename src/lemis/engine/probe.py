@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from lemis.contracts import Backbone, KeypointBackbone, Sampling
@@ -21,6 +20,9 @@ from lemis.engine import build, launch, pairing, schedule, sources
 from lemis.engine.loop import channels_last
 from lemis.engine.memory import peak_memory_gb, reset_peak_memory
 from lemis.engine.plan import Finetuning, Pretraining
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 STEPS = 3  # that are timed, after one that is not
 LONGEST_S = 20.0  # after that no further step is begun

@@ -82,7 +82,7 @@ def finetune(
     pairing.require_one_axis(store, settings.dims)
     fabric = launch.launch(settings.schedule, device, settings.dims)
     console = messages()
-    method = pairing.SCRATCH if before is None else before.method.rsplit(".", 1)[-1]
+    method = pairing.SCRATCH if before is None else before.method
     sides = choose(
         store.scans, fold=fold, labelled=labelled, root=Path(index.load(work / "index.json").root),
         seed=selection_seed, scheme=split,
