@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import nibabel
@@ -525,3 +526,252 @@ def test_ids_and_subjects_fit_the_splits_that_come_with_a_data_set(split: Path) 
     assert set(subjects) == {name for fold in folds for part in fold.values() for name in part}
     for fold in folds:
         assert not {subjects[name] for name in fold["train"]} & {subjects[name] for name in fold["val"]}
+
+
+# ---------------------------------------------------------------- what people's folders hold
+
+
+def test_labels_with_the_number_of_a_channel(tmp_path: Path) -> None:
+    touch(*[tmp_path / "imagesTr" / f"c{n}_{channel:04d}.nii.gz" for n in range(3) for channel in range(2)])
+    touch(*[tmp_path / "labelsTr" / f"c{n}_0000.nii.gz" for n in range(2)])
+    listing, seen = found(tmp_path, "nnunet")
+    assert seen == {"c0": ("c0", True), "c1": ("c1", True), "c2": ("c2", False)}
+    assert all(len(scan.images) == 2 for scan in listing.index.scans)
+
+
+def test_a_channel_that_is_missing_keeps_its_place(tmp_path: Path) -> None:
+    touch(*[tmp_path / "imagesTr" / f"c{n}_{channel:04d}.NII.GZ" for n in range(3) for channel in range(2)])
+    (tmp_path / "imagesTr" / "c1_0000.NII.GZ").unlink()
+    touch(*[tmp_path / "labelsTr" / f"c{n}.nii.gz" for n in range(3)])
+    scans = layouts.recognise(tmp_path).index.scans
+    assert scans[1].images == ("imagesTr/c1_0000.NII.GZ", "imagesTr/c1_0001.NII.GZ")
+
+
+def test_a_stray_image_does_not_turn_channels_into_patients(tmp_path: Path) -> None:
+    touch(*[tmp_path / "imagesTr" / f"c{n}_{channel:04d}.nii.gz" for n in range(3) for channel in range(2)])
+    touch(tmp_path / "imagesTr" / "atlas.nii.gz", *[tmp_path / "labelsTr" / f"c{n}.nii.gz" for n in range(3)])
+    listing, seen = found(tmp_path, "nnunet")
+    assert set(seen) == {"c0", "c1", "c2"}
+    assert [part.file for part in listing.left_out] == ["imagesTr/atlas.nii.gz"]
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".NII.GZ", "nii.gz", None])
+def test_file_ending(ending: str | None, tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr" / "a_0000.NII.GZ", tmp_path / "labelsTr" / "a.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps({"file_ending": ending}))
+    assert found(tmp_path, "nnunet")[1] == {"a": ("a", True)}
+
+
+def test_a_file_ending_that_no_file_has(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr" / "a_0000.nii.gz")
+    (tmp_path / "dataset.json").write_text('{"file_ending": ".nii"}')
+    with pytest.raises(UsageError, match=r'"file_ending" is "\.nii", but no image ends so(.|\n)*\.nii\.gz'):
+        layouts.recognise(tmp_path)
+    touch(tmp_path / "imagesTr" / "b_0000.nii")
+    (left,) = layouts.recognise(tmp_path).left_out
+    assert left == ("imagesTr/a_0000.nii.gz", "does not end in .nii, the file_ending of dataset.json")
+
+
+@pytest.mark.parametrize(
+    "label", ["a-label.seg.nrrd", "a.seg.nrrd", "a_seg_label.nii.gz", "a_SEG.nii", "a-labelmap.nrrd"]
+)
+def test_names_of_labels(label: str, tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz", tmp_path / label)
+    assert found(tmp_path, "flat")[1] == {"a": ("a", True)}
+
+
+def test_masks_of_single_structures_are_named(tmp_path: Path) -> None:
+    for person in ("s0000", "s0001"):
+        touch(tmp_path / person / "ct.nii.gz")
+        touch(*[tmp_path / person / "segmentations" / f"{organ}.nii.gz" for organ in ("liver", "spleen")])
+    listing, seen = found(tmp_path, "subjects")
+    assert seen == {"s0000": ("s0000", False), "s0001": ("s0001", False)}
+    assert [part.file for part in listing.left_out] == [f"s000{n}/segmentations/ (2 images)" for n in range(2)]
+    assert all("merged into one label map" in part.reason for part in listing.left_out)
+
+
+def test_images_that_no_scan_uses_are_named_once_per_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr/a_0000.nii.gz", tmp_path / "labelsTr/a.nii.gz", tmp_path / "labelsTs/b.nii.gz")
+    touch(tmp_path / "extra.nii.gz", *[tmp_path / "scribblesTr" / f"{n}.nii.gz" for n in range(3)])
+    touch(tmp_path / "old" / "deep" / "c.nii.gz", tmp_path / "old" / "d.hdr", tmp_path / "old" / "notes.txt")
+    touch(tmp_path / "__MACOSX" / "a.nii.gz", tmp_path / ".hidden" / "a.nii.gz")
+    assert layouts.recognise(tmp_path).left_out == (
+        ("extra.nii.gz", "an image that belongs to no scan"),
+        ("labelsTs/ (1 image)", "labels of the test set are left alone"),
+        ("old/ (2 images)", "images that belong to no scan"),
+        ("scribblesTr/ (3 images)", "images that belong to no scan"),
+    )
+
+
+def test_links_to_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr/a_0000.nii.gz", tmp_path / "imagesTr/b_0000.nii.gz", tmp_path / "labelsTr/a.nii.gz")
+    (tmp_path / "labelsTr/b.nii.gz").symlink_to("../.git/annex/objects/b")
+    (tmp_path / "README").symlink_to("nowhere")
+    listing = layouts.recognise(tmp_path)
+    ((file, kind, seen, repair),) = listing.doubts
+    assert (file, kind) == ("labelsTr/b.nii.gz", "link to a file that is not there")
+    assert seen == "points to ../.git/annex/objects/b"
+    assert "git annex get" in repair
+
+
+def test_only_links_to_files_that_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").symlink_to("../annex/a")
+    with pytest.raises(UsageError, match=r"a\.nii\.gz, one of 1 links, points to \.\./annex/a(.|\n)*git annex get"):
+        layouts.recognise(tmp_path)
+
+
+def test_formats_that_are_not_read_are_called_by_their_name(tmp_path: Path) -> None:
+    touch(*[tmp_path / f"s{n}.{end}" for n in range(2) for end in ("hdr", "img")])
+    with pytest.raises(UsageError, match=r"NIfTI or Analyze pairs \(\.hdr and \.img\) are not read(.|\n)*nibabel"):
+        layouts.recognise(tmp_path)
+    touch(tmp_path / "a.nii.gz")
+    assert {part.reason for part in layouts.recognise(tmp_path).left_out} == {
+        "NIfTI or Analyze pairs (.hdr and .img) are not read"
+    }
+
+
+def test_bids_leaves_out_what_is_no_label_of_the_scan(tmp_path: Path) -> None:
+    for person in ("sub-1", "sub-2"):
+        anatomy, derived = tmp_path / person / "anat", tmp_path / "derivatives/x" / person / "anat"
+        touch(anatomy / f"{person}_T1w.nii.gz", anatomy / f"{person}_mod-T1w_defacemask.nii.gz")
+        touch(derived / f"{person}_dseg.nii.gz", derived / f"{person}_desc-brain_mask.nii.gz")
+        touch(derived / f"{person}_label-GM_probseg.nii.gz", derived / f"{person}_space-MNI152NLin6Asym_dseg.nii.gz")
+    listing, seen = found(tmp_path, "bids")
+    assert seen == {"sub-1": ("sub-1", True), "sub-2": ("sub-2", True)}
+    assert [scan.label for scan in listing.index.scans] == [
+        f"derivatives/x/{person}/anat/{person}_dseg.nii.gz" for person in seen
+    ]
+    assert {part.reason for part in listing.left_out} == {
+        "a mask of what defacing removed",
+        "probabilities, no label map",
+        "in the space of a template",
+        *[f"a mask beside {person}_dseg.nii.gz" for person in seen],
+    }
+
+
+@pytest.mark.parametrize("row", ["1.5\tcsf", "x\tcsf", "1\t", "1\tcsf\n1\tgrey", "1\tcsf\n2\tcsf", "1"])
+def test_a_table_of_structures_that_is_wrong(row: str, tmp_path: Path) -> None:
+    touch(tmp_path / "sub-1/anat/sub-1_T1w.nii.gz")
+    (tmp_path / "dseg.tsv").write_text(f"index\tname\n{row}\n")
+    with pytest.raises(UsageError, match=r"dseg\.tsv, line [23]: index "):
+        layouts.recognise(tmp_path)
+
+
+# ---------------------------------------------------------------- lists and tables
+
+
+def listed(folder: Path, text: str) -> layouts.Listing:
+    touch(*[folder / f"{name}.nii.gz" for name in ("a", "b", "a_seg")], folder / "deep" / "a.nii.gz")
+    (folder / "list.csv").write_text(text, encoding="utf-8")
+    return layouts.recognise(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image,mask\na.nii.gz,a_seg.nii.gz\n", r"'mask' is not understood(.|\n)*rename the column 'mask' to `label`"),
+        ("image,patient_id\na.nii.gz,p\n", r"'patient_id' is not understood(.|\n)*to `subject`"),
+        ("image,Patient\na.nii.gz,p\n", "'patient' is not understood"),
+        ("image,case\na.nii.gz,p\n", "'case' is not understood"),
+        ("filename,label\na.nii.gz,\n", r"'filename' is not understood(.|\n)*to `image`"),
+        ("image,image\na.nii.gz,b.nii.gz\n", "2 columns 'image'"),
+        ("image,image_t2\na.nii.gz,b.nii.gz\n", "the columns image and image_t2, all of files"),
+        ("image,subject\na.nii.gz,p,q\n", "line 2: a value without a column"),
+        ("image\n", "lists no scan"),
+        ("image,id\na.nii.gz,../../x\n", r"ids that cannot be used: ../../x \(holds /\)"),
+        ("image,id\na.nii.gz,meta\n", "is the name of a file of ours"),
+        (f"image,id\na.nii.gz,{'x' * 300}\n", "has 300 bytes, more than 200"),
+        ("image,subject\na.nii.gz,p\x1b[31m\n", r"subjects that cannot be used: p\\x1b\[31m"),
+        ("image\ndeep\\a.nii.gz\n", r"line 2: image deep\\a\.nii\.gz(.|\n)*write deep/a\.nii\.gz"),
+        (f"image\n{'x' * 5000}\n", "line 2: image xxx"),
+    ],
+)
+def test_a_list_that_would_be_guessed_at_is_refused(text: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        listed(tmp_path, text)
+
+
+def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
+    text = "image;label;subject;case;age;image_name\na.nii.gz;a_seg.nii.gz;p;1;50,5;Anna\nb.nii.gz;;q;2;60,0;Bert\n"
+    listing = listed(tmp_path, text)
+    assert [(scan.subject, scan.label) for scan in listing.index.scans] == [("p", "a_seg.nii.gz"), ("q", None)]
+    assert [part.file for part in listing.left_out] == ["list.csv: case", "list.csv: age", "list.csv: image_name"]
+
+
+@pytest.mark.parametrize(
+    "content", ["name,Größe\na,1\n".encode("latin-1"), b"\xff\xfe\x00", b'image_name\n"', b"\x00" * 9]
+)
+def test_a_table_of_other_things_is_no_concern(content: bytes, tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr/a_0000.nii.gz", tmp_path / "labelsTr/a.nii.gz")
+    (tmp_path / "clinical.csv").write_bytes(content)
+    found(tmp_path, "nnunet")
+
+
+def test_a_list_that_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz")
+    (tmp_path / "list.csv").write_bytes("image,subject\na.nii.gz,Müller\n".encode("cp1252"))
+    with pytest.raises(UsageError, match=r"list\.csv is not UTF-8: the byte 0xfc in line 2(.|\n)*CSV UTF-8"):
+        layouts.recognise(tmp_path)
+    (tmp_path / "list.csv").write_bytes("image\tsubject\na.nii.gz\tMüller\n".encode("utf-16"))
+    assert [scan.subject for scan in layouts.recognise(tmp_path).index.scans] == ["Müller"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("subject,id\np1\n", "line 2: no id"),
+        ("id,subject\na,p\na,q\n", "line 3: the subject 'q' for 'a', which had 'p' before"),
+        ("id,id\na,p\n", "2 columns 'id'"),
+        ("id;person\na;p\n", "columns id, person"),
+    ],
+)
+def test_a_table_of_subjects_that_is_wrong(text: str, words: str, tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz")
+    (tmp_path / "subjects.csv").write_text(text)
+    with pytest.raises(UsageError, match=rf"subjects\.csv(.|\n)*{words}"):
+        layouts.recognise(tmp_path)
+
+
+def test_ids_in_the_table_of_subjects_that_nobody_has_are_named(tmp_path: Path) -> None:
+    touch(tmp_path / "a1.nii.gz", tmp_path / "b1.nii.gz")
+    (tmp_path / "subjects.csv").write_text("id,subject\na1.nii,p\nb1,p\n")
+    (doubt,) = layouts.recognise(tmp_path).doubts
+    assert (doubt.kind, doubt.seen) == ("ids that are no scan here", "a1.nii, 1 of 2")
+
+
+# ---------------------------------------------------------------- one person
+
+
+def test_time_points_in_names_of_folders_are_of_one_person(tmp_path: Path) -> None:
+    for name in ("BraTS-GLI-00006-000", "BraTS-GLI-00006-001", "BraTS-GLI-00007-000"):
+        touch(*[tmp_path / name / f"{name}-{part}.nii.gz" for part in ("t1n", "t2w", "seg")])
+    listing, seen = found(tmp_path, "subjects")
+    assert sorted(subject for subject, _ in seen.values()) == ["BraTS-GLI-00006"] * 2 + ["BraTS-GLI-00007"]
+    assert listing.doubts == ()
+
+
+def test_who_may_be_one_person_is_said_until_a_table_decides(tmp_path: Path) -> None:
+    touch(*[tmp_path / f"{name}.nii.gz" for name in ("p01_L", "p01_R", "P02", "p02", "p03")])
+    (doubt,) = layouts.recognise(tmp_path).doubts
+    assert doubt.kind == "subjects that may be one person"
+    assert "P02, p02; p01_L, p01_R: taken for different people" in doubt.seen
+    (tmp_path / "subjects.csv").write_text("id,subject\np01_L,p01\np01_R,p01\nP02,P02\np02,p02\n")
+    listing = layouts.recognise(tmp_path)
+    assert listing.doubts == ()
+    assert [scan.subject for scan in listing.index.scans] == ["P02", "p01", "p01", "p02", "p03"]
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_a_name_that_is_not_utf8_is_refused_readably(tmp_path: Path) -> None:
+    touch(tmp_path / os.fsdecode(b"caf\xe9.nii.gz"))
+    with pytest.raises(UsageError, match=r"ids that cannot be used: caf\\udce9 \(is not UTF-8\)"):
+        layouts.recognise(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["meta", "keypoints", "x.keypoints", "a\nb", "a\x1b[31mb", " a", "a*b"])
+def test_names_that_later_steps_cannot_use_are_refused_at_once(name: str, tmp_path: Path) -> None:
+    touch(tmp_path / f"{name}.nii.gz", tmp_path / "b.nii.gz")
+    with pytest.raises(UsageError, match="ids that cannot be used"):
+        layouts.recognise(tmp_path)

@@ -108,7 +108,9 @@ def refuse_names(scans: Sequence[Scan], *, next: str) -> None:
     allowed = f"ids that differ and can be file names of at most {LONGEST_ID_BYTES} bytes, in UTF-8"
     twice = [id for id, count in Counter(scan.id for scan in scans).items() if count > 1]
     if twice:
-        raise UsageError(f"ids that occur twice: {_few(map(readable, twice))}", allowed=allowed, next=next)
+        raise UsageError(
+            f"ids that occur twice: {_few(_short(readable(id)) for id in twice)}", allowed=allowed, next=next
+        )
     _refuse("ids", ((scan.id, unfit_id(scan.id)) for scan in scans), allowed, next)
     _refuse("subjects", ((scan.subject, unfit_text(scan.subject)) for scan in scans), allowed, next)
     paths = (path for scan in scans for path in (*scan.images, *([] if scan.label is None else [scan.label])))
@@ -116,13 +118,17 @@ def refuse_names(scans: Sequence[Scan], *, next: str) -> None:
 
 
 def _refuse(what: str, reasons: Iterable[tuple[str, str]], allowed: str, next: str) -> None:
-    odd = [f"{readable(text)} ({reason})" for text, reason in reasons if reason]
+    odd = [f"{_short(readable(text))} ({reason})" for text, reason in reasons if reason]
     if odd:
         raise UsageError(f"{what} that cannot be used: {_few(odd)}", allowed=allowed, next=next)
 
 
+def _short(text: str, most: int = 100) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}..."
+
+
 def _few(texts: Iterable[str], most: int = 5) -> str:
-    shown = [text if len(text) <= 100 else f"{text[:60]}..." for text in texts]
+    shown = list(texts)
     return ", ".join(shown[:most]) + f" and {len(shown) - most} more" * (len(shown) > most)
 
 

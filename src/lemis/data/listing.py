@@ -162,8 +162,8 @@ def unused(tree: Tree, found: Found) -> tuple[LeftOut, ...]:
 
 
 def _reason(name: str, files: Sequence[str]) -> str:
-    if strange := strange_format(Path(files[0])):
-        return f"{strange} are not read"
+    if all(strange := [strange_format(Path(file)) for file in files]):
+        return f"{strange[0]} are not read"
     if files == [name]:
         return "an image that belongs to no scan"
     if name == "labelsTs":
