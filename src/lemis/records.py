@@ -7,7 +7,9 @@ what makes the file anew. Numbers are finite and of the type that is written; wh
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,6 +24,8 @@ T = TypeVar("T")
 
 # A cell of a table with a longer text is no table of ours; the csv module's own limit is an error of another kind.
 MOST_CELL_CHARACTERS = 100_000
+# What a spreadsheet takes for a formula; any ' before it is kept apart from the one that guards.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _SHOWN = 60  # characters of a value in an error
 
 
@@ -94,7 +98,7 @@ def read_table(path: Path, columns: Sequence[str], *, next: str) -> list[dict[st
     Raises:
         UsageError: There is no such file, it is no table, or it lacks a column or a cell.
     """
-    lines = files.read_text(path, next=next).splitlines(keepends=True)
+    lines = io.StringIO(files.read_text(path, next=next), newline="")
     try:
         rows = list(csv.reader(lines, strict=True))
     except csv.Error as error:
@@ -111,7 +115,31 @@ def read_table(path: Path, columns: Sequence[str], *, next: str) -> list[dict[st
                 allowed=f"{len(head)} cells, as the first line has",
                 next=next,
             )
-    return [dict(zip(head, row, strict=True)) for row in rows[1:]]
+    return [dict(zip(head, map(unguarded, row), strict=True)) for row in rows[1:]]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The lines of a CSV file of ours, each cell as the text that was written."""
+    with path.open(newline="", encoding="utf-8") as lines:
+        return [{name: unguarded(cell or "") for name, cell in row.items()} for row in csv.DictReader(lines)]
+
+
+def guarded(text: str) -> str:
+    """A text as a cell of a table that people open: with ``'`` before what a spreadsheet would run as a formula."""
+    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
+
+
+def unguarded(cell: str) -> str:
+    """The text of a cell that ``guarded`` wrote."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def each_row(path: Path, rows: Sequence[dict[str, str]], kind: Callable[[dict[str, str]], T], *, next: str) -> list[T]:

@@ -209,7 +209,7 @@ def test_an_unknown_scan_is_refused(tmp_path):
         store.open_store(tmp_path).index_of("nobody")
 
 
-@pytest.mark.parametrize("id", ["meta", "keypoints", "a.label", "a.keypoints", "a/b"])
+@pytest.mark.parametrize("id", ["meta", "keypoints", "a.label", "a.keypoints", "a/b", "../../a", "a\n"])
 def test_an_id_that_clashes_with_the_stores_own_files_is_refused(tmp_path, id):
     facts = facts_of(id, "a", (4, 4, 2), labelled=False)
     with pytest.raises(UsageError, match="scan id"):

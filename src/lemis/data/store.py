@@ -30,6 +30,7 @@ from lemis import files, records
 from lemis.data import keypoints as detection
 from lemis.data import preprocess
 from lemis.data.frame import Frame, StoredFrame
+from lemis.data.index import unfit_id
 from lemis.data.keypoints import ScanKeypoints
 from lemis.data.preprocess import Facts, Shape2, crop_field, field_of_view, inside_field
 from lemis.errors import UsageError
@@ -292,12 +293,11 @@ def write_scan(path: Path, facts: Facts, image: NDArray[np.float16], label: NDAr
         label: (n, H, W) class indices.
 
     Raises:
-        UsageError: An id that another file of the store would be named by.
+        UsageError: An id that cannot be a file name, or that another file of the store would be named by.
     """
-    taken = facts.id in ("meta", "keypoints") or facts.id.endswith((".label", ".keypoints"))
-    if taken or "/" in facts.id or "\\" in facts.id:
+    if reason := unfit_id(facts.id):
         raise UsageError(
-            f"scan id {facts.id!r}",
+            f"scan id {facts.id!r} {reason}",
             allowed="an id without / that is not 'meta', 'keypoints', '*.label' or '*.keypoints'",
             next="rename the scan",
         )

@@ -5,7 +5,6 @@ Nothing is trained on any label, so there is no M and no fold: both are 0 in the
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from pathlib import Path
@@ -17,6 +16,7 @@ from lemis.engine import cells
 from lemis.engine.cells import Cell, Grid, Use
 from lemis.engine.comparison import Plan, single_settings
 from lemis.errors import UsageError
+from lemis.records import rows_of
 from lemis.settings import plain
 
 OBJECT = "object"  # the one structure
@@ -74,8 +74,7 @@ def cases_of(summary: Path) -> list[dict[str, Any]]:
     Raises:
         UsageError: An image that could not be segmented.
     """
-    with summary.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
+    rows = rows_of(summary)
     failed = [row for row in rows if row["status"] == "failed"]
     if failed:
         raise UsageError(

@@ -29,7 +29,6 @@ correction. Where the folds' differences are farther apart than their subjects e
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from scipy import optimize, special, stats
 from lemis.errors import UsageError
 from lemis.measure.statistics import variance
 from lemis.measure.tables import count
+from lemis.records import rows_of
 from lemis.settings import Seed
 
 Array = NDArray[np.float64]
@@ -205,8 +205,7 @@ def read(path: Path, *, metric: str = "dice", structure: str | None = None) -> l
     Raises:
         UsageError: There is no such column or structure.
     """
-    with path.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
+    rows = rows_of(path)
     if rows and metric not in rows[0]:
         raise UsageError(f"metric {metric!r}", allowed=f"a column of {path}: {', '.join(rows[0])}", next="metric dice")
     own = [row for row in rows if (row["structure"] == structure if structure else row["structure"] != "mean")]

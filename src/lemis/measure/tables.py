@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from lemis.records import guarded
+
 Row = Mapping[str, object]
 
 
@@ -49,12 +51,15 @@ def markdown(rows: Sequence[Row], columns: Sequence[str] | None = None, *, digit
 
 
 def comma_separated(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
-    """CSV with a header line, full precision, an empty field where a number does not exist."""
+    """CSV with a header line, full precision, an empty field where a number does not exist; no cell is a formula.
+
+    ``records.rows_of`` and ``read_table`` give back the texts.
+    """
     names = _columns(rows, columns)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([["" if _missing(row.get(name)) else row[name] for name in names] for row in rows])
+    writer.writerows([[_in_csv(row.get(name)) for name in names] for row in rows])
     return out.getvalue()
 
 
@@ -87,6 +92,12 @@ def _missing(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return _missing(value) or (isinstance(value, int | float | Written) and not isinstance(value, bool))
+
+
+def _in_csv(value: object) -> object:
+    if _missing(value):
+        return ""
+    return guarded(value) if isinstance(value, str) else value
 
 
 def _in_markdown(value: object, digits: int) -> str:

@@ -78,7 +78,7 @@ def curves(
                 linewidth=1.8 if number == 0 else 1.2,
                 marker=marker,
                 markersize=3,
-                label=curve,
+                label=curve.replace("$", r"\$"),  # a name is no formula
             )
         axes.set_xlabel("step")
         axes.set_ylabel(label)
@@ -299,7 +299,7 @@ def boxes(
         )  # fmt: skip
         for place, points, colour in zip(places.tolist(), groups.values(), _colours(len(groups)), strict=True):
             _scatter(axes, place, points, colour)
-        axes.set_xticks(places, list(groups))
+        axes.set_xticks(places, list(groups), parse_math=False)
         axes.set_ylabel(label)
         axes.grid(axis="y", color=TEXT, alpha=0.12, linewidth=0.6)
         if millimetres:

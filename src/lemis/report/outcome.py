@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 from lemis.errors import UsageError
 from lemis.measure import clusters, paired
 from lemis.measure.tables import count
+from lemis.records import rows_of
 from lemis.report.page import listed
 from lemis.settings import read_yaml
 
@@ -149,7 +149,7 @@ def read(folder: Path) -> Outcome:
         )
     try:
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        scores = tuple(_score(line) for line in _lines(folder / "results.csv"))
+        scores = tuple(_score(line) for line in rows_of(folder / "results.csv"))
         cases = tuple(_per_scan(paired.read(folder / "cases.csv")))
         return Outcome(plan=read_yaml(folder / "plan.yaml"), facts=facts, scores=scores, cases=cases)
     except (ValueError, KeyError) as error:
@@ -173,11 +173,6 @@ def _per_scan(cases: Iterable[paired.Case]) -> list[paired.Case]:
     names = [f"{case.scan}, fold {case.fold}" if case.scan in twice else case.scan for case in found]
     means = [mean_of(values) for values in found.values()]
     return [case._replace(value=value, scan=name) for case, value, name in zip(found, means, names, strict=True)]
-
-
-def _lines(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def _score(line: Mapping[str, str]) -> Score:

@@ -6,7 +6,6 @@ only what is missing; see ``engine/cells.py`` for the files.
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 import time
@@ -36,6 +35,7 @@ from lemis.engine.pace import Pace, duration, print_dry_run
 from lemis.engine.run import environment, messages
 from lemis.errors import DataFault, UsageError
 from lemis.measure.tables import count
+from lemis.records import rows_of
 from lemis.report import comparison as output_page
 from lemis.settings import write_yaml
 from lemis.verbs.check import check
@@ -183,8 +183,8 @@ def _finetuned(job: Job, cell: Cell) -> dict[str, Any]:
     )
     predict(run, scans=cell.test, output=own / "predictions", device=job.device)
     evaluate(own / "predictions", work=job.work, output=own / "evaluation", jobs=torch.get_num_threads())
-    with (own / "evaluation" / "per_case.csv").open(newline="", encoding="utf-8") as lines:
-        cases = [{key: row[key] for key in results.CASES if key in row} for row in csv.DictReader(lines)]
+    scores = rows_of(own / "evaluation" / "per_case.csv")
+    cases = [{key: row[key] for key in results.CASES if key in row} for row in scores]
     if not job.keep_predictions:
         shutil.rmtree(own / "predictions")
     return {"run": cell.run, **results.trained(run), "pooled": results.pooled(run), "cases": cases}
