@@ -169,6 +169,7 @@ def test_a_spacing_that_is_not_stated_is_said(tmp_path: Path) -> None:
         ("ElementNumberOfChannels", "1000", "holds 240 bytes"),
         ("AnatomicalOrientation", "R" * 300, "AnatomicalOrientation"),
         ("CompressedData", "True", "cannot be read"),
+        ("CompressedDataSize", "0", "CompressedDataSize"),
         ("HeaderSize", "9999999", "holds 0 bytes"),
         ("ElementDataFile", "%s%s%s%s%n", "ct%03d.raw"),
         ("ElementDataFile", "%d%s 1 6 1", "ct%03d.raw"),
@@ -256,6 +257,15 @@ def test_one_flipped_bit_of_packed_voxels_is_refused(name: str, tmp_path: Path) 
         (tmp_path / name).write_bytes(damaged)
         with pytest.raises(DataFault, match=f"{name} cannot be read"):
             volume.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(("bytes_said", "words"), [("20", "end before"), ("99999999", "99999999 packed bytes")])
+def test_a_length_of_packed_voxels_that_is_not_theirs(bytes_said: str, words: str, tmp_path: Path) -> None:
+    voxels = zlib.compress(VOXELS.tobytes())
+    file = meta(tmp_path / "a.mha", voxels, CompressedData="True", CompressedDataSize=bytes_said)
+    with pytest.raises(DataFault, match=words):
+        volume.read(file)
+    agrees(meta(tmp_path / "b.mha", voxels, CompressedData="True", CompressedDataSize=str(len(voxels))))
 
 
 @given(place=st.integers(0, 400), byte=st.integers(0, 255), packed=st.booleans(), kind=st.sampled_from([meta, nrrd]))

@@ -706,6 +706,21 @@ def test_a_spacing_that_a_header_states_twice(tmp_path: Path) -> None:
     assert volume.read_header(header_changed(tmp_path / "b.nii")).notes == ()
 
 
+def test_what_a_header_gets_wrong_of_its_grid_is_said(tmp_path: Path) -> None:
+    def notes(**fields: object) -> list[str]:
+        return [note.kind for note in volume.read_header(header_changed(tmp_path / "a.nii", **fields)).notes]
+
+    assert notes(codes=(1, 0), pixdim=[1, 0, 1.5, 8, 0, 0, 0, 0]) == ["spacing assumed"]
+    assert notes(codes=(1, 0), pixdim=[1, 1.5, -1.5, 8, 0, 0, 0, 0]) == ["spacing assumed"]
+    assert notes(sform_code=77) == ["unknown code"]
+    assert notes(codes=(1, 0)) == []
+    assert notes(codes=(1, 1), pixdim=[0, 1.5, 1.5, 8, 0, 0, 0, 0]) == []  # so many write it; it means 1
+    flat = nibabel.Nifti1Image(np.ones((4, 5), np.int16), np.diag([1.5, 1.5, 1, 1]))
+    flat.header["pixdim"][3] = 0
+    nibabel.save(flat, tmp_path / "flat.nii")
+    assert volume.read_header(tmp_path / "flat.nii").notes == ()
+
+
 NAMES = {"descrip": b"DOE^JOHN 1960-01-01", "aux_file": b"MRN 12345", "db_name": b"DOE^JOHN", "data_type": b"DOE"}
 
 

@@ -67,6 +67,7 @@ class Header:
     files: tuple[Path, ...]  # that hold the voxels, each an equal part; the file itself where the header is attached
     start: int  # of the voxels in each file, in bytes; -1: they are its last bytes
     spaced: bool  # whether the header states a distance of voxels
+    packed_bytes: int | None = None  # of the packed voxels, where the header says it
     pairs: tuple[tuple[str, str], ...] = ()  # free ``key:=value`` of NRRD, in order, repeated ones too
 
     @property
@@ -99,7 +100,7 @@ def verify(header: Header) -> None:
         if header.packing == "gzip":
             packed.verify_gzip(file, header.start, header.claimed_bytes)
         elif header.packing == "zlib":
-            packed.verify_zlib(file, max(0, header.start), header.claimed_bytes)
+            packed.verify_zlib(file, max(0, header.start), header.claimed_bytes, header.packed_bytes)
 
 
 # ---------------------------------------------------------------- MetaImage
@@ -141,6 +142,9 @@ def _meta(path: Path) -> Header:
         )
     local = fields["ElementDataFile"] in ("LOCAL", "Local", "local")
     skip = _number(path, {"HeaderSize": "0"} | fields, "HeaderSize", range(-1, 1 << 62))
+    packed_bytes = None
+    if "CompressedDataSize" in fields:
+        packed_bytes = _number(path, fields, "CompressedDataSize", range(1, 1 << 62))
     text = fields.get("BinaryData", "True").lower() in ("false", "0")
     packing = "zlib" if fields.get("CompressedData", "False").lower() in ("true", "1") else "text" if text else "raw"
     return Header(
@@ -151,6 +155,7 @@ def _meta(path: Path) -> Header:
         files=(path,) if local else _data_files(path, fields["ElementDataFile"], lines, shape[-1]),
         start=max(start, skip) if local and skip >= 0 else skip,
         spaced="ElementSpacing" in fields or "ElementSize" in fields,
+        packed_bytes=packed_bytes if packing == "zlib" else None,
     )
 
 
@@ -271,6 +276,8 @@ def _refuse_file(path: Path, file: Path) -> None:
 
 def _refuse_claim(header: Header, file: Path) -> None:
     there = file.stat().st_size - max(0, header.start)
+    if header.packed_bytes is not None and header.packed_bytes > there:
+        raise _fault(header.path, f"{header.packed_bytes} packed bytes", f"the {there} bytes that there are")
     claimed, ratio = header.claimed_bytes, 1
     if header.packing in ("gzip", "zlib"):
         ratio = packed.DEFLATE_RATIO

@@ -29,7 +29,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lemis.data import channel_files, csv_list, dataset_json, dicom, frame, identity, public, spreadsheet, volume
+from lemis.data import (
+    channel_files,
+    csv_list,
+    dataset_json,
+    dicom,
+    frame,
+    identity,
+    packed,
+    public,
+    spreadsheet,
+    volume,
+)
 from lemis.data import labels as label_maps
 from lemis.data.identity import subject_of
 from lemis.data.index import Index, Scan, readable, refuse_names, unfit_text
@@ -138,9 +149,10 @@ def _numbered(scan: Scan, segments: Mapping[str, int], labels: Mapping[str, int]
 
 def recognise(root: Path, layout: str | None = None) -> Listing:
     """List the scans of a folder from its file names. Arguments and errors as in ``scan_folder``."""
-    root = Path(root).expanduser().resolve()
+    root = Path(os.path.realpath(Path(root).expanduser()))  # Path.resolve raises where links run in a circle
     if not root.exists():
         raise UsageError(f"{root} does not exist", allowed="a folder of scans, or a CSV file", next="check the path")
+    packed.refuse_special(root)
     if layout is not None and layout not in TITLES:
         raise UsageError(
             f"layout {layout!r}",

@@ -94,13 +94,17 @@ def verify_gzip(path: Path, start: int, size: int) -> None:
         raise EOFError(f"it unpacks to {there} bytes, its header claims {size}")
 
 
-def verify_zlib(path: Path, start: int, size: int) -> None:
-    """The same for a zlib stream (MetaImage)."""
+def verify_zlib(path: Path, start: int, size: int, within: int | None = None) -> None:
+    """The same for a zlib stream (MetaImage), which is to end within so many packed bytes."""
     unpacker, there = zlib.decompressobj(zlib.MAX_WBITS | 32), 0  # zlib's or gzip's header
+    left = path.stat().st_size if within is None else within
     with path.open("rb") as file:
         file.seek(start)
         while not unpacker.eof:
-            chunk = unpacker.unconsumed_tail or file.read(_CHUNK)
+            chunk = unpacker.unconsumed_tail
+            if not chunk:
+                chunk = file.read(min(left, _CHUNK))
+                left -= len(chunk)
             if not chunk:
                 raise EOFError("the packed voxels end before their check sum")
             there += len(unpacker.decompress(chunk, _CHUNK))

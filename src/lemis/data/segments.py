@@ -9,6 +9,7 @@ from pathlib import Path
 from lemis.errors import DataFault
 
 _KEY = re.compile(r"Segment(\d+)_(\w+)")
+_LONGEST = 100  # of a name, in characters
 _INT32 = range(-(1 << 31), 1 << 31)
 
 
@@ -63,7 +64,7 @@ def key_of(name: str) -> str:
 
 def _name(number: int, facts: dict[str, str]) -> str:
     name = " ".join(facts.get("Name", "").split()) or facts.get("ID", "") or f"Segment{number}"
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return name[:_LONGEST].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _value(path: Path, number: int, facts: dict[str, str], count: int) -> int:

@@ -31,6 +31,7 @@ A path may say which part of a file is meant:
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import math
 import os
@@ -481,7 +482,7 @@ def _nifti(path: Path, with_voxels: bool, frame: int | None = None) -> tuple[Sou
             dtype="RGB" if dtype.names else dtype.newbyteorder("=").name,
             codes=codes,
             unit_mm=unit_mm,
-            notes=() if codes is None else _nifti_notes(header, codes, unit_mm),
+            notes=() if codes is None else _nifti_notes(file_of(path), header, codes, unit_mm),
             header=header,
         )
     )
@@ -513,21 +514,42 @@ def _unit_mm(path: Path, header: Any) -> float:
     return _UNITS_MM[code]
 
 
-def _nifti_notes(header: Any, codes: tuple[int, int], unit_mm: float) -> tuple[Note, ...]:
-    """Where only the sform places the voxels, pixdim still states a spacing, which other programs take."""
-    if codes[1] == 0 or codes[0] > 0:  # with both forms, check compares them
-        return ()
-    stated = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64)) * unit_mm
-    placed = np.array(_column_norms(np.asarray(header.get_sform()))) * unit_mm
-    if np.allclose(stated, placed, rtol=_SPACING_TOLERANCE):
-        return ()
-    return (
+def _nifti_notes(file: Path, header: Any, codes: tuple[int, int], unit_mm: float) -> tuple[Note, ...]:
+    """What of the grid nibabel or we had to decide on."""
+    with gzip.open(file) if file.suffix.lower() in _PACKED else file.open("rb") as stream:
+        stored = type(header)(stream.read(len(header.binaryblock)), header.endianness, check=False)  # as it stands
+    notes = [
         Note(
-            "pixdim and sform disagree",
-            f"pixdim says {_by(stated)} mm, the sform {_by(placed)} mm; we take the sform, other programs may not",
-            "find out which is right, and write it into both (nibabel: header.set_zooms)",
-        ),
-    )
+            "unknown code",
+            f"{name} {int(stored[name])} is no code of NIfTI; read as 0, not given",
+            "find out how the scan lies, or convert the original again (dcm2niix)",
+        )
+        for name in ("qform_code", "sform_code")
+        if int(stored[name]) != int(header[name])
+    ]
+    said = np.asarray(stored["pixdim"][1:4], dtype=np.float64)
+    used = np.asarray(header["pixdim"][1:4], dtype=np.float64) * unit_mm
+    axes = [axis for axis, size in enumerate(header.get_data_shape()[:3]) if size > 1]
+    if codes[1] == 0:  # pixdim is the spacing
+        if (said[axes] <= 0).any():
+            notes.append(
+                Note(
+                    "spacing assumed",
+                    f"pixdim is {_by(said)}; read as {_by(used)} mm",
+                    "write the spacing into the header anew, from the original scan",
+                )
+            )
+    elif codes[0] == 0:  # with both forms, check compares them
+        placed = np.array(_column_norms(np.asarray(header.get_sform()))) * unit_mm
+        if not np.allclose(used[axes], placed[axes], rtol=_SPACING_TOLERANCE):
+            notes.append(
+                Note(
+                    "pixdim and sform disagree",
+                    f"pixdim says {_by(used)} mm, the sform {_by(placed)} mm; we take the sform, others may not",
+                    "find out which is right, and write it into both (nibabel: header.set_zooms)",
+                )
+            )
+    return tuple(notes)
 
 
 def _by(lengths: npt.NDArray[np.float64]) -> str:
@@ -609,6 +631,8 @@ def _refuse_frame(path: Path, shape: tuple[int, ...], frame: int) -> None:
 
 def _spatial(path: Path, shape: tuple[int, ...], colours: int = 1) -> tuple[Shape3, int]:
     """Spatial shape and number of channels of a stored (X, Y[, Z[, T[, C]]]) array."""
+    if not shape or min(shape) < 1:
+        raise DataFault(f"{path} has shape {tuple(shape)}", allowed="at least one voxel", next="export it again")
     space = (*shape, 1, 1)[:3]
     rest = [size for size in shape[3:] if size != 1]
     if len(rest) > 1 or (rest and colours > 1):
