@@ -43,6 +43,7 @@ def module_of(verb):
 def called(monkeypatch):
     """Every verb replaced by a recorder: a list of (verb, positional, keyword)."""
     calls = []
+    monkeypatch.setattr(cli, "_ask", lambda *given, **words: None)  # there are no scans
     for verb in VERBS:
         module = types.ModuleType(f"lemis.verbs.{module_of(verb)}")
 
@@ -216,6 +217,7 @@ def test_version():
 
 def end(monkeypatch, capsys, verb, behave, *words):
     """Exit code and stderr of ``lemis verb ...`` as a process would end, where the verb does ``behave``."""
+    monkeypatch.setattr(cli, "_ask", lambda *given, **words: None)
     module = types.ModuleType(f"lemis.verbs.{module_of(verb)}")
     setattr(module, module_of(verb), behave)
     monkeypatch.setitem(sys.modules, f"lemis.verbs.{module_of(verb)}", module)
@@ -303,6 +305,88 @@ def test_torch_is_not_imported_before_a_verb_needs_it(words):
     assert done.returncode == 0, done.stderr
 
 
+REFUSED = [
+    ("fit", "nowhere"),
+    ("fit", ".", "--method", "simclear"),
+    ("fit", ".", "--method", "kaf", "--backbone", "unet2d"),
+    ("fit", ".", "--backbone", "torch.nn"),
+    ("fit", ".", "--auxiliary", "voxel"),
+    ("fit", ".", "--preset", "smal"),
+    ("fit", ".", "--settings", "none.yaml"),
+    ("fit", ".", "--inductive"),
+    ("fit", ".", "--fold", "0"),
+    ("fit", ".", "--seed", "-1"),
+    ("fit", ".", "--device", "tpu"),
+    ("fit", ".", "epochs=3"),
+    ("fit", ".", "pretrain.epoch=3"),
+    ("fit", ".", "pretrain.epochs=true"),
+    ("fit", ".", "pretrain.learning_rate=.inf"),
+    ("fit", ".", "method.temperature=0"),
+    ("fit", ".", "method.spatial.p_mirror=2"),
+    ("fit", ".", "backbone.base_width=x"),
+    ("fit", ".", "finetune.objective.loss=l2"),
+    ("fit", ".", "prepare.spacing_mm=inf"),
+    ("fit", ".", "prepare.keypoints.detector=os.system"),
+    ("fit", ".", "pretrain.epochs=[1"),
+    ("pretrain", "nowhere"),
+    ("pretrain", ".", "--method", "os.path"),
+    ("pretrain", ".", "--method", "no.such.module"),
+    ("pretrain", ".", "pretrain.epochs=3"),
+    ("finetune", "nowhere"),
+    ("finetune", ".", "--pretrained", "nowhere"),
+    ("finetune", ".", "auxiliary.weight=1"),
+    ("predict", "nowhere"),
+    ("predict", "nowhere", "overlap=2"),
+    ("compare", "nowhere"),
+    ("compare", ".", "--plan", "defalt"),
+    ("compare", ".", "rows=[simclear]"),
+    ("compare", ".", "seeds=[-1]"),
+    ("compare", ".", "settings.finetune.epochs=0"),
+    ("compare", ".", "--jobs", "2", "--on", "ray"),
+    ("segment-one", "nowhere.png", "-o", "mask.png"),
+    ("segment-one", "nowhere.png", "-o", "mask.png", "--method", "kmean"),
+    ("segment-one", "nowhere.png", "-o", "mask.png", "clusters=0"),
+    ("segment-one", "nowhere.png", "-o", "mask.png", "--window", "nan:inf"),
+    ("segment-one", "nowhere.png", "-o", "mask.png", "--size", "\u00b2"),
+    ("segment-one", "-o", "mask.png"),
+    ("evaluate", "nowhere"),
+    ("report", "nowhere"),
+    ("prepare", "nowhere"),
+    ("check", "nowhere"),
+]
+
+
+@pytest.mark.parametrize("words", REFUSED, ids=" ".join)
+def test_a_refusal_is_told_before_pytorch_is_imported(words, tmp_path, monkeypatch, capsys):
+    """As one process would end; that PyTorch is not there is seen by the one below."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_run", cli._ask if words[0] not in ("evaluate", "report", "prepare", "check") else None)
+    monkeypatch.setattr(sys, "argv", ["lemis", *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+
+
+def test_no_refusal_imports_pytorch(tmp_path):
+    code = (
+        "import sys; from lemis import cli\n"
+        f"for words in {REFUSED!r}:\n"
+        "    sys.argv = ['lemis', *words]\n"
+        "    try: cli.main()\n"
+        "    except SystemExit as end: assert end.code == 2, (words, end.code)\n"
+        "    assert 'torch' not in sys.modules, words\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list(tmp_path.iterdir()) == []
+
+
 class Libc:
     def __init__(self, answer=1):
         self.answer, self.set = answer, {}
@@ -376,6 +460,7 @@ def test_a_large_freed_block_is_reused_without_new_pages():
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_takes_what_the_command_line_gives(verb, monkeypatch):
+    monkeypatch.setattr(cli, "_ask", lambda *given, **words: None)
     real = getattr(importlib.import_module(f"lemis.verbs.{module_of(verb)}"), module_of(verb))
     bound = []
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import platform
 import sys
 import traceback
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -144,6 +145,21 @@ def keep_freed_memory() -> bool:
     return bool(libc.mallopt(m_mmap_threshold, 2**30)) and bool(libc.mallopt(m_trim_threshold, 2**31 - 1))
 
 
+def _run(verb: str, *given: Any, **words: Any) -> Any:
+    """Ask whether it can be done, and only then import the verb, and PyTorch with it, and run it."""
+    _ask(verb, *given, **words)
+    return getattr(importlib.import_module(f"lemis.verbs.{verb}"), verb)(*given, **words)
+
+
+def _ask(verb: str, *given: Any, **words: Any) -> None:
+    """Refuse what cannot be done; else say what will be, as importing takes seconds in which nothing else is said."""
+    from lemis import terminal
+    from lemis.engine import asked
+
+    said = getattr(asked, verb)(*given, **words)
+    terminal.console(stderr=True, quiet=os.environ.get("RANK", "0") != "0").print(said)
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(f"lemis {installed_version('lemis')}")
@@ -166,9 +182,7 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Made-up scans through every step, in about two minutes; ends with a report to open."""
-    from lemis.verbs.demo import demo as verb
-
-    print(verb(output=output, device=device, seed=seed))
+    print(_run("demo", output=output, device=device, seed=seed))
 
 
 @app.command(epilog="Example: lemis doctor -o work/", rich_help_panel="Start here")
@@ -222,9 +236,8 @@ def fit(
     device: Device = "auto",
 ) -> None:
     """The main job: check, prepare, pretrain, finetune, predict, evaluate, report. Run again to resume."""
-    from lemis.verbs.fit import fit as verb
-
-    report = verb(
+    report = _run(
+        "fit",
         folder,
         output=output,
         method=method,
@@ -332,9 +345,8 @@ def compare(
             allowed="a folder, or --list for the plans that ship",
             next="lemis compare scans/ -o work/",
         )
-    from lemis.verbs.compare import compare as verb
-
-    done = verb(
+    done = _run(
+        "compare",
         folder,
         output=output,
         plan=plan,
@@ -463,13 +475,12 @@ def segment_one(
     json: Json = False,
 ) -> None:
     """One image, no labels, no training set: clusters, and which of them may be the object."""
-    from lemis.verbs.segment_one import segment_one as verb
-
-    overrides = [word for word in words or [] if "=" in word and not Path(word).exists()]
+    overrides = [word for word in words or [] if "=" in word and not os.path.exists(word)]
     images = [Path(word) for word in words or [] if word not in overrides]
     if len(images) > 1:
         raise typer.BadParameter(f"{len(images)} images; a folder of them is given with --batch")
-    done = verb(
+    done = _run(
+        "segment_one",
         images[0] if images else None,
         output=output,
         batch=batch,
@@ -555,9 +566,8 @@ def pretrain(
     device: Device = "auto",
 ) -> None:
     """Learn from all prepared scans without their labels. Run again to resume."""
-    from lemis.verbs.pretrain import pretrain as verb
-
-    run = verb(
+    run = _run(
+        "pretrain",
         work,
         method=method,
         backbone=backbone,
@@ -599,9 +609,8 @@ def finetune(
     device: Device = "auto",
 ) -> None:
     """Train a segmentation network on the labelled scans. Run again to resume."""
-    from lemis.verbs.finetune import finetune as verb
-
-    run = verb(
+    run = _run(
+        "finetune",
         work,
         pretrained=pretrained,
         labelled=labelled,
@@ -647,11 +656,9 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Segment scans; each label map lies on its input's own grid, in its format."""
-    from lemis.verbs.predict import predict as verb
-
-    overrides = [word for word in runs if "=" in word and not Path(word).exists()]
+    overrides = [word for word in runs if "=" in word and not os.path.exists(word)]
     folders = [Path(word) for word in runs if word not in overrides]
-    folder = verb(folders, inputs=inputs, output=output, overrides=overrides, dry_run=dry_run, device=device)
+    folder = _run("predict", folders, inputs=inputs, output=output, overrides=overrides, dry_run=dry_run, device=device)
     if not dry_run:
         print(folder)
 

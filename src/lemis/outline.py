@@ -38,6 +38,18 @@ def outline(name: str) -> Any:
     return _outlined(name, file)
 
 
+def read(name: str) -> Any:
+    """What stands for a module, whether it was imported or not.
+
+    Raises:
+        ImportError: There is no such module, or it is not written in Python.
+    """
+    file = source(name)
+    if file is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    return _outlined(name, file)
+
+
 def find(name: str, folders: Sequence[str] | None = None) -> ModuleSpec | None:
     """Where a module is, without running anything of it or of the packages around it; None where there is none.
 

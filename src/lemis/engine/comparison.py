@@ -352,6 +352,30 @@ def _check_kind(plan: Plan) -> None:
 # ------------------------------------------------------------------------------------------------- with the data there
 
 
+def refuse_contradictions(plan: Plan, upstream: Path | None, jobs: int, on: str | None, emit: str | None) -> None:
+    """Refuse options that contradict each other, or the plan.
+
+    Raises:
+        UsageError: They do.
+    """
+    if plan.upstream is not None and upstream is None:
+        raise UsageError(
+            f"a plan that pre-trains on {plan.upstream}, without it",
+            allowed=f"the folder of that data set, in the layout {plan.upstream}",
+            next="--upstream FOLDER; or, to pre-train on the same scans: upstream=null",
+        )
+    if upstream is not None and plan.inductive:
+        raise UsageError(
+            "--upstream of an inductive plan",
+            allowed="either: pre-training on another data set sees no test subject anyway",
+            next="inductive=false",
+        )
+    if on is not None and jobs != 1:
+        raise UsageError(f"--jobs {jobs} --on {on}", allowed="one of the two", next=f"--on {on}")
+    if emit not in (None, "slurm"):
+        raise UsageError(f"--emit {emit}", allowed="slurm", next="--emit slurm")
+
+
 def require_layout(plan: Plan, folder: Path, *, upstream: bool = False) -> str | None:
     """The layout to read a folder in: the plan's, None where it names none.
 

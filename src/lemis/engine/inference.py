@@ -27,8 +27,7 @@ from lemis.engine import tiles
 from lemis.engine.memory import peak_memory_gb
 from lemis.engine.run import fill, load_model
 from lemis.engine.supervised import padded_logits
-from lemis.errors import UsageError
-from lemis.folders.run import FinetunedModel, Model, PretrainedModel
+from lemis.folders.run import FinetunedModel, Model, read_finetuned
 from lemis.settings import resolve
 
 SLAB_BYTES = 256 * 2**20  # of the probabilities of slices at once, at most (but at least one slice); volumes: see tiles
@@ -41,13 +40,8 @@ def load_network(run: Path, device: torch.device) -> tuple[Backbone, FinetunedMo
     Raises:
         UsageError: The run is not finished, or was a pre-training without classes.
     """
-    weights, model = load_model(run)
-    if isinstance(model, PretrainedModel):
-        raise UsageError(
-            f"{run} is a {model.verb} run: it has no classes yet",
-            allowed="the folder of a fine-tuned run",
-            next=f"lemis finetune WORK --pretrained {run}",
-        )
+    model = read_finetuned(run)
+    weights, _ = load_model(run)
     backbone = build_backbone(model)
     fill(backbone, weights, run)
     return backbone.eval().to(device), model

@@ -181,6 +181,44 @@ def refuse_unreadable(asked: Asked) -> None:
     _window(asked.window)
 
 
+def refuse_contradictions(image: Path | None, batch: Path | None, pick: str | None, click: str | None) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        UsageError: They do.
+    """
+    if (image is None) == (batch is None):
+        raise UsageError(
+            "no image" if image is None else f"{image} and --batch {batch}",
+            allowed="one image, or a folder of them with --batch",
+            next="lemis segment-one IMAGE -o MASK",
+        )
+    if pick is not None and click is not None:
+        raise UsageError("--pick and --click", allowed="one of them", next=f"--pick {pick}")
+    if batch is not None and (pick is not None or click is not None):
+        raise UsageError(
+            f"--batch with --{'pick' if pick is not None else 'click'}",
+            allowed="a choice for one image at a time: numbers mean something else in each",
+            next="lemis segment-one IMAGE -o OUTPUT/NAME.png --pick LABEL",
+        )
+
+
+def refuse_other_references(batch: Path | None, reference: Path | None, references: Path | None) -> None:
+    """Refuse the references of a folder for one image, and the other way round.
+
+    Raises:
+        UsageError: They are.
+    """
+    wrong = references if batch is None else reference
+    if wrong is not None:
+        given, wanted = ("--references", "--reference") if batch is None else ("--reference", "--references")
+        raise UsageError(
+            f"{given} {wrong} {'without' if batch is None else 'with'} --batch",
+            allowed="--reference LABELMAP for one image, --references DIR for a folder of them",
+            next=f"{wanted} {wrong}",
+        )
+
+
 def as_in_set(asked: Asked, pair: Pair) -> Asked:
     """What was typed; and where nothing was, what the set of images says of this one."""
     slices = asked.slices or (None if pair.slices is None else _ranges(pair.slices))

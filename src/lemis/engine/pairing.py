@@ -12,6 +12,7 @@ from lemis import plugins
 from lemis.data import keypoints, preprocess
 from lemis.data.store import Store, read_meta
 from lemis.errors import UsageError
+from lemis.folders.run import PretrainedModel
 from lemis.settings import plain
 
 SCRATCH = "scratch"  # no pre-training: the matched baseline
@@ -55,6 +56,31 @@ def with_auxiliary(start: str, auxiliary: str | None) -> str:
 def with_seed(start: str, seed: int) -> str:
     """How runs of a seed begin: ``pcl-seed1``; the first one is not named."""
     return f"{start}-seed{seed}" if seed else start
+
+
+def backbone_after(
+    before: PretrainedModel | None, pretrained: Path | None, given: str | None, tree: Mapping[str, Any]
+) -> str:
+    """The network to fine-tune: that of the pre-training; where there is none, the one given, the preset's or ours.
+
+    Args:
+        before: What the pre-training made; None from scratch.
+        pretrained: Its run.
+        given: What was typed.
+        tree: Sections of the preset and the settings file.
+
+    Raises:
+        UsageError: Another network than the pre-trained one was typed.
+    """
+    if before is None:
+        return str(given or tree.get("backbone", BACKBONE))
+    if given not in (None, before.backbone):
+        raise UsageError(
+            f"--backbone {given} with --pretrained {pretrained}, where {before.backbone} was trained",
+            allowed=f"the network that was pre-trained: {before.backbone}",
+            next=f"leave out --backbone, or pre-train it: --method {before.method} --backbone {given}",
+        )
+    return before.backbone
 
 
 def refuse_pair(method: str, backbone: str, dims: int) -> None:

@@ -17,7 +17,7 @@ from lemis import terminal
 from lemis.contracts import Backbone
 from lemis.engine.run import load_model
 from lemis.errors import UsageError
-from lemis.folders.run import FinetunedModel, PretrainedModel
+from lemis.folders.run import PretrainedModel, read_pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +37,8 @@ def load_pretrained(run: Path) -> tuple[dict[str, Tensor], PretrainedModel]:
     Raises:
         UsageError: The folder is not one.
     """
-    weights, model = load_model(run)
-    if isinstance(model, FinetunedModel):
-        raise UsageError(
-            f"{run} is a {model.verb} run: its network has learned from labels",
-            allowed="the folder of a pre-training run",
-            next=f"--pretrained {run.parent / model.pretrained}" if model.pretrained else "leave out --pretrained",
-        )
+    model = read_pretrained(run)
+    weights, _ = load_model(run)
     return weights, model
 
 

@@ -142,6 +142,38 @@ def read_model(run: Path) -> Model:
     return model
 
 
+def read_pretrained(run: Path) -> PretrainedModel:
+    """What a finished pre-training trained.
+
+    Raises:
+        UsageError: As ``read_model``; or the run is a fine-tuning.
+    """
+    model = read_model(run)
+    if isinstance(model, FinetunedModel):
+        raise UsageError(
+            f"{run} is a {model.verb} run: its network has learned from labels",
+            allowed="the folder of a pre-training run",
+            next=f"--pretrained {run.parent / model.pretrained}" if model.pretrained else "leave out --pretrained",
+        )
+    return model
+
+
+def read_finetuned(run: Path) -> FinetunedModel:
+    """What a finished fine-tuning trained.
+
+    Raises:
+        UsageError: As ``read_model``; or the run is a pre-training, without classes.
+    """
+    model = read_model(run)
+    if isinstance(model, PretrainedModel):
+        raise UsageError(
+            f"{run} is a {model.verb} run: it has no classes yet",
+            allowed="the folder of a fine-tuned run",
+            next=f"lemis finetune WORK --pretrained {run}",
+        )
+    return model
+
+
 def find_model(run: Path) -> Model | None:
     """As ``read_model``; None where the run is not finished."""
     return read_model(run) if (run / MODEL).exists() else None

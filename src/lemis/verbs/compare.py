@@ -29,7 +29,16 @@ from lemis.data.split import Fold, refuse_duplicates
 from lemis.data.store import Store, open_store
 from lemis.engine import cells, executors, memory, pairing, plan_files, results, single_cells, slurm
 from lemis.engine.cells import Cell, Grid
-from lemis.engine.comparison import Plan, Way, load_plan, places, preparation, require_layout, ways
+from lemis.engine.comparison import (
+    Plan,
+    Way,
+    load_plan,
+    places,
+    preparation,
+    refuse_contradictions,
+    require_layout,
+    ways,
+)
 from lemis.engine.executors import Task
 from lemis.engine.pace import Pace, duration, print_dry_run
 from lemis.engine.run import environment, messages
@@ -112,7 +121,7 @@ def compare(
     if cell is not None:
         return _one(job(cell), console)
     asked = load_plan(plan, overrides)
-    _refuse_contradictions(asked, upstream, jobs, on, emit)
+    refuse_contradictions(asked, upstream, jobs, on, emit)
     make = _of_images if asked.kind == "single" else _of_scans
     made = make(asked, scans, output, folder, upstream, device, console)
     folder.mkdir(parents=True, exist_ok=True)
@@ -258,25 +267,6 @@ def _of_images(
         console.print(f"{count(len(grid.cells), 'cell')} of {of}, {len(todo)} missing; nothing was segmented")
 
     return _Made(grid, (), facts, estimate)
-
-
-def _refuse_contradictions(plan: Plan, upstream: Path | None, jobs: int, on: str | None, emit: str | None) -> None:
-    if plan.upstream is not None and upstream is None:
-        raise UsageError(
-            f"a plan that pre-trains on {plan.upstream}, without it",
-            allowed=f"the folder of that data set, in the layout {plan.upstream}",
-            next="--upstream FOLDER; or, to pre-train on the same scans: upstream=null",
-        )
-    if upstream is not None and plan.inductive:
-        raise UsageError(
-            "--upstream of an inductive plan",
-            allowed="either: pre-training on another data set sees no test subject anyway",
-            next="inductive=false",
-        )
-    if on is not None and jobs != 1:
-        raise UsageError(f"--jobs {jobs} --on {on}", allowed="one of the two", next=f"--on {on}")
-    if emit not in (None, "slurm"):
-        raise UsageError(f"--emit {emit}", allowed="slurm", next="--emit slurm")
 
 
 def _checked(plan: Plan, scans: Path, work: Path, upstream: Path | None) -> Index:

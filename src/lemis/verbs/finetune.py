@@ -74,7 +74,7 @@ def finetune(
     """
     weights, before = load_pretrained(pretrained) if pretrained is not None else ({}, None)
     tree = plan.base(preset, settings_file)
-    backbone = _backbone(backbone, before, pretrained, tree)
+    backbone = pairing.backbone_after(before, pretrained, backbone, tree)
     settings = plan.finetuning(backbone, tree, overrides, auxiliary=auxiliary, prefix=prefix)
     keypoints = pairing.keypoints_of(backbone, settings.backbone_settings)
     store = open_store(work / "prepared")
@@ -178,20 +178,6 @@ def finetune(
             },
         )  # fmt: skip
     return run.path
-
-
-def _backbone(
-    given: str | None, before: PretrainedModel | None, pretrained: Path | None, tree: Mapping[str, Any]
-) -> str:
-    if before is None:
-        return str(given or tree.get("backbone", pairing.BACKBONE))
-    if given not in (None, before.backbone):
-        raise UsageError(
-            f"--backbone {given} with --pretrained {pretrained}, where {before.backbone} was trained",
-            allowed=f"the network that was pre-trained: {before.backbone}",
-            next=f"leave out --backbone, or pre-train it: --method {before.method} --backbone {given}",
-        )
-    return before.backbone
 
 
 def _usual_name(

@@ -6,7 +6,6 @@ again does only what is missing.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from lemis.data import index as index_file
 from lemis.data.index import Index
 from lemis.data.keypoints import preparation
 from lemis.data.split import Split, choose, number_of_folds
-from lemis.engine import pairing, plan
+from lemis.engine import asked, pairing, plan
 from lemis.engine.pairing import SCRATCH
 from lemis.engine.run import messages
-from lemis.errors import DataFault, UsageError
+from lemis.errors import DataFault
 from lemis.folders.run import read_status
 from lemis.measure.tables import count
 from lemis.settings import of_dims
@@ -83,14 +82,8 @@ def fit(
         UsageError: No label, a setting that does not exist, or a network that the method does not work on.
     """
     console = messages()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            f"fit in {os.environ['WORLD_SIZE']} processes",
-            allowed="one process; pretrain and finetune take several",
-            next="this command without torchrun; torchrun --no-python lemis pretrain WORK for many GPUs",
-        )
-    if inductive and fold is None:
-        raise UsageError("--inductive without a fold", allowed="--inductive with --fold", next="--fold 0 --inductive")
+    asked.refuse_processes("fit")
+    asked.refuse_inductive(inductive, fold)
     given = plan.by_section(overrides)
     tree = plan.base(preset, settings_file)
     named = method

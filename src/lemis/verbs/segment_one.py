@@ -96,42 +96,14 @@ def segment_one(
     asked = Asked(
         method=method, preset=preset, overrides=tuple(overrides), seed=seed, size=size, slices=slices, window=window
     )
-    _refuse_contradictions(image, batch, pick, click)
-    _refuse_other_references(batch, reference, references)
+    one_image.refuse_contradictions(image, batch, pick, click)
+    one_image.refuse_other_references(batch, reference, references)
     target = torch.device(chosen_device(device))
     pace = Pace(at_once, target)
     if batch is not None:
         return _batch(batch, output, asked, references, protocol, pace, json)
     assert image is not None
     return Result(_one(image, output, asked, pick, click, reference, protocol, pace, json))
-
-
-def _refuse_contradictions(image: Path | None, batch: Path | None, pick: str | None, click: str | None) -> None:
-    if (image is None) == (batch is None):
-        raise UsageError(
-            "no image" if image is None else f"{image} and --batch {batch}",
-            allowed="one image, or a folder of them with --batch",
-            next="lemis segment-one IMAGE -o MASK",
-        )
-    if pick is not None and click is not None:
-        raise UsageError("--pick and --click", allowed="one of them", next=f"--pick {pick}")
-    if batch is not None and (pick is not None or click is not None):
-        raise UsageError(
-            f"--batch with --{'pick' if pick is not None else 'click'}",
-            allowed="a choice for one image at a time: numbers mean something else in each",
-            next="lemis segment-one IMAGE -o OUTPUT/NAME.png --pick LABEL",
-        )
-
-
-def _refuse_other_references(batch: Path | None, reference: Path | None, references: Path | None) -> None:
-    wrong = references if batch is None else reference
-    if wrong is not None:
-        given, wanted = ("--references", "--reference") if batch is None else ("--reference", "--references")
-        raise UsageError(
-            f"{given} {wrong} {'without' if batch is None else 'with'} --batch",
-            allowed="--reference LABELMAP for one image, --references DIR for a folder of them",
-            next=f"{wanted} {wrong}",
-        )
 
 
 # ------------------------------------------------------------------------------------------------------- one image
