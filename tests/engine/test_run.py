@@ -70,7 +70,7 @@ def test_a_run_that_came_to_nothing_does_not_stand_in_the_way_of_the_corrected_c
     corrected = {**SETTINGS, "learning_rate": 1e-6}
     run = Run(tmp_path, corrected)
     assert yaml.safe_load((tmp_path / "settings.yaml").read_text(encoding="utf-8")) == corrected
-    assert run.status() == {}
+    assert run.status() == Status()
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
