@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from folders_made import PRETRAINED
 from lemis.contracts import Backbone, KeypointBackbone
 from lemis.data import preprocess
 from lemis.data.preprocess import Facts
@@ -20,6 +19,7 @@ from lemis.engine.inference import predict_scan
 from lemis.engine.run import Run
 from lemis.engine.supervised import padded_logits
 from lemis.errors import UsageError
+from work_files_made import PRETRAINED
 
 CPU = torch.device("cpu")
 CLASSES = 4

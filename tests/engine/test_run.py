@@ -14,10 +14,10 @@ import torch
 import yaml
 from rich.console import Console
 
-from folders_made import PRETRAINED
 from lemis.engine.run import Run, load_model, processor
 from lemis.errors import UsageError
-from lemis.folders.run import Status
+from lemis.work_files.run import Status
+from work_files_made import PRETRAINED
 
 SETTINGS = {"method": {"name": "pcl", "temperature": 0.1}, "epochs": 3, "learning_rate": 1e-5, "excluded": ["a"]}
 

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from folders_made import ENVIRONMENT, model
 from lemis.contracts import Backbone, View
 from lemis.data import views
 from lemis.data.preprocess import inside_field
@@ -25,8 +24,9 @@ from lemis.engine.inference import build_backbone
 from lemis.engine.run import Run, load_model
 from lemis.engine.similarity import Query, parse, similarity
 from lemis.errors import UsageError
-from lemis.folders.run import model_of
 from lemis.settings import plain
+from lemis.work_files.run import model_of
+from work_files_made import ENVIRONMENT, model
 
 CPU = torch.device("cpu")
 

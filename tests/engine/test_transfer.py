@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from folders_made import model
 from lemis.backbones import unet2d
 from lemis.contracts import Backbone
 from lemis.engine.run import messages
 from lemis.engine.transfer import Row, load_pretrained, print_table, transfer
 from lemis.errors import UsageError
+from work_files_made import model
 
 SOURCE = Path("work/runs/sal")
 

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from folders_made import ENVIRONMENT, META, model
 from lemis import cli
 from lemis.data import index as indexing
 from lemis.data import volume
@@ -32,6 +31,7 @@ from lemis.settings import plain
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.report import choose_place, choose_slices, is_volumetric, read_work, report
 from pages import parsed
+from work_files_made import ENVIRONMENT, META, model
 
 SHAPE = (20, 18, 6)
 SPACING_MM = (1.5, 1.5, 8.0)
@@ -521,7 +521,7 @@ def compared(prepared_work: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from lemis.data.store import open_store
     from lemis.engine.inference import build_backbone
     from lemis.engine.run import Run
-    from lemis.folders.run import model_of
+    from lemis.work_files.run import model_of
 
     work = Path(shutil.copytree(prepared_work, tmp_path_factory.mktemp("compared") / "work"))
     store = open_store(work / "prepared")

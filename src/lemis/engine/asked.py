@@ -24,8 +24,8 @@ from lemis.engine import comparison, one_image, pairing, plan, plan_files
 from lemis.engine.one_image import Asked
 from lemis.engine.pairing import SCRATCH
 from lemis.errors import UsageError
-from lemis.folders.run import read_finetuned, read_pretrained
 from lemis.settings import of_dims, parse_overrides, resolve
+from lemis.work_files.run import read_finetuned, read_pretrained
 
 Overrides = Sequence[str] | Mapping[str, Any]
 LIGHT = plugins.outlined

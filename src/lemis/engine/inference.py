@@ -27,8 +27,8 @@ from lemis.engine import tiles
 from lemis.engine.memory import peak_memory_gb
 from lemis.engine.run import fill, load_model
 from lemis.engine.supervised import padded_logits
-from lemis.folders.run import FinetunedModel, Model, read_finetuned
 from lemis.settings import resolve
+from lemis.work_files.run import FinetunedModel, Model, read_finetuned
 
 SLAB_BYTES = 256 * 2**20  # of the probabilities of slices at once, at most (but at least one slice); volumes: see tiles
 PROBE_SECONDS = 0.5  # that tiles are timed for; two at least, the first of which warms up

@@ -12,8 +12,8 @@ from lemis import plugins
 from lemis.data import keypoints, preprocess
 from lemis.data.store import Store, read_meta
 from lemis.errors import UsageError
-from lemis.folders.run import PretrainedModel
 from lemis.settings import plain
+from lemis.work_files.run import PretrainedModel
 
 SCRATCH = "scratch"  # no pre-training: the matched baseline
 BACKBONE = "unet2d"  # where a method names none

@@ -11,8 +11,8 @@ from typing import Any
 from lemis import files
 from lemis.engine.cells import Grid, Use, read_result, read_status
 from lemis.engine.comparison import Plan, Way
-from lemis.folders import run as run_files
 from lemis.measure.tables import comma_separated
+from lemis.work_files import run as run_files
 
 RESULTS = (
     "row", "method", "backbone", "auxiliary", "labelled", "fold", "seed", "structure", "pooled_dice_best",

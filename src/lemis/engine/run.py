@@ -35,10 +35,10 @@ from lemis.data.material import TrainedOn
 from lemis.engine import folders
 from lemis.engine.memory import peak_memory_gb
 from lemis.errors import UsageError
-from lemis.folders import run as records
-from lemis.folders.run import Environment, Model, Status
 from lemis.parts import processes
 from lemis.settings import write_yaml
+from lemis.work_files import run as records
+from lemis.work_files.run import Environment, Model, Status
 
 _PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "nibabel", "SimpleITK", "pydantic")
 CHECKPOINT = ("step", "objective", "optimiser", "precision")  # what it holds

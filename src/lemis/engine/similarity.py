@@ -26,9 +26,9 @@ from lemis.engine.inference import build_backbone
 from lemis.engine.launch import chosen_device
 from lemis.engine.run import fill, load_model
 from lemis.errors import UsageError
-from lemis.folders.run import Model, PretrainedModel, read_environment, read_model
 from lemis.parts.layers import unit
 from lemis.settings import plain
+from lemis.work_files.run import Model, PretrainedModel, read_environment, read_model
 
 TURN_DEGREES = 60.0  # of the other view, clockwise
 ZOOM = 1.2  # slice pixels per pixel of the other view

@@ -17,7 +17,7 @@ from lemis import terminal
 from lemis.contracts import Backbone
 from lemis.engine.run import load_model
 from lemis.errors import UsageError
-from lemis.folders.run import PretrainedModel, read_pretrained
+from lemis.work_files.run import PretrainedModel, read_pretrained
 
 
 @dataclass(frozen=True, kw_only=True)

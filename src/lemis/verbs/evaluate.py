@@ -30,9 +30,9 @@ from lemis.data import index as indexing
 from lemis.data import labels as label_maps
 from lemis.data import volume
 from lemis.errors import DataFault, UsageError
-from lemis.folders.predictions import read as read_predictions
-from lemis.folders.run import Figures, read_metrics
 from lemis.measure import scores, statistics, tables
+from lemis.work_files.predictions import read as read_predictions
+from lemis.work_files.run import Figures, read_metrics
 
 VERSION = 1
 _IN_MM = ("hd95_mm", "assd_mm", "nsd", "hd95_pooled_mm", "assd_of_means_mm")

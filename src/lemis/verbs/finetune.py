@@ -17,8 +17,8 @@ from lemis.engine import held_out as held_out_score
 from lemis.engine.run import Run, is_done, load_model, messages
 from lemis.engine.transfer import load_pretrained, print_table, transfer
 from lemis.errors import UsageError
-from lemis.folders.run import PretrainedModel
 from lemis.settings import plain
+from lemis.work_files.run import PretrainedModel
 
 _POOLED = "held_out/pooled_dice"
 SCORES = 5  # times during training that the held-out fold is scored, for the ``paper`` protocol's best epoch

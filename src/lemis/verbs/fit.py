@@ -21,7 +21,6 @@ from lemis.engine import asked, pairing, plan
 from lemis.engine.pairing import SCRATCH
 from lemis.engine.run import messages
 from lemis.errors import DataFault
-from lemis.folders.run import read_status
 from lemis.measure.tables import count
 from lemis.settings import of_dims
 from lemis.verbs.check import check
@@ -31,6 +30,7 @@ from lemis.verbs.predict import predict
 from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
 from lemis.verbs.report import report
+from lemis.work_files.run import read_status
 
 
 def fit(

@@ -30,11 +30,11 @@ from lemis.engine.inference import Cost, cost, load_network, predict_scan, probe
 from lemis.engine.launch import chosen_device
 from lemis.engine.run import messages
 from lemis.errors import UsageError
-from lemis.folders import predictions
-from lemis.folders.predictions import Prediction, Predictions
-from lemis.folders.run import WEIGHTS, FinetunedModel
 from lemis.measure.tables import count
 from lemis.settings import parse_overrides, plain, resolve
+from lemis.work_files import predictions
+from lemis.work_files.predictions import Prediction, Predictions
+from lemis.work_files.run import WEIGHTS, FinetunedModel
 
 
 class Tiling(NamedTuple):

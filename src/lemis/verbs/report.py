@@ -17,11 +17,11 @@ from lemis.data import volume
 from lemis.data.directions import Axes
 from lemis.data.store import read_meta
 from lemis.errors import UsageError
-from lemis.folders import checks, evaluation, predictions
-from lemis.folders import run as run_files
 from lemis.plugins import nearest
 from lemis.records import Record
 from lemis.report import figures, page
+from lemis.work_files import checks, evaluation, predictions
+from lemis.work_files import run as run_files
 
 Array = NDArray[Any]
 
