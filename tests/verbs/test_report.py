@@ -36,7 +36,7 @@ from work_files_made import ENVIRONMENT, META, model
 SHAPE = (20, 18, 6)
 SPACING_MM = (1.5, 1.5, 8.0)
 # A name that would break a page that does not escape what it shows.
-NASTY = "wall <b>&\"'"
+NASTY = r"wall <b>&\"' $\frac$"
 
 
 def label_map(shift: int = 0, *, without: int | None = None) -> NDArray[np.uint8]:
@@ -696,3 +696,9 @@ def test_lists_and_counts():
     assert page.listed([]) == ""
     assert page.listed("abcdef", most=2) == "a, b and 4 more"
     assert (page.count(1, "scan"), page.count(2, "scan")) == ("1 scan", "2 scans")
+
+
+def test_a_name_is_no_formula_in_a_figure() -> None:
+    steps = (list(range(4)), [0.1, 0.2, 0.3, 0.4])
+    svg = figures.curves("x", {r"$\frac$": steps, "b": steps}, label="Dice", alt="")
+    assert r"$\frac$" in svg
