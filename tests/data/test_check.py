@@ -530,6 +530,17 @@ def test_masks_with_soft_edges(tmp_path: Path) -> None:
     assert "JPEG changes values" in fault.seen
 
 
+def test_a_contour_of_its_own_value_may_be_meant(tmp_path: Path) -> None:
+    grown = np.zeros_like(DISC)
+    grown[1:, 1:] |= DISC[:-1, :-1]
+    mask = DISC * 255
+    mask[(grown == 1) & (DISC == 0)] = 128
+    masks(tmp_path, {"a": Image.fromarray(mask)})
+    fault = only(tmp_path)
+    assert (fault.severity, fault.kind) == (WARNING, "values at edges only")
+    assert fault.seen.startswith("128:")
+
+
 def test_masks_in_colour_and_in_transparency(tmp_path: Path) -> None:
     seen_through = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
     seen_through.putalpha(Image.fromarray(DISC * 255))

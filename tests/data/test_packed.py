@@ -29,13 +29,15 @@ def write(path: Path, content: bytes) -> Path:
 @settings(max_examples=20, deadline=None)
 def test_any_part_of_a_packed_file(start: int, size: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     file = write(tmp_path_factory.mktemp("gz") / "a.gz", gzip.compress(CONTENT, 1))
-    assert packed.read_gzip(file, start, size).tobytes() == CONTENT[start : start + size]
+    found, after = packed.read_gzip(file, start, size)
+    assert found.tobytes() == CONTENT[start : start + size]
+    assert after == len(CONTENT) - start - size
     packed.verify_gzip(file, 0, size)
 
 
 def test_members_of_a_gzip_file_follow_each_other(tmp_path: Path) -> None:
     file = write(tmp_path / "a.gz", gzip.compress(CONTENT[:1000]) + gzip.compress(CONTENT[1000:]))
-    assert packed.read_gzip(file, 500, 2000).tobytes() == CONTENT[500:2500]
+    assert packed.read_gzip(file, 500, 2000)[0].tobytes() == CONTENT[500:2500]
 
 
 @given(bit=st.integers(0, 8 * 5000 - 1))

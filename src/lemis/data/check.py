@@ -34,6 +34,8 @@ GRID_TOLERANCE_VOXELS = 0.05
 PLAUSIBLE_MM = (1e-3, 100.0)
 # Two stacks that cross at a wider angle show different views of the body.
 OTHER_VIEW_DEGREES = 45.0
+# A mask may have contours in one or two values of their own; a softened edge has more.
+FEWEST_SOFT = 3
 _BLACK = "#000000"
 # More volumes than any protocol has contrasts: time points.
 MOST_CHANNELS = 8
@@ -363,13 +365,21 @@ def _examine_label(index: Index, scan: Scan, image: volume.Source, report: _Repo
 def _soft_edges(label: volume.Volume, report: _Report) -> None:
     lossy = label.source.path.suffix.lower() in (".jpg", ".jpeg")
     soft = labels.soft_values(label.array, lossy=lossy)
-    if soft:
-        shown = ", ".join(map(str, soft[:6])) + (", ..." if len(soft) > 6 else "")
+    if not soft:
+        return
+    shown = ", ".join(map(str, soft[:6])) + (", ..." if len(soft) > 6 else "")
+    if lossy or len(soft) >= FEWEST_SOFT:
         report.error(
             "mask with soft edges",
             f"{len(soft)} values ({shown}) lie between others only at their edges: "
             + ("JPEG changes values" if lossy else "a drawing program softened them, or JPEG did before"),
             "save the mask without smoothing, as PNG, one value for each structure; or name its values in dataset.json",
+        )
+    else:
+        report.warning(
+            "values at edges only",
+            f"{shown}: taken as structures of their own",
+            "fine if they are (contours); otherwise save the mask without smoothing",
         )
 
 
@@ -473,10 +483,7 @@ def _undeclared_values(read: Sequence[Seen]) -> list[Fault]:
         if (below := [value for value in one.scan.label_values if value < 0])
     ]
     whites = {white: [one for one in read if set(one.scan.label_values) in ({white}, {0, white})] for white in (1, 255)}
-    others = [
-        one for one in read if one not in whites[1] and one not in whites[255] and set(one.scan.label_values) != {0}
-    ]
-    if whites[1] and whites[255] and not others:
+    if whites[1] and whites[255] and all(len({0, *one.scan.label_values}) <= 2 for one in read):
         one, other = whites[1][0], whites[255][0]
         found.append(
             _label_fault(

@@ -83,6 +83,7 @@ def read(path: Path, kind: str) -> Header:
         DataFault: It is no such header, holds what the format does not allow, names a data file outside of its
             folder or one that is none, or claims more voxels than the file can hold.
     """
+    packed.refuse_special(path)
     header = _nrrd(path) if kind == "nrrd" else _meta(path)
     for file in header.files:
         _refuse_file(path, file)

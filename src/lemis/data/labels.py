@@ -29,8 +29,7 @@ INTEGER_TOLERANCE = 1e-3
 # A lattice is the same where voxels lie on voxels, up to the rounding of headers.
 _LATTICE_TOLERANCE_VOXELS = 0.05
 SMALLEST, LARGEST = -(2**31), 2**31 - 1  # what a label map can hold
-# Grey values between white and black that are no class have no place where all neighbours are alike.
-_FEWEST_SOFT, _WIDEST_LABELS = 3, 100
+_WIDEST_LABELS = 100  # of numbers that count structures; black to white is 255
 
 
 def read(path: Path, along: Axes = (), image: Source | None = None, labels: Mapping[str, int] | None = None) -> Volume:
@@ -110,15 +109,15 @@ def whole(array: Array, path: Path) -> Array:
 
 
 def soft_values(array: Array, *, lossy: bool = False) -> tuple[int, ...]:
-    """Grey values of a mask that look like the softened edge between others, not like structures of their own.
+    """Grey values between others of a mask that lie at edges only, as a softened edge does and few structures do.
 
     Args:
         array: (X, Y, Z) integers of a picture.
         lossy: Whether the file's format (JPEG) changes values, so that all but the outermost are suspect.
 
     Returns:
-        Empty unless the values span more than any numbering of structures would (black to white), and at least three
-        of them nowhere fill a square of 3 x 3 pixels.
+        Those that nowhere fill a square of 3 x 3 pixels; none where the values span no more than structures that are
+        counted would.
     """
     values = np.unique(array)
     if len(values) < 3 or int(values[-1]) - int(values[0]) < _WIDEST_LABELS:
@@ -128,8 +127,7 @@ def soft_values(array: Array, *, lossy: bool = False) -> tuple[int, ...]:
     from scipy.ndimage import maximum_filter, minimum_filter
 
     inside = maximum_filter(array, size=(3, 3, 1)) == minimum_filter(array, size=(3, 3, 1))
-    soft = np.setdiff1d(values[1:-1], array[inside])
-    return tuple(int(value) for value in soft) if len(soft) >= _FEWEST_SOFT else ()
+    return tuple(int(value) for value in np.setdiff1d(values[1:-1], array[inside]))
 
 
 def palette(label: Source, values: Iterable[int]) -> dict[int, str]:

@@ -65,8 +65,8 @@ def refuse_claim(path: Path, claimed: int, there: int, what: str, *, ratio: int 
         )
 
 
-def read_gzip(path: Path, start: int, size: int) -> npt.NDArray[np.uint8]:
-    """(size,) bytes from byte ``start`` of what a gzip file unpacks to. The file is read to its end.
+def read_gzip(path: Path, start: int, size: int) -> tuple[npt.NDArray[np.uint8], int]:
+    """(size,) bytes from byte ``start`` of what a gzip file unpacks to, and how many follow. It is read to its end.
 
     Raises:
         OSError, EOFError, zlib.error: It is cut short or damaged, or holds less.
@@ -81,7 +81,7 @@ def read_gzip(path: Path, start: int, size: int) -> npt.NDArray[np.uint8]:
             place += len(chunk)
     if place < size:
         raise EOFError(f"it unpacks to {place + start} bytes, its header claims {start + size}")
-    return found
+    return found, place - size
 
 
 def verify_gzip(path: Path, start: int, size: int) -> None:

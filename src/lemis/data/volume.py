@@ -107,6 +107,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _AFFINE_TOLERANCE_MM = 1e-3
 # A packed file is read from its start to the frame that is asked for. Readers go from frame to frame, two at a time.
 _FILMS, _FILM_BYTES = 2, 256_000_000
+_FEW_BYTES = 1024  # that may follow the voxels: padding, FreeSurfer's tags
 _SPACING_TOLERANCE = 0.01  # of a spacing stated twice, of which one is rounded
 # Lengths of a voxel, beyond which nothing is a scan: a nanometre, and a person.
 _LEAST_MM, _MOST_MM = 1e-6, 2e3
@@ -482,23 +483,25 @@ def _nifti(path: Path, with_voxels: bool, frame: int | None = None) -> tuple[Sou
             dtype="RGB" if dtype.names else dtype.newbyteorder("=").name,
             codes=codes,
             unit_mm=unit_mm,
-            notes=() if codes is None else _nifti_notes(file_of(path), header, codes, unit_mm),
+            notes=() if codes is None else _nifti_notes(path, header, codes, unit_mm),
             header=header,
         )
     )
     if codes is not None and codes[0] > 0:
-        with reading(path):
-            header.get_qform()  # raises where the quaternion is no rotation; a label map's header would repeat it
+        _refuse_quaternion(path, header)
     _refuse_nifti_claim(path, image)
     if not with_voxels:
         return source, None
     with reading(path):
         slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
-        stored = _unscaled(image) if frame is None else _frame(path, image, frame)
+        stored, surplus = _unscaled(image) if frame is None else (_frame(path, image, frame), 0)
+    if surplus > max(_FEW_BYTES, _bytes_of(image) // 1000):
+        source = replace(source, notes=(*source.notes, _more_than_said(image, surplus)))
     if dtype.names:
         stored = np.stack([stored[name] for name in dtype.names[:3]], axis=-1)  # alpha is no intensity
     elif (slope, intercept) != (1.0, 0.0):
-        stored = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which check looks for
+            stored = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
     return source, stored.reshape(shape if channels == 1 else (*shape, channels))
 
 
@@ -514,9 +517,10 @@ def _unit_mm(path: Path, header: Any) -> float:
     return _UNITS_MM[code]
 
 
-def _nifti_notes(file: Path, header: Any, codes: tuple[int, int], unit_mm: float) -> tuple[Note, ...]:
+def _nifti_notes(path: Path, header: Any, codes: tuple[int, int], unit_mm: float) -> tuple[Note, ...]:
     """What of the grid nibabel or we had to decide on."""
-    with gzip.open(file) if file.suffix.lower() in _PACKED else file.open("rb") as stream:
+    file = file_of(path)
+    with reading(path), gzip.open(file) if file.suffix.lower() in _PACKED else file.open("rb") as stream:
         stored = type(header)(stream.read(len(header.binaryblock)), header.endianness, check=False)  # as it stands
     notes = [
         Note(
@@ -556,6 +560,27 @@ def _by(lengths: npt.NDArray[np.float64]) -> str:
     return " x ".join(f"{length:.4g}" for length in lengths)
 
 
+def _refuse_quaternion(path: Path, header: Any) -> None:
+    """Refuse a qform that is no rotation, even beside a good sform: a label map's header would repeat it."""
+    try:
+        header.get_qform()
+    except ValueError as error:
+        raise DataFault(
+            f"{path} has a qform that is no rotation: "
+            + ", ".join(f"{name} {float(header[name]):g}" for name in ("quatern_b", "quatern_c", "quatern_d")),
+            allowed="numbers whose squares add up to 1 at most",
+            next="convert the original scan again (dcm2niix), or set qform_code to 0 if the sform is right",
+        ) from error
+
+
+def _more_than_said(image: Any, surplus: int) -> Note:
+    return Note(
+        "more data than the header says",
+        f"{surplus} bytes follow the {_bytes_of(image)} of {' x '.join(map(str, image.shape))} voxels; left out",
+        "make sure that the header's sizes are right",
+    )
+
+
 def _refuse_nifti_claim(path: Path, image: Any) -> None:
     stored, file = image.dataobj, file_of(path)
     sizes = " x ".join(map(str, image.shape))
@@ -572,13 +597,14 @@ def _bytes_of(image: Any) -> int:
     return math.prod(map(int, image.shape)) * int(image.dataobj.dtype.itemsize)
 
 
-def _unscaled(image: Any) -> Array:
-    """Voxels as they are stored, of a packed file only if its check sum is right."""
+def _unscaled(image: Any) -> tuple[Array, int]:
+    """Voxels as they are stored, of a packed file only if its check sum is right; and how many bytes follow them."""
     stored, file = image.dataobj, Path(image.file_map["image"].filename)
     if file.suffix.lower() not in _PACKED:
-        return np.asarray(stored.get_unscaled())
-    found: Array = packed.read_gzip(file, stored.offset, _bytes_of(image)).view(stored.dtype)
-    return found.reshape(stored.shape, order="F")
+        return np.asarray(stored.get_unscaled()), file.stat().st_size - stored.offset - _bytes_of(image)
+    unpacked, surplus = packed.read_gzip(file, stored.offset, _bytes_of(image))
+    found: Array = unpacked.view(stored.dtype)
+    return found.reshape(stored.shape, order="F"), surplus
 
 
 class _Film:
@@ -591,7 +617,7 @@ class _Film:
     def frame(self, number: int) -> Array:
         with self._lock:
             if self._frames is None:
-                self._frames = _unscaled(self._image)
+                self._frames, _ = _unscaled(self._image)
             return np.array(self._frames[..., number])
 
 
@@ -609,7 +635,8 @@ def _frame(path: Path, image: Any, frame: int) -> Array:
         return np.array(plain[..., frame - 1])
     if _bytes_of(image) > _FILM_BYTES:
         size = _bytes_of(image) // image.shape[3]
-        found: Array = packed.read_gzip(file, stored.offset + (frame - 1) * size, size).view(stored.dtype)
+        unpacked, _ = packed.read_gzip(file, stored.offset + (frame - 1) * size, size)
+        found: Array = unpacked.view(stored.dtype)
         return found.reshape(image.shape[:3], order="F")
     key = str(file), file.stat().st_mtime_ns
     with _films_lock:
