@@ -156,7 +156,7 @@ def test_slices_in_another_direction(pair: Path) -> None:
     write(pair / "c.nii.gz", scan(3), np.diag([8.0, 1.5, 1.5, 1.0]))
     fault = only(pair)
     assert (fault.severity, fault.scan, fault.kind) == (WARNING, "c", "other slice direction")
-    assert "sagittal (axis 0) slices, 90 degrees from those of most scans, axial (axis 2)" in fault.seen
+    assert "sagittal slices (axis 0), 90 degrees from those of most scans, axial (axis 2)" in fault.seen
 
 
 def tilted(degrees: float) -> np.ndarray:
@@ -173,7 +173,7 @@ def test_slices_in_another_direction_are_told_by_their_angle(pair: Path, degrees
         return
     fault = only(pair)
     assert (fault.severity, fault.scan, fault.kind) == (WARNING, "c", "other slice direction")
-    assert f"slices, {seen} degrees from those of most scans" in fault.seen
+    assert f", {seen} degrees from those of most scans, axial (axis 2)" in fault.seen
 
 
 def test_stacks_halfway_between_two_axes_have_no_other_direction(tmp_path: Path) -> None:

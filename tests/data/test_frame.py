@@ -164,7 +164,7 @@ def test_stacks_called_psr_and_lsp_run_the_same_way() -> None:
     arrays = as_stored(stored, after)
     assert all(np.array_equal(array, arrays[0]) for array in arrays)
     assert frame.not_parallel(after) == ()
-    (stack,) = frame.stacks(after)
+    (stack,) = frame.stacks(after.scans)
     assert (stack.scans, stack.within_degrees) == (16, 20.0)
     assert sum(map(frame.is_turned, after.scans)) == 8
 
@@ -210,7 +210,7 @@ def test_oblique_and_axial_scans_together(seed: int) -> None:
     arrays = as_stored(stored, index)
     assert all(np.array_equal(array, arrays[0]) for array in arrays[:12])
     assert all(np.array_equal(array, ANATOMY) for array in arrays[12:])  # as RAS+ has them
-    assert sorted(stack.scans for stack in frame.stacks(index)) == [12, 15]
+    assert sorted(stack.scans for stack in frame.stacks(index.scans)) == [12, 15]
 
 
 @given(seed=seeds, tilt=st.floats(0, 12))
@@ -275,6 +275,21 @@ def test_an_index_of_before_has_no_frame() -> None:
     assert frame.of_index(old) is None
     assert frame.not_parallel(old) == ()
     assert not any(map(frame.is_turned, old.scans))
+
+
+def test_an_index_of_before_is_not_brought_into_a_frame() -> None:
+    before = index_of(psr_and_lsp(1))
+    old = dataclasses.replace(before, scans=tuple(dataclasses.replace(scan, axes=()) for scan in before.scans))
+    with pytest.raises(UsageError, match="does not say how s000 lies") as caught:
+        frame.follow(old, as_axes(np.eye(3)))
+    assert caught.value.next == "lemis check /scans -o WORK"
+
+
+def test_views_have_their_names_as_long_as_they_are_near() -> None:
+    assert [frame.view(axis) for axis in np.eye(3)] == ["sagittal", "coronal", "axial"]
+    for degrees, name in ((29, "axial"), (31, "oblique"), (59, "oblique"), (61, "sagittal"), (151, "axial")):
+        angle = np.radians(degrees)
+        assert frame.view((np.sin(angle), 0.0, np.cos(angle))) == name
 
 
 def test_scans_that_could_not_be_read_are_left_as_they_are() -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from lemis.data import index as indexing
+from lemis.data.directions import as_axes
 from lemis.data.index import Index, Scan
 from lemis.errors import UsageError
 
-directions = st.tuples(*[st.tuples(*[st.floats(-1, 1)] * 3)] * 3)
+directions = st.integers(0, 2**32 - 1).map(lambda seed: as_axes(Rotation.random(random_state=seed).as_matrix()))
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
     lambda text: not indexing.unfit_text(text)
 )
@@ -187,3 +189,17 @@ def test_a_structure_whose_name_cannot_be_shown_is_refused(name: str, tmp_path: 
     file = indexing.save(dataclasses.replace(SMALL, labels={"background": 0, name: 1}), tmp_path / "index.json")
     with pytest.raises(UsageError, match="structures that cannot be used"):
         indexing.load(file)
+
+
+@pytest.mark.parametrize("axes", [
+    [[1, 0, 0], [0, 1, 0]], [[1, 0, 0], [1, 0, 0], [0, 0, 1]], [[2, 0, 0], [0, 1, 0], [0, 0, 1]],
+    [[float("nan")] * 3] * 3, [[1, 0, 0], [0, 1, 0], [0, 0, float("inf")]], [[0, 0, 0]] * 3,
+    [[1e300] * 3] * 3,
+])  # fmt: skip
+@pytest.mark.parametrize("where", ["frame", "axes"])
+def test_directions_that_are_none_are_refused(axes: list[list[float]], where: str, tmp_path: Path) -> None:
+    facts = json.loads(indexing.save(SMALL, tmp_path / "index.json").read_text(encoding="utf-8"))
+    (facts if where == "frame" else facts["scans"][0])[where] = axes
+    (tmp_path / "index.json").write_text(json.dumps(facts))
+    with pytest.raises(UsageError, match="is damaged"):
+        indexing.load(tmp_path / "index.json")

@@ -82,6 +82,7 @@ def test_check_says_how_they_lie_and_warns_of_nothing(
     assert (found.errors, found.warnings) == (0, 0)
     assert "6 scans, slices within 1" in said  # about fifteen degrees
     assert "degrees of each other; stored parallel in one frame, 4" in said
+    assert f"{SUBJECTS * SHAPE[2]}, oblique (across axis " in said
     assert "nothing is wrong" in said
     written = json.loads((tmp_path / "work" / "check.json").read_text())["frame"]
     (stack,) = written["stacks"]
@@ -201,7 +202,7 @@ def test_another_slice_direction_is_said_with_the_angle(
     write_volume(scan.image, scan.affine, tmp_path / "scans" / "axial.nii.gz")
     predict(work / "runs" / "tuned", inputs=tmp_path / "scans", output=tmp_path / "out", device="cpu")
     said = " ".join(capsys.readouterr().err.split())
-    (trained,) = frame.stacks(indexing.load(work / "index.json"))
+    (trained,) = frame.stacks(indexing.load(work / "index.json").scans)
     normal = scan.affine[:3, 2] / np.linalg.norm(scan.affine[:3, 2])
     angle = np.degrees(np.arccos(abs(normal @ trained.direction)))
     assert angle > 40

@@ -616,10 +616,9 @@ def _splits(index: Index) -> list[Fault]:
 
 def _slice_directions(index: Index) -> list[Fault]:
     """Scans whose slices do not lie as those of most scans do, by the angle between them."""
-    found = frame.stacks(index)
+    found = frame.stacks(index.scans)
     if not found:
         return []
-    names = ("sagittal (axis 0)", "coronal (axis 1)", "axial (axis 2)")
     usual = found[0]
     angles = [(scan, frame.degrees_from(scan, usual.direction)) for scan in index.scans if scan.axes]
     return [
@@ -628,8 +627,9 @@ def _slice_directions(index: Index) -> list[Fault]:
             scan.id,
             scan.images[0],
             "other slice direction",
-            f"spacing {_plain(scan.spacing_mm)} mm: {names[scan.slice_axis]} slices, {degrees:.0f} degrees from "
-            f"those of most scans, {names[usual.axis]}",
+            f"spacing {_plain(scan.spacing_mm)} mm: {frame.view(scan.axes[scan.slice_axis])} slices (axis "
+            f"{scan.slice_axis}), {degrees:.0f} degrees from those of most scans, {frame.view(usual.direction)} (axis "
+            f"{usual.axis})",
             "networks on slices will see another view of the body; leave it out if that is not meant",
         )
         for scan, degrees in angles

@@ -49,6 +49,18 @@ def as_matrix(axes: Axes | Sequence[Sequence[float]]) -> Matrix:
     return np.array(axes, np.float64).T
 
 
+def at_right_angles_only(axes: Axes) -> Axes:
+    """The same axes.
+
+    Raises:
+        ValueError: They are not three unit vectors at right angles, beyond rounding.
+    """
+    unit = np.shape(axes) == (3, 3) and np.all(np.abs(axes) < 2)  # first, lest their squares are too large
+    if not (unit and np.allclose(np.inner(axes, axes), np.eye(3), atol=1e-3)):
+        raise ValueError("three directions at right angles")
+    return axes
+
+
 def turn_to(directions: Matrix, frame: Matrix, tie: float = _TIE) -> Matrix:
     """The turns (..., 3, 3) that bring arrays of ``directions`` (..., 3, 3) as near to ``frame`` as axes allow.
 

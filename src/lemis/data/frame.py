@@ -14,7 +14,7 @@ Neither the order of the files nor that of a file's axes has a say.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
@@ -25,6 +25,7 @@ from pydantic import AfterValidator
 from lemis.data import directions, public
 from lemis.data.directions import Axes, Matrix
 from lemis.data.index import Index, Scan
+from lemis.errors import UsageError
 
 NEARLY_PARALLEL_DEGREES = 30.0
 # Stored within 45 degrees of each other, two scans are as parallel as can be: any other order is further off.
@@ -59,17 +60,15 @@ class Frame:
     stacks: tuple[Stack, ...]  # most scans first
 
 
-def _at_right_angles(frame: Frame) -> Frame:
-    if frame.axes is not None and not (
-        np.shape(frame.axes) == (3, 3) and np.allclose(_gram(frame.axes), np.eye(3), atol=1e-3)
-    ):
-        raise ValueError("should have three directions at right angles, as axes")
+def _usable(frame: Frame) -> Frame:
+    if frame.axes is not None:
+        directions.at_right_angles_only(frame.axes)
     if not all(np.isfinite([*stack.direction, stack.within_degrees]).all() for stack in frame.stacks):
         raise ValueError("should have stacks of finite directions")
     return frame
 
 
-StoredFrame = Annotated[Frame, AfterValidator(_at_right_angles)]  # in a file
+StoredFrame = Annotated[Frame, AfterValidator(_usable)]  # in a file
 
 
 class _Kinds(NamedTuple):
@@ -111,16 +110,19 @@ def settle(index: Index) -> Index:
 
 
 def follow(index: Index, frame: Axes | None) -> Index:
-    """The index with every scan's grid as it is stored in another frame; None: by the body axes nearest to each."""
+    """The index with every scan's grid as it is stored in another frame; None: by the body axes nearest to each.
+
+    Raises:
+        UsageError: A frame, and an index of before there were any.
+    """
     if frame is None and index.frame is None:
         return index
-    scans = (_turned(index, scan, frame) if scan.axes else scan for scan in index.scans)
-    return dataclasses.replace(index, frame=frame, scans=tuple(scans))
+    return dataclasses.replace(index, frame=frame, scans=tuple(_turned(index, scan, frame) for scan in index.scans))
 
 
 def of_index(index: Index) -> Frame | None:
     """The frame of an index; None for one of before there were frames, whose scans are in RAS+ order."""
-    found = stacks(index)
+    found = stacks(index.scans)
     return Frame(axes=index.frame, stacks=found) if found else None
 
 
@@ -130,17 +132,20 @@ def differ(one: Axes | None, other: Axes | None) -> bool:
     return bool(np.sum(first * second) < _trace(_SAME_FRAME_DEGREES))
 
 
-def _gram(axes: Axes) -> Matrix:
-    matrix = directions.as_matrix(axes)
-    return matrix.T @ matrix
-
-
 def is_turned(scan: Scan) -> bool:
     """Whether a scan is stored in another order than the body axes nearest to its own would give it."""
     return bool(scan.axes) and not np.array_equal(directions.to_body(directions.as_matrix(scan.axes)), np.eye(3))
 
 
 def _turned(index: Index, scan: Scan, frame: Axes | None) -> Scan:
+    if not scan.axes:
+        if not scan.shape:
+            return scan  # it could not be read
+        raise UsageError(
+            f"the index of {index.root} does not say how {scan.id} lies",
+            allowed="an index that names the directions of its scans",
+            next=f"lemis check {index.root} -o WORK",
+        )
     own = directions.as_matrix(scan.axes)
     turn = directions.to_body(own) if frame is None else directions.turn_to(own, directions.as_matrix(frame))
     from_axis = np.abs(turn).argmax(axis=0)
@@ -168,14 +173,21 @@ def _across(scan: Scan) -> int:
 # ------------------------------------------------------------------------------------------- what is said of it
 
 
-def stacks(index: Index) -> tuple[Stack, ...]:
-    """The scans of an index by the axis of the frame across which their slices run, most scans first."""
+def stacks(scans: Iterable[Scan]) -> tuple[Stack, ...]:
+    """Scans of one frame by the axis of the frame across which their slices run, most scans first."""
     normals: dict[int, list[NDArray[np.float64]]] = {}
-    for scan in index.scans:
+    for scan in scans:
         if scan.axes:
             normals.setdefault(scan.slice_axis, []).append(np.array(scan.axes[scan.slice_axis]))
     found = [_stack(axis, np.stack(some)) for axis, some in normals.items()]
     return tuple(sorted(found, key=lambda stack: (-stack.scans, -stack.axis)))
+
+
+def view(direction: Sequence[float]) -> str:
+    """What slices across a direction (mm RAS) show: the name of the nearest view, or oblique."""
+    degrees = directions.degrees_between_lines(directions.BODY, np.array(direction))
+    nearest = int(np.argmin(degrees))
+    return ("sagittal", "coronal", "axial")[nearest] if degrees[nearest] <= NEARLY_PARALLEL_DEGREES else "oblique"
 
 
 def degrees_from(scan: Scan, direction: Sequence[float]) -> float:
@@ -188,6 +200,8 @@ def strangeness(scan: Scan, frame: Frame) -> tuple[float, Stack] | None:
 
     None where it is nearly parallel to the stack, or no farther from its middle than the stack is wide.
     """
+    if not frame.stacks:
+        return None
     degrees, nearest = min(
         ((degrees_from(scan, stack.direction), stack) for stack in frame.stacks), key=lambda pair: pair[0]
     )

@@ -18,7 +18,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from lemis import files
-from lemis.data.directions import Axes
+from lemis.data.directions import Axes, at_right_angles_only
 from lemis.errors import UsageError
 
 VERSION = 2
@@ -42,6 +42,10 @@ def _per_axis(numbers: _Numbers) -> _Numbers:
     return numbers
 
 
+def _per_scan(axes: Axes) -> Axes:
+    return at_right_angles_only(axes) if axes else axes
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scan:
     """One scan. Shape, spacing and slice axis are those of the canonical array: in the order of ``axes``."""
@@ -55,7 +59,8 @@ class Scan:
     spacing_mm: Annotated[tuple[_Millimetres, ...], AfterValidator(_per_axis)] = ()
     slice_axis: Annotated[int, Field(ge=0, le=2)] = 2
     label_values: tuple[int, ...] = ()  # values that occur in the label, sorted
-    axes: Axes = ()  # where the axes of the canonical array run; () in an index of before: to the nearest body axes
+    # Where the axes of the canonical array run; () in an index of before there were frames: to the nearest body axes.
+    axes: Annotated[Axes, AfterValidator(_per_scan)] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +74,8 @@ class Index:
     labels: dict[str, int]  # name -> value in the files, background 0 included
     scans: tuple[Scan, ...]
     ignored: tuple[int, ...] = ()  # further values in the files that count as background
-    frame: Axes | None = None  # what the axes of all scans are near to (frame.py); None: each by its nearest body axes
+    # What the axes of all scans are near to (frame.py); None: the body axes nearest to each.
+    frame: Annotated[Axes, AfterValidator(at_right_angles_only)] | None = None
 
 
 def unfit_id(id: str) -> str:

@@ -240,19 +240,20 @@ def _spread(rows: Sequence[tuple[float, ...]], digits: int) -> str:
 def _slices(scans: Sequence[Scan]) -> str:
     if all(scan.shape[2] == 1 for scan in scans):
         return "2D images"
-    names = ("sagittal (across axis 0)", "coronal (across axis 1)", "axial (across axis 2)")
-    counts = Counter(scan.slice_axis for scan in scans)
+    stacks = frame.stacks(scans)
     total = sum(scan.shape[scan.slice_axis] for scan in scans)
-    if len(counts) == 1:
-        return f"{total}, {names[scans[0].slice_axis]}"
-    return f"{total}, " + ", ".join(f"{names[axis]} in {count(n, 'scan')}" for axis, n in counts.most_common())
+    names = [f"{frame.view(stack.direction)} (across axis {stack.axis})" for stack in stacks]
+    if len(stacks) == 1:
+        return f"{total}, {names[0]}"
+    each = (f"{name} in {count(stack.scans, 'scan')}" for name, stack in zip(names, stacks, strict=True))
+    return f"{total}, {', '.join(each)}"
 
 
 def _orientation(index: Index) -> str:
     """How the slices of the scans lie to each other, and in which order they are stored."""
     parts = [
         f"{count(stack.scans, 'scan')}, slices within {math.ceil(stack.within_degrees)} degrees of each other"
-        for stack in frame.stacks(index)
+        for stack in frame.stacks(index.scans)
     ]
     where = "each by the body axes nearest to it"
     if index.frame is not None:
