@@ -88,6 +88,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
         (b"[" + b"9" * 5000 + b"]", "holds a number of 5000 digits"),
         (b'{"a": {"b": 1, "b": 2}}', "has the key 'b' twice"),
         (b'["\\ud800"]', "names half a character"),
+        (b'["\\udce9"]', "names half a character"),
     ],
 )
 def test_damaged_json_is_refused_naming_the_file(tmp_path: Path, content: bytes, words: str) -> None:

@@ -132,7 +132,7 @@ def parse_json(text: str, *, where: str, next: str) -> Any:
         raise UsageError(
             f"{where} is nested more than {DEEPEST_JSON} levels deep", allowed=f"{DEEPEST_JSON} levels", next=next
         )
-    if re.search(r"\\ud[89ab]", text, re.I) and _has_half_characters(found):
+    if re.search(r"\\ud[89a-f]", text, re.I) and _has_half_characters(found):
         raise UsageError(f"{where} names half a character (\\ud800 to \\udfff alone)", allowed=allowed, next=next)
     return found
 

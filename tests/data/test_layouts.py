@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lemis.data import layouts
 from lemis.data.index import Scan
-from lemis.data.listing import LeftOut
+from lemis.data.listing import LeftOut, Tree
 from lemis.errors import DataFault, UsageError
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -612,6 +612,15 @@ def test_links_to_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     assert (file, kind) == ("labelsTr/b.nii.gz", "link to a file that is not there")
     assert seen == "points to ../.git/annex/objects/b"
     assert "git annex get" in repair
+
+
+def test_links_that_lead_back_are_not_followed_and_others_are(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere" / "a.nii.gz", tmp_path / "set" / "deep" / "b.nii.gz")
+    (tmp_path / "set" / "there").symlink_to(tmp_path / "elsewhere")
+    for place in ("set/loop", "set/deep/loop", "elsewhere/up"):
+        (tmp_path / place).symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "set" / "itself").symlink_to("itself")
+    assert Tree(tmp_path / "set").files == ("deep/b.nii.gz", "itself", "there/a.nii.gz")
 
 
 def test_only_links_to_files_that_are_not_there(tmp_path: Path) -> None:

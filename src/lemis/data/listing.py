@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from lemis.data import volume
 from lemis.data.index import readable
 from lemis.errors import UsageError
 
-# No archive unpacks deeper; it also ends the walk through links that lead back up.
+# No archive unpacks deeper.
 _DEEPEST = 8
 _STRANGE = {
     **dict.fromkeys((".hdr", ".img", ".hdr.gz", ".img.gz"), "NIfTI or Analyze pairs (.hdr and .img)"),
@@ -71,11 +71,24 @@ class Tree:
     def files(self) -> tuple[str, ...]:
         """Relative to the folder, in order, with ``/`` and without hidden ones."""
         found = []
-        for name, inside, files in os.walk(self.root, followlinks=True):
-            parts = Path(name).relative_to(self.root).parts
-            inside[:] = [part for part in inside if not part.startswith(".")] if len(parts) < _DEEPEST else []
+        for folder, files in folders_of(self.root):
+            parts = folder.relative_to(self.root).parts
             found += ["/".join((*parts, file)) for file in files if not file.startswith(".")]
         return tuple(sorted(found))
+
+
+def folders_of(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and those below it, also behind links, each with the names of its files; no hidden ones."""
+    for name, inside, files in os.walk(root, followlinks=True):
+        folder = Path(name)
+        deep = len(folder.relative_to(root).parts) >= _DEEPEST
+        inside[:] = [part for part in inside if not (deep or part.startswith(".") or _leads_back(folder / part))]
+        yield folder, files
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a link leads to a folder that it lies in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def known(file: Path) -> bool:

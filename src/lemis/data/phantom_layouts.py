@@ -120,7 +120,9 @@ def _whole_heart(root: Path, scan: _Scan, modality: str) -> None:
     _pair(root, scan, label, f"{name}_image.nii.gz", f"{name}_label.nii.gz")
     if scan.number == 0:
         test = root / f"{modality}_test" / f"{modality}_test_2001_image.nii.gz"
-        write_volume(scan.image[::-1].copy(), scan.affine, test)
+        # Another scan, not the mirror image of this one.
+        noise = np.random.default_rng(2001).normal(0, scan.image.std(), scan.image.shape)
+        write_volume((scan.image[::-1] + noise).astype(scan.image.dtype), scan.affine, test)
 
 
 def _hvsmr(root: Path, scan: _Scan) -> None:

@@ -27,14 +27,13 @@ Folders above those that are named do not matter.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from lemis.data import dicom, index
-from lemis.data.listing import Case, Found, LeftOut, Tree, files_in, only_image, shown, stem_of
+from lemis.data.listing import Case, Found, LeftOut, Tree, files_in, folders_of, only_image, shown, stem_of
 from lemis.errors import UsageError
 
 TITLES = {
@@ -366,8 +365,7 @@ def gibson(root: Path) -> Found | None:
     labels: dict[str, Path] = {}
     images: dict[str, list[Path]] = {}
     left_out = []
-    for name, _, _ in sorted(os.walk(root, followlinks=True)):
-        folder = Path(name)
+    for folder, _ in sorted(folders_of(root)):
         parts = folder.relative_to(root).parts
         cohort = next((_GIBSON_LABELS[part] for part in parts if part in _GIBSON_LABELS), None)
         for file in files_in(folder):
