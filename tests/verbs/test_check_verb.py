@@ -49,6 +49,7 @@ def test_a_sound_folder(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         "6 x 5 x 5 (4 to 6) voxels",
         "1.5 x 1.5 x 8 mm",
         "15, axial",
+        "3 scans, slices parallel; stored parallel along the body axes",
         "image: 0 to 99",
         "scales differ",
         "label 1",

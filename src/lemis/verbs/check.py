@@ -252,8 +252,7 @@ def _slices(scans: Sequence[Scan]) -> str:
 def _orientation(index: Index) -> str:
     """How the slices of the scans lie to each other, and in which order they are stored."""
     parts = [
-        f"{count(stack.scans, 'scan')}, slices within {math.ceil(stack.within_degrees)} degrees of each other"
-        for stack in frame.stacks(index.scans)
+        f"{count(stack.scans, 'scan')}, slices {_within(stack.within_degrees)}" for stack in frame.stacks(index.scans)
     ]
     where = "each by the body axes nearest to it"
     if index.frame is not None:
@@ -262,6 +261,10 @@ def _orientation(index: Index) -> str:
     apart = len(frame.not_parallel(index))
     stored = "stored parallel" if apart == 0 else f"all but {count(apart, 'scan')} stored parallel"
     return f"{'; '.join(parts)}; {stored} {where}"
+
+
+def _within(degrees: float) -> str:
+    return "parallel" if degrees < 1 else f"within {math.ceil(degrees)} degrees of each other"
 
 
 def _structures(index: Index) -> Table:
