@@ -139,7 +139,7 @@ def _unturned(channel: NDArray[Any]) -> str:
         for neighbour in (before, after):
             if neighbour is not None:
                 around += neighbour
-        total += int(_mixed(around ^ (here << np.uint64(1))).sum(dtype=np.uint64))
+        total += int(mixed(around ^ (here << np.uint64(1))).sum(dtype=np.uint64))
         if after is not None:
             before, here = here, after
     return f"{sorted(channel.shape)}:{total % 2**64:016x}"
@@ -148,10 +148,10 @@ def _unturned(channel: NDArray[Any]) -> str:
 def _hashed(plane: NDArray[Any]) -> NDArray[np.uint64]:
     with np.errstate(over="ignore"):  # what float32 does not hold is infinite, as it is for a network
         values = np.ascontiguousarray(plane, dtype=np.float32) + np.float32(0)  # which makes -0 the same as 0
-    return _mixed(values.view(np.uint32).astype(np.uint64) + np.uint64(1))
+    return mixed(values.view(np.uint32).astype(np.uint64) + np.uint64(1))
 
 
-def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finaliser of MurmurHash3 (Appleby 2011), in place: each bit depends on each."""
     for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
         words ^= words >> np.uint64(33)
