@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lemis.data import split
-from lemis.errors import DataFault, UsageError
+from lemis.errors import UsageError
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 
@@ -326,24 +326,3 @@ def test_a_scheme_that_is_not_there():
 def test_a_fold_beyond_the_only_one():
     with pytest.raises(UsageError, match=r"fold 1\n.*allowed: 0\n.*--fold 0"):
         split.choose(gibson(), fold=1, scheme="voxel_siamese")
-
-
-# ---------------------------------------------------------------- one scan under two names
-
-
-FOLDS = [split.Fold(("a", "b"), ("c",)), split.Fold(("c", "b"), ("a",))]
-
-
-def test_a_scan_under_two_names_on_two_sides_is_refused():
-    subject_of = {"a_ED": "a", "b_ED": "b", "c_ES": "c"}
-    with pytest.raises(DataFault, match=r"a_ED \(subject a\) and c_ES \(subject c\) are one scan(.|\n)*fold 0 trains"):
-        split.refuse_duplicates({"a_ED": "1", "b_ED": "2", "c_ES": "1"}, subject_of, FOLDS)
-    with pytest.raises(DataFault, match=r"b_ED (.|\n)*a_ED (.|\n)*fold 1"):
-        split.refuse_duplicates({"b_ED": "1", "a_ED": "1"}, subject_of, FOLDS)
-
-
-def test_a_scan_twice_on_one_side_is_no_leak():
-    subject_of = {"a_ED": "a", "b_ED": "b", "a_ES": "a", "x": "x"}
-    split.refuse_duplicates(dict.fromkeys(("a_ED", "a_ES"), "1"), subject_of, FOLDS)
-    split.refuse_duplicates(dict.fromkeys(("a_ED", "b_ED"), "1"), subject_of, FOLDS[:1])
-    split.refuse_duplicates(dict.fromkeys(("a_ED", "x"), "1"), subject_of, FOLDS)  # x is on no side

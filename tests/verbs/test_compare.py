@@ -22,6 +22,7 @@ from lemis.engine.run import load_model
 from lemis.errors import DataFault, UsageError
 from lemis.verbs import compare as module
 from lemis.verbs.compare import Outcome, compare
+from lemis.verbs.fit import fit
 
 PLAN: dict[str, Any] = {
     "title": "Is it worth it?", "preset": "tiny", "rows": ["scratch", "pcl"], "labelled": [1, 2], "folds": [0, 1],
@@ -109,21 +110,25 @@ def test_scans_with_errors_and_scans_of_another_layout_are_refused(
         compare(phantom_scans, output=tmp_path / "work", plan=plan, overrides=["data=acdc"])
 
 
-def test_a_scan_on_both_sides_of_a_fold_under_two_names_is_refused(
+def test_a_scan_under_two_names_is_refused_before_anything_is_prepared(
     phantom_scans: Path, plan: Path, tmp_path: Path
 ) -> None:
     scans = Path(shutil.copytree(phantom_scans, tmp_path / "scans"))
     for file in (*scans.glob("imagesTr/heart_001*"), *scans.glob("labelsTr/heart_001*")):
         stored = nibabel.load(file)
-        # Other voxels, so that `check` sees no copy; but prepared they are the same.
         voxels = np.asarray(stored.dataobj) * (2 if file.parent.name == "imagesTr" else 1)
         copy = nibabel.Nifti1Image(voxels, stored.affine, stored.header)
         nibabel.save(copy, file.with_name(file.name.replace("heart_001", "heart_009")))
     facts = json.loads((scans / "dataset.json").read_text(encoding="utf-8"))
     (scans / "dataset.json").write_text(json.dumps(facts | {"numTraining": facts["numTraining"] + 1}), encoding="utf-8")
-    with pytest.raises(DataFault, match=r"heart_001.*heart_009.*a leak"):
+    with pytest.raises(DataFault, match="1 error in"):
         compare(scans, output=tmp_path / "work", plan=plan, overrides=["folds=all", "labelled=[1]"])
-    assert not (tmp_path / "work" / "runs").exists()
+    with pytest.raises(DataFault, match="1 error in"):
+        fit(scans, output=tmp_path / "work")
+    assert not (tmp_path / "work" / "prepared").exists()
+    (fault,) = json.loads((tmp_path / "work" / "check.json").read_text(encoding="utf-8"))["faults"]
+    assert (fault["scan"], fault["kind"]) == ("heart_009", "same voxels twice")
+    assert "the voxels of heart_001 (imagesTr/heart_001_0000.nii.gz), values times 2" in fault["seen"]
 
 
 def channels(folder: Path, count: int) -> Path:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lemis import __version__
-from lemis.data import frame, labels, segments, volume
+from lemis.data import duplicates, frame, labels, segments, volume
 from lemis.data.index import Index, Scan
 from lemis.data.layouts import complete, with_grid
 from lemis.data.scans import channel_digests, file_stamps, joined_digest
@@ -62,6 +62,7 @@ class Seen(NamedTuple):
     intensities: tuple[tuple[float, float], ...] = ()  # (min, max) per channel
     content: str = ""  # image_digest of all channels; "" for a constant scan
     segments: dict[str, int] = {}  # noqa: RUF012  (never written to)
+    sketch: duplicates.Sketch = ()  # of the first channel
     palette: dict[int, str] = {}  # noqa: RUF012  colours of the label's values, where it is a palette picture
 
 
@@ -114,7 +115,7 @@ def examine(
     filled = complete(index, (s.scan for s in seen), (s.channels for s in read), (s.segments for s in seen))
     found = [fault for one in seen for fault in one.faults]
     splits = (Path(index.root) / SPLITS).is_file()
-    found += _channel_faults(filled, read) + _label_faults(index, filled, read) + _duplicates(read, splits)
+    found += _channel_faults(filled, read) + _label_faults(index, filled, read) + _duplicates(index, read, splits)
     found += _splits(index) + _slice_directions(filled) + _not_parallel(filled)
     found.sort(key=lambda fault: fault.severity)  # "error" < "warning"; stable
     # What is wrong may be mended without a file's changing, by its permissions for one.
@@ -157,6 +158,7 @@ def _examine_scan(index: Index, scan: Scan) -> Seen:
     sources: list[volume.Source] = []
     ranges: list[tuple[float, float]] = []
     digests: list[str] = []
+    sketch: duplicates.Sketch = ()
     for image in scan.images:
         report = _Report(scan.id, image, found)
         path = Path(index.root) / image
@@ -169,6 +171,7 @@ def _examine_scan(index: Index, scan: Scan) -> Seen:
             _header_faults(image_volume.source, report)
             ranges += _intensity_faults(image_volume.array, report)
             digests += channel_digests(image_volume.array)
+            sketch = sketch or duplicates.sketch(_first_channel(image_volume))
     if len(sources) < len(scan.images) or not sources:
         return Seen(scan, tuple(found))
     for image, source in zip(scan.images[1:], sources[1:], strict=True):
@@ -183,8 +186,13 @@ def _examine_scan(index: Index, scan: Scan) -> Seen:
         intensities=tuple(ranges),
         content="" if all(low == high for low, high in ranges) else joined_digest(digests),
         segments=label.segments,
+        sketch=sketch,
         palette=label.palette,
     )
+
+
+def _first_channel(scan: volume.Volume) -> npt.NDArray[Any]:
+    return scan.array if scan.array.ndim == 3 else scan.array[..., 0]
 
 
 def _missing(scan: Scan, report: _Report) -> None:
@@ -569,29 +577,46 @@ def _label_fault(severity: Literal["error", "warning"], one: Seen, kind: str, se
     return Fault(severity, one.scan.id, one.scan.label or "", kind, seen, repair)
 
 
-def _duplicates(read: Iterable[Seen], splits: bool) -> list[Fault]:
-    """Scans with the voxels of another one. ``splits``: a file of splits is there, and has to follow the repair."""
-    removed = f"remove one of them{f', also from {SPLITS}' * splits}"
-    joined = f"name one subject in subjects.csv (id,subject){f' and put both on one side in {SPLITS}' * splits}"
-    first: dict[str, Scan] = {}
+def _duplicates(index: Index, read: Sequence[Seen], splits: bool) -> list[Fault]:
+    """Scans that are another one. ``splits``: a file of splits is there, and has to follow the repair."""
+    first: dict[str, Seen] = {}
     found = []
     for one in read:
-        twin = first.setdefault(one.content, one.scan) if one.content else one.scan
-        if twin.id == one.scan.id:
-            continue
-        same_subject = twin.subject == one.scan.subject
-        found.append(
-            Fault(
-                "warning" if same_subject else "error",
-                one.scan.id,
-                one.scan.images[0],
-                "same voxels twice",
-                f"the voxels of {twin.id} ({twin.images[0]}), "
-                + ("of the same subject" if same_subject else f"of subject {twin.subject}: a test set would leak"),
-                removed if same_subject else f"{removed}, or {joined}",
-            )
-        )
+        twin = first.setdefault(one.content or one.scan.id, one)
+        if twin is not one:
+            found.append(_duplicate(one.scan, twin.scan, splits))
+    by_id = {one.scan.id: one.scan for one in first.values()}
+    subject_of = {id: scan.subject for id, scan in by_id.items()}
+    for twin_id, id in duplicates.partners({one.scan.id: one.sketch for one in first.values()}, subject_of):
+        relation = _relation(index, by_id[twin_id], by_id[id])
+        if relation is not None:
+            found.append(_duplicate(by_id[id], by_id[twin_id], splits, relation))
     return found
+
+
+def _relation(index: Index, one: Scan, other: Scan) -> duplicates.Relation | None:
+    try:
+        arrays = [_first_channel(volume.read(Path(index.root) / scan.images[0])) for scan in (one, other)]
+    except (LemisError, OSError, MemoryError):  # it was read before, and is gone
+        return None
+    return duplicates.relation(*arrays, same_subject=one.subject == other.subject)
+
+
+def _duplicate(scan: Scan, twin: Scan, splits: bool, relation: duplicates.Relation | None = None) -> Fault:
+    """``scan`` is ``twin``: voxel by voxel, or related to it."""
+    removed = f"remove one of them{f', also from {SPLITS}' * splits}"
+    joined = f"name one subject in subjects.csv (id,subject){f' and put both on one side in {SPLITS}' * splits}"
+    same_subject, almost = twin.subject == scan.subject, relation is not None and not relation.exact
+    how = f", {relation}" if relation is not None and str(relation) else ""
+    whose = "of the same subject" if same_subject else f"of subject {twin.subject}: a test set would leak"
+    return Fault(
+        "warning" if same_subject or almost else "error",
+        scan.id,
+        scan.images[0],
+        "almost the same voxels" if almost else "same voxels twice",
+        f"{'almost ' * almost}the voxels of {twin.id} ({twin.images[0]}){how}, {whose}",
+        removed if same_subject else f"{removed}, or {joined}",
+    )
 
 
 def _splits(index: Index) -> list[Fault]:

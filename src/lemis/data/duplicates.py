@@ -28,10 +28,9 @@ _BLOCKS = (1, 4)  # planes that make a step: single ones of short axes; more of 
 _BIN = 0.1  # ratios closer than 10 % are mostly alike: noise moves them by less
 _LEAST_STEP = 1e-3  # of the largest one of its window; a smaller one is rounding, or padding
 _HASHES = 32  # per axis and size of a step
-_LEAST_SHARED, _SHARED = (
-    3,
-    0.2,
-)  # hashes; fewer of axes that are short. Chance shares none, two of one person hardly any
+# Hashes that two scans share: fewer of axes that are short. Chance shares none; moments of one person are alike, and
+# where a film gives hundreds of them, only what is all but the same is worth being read again.
+_LEAST_SHARED, _SHARED, _SHARED_MOMENTS = 3, 0.2, 0.6
 _MOST_PARTNERS = 3  # of one scan that are looked at
 _LEAST_OVERLAP = 0.6  # of the smaller scan, along each axis
 _SAMPLE = 100_000  # voxels that decide which way of laying one upon the other fits
@@ -39,6 +38,7 @@ _ROUNDING = 1e-5  # of the range
 _HALF = 0.55  # of the step between stored values, where they were rounded to whole numbers
 _CLOSE = 0.9  # correlation of two profiles of one scan, where a plane of few is missing from one of them
 _NEAR = 0.05  # of the standard deviation: noise that nobody sees, or 255 grey values where there were thousands
+_NEAR_MOMENTS = 0.01  # the same, of one subject: neighbouring frames of a film differ by 0.03
 _TOUCHED = 1e-3  # of the voxels that may be anything
 
 
@@ -72,7 +72,8 @@ class Relation(NamedTuple):
 
 def sketch(channel: Array) -> Sketch:
     """Hashes of (X, Y, Z); none of an axis that is too short, or of values that are not finite."""
-    return tuple(_hashes(profile, block) for profile in profiles(channel) for block in _BLOCKS)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return tuple(_hashes(profile, block) for profile in profiles(channel) for block in _BLOCKS)
 
 
 def profiles(channel: Array) -> tuple[Profile, Profile, Profile]:
@@ -108,8 +109,13 @@ def _hashed(windows: Array) -> npt.NDArray[np.uint64]:
     return found
 
 
-def partners(sketches: Mapping[str, Sketch]) -> list[tuple[str, str]]:
-    """Pairs of scans that share hashes enough to be looked at, by id; the most alike first."""
+def partners(sketches: Mapping[str, Sketch], subject_of: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Pairs of scans that share hashes enough to be looked at, by id; the most alike first.
+
+    Args:
+        sketches: By the id of the scan.
+        subject_of: Subject by the id of the scan.
+    """
     places: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for id, axes in sketches.items():
         for axis, hashes in enumerate(axes):
@@ -125,7 +131,8 @@ def partners(sketches: Mapping[str, Sketch]) -> list[tuple[str, str]]:
     for ((one, axis), (other, other_axis)), count in shared.items():
         size = min(len(sketches[one][axis]), len(sketches[other][other_axis]))
         share = count / size
-        if one != other and share >= _SHARED and count >= min(_LEAST_SHARED, max(1, size // 2)):
+        least = _SHARED_MOMENTS if subject_of[one] == subject_of[other] else _SHARED
+        if one != other and share >= least and count >= min(_LEAST_SHARED, max(1, size // 2)):
             strength[one, other] = max(share, strength.get((one, other), 0))
     looked: dict[str, int] = defaultdict(int)
     pairs = []
@@ -137,8 +144,11 @@ def partners(sketches: Mapping[str, Sketch]) -> list[tuple[str, str]]:
     return pairs
 
 
-def relation(one: Array, other: Array) -> Relation | None:
-    """How (X, Y, Z) becomes another array of three axes, of any shape; None where it does not."""
+def relation(one: Array, other: Array, *, same_subject: bool = False) -> Relation | None:
+    """How (X, Y, Z) becomes another array of three axes, of any shape; None where it does not.
+
+    Two moments of one subject (``same_subject``) are two scans unless they are alike to the noise.
+    """
     mine, theirs = profiles(one), profiles(other)
     found: list[tuple[_Fit, tuple[int, ...], tuple[bool, ...], Array, Array]] = []
     for turned in itertools.permutations((0, 1, 2)):
@@ -146,7 +156,7 @@ def relation(one: Array, other: Array) -> Relation | None:
         for way in itertools.product(*ways):
             a, b = _laid(one.transpose(turned), other, way)
             fit = _fit(_thinned(a), _thinned(b))
-            if fit is not None and fit.left <= _NEAR:
+            if fit is not None and fit.left <= (_NEAR_MOMENTS if same_subject else _NEAR):
                 found.append((fit, turned, tuple(flipped for flipped, _ in way), a, b))
     if not found:
         return None
@@ -207,7 +217,7 @@ def _laid(one: Array, other: Array, way: Sequence[tuple[bool, int]]) -> tuple[Ar
 
 def _thinned(array: Array) -> npt.NDArray[np.float64]:
     """Some of the voxels, evenly spread, as one row."""
-    every = max(1, round((array.size / _SAMPLE) ** (1 / sum(size > 1 for size in array.shape))))
+    every = max(1, round((array.size / _SAMPLE) ** (1 / max(1, sum(size > 1 for size in array.shape)))))
     return array[::every, ::every, :: every if array.shape[2] > every else 1].astype(np.float64).ravel()
 
 

@@ -20,13 +20,12 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from lemis import files
 from lemis.data.index import readable
-from lemis.errors import DataFault, UsageError
+from lemis.errors import UsageError
 from lemis.plugins import nearest
 
 Item = TypeVar("Item")
@@ -195,36 +194,6 @@ def labelled_subset(
             next=f"--labelled {len(train)}",
         )
     return tuple(order[:m]) if order else tuple(random.Random(seed).sample(list(train), k=m))
-
-
-def refuse_duplicates(digests: Mapping[str, str], subject_of: Mapping[str, str], folds: Sequence[Fold]) -> None:
-    """Refuse a scan that is there under two subjects of which one is trained on and the other tested.
-
-    Args:
-        digests: Of the content of each scan, by scan id (``Store.digest``).
-        subject_of: Subject of each scan id.
-        folds: Those that will be used.
-
-    Raises:
-        DataFault: Names both scans and both subjects.
-    """
-    same: dict[str, list[str]] = {}
-    for id, digest in digests.items():
-        same.setdefault(digest, []).append(id)
-    for ids in same.values():
-        for one, other in combinations(ids, 2):
-            for number, fold in enumerate(folds):
-                if _apart(subject_of[one], subject_of[other], fold):
-                    raise DataFault(
-                        f"{one} (subject {subject_of[one]}) and {other} (subject {subject_of[other]}) are one scan "
-                        f"under two names, and fold {number} trains on one of them and tests on the other: a leak",
-                        allowed="every scan on one side of a fold",
-                        next="remove one of them, or give both one subject in subjects.csv (id,subject)",
-                    )
-
-
-def _apart(one: str, other: str, fold: Fold) -> bool:
-    return (one in fold.train and other in fold.test) or (other in fold.train and one in fold.test)
 
 
 def read_splits(path: Path, subject_of: Mapping[str, str]) -> list[Fold]:

@@ -25,7 +25,6 @@ from lemis.data import index as index_file
 from lemis.data import preprocess, public
 from lemis.data.index import Index
 from lemis.data.keypoints import Settings as Keypoints
-from lemis.data.split import Fold, refuse_duplicates
 from lemis.data.store import Store, open_store
 from lemis.engine import cells, executors, memory, pairing, plan_files, results, single_cells, slurm
 from lemis.engine.cells import Cell, Grid
@@ -236,8 +235,6 @@ def _of_scans(
     columns = places(plan, index.scans, Path(index.root))
     here, there = _prepared(plan, work, upstream is not None, console)
     source, other = cells.material(here), cells.material(there) if there else None
-    folds = {Fold(place.split.train_subjects, place.split.test_subjects) for place in columns}
-    refuse_duplicates(source.image, source.subject_of, sorted(folds))
     folder.mkdir(parents=True, exist_ok=True)
     pace = Pace(folder, here, there or here, device, console)
     rows = tuple(pace.budgeted(plan, way) for way in ways(plan))
