@@ -17,6 +17,7 @@ import typer
 
 from lemis import plugins
 from lemis.errors import LemisError, UsageError
+from lemis.plugins import Trust
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -102,6 +103,9 @@ Device = Annotated[DeviceName, typer.Option("--device", help="Where to compute; 
 Jobs = Annotated[
     int | None,
     typer.Option("--jobs", min=1, help="Processes that work in parallel.", show_default="all cores"),
+]
+Trusting = Annotated[
+    bool, typer.Option("--trust", help="Import modules that a run folder names, even if they are not of Lemis.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -607,6 +611,7 @@ def finetune(
     settings: SettingsFile = None,
     seed: Seed = 0,
     device: Device = "auto",
+    trust: Trusting = False,
 ) -> None:
     """Train a segmentation network on the labelled scans. Run again to resume."""
     run = _run(
@@ -624,6 +629,7 @@ def finetune(
         overrides=overrides or [],
         seed=seed,
         device=device,
+        trust=Trust(every=trust),
     )
     print(run)
 
@@ -654,11 +660,21 @@ def predict(
         bool, typer.Option("--dry-run", help="Say how long it will take and how much memory, and write nothing.")
     ] = False,
     device: Device = "auto",
+    trust: Trusting = False,
 ) -> None:
     """Segment scans; each label map lies on its input's own grid, in its format."""
     overrides = [word for word in runs if "=" in word and not os.path.exists(word)]
     folders = [Path(word) for word in runs if word not in overrides]
-    folder = _run("predict", folders, inputs=inputs, output=output, overrides=overrides, dry_run=dry_run, device=device)
+    folder = _run(
+        "predict",
+        folders,
+        inputs=inputs,
+        output=output,
+        overrides=overrides,
+        dry_run=dry_run,
+        device=device,
+        trust=Trust(every=trust),
+    )
     if not dry_run:
         print(folder)
 
@@ -710,8 +726,9 @@ def report(
         ),
     ] = None,
     device: Device = "auto",
+    trust: Trusting = False,
 ) -> None:
     """One HTML file that says what was done and how good it is; opens without a network."""
     from lemis.verbs.report import report as verb
 
-    print(verb(work, runs=run or (), similarity=similarity, output=output, device=device))
+    print(verb(work, runs=run or (), similarity=similarity, output=output, device=device, trust=Trust(every=trust)))

@@ -35,6 +35,27 @@ _NEEDED = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Trust:
+    """Which modules may be imported because a file names them: those that the user named too, or every one.
+
+    A run folder can come from anybody, and importing a module runs it.
+    """
+
+    names: frozenset[str] = frozenset()
+    every: bool = False  # asked for with --trust
+
+    def __contains__(self, name: str) -> bool:
+        return self.every or name in self.names
+
+    def also(self, *names: str | None) -> Trust:
+        """With what the user named in this command."""
+        return Trust(self.names | {name for name in names if name is not None}, self.every)
+
+
+NO_TRUST = Trust()
+
+
 def names(folder: str) -> list[str]:
     """Names of the plug-ins in ``src/lemis/<folder>``, sorted, without importing any of them."""
     return sorted(path.stem for path in (_ROOT / folder).glob("*.py") if not path.stem.startswith("_"))

@@ -22,6 +22,7 @@ from lemis.cli import app
 from lemis.data import phantom, volume
 from lemis.engine.run import Run, load_model
 from lemis.errors import UsageError
+from lemis.plugins import Trust
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
 
@@ -142,6 +143,9 @@ NETWORK_CLASSES = 4
 THRESHOLDS = {"head.weight": [0.0, 2.0, 4.0, 6.0], "head.bias": [0.0, 1.0, 0.0, -3.0]}  # the brighter, the higher
 
 
+OWN = Trust().also("own_networks.pointwise")
+
+
 @pytest.fixture
 def volumes(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of a three-dimensional network beside the others, which sees (4, 16, 16) voxels at a time."""
@@ -162,7 +166,7 @@ def volumes(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 def test_a_volume_is_predicted_by_tiles_on_its_own_grid(volumes: Path, phantom_scans: Path, tmp_path: Path) -> None:
     retell(volumes, prepared={**load_model(volumes)[1].prepared, "spacing_mm": "native", "field_of_view_mm": None})
-    folder = predict(volumes, scans=["heart_005"], output=tmp_path / "out", device="cpu")
+    folder = predict(volumes, scans=["heart_005"], output=tmp_path / "out", device="cpu", trust=OWN)
     image = volume.read(phantom_scans / "imagesTr" / "heart_005_0000.nii.gz").array.astype(float)
     score = np.stack(
         [
@@ -178,7 +182,7 @@ def test_a_volume_is_predicted_by_tiles_on_its_own_grid(volumes: Path, phantom_s
 def test_slices_are_prepared_for_volumes_and_come_back(volumes: Path, tmp_path: Path) -> None:
     thin = {**load_model(volumes)[1].prepared, "slice_spacing_mm": 3.0}
     retell(volumes, prepared=thin)
-    folder = predict(volumes, scans=["heart_005"], output=tmp_path / "out", device="cpu")
+    folder = predict(volumes, scans=["heart_005"], output=tmp_path / "out", device="cpu", trust=OWN)
     assert volume.read(folder / "heart_005.nii.gz").array.shape == (40, 40, 5)
 
 
@@ -186,7 +190,7 @@ def test_the_record_names_the_tiles_and_other_tiles_predict_anew(
     volumes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def again(*overrides: str) -> str:
-        predict(volumes, scans=["heart_005"], overrides=overrides, device="cpu")
+        predict(volumes, scans=["heart_005"], overrides=overrides, device="cpu", trust=OWN)
         return capsys.readouterr().err
 
     assert "predicted 1 scan" in again()
@@ -207,7 +211,7 @@ def test_a_record_of_before_there_were_tiles_holds(runs: Path, capsys: pytest.Ca
 
 def test_tiles_of_another_size_are_no_ensemble(volumes: Path) -> None:
     with pytest.raises(UsageError, match=r"differ in patch_px: None and \(4, 16, 16\)"):
-        predict([volumes.parent / "a", volumes], device="cpu")
+        predict([volumes.parent / "a", volumes], device="cpu", trust=OWN)
 
 
 # ----------------------------------------------------------------------------------------------------- dry run
@@ -217,7 +221,7 @@ def test_a_dry_run_says_what_it_will_take_and_writes_nothing(
     volumes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     retell(volumes, prepared={**load_model(volumes)[1].prepared, "spacing_mm": "native", "field_of_view_mm": None})
-    folder = predict(volumes, output=tmp_path / "out", overrides=["at_once=3"], dry_run=True, device="cpu")
+    folder = predict(volumes, output=tmp_path / "out", overrides=["at_once=3"], dry_run=True, device="cpu", trust=OWN)
     assert folder == tmp_path / "out"
     assert not folder.exists()
     seen = capsys.readouterr().out
@@ -227,7 +231,7 @@ def test_a_dry_run_says_what_it_will_take_and_writes_nothing(
 
 
 def test_on_the_command_line_settings_follow_the_runs(volumes: Path) -> None:
-    words = ["predict", str(volumes), str(volumes), "overlap=0", "--dry-run", "--device", "cpu"]
+    words = ["predict", str(volumes), str(volumes), "overlap=0", "--dry-run", "--trust", "--device", "cpu"]
     seen = CliRunner().invoke(app, words)
     assert "4 scans, 72 tiles of 4 x 16 x 16" in seen.output
     assert seen.exit_code == 0
@@ -252,7 +256,7 @@ def test_no_run_at_all() -> None:
 
 def test_settings_that_are_none(runs: Path, volumes: Path) -> None:
     with pytest.raises(UsageError, match="unknown setting overlp") as caught:
-        predict(volumes, overrides=["overlp=0.5"], device="cpu")
+        predict(volumes, overrides=["overlp=0.5"], device="cpu", trust=OWN)
     assert caught.value.next == "overlap=..."
     with pytest.raises(UsageError, match=r"overlap=0\.5 for a network that sees whole slices"):
         predict(runs / "a", overrides=["overlap=0.5"], device="cpu")

@@ -24,6 +24,7 @@ from lemis.engine import comparison, one_image, pairing, plan, plan_files
 from lemis.engine.one_image import Asked
 from lemis.engine.pairing import SCRATCH
 from lemis.errors import UsageError
+from lemis.plugins import NO_TRUST, Trust
 from lemis.settings import of_dims, parse_overrides, resolve
 from lemis.work_files.run import read_finetuned, read_pretrained
 
@@ -108,11 +109,12 @@ def finetune(
     overrides: Overrides = (),
     device: str = "auto",
     prefix: str = "",
+    trust: Trust = NO_TRUST,
     **_: Any,
 ) -> str:
     """As ``verbs.finetune``."""
-    before = None if pretrained is None else read_pretrained(pretrained)
     tree = plan.base(preset, settings_file)
+    before = None if pretrained is None else read_pretrained(pretrained, trust.also(backbone, tree.get("backbone")))
     backbone = pairing.backbone_after(before, pretrained, backbone, tree)
     tuning = plan.finetuning(backbone, tree, overrides, auxiliary=auxiliary, prefix=prefix, load=LIGHT)
     _device(device)
@@ -126,6 +128,7 @@ def predict(
     inputs: Path | None = None,
     overrides: Sequence[str] = (),
     device: str = "auto",
+    trust: Trust = NO_TRUST,
     **_: Any,
 ) -> str:
     """As ``verbs.predict``."""
@@ -133,7 +136,7 @@ def predict(
         raise UsageError("no run", allowed="one fine-tuned run, or several", next="lemis predict WORK/runs/NAME")
     resolve(LIGHT("engine", "tiles").Settings, parse_overrides(overrides))
     for run in runs:
-        read_finetuned(run)
+        read_finetuned(run, trust)
     if inputs is None:
         index_file.load(runs[0].parent.parent / "index.json")
     else:

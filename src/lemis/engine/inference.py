@@ -27,6 +27,7 @@ from lemis.engine import tiles
 from lemis.engine.memory import peak_memory_gb
 from lemis.engine.run import fill, load_model
 from lemis.engine.supervised import padded_logits
+from lemis.plugins import NO_TRUST, Trust
 from lemis.settings import resolve
 from lemis.work_files.run import FinetunedModel, Model, read_finetuned
 
@@ -34,13 +35,14 @@ SLAB_BYTES = 256 * 2**20  # of the probabilities of slices at once, at most (but
 PROBE_SECONDS = 0.5  # that tiles are timed for; two at least, the first of which warms up
 
 
-def load_network(run: Path, device: torch.device) -> tuple[Backbone, FinetunedModel]:
+def load_network(run: Path, device: torch.device, trust: Trust = NO_TRUST) -> tuple[Backbone, FinetunedModel]:
     """The fine-tuned network of a run, ready to predict, and its ``model.json``.
 
     Raises:
-        UsageError: The run is not finished, or was a pre-training without classes.
+        UsageError: The run is not finished, was a pre-training without classes, or is of a module that ``trust`` does
+            not hold.
     """
-    model = read_finetuned(run)
+    model = read_finetuned(run, trust)
     weights, _ = load_model(run)
     backbone = build_backbone(model)
     fill(backbone, weights, run)

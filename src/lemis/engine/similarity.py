@@ -27,8 +27,9 @@ from lemis.engine.launch import chosen_device
 from lemis.engine.run import fill, load_model
 from lemis.errors import UsageError
 from lemis.parts.layers import unit
+from lemis.plugins import NO_TRUST, Trust
 from lemis.settings import plain
-from lemis.work_files.run import Model, PretrainedModel, read_environment, read_model
+from lemis.work_files.run import Model, PretrainedModel, read_environment, read_model, refuse_modules
 
 TURN_DEGREES = 60.0  # of the other view, clockwise
 ZOOM = 1.2  # slice pixels per pixel of the other view
@@ -88,7 +89,14 @@ def parse(text: str) -> Query:
         ) from None
 
 
-def similarity(work: Path, query: Query, *, runs: Sequence[str] = (), device: str = "auto") -> Similarity:
+def of(query: Query) -> str:
+    """As ``parse`` reads it."""
+    return f"{query.scan}:{query.slice_number}:{query.row},{query.col}"
+
+
+def similarity(
+    work: Path, query: Query, *, runs: Sequence[str] = (), device: str = "auto", trust: Trust = NO_TRUST
+) -> Similarity:
     """Compare networks at one query pixel: each network with fresh weights, then with those of its runs.
 
     Args:
@@ -96,6 +104,7 @@ def similarity(work: Path, query: Query, *, runs: Sequence[str] = (), device: st
         query: Where.
         runs: Names of finished runs; by default every finished pre-training, in the order they were begun.
         device: ``auto``, ``cpu`` or ``cuda``.
+        trust: Modules that runs may name.
 
     Raises:
         UsageError: A scan, slice or pixel that does not exist, no finished run, or one that needs other scans.
@@ -111,6 +120,7 @@ def similarity(work: Path, query: Query, *, runs: Sequence[str] = (), device: st
     there = views.apply(_other_view(x.shape[2:], target), x, inside=seen)
     loaded = [(name, *load_model(work / "runs" / name)) for name in names]
     for name, _, model in loaded:
+        refuse_modules(work / "runs" / name, model, trust, next=f"lemis report {work} --similarity {of(query)} --trust")
         _refuse_other_scans(work, name, model, store)
     place = torch.tensor([[[float(query.row), float(query.col)]]], device=target)
     return Similarity(

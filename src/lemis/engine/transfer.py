@@ -17,6 +17,7 @@ from lemis import terminal
 from lemis.contracts import Backbone
 from lemis.engine.run import load_model
 from lemis.errors import UsageError
+from lemis.plugins import NO_TRUST, Trust
 from lemis.work_files.run import PretrainedModel, read_pretrained
 
 
@@ -31,13 +32,13 @@ class Row:
     reason: str = ""
 
 
-def load_pretrained(run: Path) -> tuple[dict[str, Tensor], PretrainedModel]:
+def load_pretrained(run: Path, trust: Trust = NO_TRUST) -> tuple[dict[str, Tensor], PretrainedModel]:
     """Weights of a finished pre-training run, and its ``model.json``.
 
     Raises:
-        UsageError: The folder is not one.
+        UsageError: The folder is not one, or names a module that ``trust`` does not hold.
     """
-    model = read_pretrained(run)
+    model = read_pretrained(run, trust)
     weights, _ = load_model(run)
     return weights, model
 

@@ -43,6 +43,7 @@ from lemis.engine.pace import Pace, duration, print_dry_run
 from lemis.engine.run import environment, messages
 from lemis.errors import DataFault, UsageError
 from lemis.measure.tables import count
+from lemis.plugins import Trust
 from lemis.records import rows_of
 from lemis.report import comparison as output_page
 from lemis.settings import write_yaml
@@ -53,6 +54,7 @@ from lemis.verbs.predict import predict
 from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
 from lemis.verbs.segment_one import SUMMARY, segment_one
+from lemis.work_files.run import detectors_in
 
 
 class Outcome(NamedTuple):
@@ -189,7 +191,8 @@ def _finetuned(job: Job, cell: Cell) -> dict[str, Any]:
     run = finetune(
         job.work, pretrained=pretrained, name=cell.run, device=job.device, prefix="settings.finetune.", **cell.call
     )
-    predict(run, scans=cell.test, output=own / "predictions", device=job.device)
+    trust = Trust().also(cell.call["backbone"], *detectors_in(cell.call["overrides"]))  # as the plan names them
+    predict(run, scans=cell.test, output=own / "predictions", device=job.device, trust=trust)
     evaluate(own / "predictions", work=job.work, output=own / "evaluation", jobs=torch.get_num_threads())
     scores = rows_of(own / "evaluation" / "per_case.csv")
     cases = [{key: row[key] for key in results.CASES if key in row} for row in scores]
@@ -297,7 +300,8 @@ def _prepared(plan: Plan, work: Path, upstream: bool, console: Console) -> tuple
 
 
 def _store(work: Path, images: preprocess.Settings, asked: Keypoints | None, wanted: Keypoints | None) -> Store:
-    prepare(work, settings=images, keypoints=pairing.keypoints_to_find(work / "prepared", asked, wanted))
+    found = pairing.keypoints_to_find(work / "prepared", asked, wanted)
+    prepare(work, settings=images, keypoints=found, trust=Trust().also(wanted.detector if wanted else None))
     store = open_store(work / "prepared")
     pairing.require_keypoints(store, wanted)
     return store

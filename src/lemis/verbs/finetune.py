@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lemis.data import index, material, views
 from lemis.data.material import TrainedOn
@@ -14,9 +15,10 @@ from lemis.data.split import BUDGET_SEED, choose
 from lemis.data.store import Store, open_store
 from lemis.engine import build, folders, guards, launch, loop, pairing, plan, sources
 from lemis.engine import held_out as held_out_score
-from lemis.engine.run import Run, is_done, load_model, messages
+from lemis.engine.run import Run, fill, is_done, load_model, messages
 from lemis.engine.transfer import load_pretrained, print_table, transfer
 from lemis.errors import UsageError
+from lemis.plugins import NO_TRUST, Trust
 from lemis.settings import plain
 from lemis.work_files.run import PretrainedModel
 
@@ -41,6 +43,7 @@ def finetune(
     seed: int = 0,
     device: str = "auto",
     prefix: str = "",
+    trust: Trust = NO_TRUST,
 ) -> Path:
     """Train on the labelled subjects of a fold; score the held-out ones as training goes on.
 
@@ -65,6 +68,7 @@ def finetune(
         seed: All randomness follows from it.
         device: ``auto``, ``cpu`` or ``cuda``.
         prefix: What the user typed before the schedule's keys, for messages.
+        trust: Modules that ``pretrained`` may name, beside those of ``backbone`` and the preset.
 
     Returns:
         The run folder.
@@ -72,8 +76,11 @@ def finetune(
     Raises:
         UsageError: Another network than the pre-trained one, or scans prepared without the keypoints it looks at.
     """
-    weights, before = load_pretrained(pretrained) if pretrained is not None else ({}, None)
     tree = plan.base(preset, settings_file)
+    weights: dict[str, Tensor] = {}
+    before: PretrainedModel | None = None
+    if pretrained is not None:
+        weights, before = load_pretrained(pretrained, trust.also(backbone, tree.get("backbone")))
     backbone = pairing.backbone_after(before, pretrained, backbone, tree)
     settings = plan.finetuning(backbone, tree, overrides, auxiliary=auxiliary, prefix=prefix)
     keypoints = pairing.keypoints_of(backbone, settings.backbone_settings)
@@ -141,7 +148,7 @@ def finetune(
         )
         run = Run(path, stored)
         with run.alone():
-            network.load_state_dict(load_model(path)[0])
+            fill(network, load_model(path)[0], path)
             run.replace_scores(_POOLED, score())
             material.write(path, now)
         return path

@@ -22,6 +22,7 @@ from lemis.engine.pairing import SCRATCH
 from lemis.engine.run import messages
 from lemis.errors import DataFault
 from lemis.measure.tables import count
+from lemis.plugins import Trust
 from lemis.settings import of_dims
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate
@@ -111,7 +112,8 @@ def fit(
     index = index_file.load(output / "index.json")
     splits = _splits(index, fold, labelled)
     console.rule("prepare")
-    prepare(output, settings=images, keypoints=keypoints)
+    trust = Trust().also(backbone, wanted.detector if wanted else None)  # named by this command or its preset
+    prepare(output, settings=images, keypoints=keypoints, trust=trust)
 
     common: dict[str, Any] = {
         "backbone": backbone,
@@ -150,10 +152,10 @@ def fit(
     for run, (_, split) in zip(runs, splits, strict=True):
         held_out_scans = [scan.id for scan in index.scans if scan.subject in split.test_subjects]
         if held_out_scans:
-            predict(run, scans=held_out_scans, output=predictions, device=device)
+            predict(run, scans=held_out_scans, output=predictions, device=device, trust=trust)
     unlabelled = _unlabelled(index)
     if unlabelled:
-        predict(runs, scans=unlabelled, output=predictions, device=device)
+        predict(runs, scans=unlabelled, output=predictions, device=device, trust=trust)
     if any(split.test_subjects for _, split in splits):
         console.rule("evaluate")
         evaluate(predictions, work=output, runs=[run.name for run in runs])

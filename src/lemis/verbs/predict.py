@@ -31,6 +31,7 @@ from lemis.engine.launch import chosen_device
 from lemis.engine.run import messages
 from lemis.errors import UsageError
 from lemis.measure.tables import count
+from lemis.plugins import NO_TRUST, Trust
 from lemis.settings import parse_overrides, plain, resolve
 from lemis.work_files import predictions
 from lemis.work_files.predictions import Prediction, Predictions
@@ -53,6 +54,7 @@ def predict(
     overrides: Sequence[str] = (),
     dry_run: bool = False,
     device: str = "auto",
+    trust: Trust = NO_TRUST,
 ) -> Path:
     """Write one label map per scan: on its image's own grid, in its format, with its own label values.
 
@@ -64,6 +66,7 @@ def predict(
         overrides: ``key=value`` of the tiles in which three-dimensional networks see a volume (``tiles.Settings``).
         dry_run: Time one tile, or one slice, and say what the whole will take. Nothing is written.
         device: ``auto``, ``cpu`` or ``cuda``.
+        trust: Modules that the runs may name.
 
     Returns:
         The folder. ``predictions.json`` there says which runs made each map, and what they were trained on.
@@ -76,7 +79,7 @@ def predict(
     if not runs:
         raise UsageError("no run", allowed="one fine-tuned run, or several", next="lemis predict WORK/runs/NAME")
     target = torch.device(chosen_device(device))
-    networks, models = _load(runs, target)
+    networks, models = _load(runs, target, trust)
     frame = _frame(runs, models)
     tiling = _tiling(overrides, models[0].patch_px)
     work = runs[0].parent.parent
@@ -112,8 +115,8 @@ def predict(
     return output
 
 
-def _load(runs: Sequence[Path], device: torch.device) -> tuple[list[Backbone], list[FinetunedModel]]:
-    loaded = [load_network(run, device) for run in runs]
+def _load(runs: Sequence[Path], device: torch.device, trust: Trust) -> tuple[list[Backbone], list[FinetunedModel]]:
+    loaded = [load_network(run, device, trust) for run in runs]
     models = [model for _, model in loaded]
     for model, run in zip(models, runs, strict=True):
         for key in ("channels", "label_values", "prepared", "patch_px"):

@@ -9,7 +9,7 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +32,7 @@ from lemis.data.scans import file_stamps, image_digest, read_image, read_label
 from lemis.data.store import Store
 from lemis.errors import DataFault, UsageError
 from lemis.measure.tables import count
+from lemis.plugins import NO_TRUST, Trust
 from lemis.settings import plain, resolve
 
 Item = TypeVar("Item")
@@ -93,6 +94,7 @@ def prepare(
     keypoints: detection.Settings | None = None,
     jobs: int | None = None,
     index: Index | None = None,
+    trust: Trust = NO_TRUST,
 ) -> Store:
     """Prepare every scan of ``work/index.json`` into ``work/prepared``; scans already done so are kept.
 
@@ -102,6 +104,7 @@ def prepare(
         keypoints: Also find keypoints, so. None: only those that an earlier call asked for, as it did.
         jobs: Processes; by default as many as the processor has, and no more than pay off.
         index: The scans, instead of ``work/index.json``.
+        trust: Keypoint detectors that an earlier call may have asked for, beside ``sift``.
 
     Returns:
         The finished store.
@@ -125,6 +128,8 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     if keypoints is not None:
         store.ask_keypoints(folder, plain(keypoints))
+    else:
+        _refuse_detector(work, store.asked_keypoints(folder), trust)
     console = terminal.console(stderr=True)
     plan = _plan(index, settings, folder, jobs, console)
     images = _prepare_images(plan, jobs, console)
@@ -133,6 +138,16 @@ def prepare(
     if not images and not points:
         console.print(f"nothing to do: {len(index.scans)} scans are prepared in {folder}")
     return store.open_store(folder)
+
+
+def _refuse_detector(work: Path, asked: Mapping[str, Any] | None, trust: Trust) -> None:
+    """A work folder can come from anybody; the module of its detector is not run unless this user names it."""
+    if asked is not None and asked["detector"] not in trust.also("sift"):
+        raise UsageError(
+            f"{work / 'prepared' / 'keypoints.json'} asks for keypoints by {asked['detector']}, which is not of Lemis",
+            allowed="sift; the detector of somebody else where you name it",
+            next=f"lemis prepare {work} keypoints.detector={asked['detector']}",
+        )
 
 
 def _prepare_images(plan: _Plan, jobs: int | None, console: Console) -> bool:

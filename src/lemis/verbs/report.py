@@ -17,7 +17,7 @@ from lemis.data import volume
 from lemis.data.directions import Axes
 from lemis.data.store import read_meta
 from lemis.errors import UsageError
-from lemis.plugins import nearest
+from lemis.plugins import NO_TRUST, Trust, nearest
 from lemis.records import Record
 from lemis.report import figures, page
 from lemis.work_files import checks, evaluation, predictions
@@ -40,6 +40,7 @@ def report(
     similarity: str | None = None,
     output: Path | None = None,
     device: str = "auto",
+    trust: Trust = NO_TRUST,
 ) -> Path:
     """Write the report of a work folder.
 
@@ -50,6 +51,7 @@ def report(
             one; of the runs named in ``runs``, else of every finished pre-training. Imports PyTorch.
         output: File to write; ``work/report/index.html`` by default.
         device: Where networks run for ``similarity``: ``auto``, ``cpu`` or ``cuda``.
+        trust: Modules that runs may name; only ``similarity`` imports any.
 
     Returns:
         The file.
@@ -59,7 +61,7 @@ def report(
     """
     facts = read_work(work, runs)
     if similarity is not None:
-        facts = replace(facts, similarity=_similarity(work, similarity, runs, device))
+        facts = replace(facts, similarity=_similarity(work, similarity, runs, device, trust))
     output = output or work / "report" / "index.html"
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write(output, page.render(facts))
@@ -297,11 +299,11 @@ def choose_slices(reference: Array, predicted: Array, structures: dict[str, int]
 # ---------------------------------------------------------------- self-similarity
 
 
-def _similarity(work: Path, text: str, runs: Sequence[str], device: str) -> page.Similarity:
+def _similarity(work: Path, text: str, runs: Sequence[str], device: str, trust: Trust) -> page.Similarity:
     from lemis.engine import similarity as engine  # here, as it imports PyTorch, which no other part of a report needs
 
     query = engine.parse(text)
-    found = engine.similarity(work, query, runs=runs, device=device)
+    found = engine.similarity(work, query, runs=runs, device=device, trust=trust)
     several = len({maps.backbone for maps in found.maps}) > 1
     networks = [
         figures.Maps(

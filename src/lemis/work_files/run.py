@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
-from lemis import files
+from lemis import files, plugins
 from lemis.data import preprocess
 from lemis.data.frame import StoredFrame
-from lemis.errors import UsageError
+from lemis.errors import UsageError, shown
+from lemis.plugins import NO_TRUST, Trust
 from lemis.records import Count, Name, Record, Size, find, parse, read, text_of
 from lemis.settings import read_yaml, resolve
 
@@ -142,11 +143,40 @@ def read_model(run: Path) -> Model:
     return model
 
 
-def read_pretrained(run: Path) -> PretrainedModel:
+def refuse_modules(run: Path, model: Model, trust: Trust, *, next: str) -> None:
+    """Refuse to build the network of a run whose folder names modules that are not ours.
+
+    Args:
+        run: Its folder, which may be from anybody.
+        model: Its ``model.json``.
+        trust: What the user named or allowed.
+        next: The command that allows it.
+
+    Raises:
+        UsageError: It names one; nothing of it was imported.
+    """
+    own = plugins.names("backbones")
+    named = [] if model.backbone in own else [model.backbone]
+    for name in [*named, *detectors_in(model.backbone_settings)]:
+        if name not in trust:
+            raise UsageError(
+                f"{run / MODEL} names the module {shown(name)}, which is not of Lemis and would be run",
+                allowed="what Lemis brings; the modules of others where you know who wrote them",
+                next=next,
+            )
+
+
+def detectors_in(settings: Mapping[str, Any]) -> list[str]:
+    """Functions from outside that settings name to find keypoints with."""
+    found = [str(value) for key, value in settings.items() if key == "detector" and value != "sift"]
+    return found + [name for value in settings.values() if isinstance(value, Mapping) for name in detectors_in(value)]
+
+
+def read_pretrained(run: Path, trust: Trust = NO_TRUST) -> PretrainedModel:
     """What a finished pre-training trained.
 
     Raises:
-        UsageError: As ``read_model``; or the run is a fine-tuning.
+        UsageError: As ``read_model``; or the run is a fine-tuning, or of a network that ``trust`` does not hold.
     """
     model = read_model(run)
     if isinstance(model, FinetunedModel):
@@ -155,14 +185,16 @@ def read_pretrained(run: Path) -> PretrainedModel:
             allowed="the folder of a pre-training run",
             next=f"--pretrained {run.parent / model.pretrained}" if model.pretrained else "leave out --pretrained",
         )
+    refuse_modules(run, model, trust, next=f"lemis finetune WORK --pretrained {run} --trust")
     return model
 
 
-def read_finetuned(run: Path) -> FinetunedModel:
+def read_finetuned(run: Path, trust: Trust = NO_TRUST) -> FinetunedModel:
     """What a finished fine-tuning trained.
 
     Raises:
-        UsageError: As ``read_model``; or the run is a pre-training, without classes.
+        UsageError: As ``read_model``; or the run is a pre-training, without classes, or of a network that ``trust``
+            does not hold.
     """
     model = read_model(run)
     if isinstance(model, PretrainedModel):
@@ -171,6 +203,7 @@ def read_finetuned(run: Path) -> FinetunedModel:
             allowed="the folder of a fine-tuned run",
             next=f"lemis finetune WORK --pretrained {run}",
         )
+    refuse_modules(run, model, trust, next=f"lemis predict {run} --trust")
     return model
 
 
