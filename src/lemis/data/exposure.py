@@ -16,6 +16,7 @@ from lemis.data.preprocess import Facts
 MOST_SPACING_FACTOR = 1.5
 # Images are normalised, so that scale alone does little; a unit or a kind of image that was never seen is beyond this.
 MOST_STD_FACTOR, MOST_MEAN_STDS = 3.0, 1.0
+SLICE_DIRECTION = "slice direction"
 _AXES = ("sagittal", "coronal", "axial")
 _UNNAMED = ("image", "channel ")  # what channels are called where nothing names them
 
@@ -119,7 +120,7 @@ def strange(scan: Facts, like: Likeness, channels: Sequence[str]) -> list[Strang
             found.append(Strange(kind, f"{_times(seen)} mm; trained on {_range((low, high))} mm"))
     if scan.slice_axis not in like.slice_axes:
         trained = " and ".join(_AXES[axis] for axis in like.slice_axes)
-        found.append(Strange("slice direction", f"{_AXES[scan.slice_axis]} slices; trained on {trained} ones"))
+        found.append(Strange(SLICE_DIRECTION, f"{_AXES[scan.slice_axis]} slices; trained on {trained} ones"))
     for name, own, mean, std in zip(channels, scan.intensity, like.mean, like.std, strict=True):
         reach = MOST_MEAN_STDS * max(std[1], own.std)
         if (

@@ -26,6 +26,8 @@ from lemis.report import figures
 
 Facts = Mapping[str, Any]
 
+_STRANGE_SHOWN = 3  # scans of one kind that a warning names
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
@@ -108,6 +110,7 @@ class WorkFacts:
     examples: tuple[Example, ...]
     faults: Sequence[Facts] | None  # of check.json
     similarity: Similarity | None = None  # where it was asked for
+    elsewhere: bool = False  # label maps of scans that are no part of the work folder of their runs
 
 
 def render(work: WorkFacts) -> str:
@@ -254,15 +257,47 @@ def warnings(work: WorkFacts) -> list[str]:
     """What a reader must know before the first number."""
     used = {run.model.get("pretrained") for run in final_runs(work)}
     return [
-        f"Pre-training “{run.name}” learnt nothing: at its end {run.learned_nothing}. What follows is the result of "
-        "networks that had no use of it."
-        for run in work.runs
-        if run.learned_nothing and (run.name in used or not used)
+        *_unknown_training(work),
+        *_strange_scans(work),
+        *(
+            f"Pre-training “{run.name}” learnt nothing: at its end {run.learned_nothing}. What follows is the result "
+            "of networks that had no use of it."
+            for run in work.runs
+            if run.learned_nothing and (run.name in used or not used)
+        ),
     ]
+
+
+def _unknown_training(work: WorkFacts) -> list[str]:
+    if work.summary is None or not work.summary["training_not_recorded"]:
+        return []
+    unknown = len(work.summary["training_not_recorded"])
+    return [
+        f"Nobody wrote down what {unknown} of the {count(work.summary['scans'], 'label map')} were made by. Whether "
+        "the network had learned from these very scans is not known, so the scores prove nothing of new ones."
+    ]
+
+
+def _strange_scans(work: WorkFacts) -> list[str]:
+    """One sentence for each way in which predicted scans are unlike those of training."""
+    made = (work.predictions or {}).get("scans", {})
+    found = [(id, kind, seen) for id, one in made.items() for kind, seen in one.get("strange", ())]
+    said = []
+    for kind in dict.fromkeys(kind for _, kind, _ in found):
+        own = [(id, seen) for id, other, seen in found if other == kind]
+        few = listed((f"{id}: {seen}" for id, seen in own), most=_STRANGE_SHOWN)
+        said.append(
+            f"{len(own)} of {count(len(made), 'scan')} {'is' if len(own) == 1 else 'are'} unlike what the network was "
+            f"trained on ({kind}): {few}."
+        )
+    return said
 
 
 def missing(work: WorkFacts) -> list[tuple[str, str]]:
     """What this work folder does not hold, and the command that makes it."""
+    if work.elsewhere:
+        command = "lemis evaluate MASKS --references LABELS"
+        return [("No evaluation", command)] if work.summary is None else []
     verbs = {run.verb for run in work.runs}
     parts = (
         (work.index is None, "No index of scans", "lemis check SCANS -o WORK"),

@@ -26,11 +26,14 @@ from rich.table import Table
 from rich.text import Text
 
 from lemis import files, terminal
+from lemis.data import csv_list, dataset_json, volume
 from lemis.data import index as indexing
 from lemis.data import labels as label_maps
-from lemis.data import volume
+from lemis.data.identity import subject_of
+from lemis.data.scans import image_digest
 from lemis.errors import DataFault, UsageError
 from lemis.measure import scores, statistics, tables
+from lemis.work_files.evaluation import read_summary
 from lemis.work_files.predictions import read as read_predictions
 from lemis.work_files.run import Figures, read_metrics
 
@@ -61,6 +64,16 @@ class Case(NamedTuple):
     reference: Path
     runs: tuple[str, ...]
     labelled: frozenset[str] | None  # subjects; None where nobody wrote it down
+    people: frozenset[str]  # who the subject is in the data set of the runs: by content, else by name
+
+
+class Told(NamedTuple):
+    """What is known of scans beside their label maps."""
+
+    subjects: Mapping[str, str]
+    references: Mapping[str, Path]
+    structures: Mapping[str, int]  # foreground; empty where nothing names any
+    ignored: tuple[int, ...]
 
 
 def evaluate(
@@ -78,9 +91,11 @@ def evaluate(
 
     Args:
         predictions: Folder of label maps named ID.SUFFIX (``work/predictions``), or the work folder with it.
-        references: Folder of reference label maps named alike; by default those named in ``work/index.json``.
+        references: Folder of reference label maps named alike; by default those named in ``work/index.json``, and of
+            scans from elsewhere those beside the scans.
         work: The work folder; by default the parent of ``predictions`` if it has an index.
-        output: Where to write; by default ``evaluation`` beside the predictions.
+        output: Where to write; by default ``work/evaluation`` for ``work/predictions``, and of any other folder of
+            label maps ``evaluation`` in it. The scores of another set are not replaced.
         runs: Score what these runs made only, by ``predictions.json``; all by default.
         settings: Tolerance and intervals.
         jobs: Threads; by default one per core.
@@ -90,7 +105,8 @@ def evaluate(
         The content of ``summary.json``.
 
     Raises:
-        UsageError: Nothing to score, or a scan whose subject was labelled in training.
+        UsageError: Nothing to score, a scan whose subject was labelled in training, under whatever name and in
+            whatever file, or the scores of another set in ``output``.
         DataFault: A prediction on another grid than its reference, or with values that no structure has.
     """
     settings = settings or Settings()
@@ -99,23 +115,35 @@ def evaluate(
     if work is None and (predictions.parent / "index.json").is_file():
         work = predictions.parent
     index = indexing.load(work / "index.json") if work is not None else None
+    own = work is not None and predictions.resolve() == (work / "predictions").resolve()
+    output = output or (predictions.parent if own else predictions) / "evaluation"
+    of = {
+        "predictions": _from(output, predictions),
+        "references": None if references is None else _from(output, references),
+    }
+    _refuse_other_scores(output, of)
     record = _record(predictions)
-    cases, not_scored = _cases(predictions, references, index, record, runs)
+    told = _told(predictions, references, index, record)
+    cases, not_scored = _cases(predictions, told, record, runs)
     _refuse_leakage(cases)
 
-    structures = _structures(index, cases)
+    structures = told.structures or _numbered(cases)
     millimetres = _millimetres(cases, record)
     one = partial(
         _score_case,
         structures=structures,
-        ignored=index.ignored if index else (),
+        ignored=told.ignored,
         millimetres=millimetres is None,
         settings=settings.scores,
     )
-    per_case = [row for rows in _parallel(one, cases, jobs) for row in rows]
+    scored = _parallel(one, cases, jobs)
+    _refuse_leakage([_by_label(case, found.label_digest, record) for case, found in zip(cases, scored, strict=True)])
+    per_case = [row for found in scored for row in found.rows]
 
     summary = {
         **_who(cases, not_scored, record),
+        "of": of,
+        "strange": _strange(cases, record),
         "settings": asdict(settings),
         "protocols": _protocols(per_case, list(structures), millimetres, settings),
         "versions": _versions(),
@@ -123,7 +151,6 @@ def evaluate(
     paper = _paper(record, work, summary["runs"])
     if paper is not None:
         summary["protocols"]["paper"] = paper
-    output = output or predictions.parent / "evaluation"
     output.mkdir(parents=True, exist_ok=True)
     files.write(output / "per_case.csv", tables.comma_separated(per_case, _COLUMNS))
     text = json_text.dumps(_no_nan(summary), indent=1, ensure_ascii=False)
@@ -134,6 +161,26 @@ def evaluate(
         _print(summary, output)
     plain: dict[str, Any] = json_text.loads(text)
     return plain
+
+
+def _from(output: Path, folder: Path) -> str:
+    """The path of a folder as seen from the scores, so that it holds where both are moved."""
+    return Path(os.path.relpath(folder.resolve(), output.resolve())).as_posix()
+
+
+def _refuse_other_scores(output: Path, of: Mapping[str, str | None]) -> None:
+    try:
+        before = read_summary(output)
+    except UsageError:  # it is damaged, and written anew
+        return
+    if before is None or before.of is None or before.of == of:
+        return
+    was = " and ".join(str(part) for part in before.of.values() if part)
+    raise UsageError(
+        f"{output} holds the scores of {was} (as seen from there)",
+        allowed="one folder for the scores of one set of label maps by one set of references",
+        next=f"-o {output}-2 for these scores, or delete {output}",
+    )
 
 
 # ---------------------------------------------------------------- what to score
@@ -166,31 +213,67 @@ def _label_maps(folder: Path) -> dict[str, Path]:
     return {path.name[: -len(volume.suffix_of(path))].removesuffix(".seg"): path for path in files}
 
 
+def _told(predictions: Path, references: Path | None, index: indexing.Index | None, record: Mapping[str, Any]) -> Told:
+    """Subjects, references and structures: of scans from elsewhere as ``predict`` found them, else by the index."""
+    entries = record.get("scans", {})
+    foreign = {id: entry["scan"] for id, entry in entries.items() if entry.get("scan") and entry.get("inputs")}
+    own = [scan for scan in index.scans if scan.id not in foreign] if index else []
+    subjects = {scan.id: scan.subject for scan in own} | {id: scan["subject"] for id, scan in foreign.items()}
+    if references is not None:
+        wanted = _label_maps(references)
+        subjects = {id: _subject(id, references, wanted[id]) for id in wanted} | subjects
+    else:
+        wanted = {scan.id: indexing.locate(index, scan.label) for scan in own if scan.label and index}
+        wanted |= {id: Path(scan["label"]) for id, scan in foreign.items() if scan["label"]}
+        if not wanted and index is None:
+            raise UsageError(
+                f"{predictions} has no index.json beside it, and its scans had no labels beside them",
+                allowed="a work folder, or a folder of label maps and one of references named alike",
+                next=f"lemis evaluate {predictions} --references LABELS",
+            )
+    if index is not None:
+        named = {name: value for name, value in index.labels.items() if value != 0}
+        return Told(subjects, wanted, named, index.ignored)
+    named = record.get("structures") or _declared(predictions, references)
+    return Told(subjects, wanted, named, tuple(record.get("ignored_values", ())))
+
+
+def _subject(id: str, folder: Path, file: Path) -> str:
+    """Of a label map from who knows where: as a ``subjects.csv`` beside it says, else by its name."""
+    table = csv_list.subjects(folder)
+    return table.get(id) or subject_of(id, picture=volume.is_picture(file))
+
+
+def _declared(predictions: Path, references: Path | None) -> dict[str, int]:
+    """Structures as a ``dataset.json`` names them: with the references, beside their folder, or with the label maps."""
+    for folder in (references, references and references.parent, predictions):
+        labels = dataset_json.read(folder / "dataset.json").labels if folder is not None else {}
+        if labels:
+            return {name: value for name, value in labels.items() if value != 0}
+    return {}
+
+
+def _people(record: Mapping[str, Any], subjects: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    """Of each subject, who that is in the data set of the runs, by any of its scans that is known there."""
+    found: dict[str, set[str]] = {}
+    for id, entry in record.get("scans", {}).items():
+        found.setdefault(subjects.get(id, id), set()).update(entry.get("known_as", ()))
+    return {subject: frozenset(people) for subject, people in found.items() if people}
+
+
 def _cases(
-    predictions: Path,
-    references: Path | None,
-    index: indexing.Index | None,
-    record: Mapping[str, Any],
-    runs: Sequence[str] | None,
+    predictions: Path, told: Told, record: Mapping[str, Any], runs: Sequence[str] | None
 ) -> tuple[list[Case], dict[str, list[str]]]:
     """Scans to score, and those that are not, by reason."""
     predicted = _label_maps(predictions)
-    subjects = {scan.id: scan.subject for scan in index.scans} if index else {}
-    if references is not None:
-        wanted = _label_maps(references)
-    elif index is not None:
-        wanted = {scan.id: indexing.locate(index, scan.label) for scan in index.scans if scan.label}
-    else:
-        raise UsageError(
-            f"{predictions} has no index.json beside it",
-            allowed="a work folder, or two folders of label maps",
-            next=f"lemis evaluate {predictions} REFERENCES",
-        )
+    people = _people(record, told.subjects)
     cases, unlabelled, outside, others = [], [], [], []
     test = record.get("test_subjects")
     for scan, path in predicted.items():
-        case = Case(scan, subjects.get(scan, scan), path, wanted.get(scan, path), *_made_by(record, scan))
-        if scan not in wanted:
+        subject = told.subjects.get(scan, scan)
+        who = people.get(subject, frozenset({subject}))
+        case = Case(scan, subject, path, told.references.get(scan, path), *_made_by(record, scan), who)
+        if scan not in told.references:
             unlabelled.append(scan)
         elif runs is not None and not set(case.runs) <= set(runs):
             others.append(scan)
@@ -211,25 +294,38 @@ def _cases(
     }
 
 
+def _by_label(case: Case, label_digest: str, record: Mapping[str, Any]) -> Case:
+    """The case with who it is by its reference too: an image may have been changed, its label is still the same."""
+    known = record.get("known_labels", {}).get(label_digest)
+    own = record.get("scans", {}).get(case.scan, {}).get("inputs") is None
+    return case if known is None or own else case._replace(people=case.people | {known})
+
+
 def _leaks(case: Case) -> bool:
-    return case.labelled is not None and case.subject in case.labelled
+    return case.labelled is not None and not case.people.isdisjoint(case.labelled)
 
 
 def _refuse_leakage(cases: Sequence[Case]) -> None:
     leaked = [case for case in cases if _leaks(case)]
     if leaked:
+        named = sorted({_named(case) for case in leaked})
         raise UsageError(
             f"{len(leaked)} of {len(cases)} predictions are of subjects that training saw with labels: "
-            f"{', '.join(sorted({case.subject for case in leaked})[:5])}",
+            f"{', '.join(named[:5])}",
             allowed="scans of subjects that were held out",
-            next=f"predict the held-out subjects only, or remove {leaked[0].prediction.name} and its like",
+            next=f"predict the held-out subjects only, or remove {leaked[0].prediction.name} and its like; name other "
+            "people of the same name otherwise, in a subjects.csv (id,subject) beside the scans, and predict again",
         )
 
 
-def _structures(index: indexing.Index | None, cases: Sequence[Case]) -> dict[str, int]:
-    """Names and values of the foreground."""
-    if index is not None:
-        return {name: value for name, value in index.labels.items() if value != 0}
+def _named(case: Case) -> str:
+    """``x1, which is patient001`` where the content tells another one than the name."""
+    others = sorted(case.people - {case.subject})
+    return f"{case.subject}, which is {' or '.join(others)}" if others else case.subject
+
+
+def _numbered(cases: Sequence[Case]) -> dict[str, int]:
+    """Names for the values of references that nothing names."""
     values = sorted({int(value) for case in cases for value in np.unique(label_maps.read(case.reference).array)} - {0})
     return {f"label {value}": value for value in values}
 
@@ -246,6 +342,13 @@ def _millimetres(cases: Sequence[Case], record: Mapping[str, Any]) -> str | None
 # ---------------------------------------------------------------- one scan
 
 
+class Scored(NamedTuple):
+    """Of one scan."""
+
+    rows: list[dict[str, Any]]  # of ``per_case.csv``
+    label_digest: str  # of the reference, as ``Facts.label_digest``
+
+
 def _structured(scan: volume.Volume, ignored: Sequence[int]) -> NDArray[np.int64]:
     labels = label_maps.whole(scan.array, scan.source.path).astype(np.int64)
     return np.where(np.isin(labels, ignored), 0, labels) if ignored else labels
@@ -258,7 +361,7 @@ def _score_case(
     ignored: Sequence[int],
     millimetres: bool,
     settings: scores.Settings,
-) -> list[dict[str, object]]:
+) -> Scored:
     reference = label_maps.single(volume.read(case.reference))
     prediction = label_maps.single(volume.read(case.prediction, reference.source.axes))
     reference = label_maps.renumbered(label_maps.placed(reference, prediction.source), structures)
@@ -272,11 +375,12 @@ def _score_case(
                 allowed=", ".join(f"{value} ({name})" for name, value in {"background": 0, **structures}.items()),
                 next="name the values in dataset.json and run `lemis check` again, or repair the file",
             )
+    labels = label_maps.whole(reference.array, case.reference)
     found = scores.score_structures(*maps, structures, reference.spacing_mm, settings)
     farthest_mm = scores.diagonal_mm(reference.array.shape[:3], reference.spacing_mm)
     voxel_ml = abs(float(np.linalg.det(reference.affine[:3, :3]))) / 1000 if millimetres else math.nan
     rows = [_row(case, name, result, voxel_ml, millimetres) for name, result in found.items()]
-    return [{**row, _FARTHEST: farthest_mm} for row in rows]
+    return Scored([{**row, _FARTHEST: farthest_mm} for row in rows], image_digest([labels]) if labels.any() else "")
 
 
 def _row(case: Case, structure: str, result: scores.Score, voxel_ml: float, millimetres: bool) -> dict[str, object]:
@@ -310,9 +414,7 @@ def _refuse_other_grid(case: Case, prediction: volume.Volume, reference: volume.
     )
 
 
-def _parallel(
-    function: Callable[[Case], list[dict[str, object]]], cases: Sequence[Case], jobs: int | None
-) -> list[list[dict[str, object]]]:
+def _parallel(function: Callable[[Case], Scored], cases: Sequence[Case], jobs: int | None) -> list[Scored]:
     # Threads: reading and the distance transforms are C code that lets go of the interpreter.
     out = terminal.console(stderr=True)
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
@@ -327,20 +429,31 @@ def _parallel(
 def _who(cases: Sequence[Case], not_scored: Mapping[str, list[str]], record: Mapping[str, Any]) -> dict[str, Any]:
     """Who was tested, and what training had seen of them."""
     tested = sorted({case.subject for case in cases})
+    people = frozenset[str]().union(*(case.people for case in cases))
     labelled = [case.labelled for case in cases if case.labelled is not None]
+    unknown = [case.scan for case in cases if case.labelled is None]
     pretraining = record.get("pretraining_subjects")
+    seen = pretraining is not None and not people.isdisjoint(pretraining)
     return {
         "version": VERSION,
         "scans": len(cases),
         "subjects": len(tested),
         "not_scored": not_scored,
         "runs": sorted({run for case in cases for run in case.runs}),
-        "transductive": None if pretraining is None else not set(tested).isdisjoint(pretraining),
-        "training_not_recorded": [case.scan for case in cases if case.labelled is None],
+        # Of a label map that nobody wrote down, nobody knows what its network had seen.
+        "transductive": True if seen else None if pretraining is None or unknown else False,
+        "training_not_recorded": unknown,
         "subjects_tested": tested,
         "subjects_labelled_in_training": sorted(set().union(*labelled)) if labelled else None,
         "subjects_in_pretraining": pretraining,
     }
+
+
+def _strange(cases: Sequence[Case], record: Mapping[str, Any]) -> dict[str, list[list[str]]]:
+    """Scans that are far from all that the runs were trained on, and in what."""
+    entries = record.get("scans", {})
+    found = {case.scan: entries.get(case.scan, {}).get("strange", ()) for case in cases}
+    return {scan: [list(one) for one in strangers] for scan, strangers in found.items() if strangers}
 
 
 def _protocols(
@@ -487,16 +600,26 @@ def _remarks(summary: Mapping[str, Any]) -> list[str]:
         remarks.append(
             f"{few} {'is' if summary['subjects'] == 1 else 'are'} few: what fails rarely may not be among them"
         )
-    if summary["training_not_recorded"] and summary["subjects_labelled_in_training"] is not None:
-        unknown = len(summary["training_not_recorded"])
+    unknown = len(summary["training_not_recorded"])
+    if 0 < unknown < summary["scans"]:
         remarks.append(f"{unknown} of the predictions are not in predictions.json: nobody knows if they leak")
+    if summary["strange"]:
+        ways = sorted({kind for strangers in summary["strange"].values() for kind, _ in strangers})
+        remarks.append(
+            f"{tables.count(len(summary['strange']), 'scan')} unlike what the network was trained on "
+            f"({', '.join(ways)}): see predictions.json"
+        )
     remarks.append(
         {
             True: "transductive: pre-training saw the images (not the labels) of test subjects",
             False: "not transductive: pre-training saw no image of a test subject",
-            None: "what training saw is not known (no predictions.json beside the predictions)",
+            None: "what training saw is not known (no predictions.json beside the predictions)"
+            if unknown == summary["scans"]
+            else "what pre-training saw is not known of all test subjects",
         }[summary["transductive"]]
     )
+    if unknown == summary["scans"]:
+        remarks.append("so these scans may be among those that the network learned from")
     if "paper" in summary["protocols"]:
         paper = summary["protocols"]["paper"]["mean"]
         remarks.append(f"paper protocol (pooled over slices, network grid): mean Dice {paper:.3f}")

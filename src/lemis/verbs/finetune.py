@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lemis.data import index, material, views
+from lemis.data import exposure, index, material, views
+from lemis.data.exposure import Likeness
 from lemis.data.material import TrainedOn
+from lemis.data.preprocess import Facts
 from lemis.data.split import BUDGET_SEED, choose
 from lemis.data.store import Store, open_store
 from lemis.engine import build, folders, guards, launch, loop, pairing, plan, sources
@@ -90,8 +92,9 @@ def finetune(
     fabric = launch.launch(settings.schedule, device, settings.dims)
     console = messages()
     method = pairing.SCRATCH if before is None else before.method
+    listed = index.load(work / "index.json")
     sides = choose(
-        store.scans, fold=fold, labelled=labelled, root=Path(index.load(work / "index.json").root),
+        store.scans, fold=fold, labelled=labelled, root=Path(listed.root),
         seed=selection_seed, scheme=split,
     )  # fmt: skip
     train, held_out = _scans_of(store, sides.labelled_subjects), _scans_of(store, sides.test_subjects)
@@ -180,8 +183,9 @@ def finetune(
                 "labelled_subjects": list(sides.labelled_subjects), "test_subjects": list(sides.test_subjects),
                 "pretraining_subjects": [] if before is None else list(before.subjects),
                 "pretrained": pretrained.name if pretrained else None, "prepared": plain(store.settings),
-                "frame": plain(store.frame),
-                "seed": seed, "fold": fold, "split": sides.source,
+                "frame": plain(store.frame), "seed": seed, "fold": fold, "split": sides.source,
+                "known": plain(exposure.joined([exposure.known(store.scans), *([before.known] if before else [])])),
+                "like": plain(_like([store.scans[i] for i in train], before)), "ignored_values": list(listed.ignored),
             },
         )  # fmt: skip
     return run.path
@@ -203,6 +207,12 @@ def _usual_name(
     start = pairing.with_auxiliary(start, settings.auxiliary)
     name = f"{start}-m{labelled}-{'all' if fold is None else f'fold{fold}'}"
     return name if seed == named else f"{name}-seed{seed}"
+
+
+def _like(scans: Sequence[Facts], before: PretrainedModel | None) -> Likeness:
+    """What the scans were like that any of its weights were learned from."""
+    own = exposure.likeness(scans)
+    return own if before is None or before.like is None else exposure.wider(own, before.like)
 
 
 def _scans_of(store: Store, subjects: Sequence[str]) -> list[int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,17 +14,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.text import Text
 
 from lemis import terminal
 from lemis.contracts import Backbone
+from lemis.data import exposure, preprocess, volume
 from lemis.data import frame as frames
 from lemis.data import index as index_file
-from lemis.data import preprocess, volume
+from lemis.data.exposure import SLICE_DIRECTION, Known, Strange
 from lemis.data.frame import Frame
 from lemis.data.index import Index, Scan
 from lemis.data.layouts import scan_folder
 from lemis.data.preprocess import Facts
-from lemis.data.scans import read_image
+from lemis.data.scans import image_digest, read_image
 from lemis.data.volume import Source
 from lemis.engine import tiles
 from lemis.engine.inference import Cost, cost, load_network, predict_scan, probe
@@ -36,6 +39,8 @@ from lemis.settings import parse_overrides, plain, resolve
 from lemis.work_files import predictions
 from lemis.work_files.predictions import Prediction, Predictions
 from lemis.work_files.run import WEIGHTS, FinetunedModel
+
+_SHOWN = 3  # scans of one kind that a warning names
 
 
 class Tiling(NamedTuple):
@@ -83,8 +88,9 @@ def predict(
     frame = _frame(runs, models)
     tiling = _tiling(overrides, models[0].patch_px)
     work = runs[0].parent.parent
-    index = index_file.load(work / "index.json") if inputs is None else scan_folder(inputs)
+    index, foreign = _listed(work, inputs)
     index = frames.follow(index, None if frame is None else frame.axes)
+    _expect_channels(index, models[0])
     output = output or work / "predictions"
     known = predictions.read(output) or Predictions(version=1)
     chosen = _chosen(index, scans, models, all_of_them=inputs is not None)
@@ -96,23 +102,77 @@ def predict(
     }
     wanted = {scan.id: Prediction(**made_by, images=_stamps(index, scan)) for scan in chosen}
     waiting = [scan for scan in chosen if not _is_made(known.scans.get(scan.id), wanted[scan.id], output)]
+    listed = {scan.id: {"scan": _located(index, scan), "inputs": foreign} for scan in chosen}
+    shared = _shared(runs, models, index)
+    for scan in (scan for scan in chosen if scan not in waiting):
+        _list_anew(output, known.scans[scan.id], listed[scan.id], shared)
     if not waiting:
         console.print(f"{output}: nothing to do")
         return output
     names = " + ".join(run.name for run in runs)
-    _say_direction(waiting, frame, models[0], console)
     if dry_run:
-        _print_cost(waiting, _costs(waiting, index, networks, models[0], tiling, target), tiling, target)
+        _say_strange({scan.id: _strange_header(scan, index, models[0], frame) for scan in waiting}, console)
+        _print_cost(waiting, _costs(waiting, networks, models[0], tiling, target), tiling, target)
         return output
     output.mkdir(parents=True, exist_ok=True)
+    added = {}
     with terminal.progress(console, f"predicting with {names}") as bar:
         for scan in bar.track(waiting):
-            file = _predict_one(scan, index, networks, models[0], tiling, output, target)
-            made = wanted[scan.id].model_copy(update={"file": file.name})
-            seen = {subject for model in models for subject in model.pretraining_subjects}
-            predictions.add(output, scan.id, made, seen)
+            file, facts = _predict_one(scan, index, networks, models[0], tiling, output, target)
+            added[scan.id] = wanted[scan.id].model_copy(
+                update={
+                    **listed[scan.id], "file": file.name, "digest": facts.image_digest,
+                    "known_as": tuple(sorted(_known(models).subjects(facts.image_digest))),
+                    "strange": _strange(scan, facts, index, models, frame),
+                }
+            )  # fmt: skip
+            predictions.add(output, scan.id, added[scan.id], shared)
+    _say_strange({id: made.strange for id, made in added.items()}, console)
+    if foreign is not None:
+        _say_known(added, console)
     console.print(f"predicted {count(len(waiting), 'scan')} with {names}: {output}")
     return output
+
+
+def _listed(work: Path, inputs: Path | None) -> tuple[Index, str | None]:
+    """The scans, and the folder that they are from where that is not the work folder's own."""
+    own = work / "index.json"
+    if inputs is None:
+        return index_file.load(own), None
+    index, here = scan_folder(inputs), inputs.resolve()
+    is_own = own.is_file() and here == Path(index_file.load(own).root).resolve()
+    return index, None if is_own else str(here)
+
+
+def _located(index: Index, scan: Scan) -> Scan:
+    """The scan with whole paths."""
+    images = tuple(str(index_file.locate(index, image).resolve()) for image in scan.images)
+    label = None if scan.label is None else str(index_file.locate(index, scan.label).resolve())
+    return dataclasses.replace(scan, images=images, label=label)
+
+
+def _shared(runs: Sequence[Path], models: Sequence[FinetunedModel], index: Index) -> Predictions:
+    """What the record says of all label maps of these runs."""
+    first = models[0]
+    named = zip(first.label_names, first.label_values, strict=True)
+    return Predictions(
+        version=1,
+        pretraining_subjects=tuple(sorted({subject for model in models for subject in model.pretraining_subjects})),
+        structures={name: value for name, value in named if value},
+        ignored_values=tuple(sorted({value for model in models for value in model.ignored_values})),
+        known_labels=dict(_known(models).labels),
+        run_folders={run.name: str(run.resolve()) for run in runs},
+        channels=index.channels,
+        layout=index.layout,
+        frame=index.frame,
+    )
+
+
+def _list_anew(output: Path, made: Prediction, listed: Mapping[str, Any], shared: Predictions) -> None:
+    """A label map is not made again where only the subject of its scan changed, or its reference."""
+    if any(getattr(made, name) != value for name, value in listed.items()):
+        assert made.file is not None, "what is made has a file"
+        predictions.add(output, listed["scan"].id, made.model_copy(update=dict(listed)), shared)
 
 
 def _load(runs: Sequence[Path], device: torch.device, trust: Trust) -> tuple[list[Backbone], list[FinetunedModel]]:
@@ -143,19 +203,70 @@ def _frame(runs: Sequence[Path], models: Sequence[FinetunedModel]) -> Frame | No
     return models[0].frame
 
 
-def _say_direction(scans: Sequence[Scan], frame: Frame | None, model: FinetunedModel, console: Console) -> None:
-    """Name scans whose slices lie otherwise than those of training."""
-    if frame is None:
-        return
+# ------------------------------------------------------------------------------------ what the runs were made for
+
+
+def _known(models: Sequence[FinetunedModel]) -> Known:
+    return exposure.joined(model.known for model in models)
+
+
+def _strange_header(scan: Scan, index: Index, model: FinetunedModel, frame: Frame | None) -> tuple[Strange, ...]:
+    """In what a scan is not what the runs were made for, by names and header."""
+    found = exposure.other_channels(index.channels, model.channels)
     settings = resolve(preprocess.Settings, model.prepared)
-    for scan in scans:
-        seen = dataclasses.replace(scan, slice_axis=preprocess.axis_of(settings, scan.slice_axis))
-        if scan.axes and (found := frames.strangeness(seen, frame)):
-            degrees, nearest = found
-            console.print(
-                f"{scan.id}: its slices lie {degrees:.0f} degrees from those of training, which lie within "
-                f"{nearest.within_degrees:.0f} degrees of each other: another view of the body, never trained on"
-            )
+    seen = dataclasses.replace(scan, slice_axis=preprocess.axis_of(settings, scan.slice_axis))
+    if frame is not None and scan.axes and (lies := frames.strangeness(seen, frame)):
+        degrees, nearest = lies
+        said = (
+            f"its slices lie {degrees:.0f} degrees from those of training, which lie within "
+            f"{nearest.within_degrees:.0f} degrees of each other: another view of the body, never trained on"
+        )
+        found.append(Strange(SLICE_DIRECTION, said))
+    return tuple(found)
+
+
+def _strange(
+    scan: Scan, facts: Facts, index: Index, models: Sequence[FinetunedModel], frame: Frame | None
+) -> tuple[Strange, ...]:
+    """In what a scan is not what the runs were made for, by all that there is of it."""
+    found = _strange_header(scan, index, models[0], frame)
+    likes = [model.like for model in models if model.like is not None]
+    if not likes:
+        return found
+    more = exposure.strange(facts, functools.reduce(exposure.wider, likes), models[0].channels)
+    told = {strange.kind for strange in found}  # a direction by its angle, where there is one
+    return *found, *(strange for strange in more if strange.kind not in told)
+
+
+def _say_strange(found: Mapping[str, Sequence[Strange]], console: Console) -> None:
+    """One warning for each way in which scans are strange, with the first few of them."""
+    kinds = dict.fromkeys(strange.kind for strangers in found.values() for strange in strangers)
+    for kind in kinds:
+        own = [(id, one.seen) for id, strangers in found.items() for one in strangers if one.kind == kind]
+        _warn(
+            console, f"{kind}: {count(len(own), 'scan')} unlike what was trained on; results may be worse than scores"
+        )
+        for id, seen in own[:_SHOWN]:
+            console.print(f"  {id}: {seen}")
+        if len(own) > _SHOWN:
+            console.print(f"  and {len(own) - _SHOWN} more, all in {predictions.RECORD}")
+
+
+def _say_known(made: Mapping[str, Prediction], console: Console) -> None:
+    """New scans that training saw with their labels: their masks are no test of anything."""
+    trained = [f"{id} is {' or '.join(one.known_as)}" for id, one in made.items() if _is_labelled(one)]
+    if trained:
+        more = f" and {len(trained) - _SHOWN} more" if len(trained) > _SHOWN else ""
+        said = f"{count(len(trained), 'scan')} of subjects whose labels were trained on, by their very voxels"
+        _warn(console, f"{said} ({', '.join(trained[:_SHOWN])}{more}): no test of the network")
+
+
+def _is_labelled(made: Prediction) -> bool:
+    return not set(made.known_as).isdisjoint(made.labelled_subjects or ())
+
+
+def _warn(console: Console, said: str) -> None:
+    console.print(Text.assemble(("warning:", "yellow"), " ", terminal.visible(said)))
 
 
 def _chosen(
@@ -190,13 +301,13 @@ def _predict_one(
     tiling: Tiling | None,
     output: Path,
     device: torch.device,
-) -> Path:
-    _expect_channels(index, model)
+) -> tuple[Path, Facts]:
     slices, described, source = _prepared(scan, index, model)
     classes = predict_scan(networks, slices, described, device, *(tiling or ()))
     labels = _values(model.label_values)[classes]
     file = index_file.locate(index, scan.images[0])
-    return volume.write_labels(labels, source, output / f"{scan.id}{volume.label_suffix(file)}")
+    path = volume.write_labels(labels, source, output / f"{scan.id}{volume.label_suffix(file)}")
+    return path, described
 
 
 def _expect_channels(index: Index, model: FinetunedModel) -> None:
@@ -213,6 +324,7 @@ def _prepared(scan: Scan, index: Index, model: FinetunedModel) -> tuple[NDArray[
     settings = resolve(preprocess.Settings, model.prepared)
     image = read_image(index, scan)
     described = _described(scan, image.source.canonical_shape, image.spacing_mm, settings)
+    described = dataclasses.replace(described, image_digest=image_digest([image.array]))
     return *preprocess.prepare_image(image.array, described, settings), image.source
 
 
@@ -253,13 +365,11 @@ def _said_of(tiling: Tiling | None) -> dict[str, Any]:
 
 def _costs(
     scans: Sequence[Scan],
-    index: Index,
     networks: Sequence[Backbone],
     model: FinetunedModel,
     tiling: Tiling | None,
     device: torch.device,
 ) -> list[Cost]:
-    _expect_channels(index, model)
     settings, channels = resolve(preprocess.Settings, model.prepared), len(model.channels)
     described = [_described(scan, scan.shape, scan.spacing_mm, settings) for scan in scans]
     largest = max(described, key=lambda one: math.prod(one.prepared_shape))
@@ -300,8 +410,8 @@ def _duration(seconds: float) -> str:
 
 
 def _is_made(entry: Prediction | None, wanted: Prediction, output: Path) -> bool:
-    if entry is None or entry.file is None or not (output / entry.file).exists():
-        return False
+    if entry is None or entry.file is None or entry.digest is None or not (output / entry.file).exists():
+        return False  # without a digest it is of before, and nobody knows whose scan it is
     return all(getattr(entry, name) == getattr(wanted, name) for name in wanted.model_fields_set)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lemis.data import index, material
+from lemis.data import exposure, index, material
 from lemis.data.material import TrainedOn
 from lemis.data.split import choose
 from lemis.data.store import open_store
@@ -113,8 +113,9 @@ def pretrain(
                 "trained": list(objective.trains), "channels": list(store.channels),
                 "label_names": list(store.label_names), "label_values": list(store.label_values),
                 "subjects": subjects, "labelled_subjects": [], "prepared": plain(store.settings),
-                "frame": plain(store.frame), "seed": seed,
-                "learned_nothing": nothing,
+                "frame": plain(store.frame), "seed": seed, "learned_nothing": nothing,
+                "known": plain(exposure.known(store.scans[i] for i in scans)),
+                "like": plain(exposure.likeness([store.scans[i] for i in scans])),
             },
             learned_nothing=nothing,
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,11 @@ def report(
     device: str = "auto",
     trust: Trust = NO_TRUST,
 ) -> Path:
-    """Write the report of a work folder.
+    """Write the report of a work folder, or of the label maps of scans from elsewhere.
 
     Args:
-        work: The folder that the other verbs have filled, as far as they have.
-        runs: Names of the runs to show; all of them by default.
+        work: The folder that the other verbs have filled, as far as they have; or one that ``predict`` has filled.
+        runs: Names of the runs to show; all of them by default, of a folder of label maps those that made them.
         similarity: ``SCAN:SLICE:ROW,COL``: also show which places each pre-trained network takes for the same as this
             one; of the runs named in ``runs``, else of every finished pre-training. Imports PyTorch.
         output: File to write; ``work/report/index.html`` by default.
@@ -70,6 +70,9 @@ def report(
 
 def read_work(work: Path, runs: Sequence[str] = ()) -> page.WorkFacts:
     """Read what is there; a part that is missing is None or empty."""
+    record = predictions.read(work)
+    if record is not None and not (work / "index.json").exists():
+        return _read_elsewhere(work, record, runs)
     parts = ("index.json", "runs", "predictions", "evaluation", "prepared")
     if not any((work / part).exists() for part in parts):
         raise UsageError(
@@ -78,8 +81,8 @@ def read_work(work: Path, runs: Sequence[str] = ()) -> page.WorkFacts:
             next="lemis check SCANS -o WORK makes one",
         )
     index = indexing.load(work / "index.json") if (work / "index.json").is_file() else None
-    per_case = tuple(case.model_dump() for case in evaluation.read_cases(work))
-    summary, found = evaluation.read_summary(work), checks.read(work)
+    per_case = tuple(case.model_dump() for case in evaluation.read_cases(work / "evaluation"))
+    summary, found = evaluation.read_summary(work / "evaluation"), checks.read(work)
     return page.WorkFacts(
         name=Path(index.root).name if index else work.resolve().name,
         index=index,
@@ -91,6 +94,68 @@ def read_work(work: Path, runs: Sequence[str] = ()) -> page.WorkFacts:
         examples=_examples(work / "predictions", index, per_case, _in_3d(work, summary)) if index else (),
         faults=[asdict(fault) for fault in found.faults] if found else None,
     )
+
+
+def _read_elsewhere(folder: Path, record: predictions.Predictions, names: Sequence[str]) -> page.WorkFacts:
+    """Of the label maps of scans from elsewhere: the scores beside them, and the runs where they still lie."""
+    scores = folder / "evaluation"
+    per_case = tuple(case.model_dump() for case in evaluation.read_cases(scores))
+    summary = evaluation.read_summary(scores)
+    index = _elsewhere(record, _references(scores, summary))
+    runs = _runs_elsewhere(record, names)
+    tuned = [run.model for run in runs if run.model.get("verb") == "finetune"]
+    in_3d = any(model["patch_px"] is not None for model in tuned)
+    return page.WorkFacts(
+        name=folder.resolve().name,
+        index=index,
+        prepared={"settings": tuned[0]["prepared"]} if tuned else None,
+        runs=runs,
+        predictions=_plain(record),
+        summary=_plain(summary),
+        per_case=per_case,
+        examples=_examples(folder, _still_there(index), per_case, in_3d),
+        faults=None,
+        elsewhere=True,
+    )
+
+
+def _references(scores: Path, summary: evaluation.Summary | None) -> dict[str, str] | None:
+    """The label maps that were scored by, of each scan; None where those are beside the scans."""
+    where = summary.of["references"] if summary and summary.of else None
+    if where is None:
+        return None
+    files = sorted(scores.joinpath(where).resolve().glob("*"))
+    return {_scan_of(path): str(path) for path in files if volume.suffix_of(path)}
+
+
+def _elsewhere(record: predictions.Predictions, references: Mapping[str, str] | None) -> indexing.Index:
+    """The scans of a record as an index lists them."""
+    scans = [made.scan for made in record.scans.values() if made.scan is not None]
+    if references is not None:
+        scans = [replace(scan, label=references.get(scan.id)) for scan in scans]
+    return indexing.Index(
+        root="", layout=record.layout or "", channels=record.channels, labels={"background": 0, **record.structures},
+        scans=tuple(scans), ignored=record.ignored_values, frame=record.frame,
+    )  # fmt: skip
+
+
+def _still_there(index: indexing.Index) -> indexing.Index:
+    """Without scans whose files were moved or deleted since: there is no picture of them."""
+    files = {scan.id: (*scan.images, *([scan.label] if scan.label else [])) for scan in index.scans}
+    kept = (scan for scan in index.scans if all(volume.file_of(Path(file)).exists() for file in files[scan.id]))
+    return replace(index, scans=tuple(kept))
+
+
+def _runs_elsewhere(record: predictions.Predictions, names: Sequence[str]) -> tuple[page.RunFacts, ...]:
+    """The runs that made the label maps, and what they were pre-trained by; those that are gone are left out."""
+    there = {name: Path(path) for name, path in record.run_folders.items() if (Path(path) / "settings.yaml").is_file()}
+    for path in list(there.values()):
+        model = run_files.find_model(path)
+        before = model.pretrained if isinstance(model, run_files.FinetunedModel) else None
+        if before is not None and (path.parent / before / "settings.yaml").is_file():
+            there[before] = path.parent / before
+    _refuse_unknown(names, sorted(there), "the folders that the label maps were made in")
+    return _in_order(_run(path) for name, path in there.items() if not names or name in names)
 
 
 def _plain(record: Record | None) -> Any:
@@ -110,17 +175,24 @@ def _in_3d(work: Path, summary: evaluation.Summary | None) -> bool:
 def _runs(folder: Path, wanted: Sequence[str]) -> tuple[page.RunFacts, ...]:
     """Runs in the order they were begun, pre-training first."""
     known = sorted(path.parent.name for path in folder.glob("*/settings.yaml"))
+    _refuse_unknown(wanted, known, str(folder))
+    return _in_order(_run(folder / name) for name in wanted or known)
+
+
+def _refuse_unknown(wanted: Sequence[str], known: Sequence[str], where: str) -> None:
     for name in wanted:
         if name not in known:
             guess = nearest(name, known)
             raise UsageError(
-                f"there is no run {name!r} in {folder}",
+                f"there is no run {name!r} in {where}",
                 allowed=", ".join(known) or "no run has been begun",
                 next=f"{guess!r}?" if guess else "lemis pretrain or lemis finetune makes one",
             )
-    found = [_run(folder / name) for name in wanted or known]
+
+
+def _in_order(runs: Iterable[page.RunFacts]) -> tuple[page.RunFacts, ...]:
     return tuple(
-        sorted(found, key=lambda run: (run.verb != "pretrain", str(run.environment.get("started", "")), run.name))
+        sorted(runs, key=lambda run: (run.verb != "pretrain", str(run.environment.get("started", "")), run.name))
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from lemis.data.exposure import Strange
 from lemis.measure.scores import Status
 from lemis.records import Count, Name, Record, each_row, find, read_table
 
@@ -118,6 +119,8 @@ class Summary(Record):
     subjects_tested: tuple[str, ...]
     subjects_labelled_in_training: tuple[str, ...] | None
     subjects_in_pretraining: tuple[str, ...] | None
+    of: dict[str, str | None] | None = None  # folders of label maps and of references, as seen from here
+    strange: dict[str, tuple[Strange, ...]] = Field(default_factory=dict)  # scans unlike what was trained on
     settings: EvaluationSettings
     protocols: Protocols
     versions: dict[str, str]
@@ -150,23 +153,23 @@ class CaseScore(Record):
     status: Status
 
 
-def read_summary(work: Path) -> Summary | None:
-    """What the scores of a work folder come to; None where nothing was scored.
+def read_summary(scores: Path) -> Summary | None:
+    """What the scores in a folder come to; None where nothing was scored.
 
     Raises:
         UsageError: The file is damaged.
     """
-    found: Summary | None = find(work / "evaluation" / SUMMARY, Summary, next=f"lemis evaluate {work}")
+    found: Summary | None = find(scores / SUMMARY, Summary, next=f"lemis evaluate {scores.parent}")
     return found
 
 
-def read_cases(work: Path) -> list[CaseScore]:
-    """The scores of each scan of a work folder; none where nothing was scored.
+def read_cases(scores: Path) -> list[CaseScore]:
+    """The scores of each scan in a folder; none where nothing was scored.
 
     Raises:
         UsageError: The file is damaged.
     """
-    path, again = work / "evaluation" / PER_CASE, f"lemis evaluate {work}"
+    path, again = scores / PER_CASE, f"lemis evaluate {scores.parent}"
     if not path.exists():
         return []
     rows = read_table(path, tuple(CaseScore.model_fields), next=again)

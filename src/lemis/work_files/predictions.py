@@ -5,7 +5,6 @@ Two ``predict`` into one folder lose nothing: each entry is added under a lock t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,9 @@ from filelock import FileLock
 from pydantic import Field
 
 from lemis import files
+from lemis.data.directions import Axes
+from lemis.data.exposure import Strange
+from lemis.data.index import Scan
 from lemis.records import Name, Record, find, text_of
 
 RECORD = "predictions.json"
@@ -29,6 +31,11 @@ class Prediction(Record):
     labelled_subjects: tuple[str, ...] | None = None  # whose labels the runs saw; None: not known
     tiles: dict[str, Any] | None = None  # in which a volume was seen
     images: tuple[tuple[str, str], ...] = ()  # path and stamp of each file of the scan
+    scan: Scan | None = None  # as its folder lists it, with whole paths
+    inputs: str | None = None  # the folder; None: the work folder's own scans
+    digest: str | None = None  # ``scans.image_digest`` of the image
+    known_as: tuple[str, ...] = ()  # subjects of the runs' data set with this very image
+    strange: tuple[Strange, ...] = ()  # in what it is far from all that the runs were trained on
 
 
 class Pooled(Record):
@@ -50,6 +57,13 @@ class Predictions(Record):
     test_subjects: tuple[str, ...] | None = None
     nominal_spacing: bool = False
     pooled: Pooled | None = None
+    structures: dict[str, int] = Field(default_factory=dict)  # name -> value in the label maps, background left out
+    ignored_values: tuple[int, ...] = ()  # further values in references, which count as background
+    known_labels: dict[str, str] = Field(default_factory=dict)  # digest -> subject, of the labels of the runs' data set
+    run_folders: dict[Name, str] = Field(default_factory=dict)
+    channels: tuple[str, ...] = ()
+    layout: str | None = None
+    frame: Axes | None = None
 
 
 def read(folder: Path) -> Predictions | None:
@@ -64,17 +78,25 @@ def read(folder: Path) -> Predictions | None:
     return found
 
 
-def add(folder: Path, scan: str, made: Prediction, pretraining_subjects: Iterable[str]) -> None:
+def add(folder: Path, scan: str, made: Prediction, shared: Predictions) -> None:
     """Add one label map to the record of a folder, whatever other processes write there meanwhile.
 
     Args:
         folder: Of the label maps.
         scan: Id.
         made: How its label map was made.
-        pretraining_subjects: Whose images the pre-training of its runs saw; joined with those that are there.
+        shared: What holds for all that its runs make; subjects, labels and folders are joined with those that are
+            there.
     """
     with FileLock(folder / f".{RECORD}.lock", timeout=_WAIT_S):
         before = read(folder) or Predictions(version=1)
-        seen = sorted({*(before.pretraining_subjects or ()), *pretraining_subjects})
-        changed = {"scans": {**before.scans, scan: made}, "pretraining_subjects": tuple(seen)}
+        changed = {
+            **{name: getattr(shared, name) for name in shared.model_fields_set},
+            "scans": {**before.scans, scan: made},
+            "pretraining_subjects": tuple(
+                sorted({*(before.pretraining_subjects or ()), *(shared.pretraining_subjects or ())})
+            ),
+            "known_labels": {**before.known_labels, **shared.known_labels},
+            "run_folders": {**before.run_folders, **shared.run_folders},
+        }
         files.write(folder / RECORD, text_of(before.model_copy(update=changed)))

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from lemis import files, plugins
 from lemis.data import preprocess
+from lemis.data.exposure import Known, Likeness
 from lemis.data.frame import StoredFrame
 from lemis.errors import UsageError, shown
 from lemis.plugins import NO_TRUST, Trust
@@ -46,6 +47,8 @@ class _Trained(Record):
     labelled_subjects: tuple[str, ...]
     prepared: Annotated[dict[str, Any], AfterValidator(_settles)]  # preprocess.Settings as plain values
     seed: Count
+    known: Known = Known()  # the scans of its data set, by their content
+    like: Likeness | None = None  # what those were like that it was trained on; None: of before that was written down
     frame: StoredFrame | None = None  # in which it saw the scans; None: as of before there were frames
 
     @model_validator(mode="after")
@@ -77,6 +80,7 @@ class FinetunedModel(_Trained):
     pretrained: Name | None  # the run whose weights it began with
     fold: Count | None
     split: str
+    ignored_values: tuple[int, ...] = ()  # further values in its labels, which counted as background
 
 
 Model = PretrainedModel | FinetunedModel
