@@ -14,12 +14,12 @@ import SimpleITK as sitk  # noqa: N813
 
 from lemis.data import phantom, volume
 from lemis.errors import UsageError
-from lemis.work_files import run as run_files
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
 from lemis.verbs.pretrain import pretrain
 from lemis.verbs.report import report
+from lemis.work_files import run as run_files
 from pages import parsed
 
 FEW = ("steps=2", "precision=32")
