@@ -615,3 +615,61 @@ def test_whatever_a_library_raises_is_a_fault_of_that_file(
         (ERROR, "b.nii.gz", "unreadable file")
     ]
     assert findings.seen[0].channels == 1  # the other scan was examined
+
+
+# ---------------------------------------------------------------- channels and splits of a folder
+
+
+def test_a_channel_that_is_missing_is_an_error_of_its_scan(tmp_path: Path) -> None:
+    for number, name in enumerate("abc"):
+        for channel in range(2):
+            write(tmp_path / "imagesTr" / f"{name}_{channel:04d}.nii.gz", scan(2 * number + channel))
+        write(tmp_path / "labelsTr" / f"{name}.nii.gz", label(1))
+    (tmp_path / "imagesTr" / "b_0000.nii.gz").unlink()
+    fault = only(tmp_path)
+    assert (fault.severity, fault.scan, fault.kind) == (ERROR, "b", "channel that is missing")
+    assert (fault.file, fault.seen) == ("imagesTr/b_0000.nii.gz", "is not there, but imagesTr/b_0001.nii.gz is")
+
+
+@pytest.fixture
+def doubled(tmp_path: Path) -> Path:
+    """Four labelled scans, two of them the same, and folds that keep the two apart."""
+    for name, seed in {"a": 1, "b": 2, "c": 3, "d": 1}.items():
+        write(tmp_path / "imagesTr" / f"{name}_0000.nii.gz", scan(seed))
+        write(tmp_path / "labelsTr" / f"{name}.nii.gz", label(1))
+    write_splits(tmp_path, [(["a", "b"], ["c", "d"]), (["c", "d"], ["a", "b"])])
+    return tmp_path
+
+
+def write_splits(folder: Path, folds: list[tuple[list[str], list[str]]]) -> None:
+    (folder / "splits_final.json").write_text(json.dumps([{"train": train, "val": val} for train, val in folds]))
+
+
+def test_check_says_of_the_repair_of_a_duplicate_what_the_splits_will_say(doubled: Path) -> None:
+    fault = only(doubled)
+    assert fault.kind == "same voxels twice"
+    assert "remove one of them, also from splits_final.json" in fault.repair
+    assert "subjects.csv (id,subject) and put both on one side in splits_final.json" in fault.repair
+
+
+def test_a_removed_scan_has_to_leave_the_splits_too(doubled: Path) -> None:
+    for file in ("imagesTr/d_0000.nii.gz", "labelsTr/d.nii.gz"):
+        (doubled / file).unlink()
+    found = find(doubled)
+    assert [(one.severity, one.file, one.kind) for one in found] == [
+        (ERROR, "splits_final.json", "splits that cannot be used")
+    ] * 2
+    assert "names 'd', which has no label here" in found[0].seen
+    write_splits(doubled, [(["a", "b"], ["c"]), (["c"], ["a", "b"])])
+    assert find(doubled) == []
+
+
+def test_scans_of_one_subject_have_to_be_on_one_side_of_the_splits(doubled: Path) -> None:
+    (doubled / "subjects.csv").write_text("id,subject\na,ann\nd,ann\n")
+    leaks = [one for one in find(doubled) if one.severity == ERROR]
+    assert len(leaks) == 2
+    assert all("trains and tests on subject 'ann': a leak" in one.seen for one in leaks)
+    write_splits(doubled, [(["a", "d"], ["b"]), (["b"], ["a", "d"])])
+    kinds = {one.kind: one for one in find(doubled)}
+    assert set(kinds) == {"same voxels twice", "labels that no fold uses"}
+    assert kinds["labels that no fold uses"].seen == "1 of 3 labelled subjects are in no fold: c"

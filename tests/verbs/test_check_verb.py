@@ -169,6 +169,24 @@ def test_files_that_are_not_used_are_named(scans: Path, capsys: pytest.CaptureFi
     assert "not used: other_seg.nii.gz: a label without an image" in capsys.readouterr().out
 
 
+def test_what_is_not_used_and_what_is_in_doubt_keeps_the_folder_from_being_all_right(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (scans / "p2.nii.gz").rename(scans / "P1.nii.gz")
+    (scans / "p3.nii.gz").symlink_to("../annex/p3")
+    (scans / "scribbles").mkdir()
+    (scans / "p1_ED_seg.nii.gz").rename(scans / "scribbles" / "p1_ED_seg.nii.gz")
+    report = check(scans, output=tmp_path / "work")
+    text = capsys.readouterr().out
+    assert "nothing is wrong" not in text
+    assert "no errors, 2 warnings, 1 thing not used; wrote" in text
+    assert "warning subjects that may be one person (1)\n  subjects.csv: P1, p1: taken for different people" in text
+    assert "warning link to a file that is not there (1)\n  p3.nii.gz: points to ../annex/p3" in text
+    assert "not used: scribbles/ (1 image): images that belong to no scan" in text
+    written = json.loads((tmp_path / "work" / "check.json").read_text(encoding="utf-8"))
+    assert [fault["kind"] for fault in written["faults"]] == [fault.kind for fault in report.faults]
+
+
 def test_json(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
     break_label(scans)
     report = check(scans, json=True)

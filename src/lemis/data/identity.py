@@ -16,9 +16,12 @@ _WORD = (
     r"ED|ES|(?:end[-_]?)?(?:systole|diastole)|inhale|exhale|inspiration|expiration|baseline|follow[-_]?up"
     r"|(?:pre|post|intra)[-_]?(?:op|operative|surgery|treatment|therapy|contrast)|pre|post"
 )
-_MOMENT = re.compile(
-    rf"[_-](?:{_WORD}|(?:{_NUMBER_OR_NAME})[-_]?[A-Za-z0-9]+|(?:{_NUMBER})[-_]?[0-9]+[a-z]?)$", re.IGNORECASE
-)
+_ANY_MOMENT = rf"[_-](?:{_WORD}|(?:{_NUMBER_OR_NAME})[-_]?[A-Za-z0-9]+|(?:{_NUMBER})[-_]?[0-9]+[a-z]?)"
+_MOMENT = re.compile(rf"{_ANY_MOMENT}$", re.IGNORECASE)
+_MOMENT_INSIDE = re.compile(rf"{_ANY_MOMENT}(?=[_-])", re.IGNORECASE)
+_DATE = re.compile(r"(?<![0-9])((?:19|20)[0-9]{2})[-_.]([01][0-9])[-_.]([0-3][0-9])(?![0-9])")
+# BIDS names the person first, wherever such a file lies.
+_BIDS = re.compile(r"^(sub-[A-Za-z0-9]+)_")
 # BraTS since 2021: cohort, patient, time point, as BraTS-GLI-00006-001.
 _BRATS = re.compile(r"^(BraTS(?:-[A-Za-z]+)+-\d{4,5})-\d{1,3}$", re.IGNORECASE)
 _PATIENT_AND_SLICE = re.compile(r"^([A-Za-z].*\d)_\d+$")
@@ -33,16 +36,16 @@ def subject_of(name: str, *, picture: bool = False) -> str:
     Dropped from the end, as often as they occur, after ``_`` or ``-``: ``ED``, ``ES``, ``systole``, ``inhale``,
     ``baseline``, ``followup``, ``pre``, ``postop`` and the like; ``ses``, ``session``, ``run``, ``frame``, ``phase``,
     ``time``, ``tp``, ``visit``, ``slice`` with their number or name; ``day``, ``week``, ``month``, ``year``,
-    ``timepoint``, ``followup``, ``fu``, ``t`` with their number; and the time point of BraTS (``BraTS-GLI-00006-001``
-    -> ``BraTS-GLI-00006``). Of a 2D picture also a slice number, where what is left starts with a letter and ends with
-    a digit (``chd1001_0063`` -> ``chd1001``, but ``lungct_002`` stays).
+    ``timepoint``, ``followup``, ``fu``, ``t`` with their number; the time point of BraTS (``BraTS-GLI-00006-001``); and
+    all after ``sub-XX_`` of BIDS. Of a 2D picture also a slice number, where what is left starts with a letter and ends
+    with a digit (``chd1001_0063`` -> ``chd1001``, but ``lungct_002`` stays).
     """
     subject = name
     while shorter := _MOMENT.sub("", subject):
         if shorter == subject:
             break
         subject = shorter
-    if match := _BRATS.match(subject) or (_PATIENT_AND_SLICE.match(subject) if picture else None):
+    if match := _BIDS.match(name) or _BRATS.match(subject) or (_PATIENT_AND_SLICE.match(subject) if picture else None):
         return match.group(1)
     return subject
 
@@ -50,16 +53,16 @@ def subject_of(name: str, *, picture: bool = False) -> str:
 def doubts(subjects: Iterable[str]) -> list[tuple[str, ...]]:
     """Groups of subjects that may be one person each, by their names alone; most often there is none.
 
-    Names look like one person where they differ in capitals, separators or leading zeros only (``p01``, ``P1``), where
-    one goes on where the other ends (``p03``, ``p03_2``), and where names with a number in common end differently
-    (``p01_L``, ``p01_R``; ``training01_01``, ``training01_02``), unless that end is what tells people apart
-    (``brats13_0001``, ``brats13_0002``; ``2019_0001`` to ``2019_0050``).
+    Names look like one person where they differ in capitals, separators or leading zeros only (``p01``, ``P1``), or in
+    a moment (``p01_day1_ct``, ``p01_day2_ct``), where one goes on where the other ends (``p03``, ``p03_2``), and where
+    names with a number in common end differently (``p01_L``, ``p01_R``; ``training01_01``, ``training01_02``), unless
+    that end is what tells people apart (``brats13_0001``, ``brats13_0002``; ``2019_0001`` to ``2019_0050``).
     """
     names = sorted(set(subjects))
     known = set(names)
     alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name in names:
-        alike[_plain(name)].append(name)
+        alike[_plain(_MOMENT_INSIDE.sub("", name))].append(name)
     longer = [[stem, name] for name in names for stem in _stems(name) if stem in known and _has_digit(stem)]
     return _joined([*alike.values(), *longer, *_common_stems(names)])
 
@@ -69,7 +72,7 @@ def _common_stems(names: Sequence[str]) -> list[list[str]]:
     ends: dict[str, dict[str, str]] = defaultdict(dict)  # stem -> end -> name
     for name in names:
         for cut in _CUTS:
-            if match := cut.match(name):
+            if match := cut.match(_DATE.sub(r"\1\2\3", name)):
                 ends[match.group(1)][match.group(2)] = name
     most = max(_FEW, len(ends) // 2)
     sets = Counter(frozenset(group) for group in ends.values())
