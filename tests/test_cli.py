@@ -351,6 +351,7 @@ REFUSED = [
     ("segment-one", "-o", "mask.png"),
     ("evaluate", "nowhere"),
     ("report", "nowhere"),
+    ("report", "nowhere", "--similarity", "a:b"),
     ("prepare", "nowhere"),
     ("check", "nowhere"),
 ]

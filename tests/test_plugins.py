@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -166,7 +168,7 @@ def test_an_error_inside_a_module_of_the_user_is_told_as_theirs(lab, how, source
     [
         ("methods", "x = 1", "Settings and Method"),
         ("methods", OWN.replace("class Method", "class Idea"), "Method"),
-        ("methods", "from os.path import *", "Settings and Method"),
+        ("methods", "from os.path import *", "Settings( and Method)?"),
         ("backbones", OWN, "Backbone"),
         ("auxiliary", "Settings = Auxiliary = int", "Settings"),
         ("single", "Settings = 1\ndef segment(): pass", "Settings"),
@@ -176,6 +178,26 @@ def test_a_module_that_is_no_plug_in_says_what_it_lacks(lab, folder, source, lac
     (lab / "idea.py").write_text(source)
     with pytest.raises(UsageError, match=f"my_lab.idea is a module without {lacking}\n"):
         how(folder, "my_lab.idea")
+
+
+def test_the_settings_of_a_module_of_the_user_are_read_without_pytorch(lab):
+    (lab / "idea.py").write_text(OWN)
+    (lab / "other.py").write_text("from lemis.methods.simclr import Method, Settings\n")
+    code = (
+        "import sys; from pathlib import Path; from lemis import plugins, settings\n"
+        "plugins.search(Path.cwd())\n"
+        "for name in ('my_lab.idea', 'my_lab.other'): settings.resolve(plugins.outlined('methods', name).Settings)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(plugins.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_settings_that_only_running_the_module_tells_are_found_by_running_it(lab):
+    (lab / "idea.py").write_text(OWN.replace("tau: float = 0.1", "tau: float = made") + "\n", encoding="utf-8")
+    (lab / "idea.py").write_text("globals()['made'] = 0.5\n" + (lab / "idea.py").read_text())
+    assert plugins.outlined("methods", "my_lab.idea").Settings().tau == 0.5
 
 
 @pytest.mark.parametrize("name", ["torch.nn", "xml.dom", "email.mime.text", "scipy.stats", "antigravity.x", "this.y"])

@@ -94,10 +94,20 @@ def _load(folder: str, name: str, how: Callable[[str], Any]) -> Any:
         raise _broken(what, name, error) from None
     if lacking:
         raise _no_plugin(what, folder, lacking)
-    module = own(name, what, how)
-    lacking = [one for one in needed if not _is_there(module, one)]
+    light = how is not importlib.import_module
+    module = own(name, what, _settings_only if light else how)
+    lacking = [one for one in needed if not (light and one != "Settings") and not _is_there(module, one)]
     if lacking:
         raise _no_plugin(what, folder, lacking)
+    return module
+
+
+def _settings_only(name: str) -> Any:
+    module = outline.outline(name)
+    try:
+        module.Settings  # noqa: B018
+    except Exception:  # it is made in a way that its lines do not tell
+        return importlib.import_module(name)
     return module
 
 

@@ -28,7 +28,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import ndimage
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -112,6 +111,8 @@ def best(labels: Array, reference: Mask, protocol: Protocol = "honest") -> Best 
     Returns:
         None where the reference is empty.
     """
+    from scipy import ndimage  # here, as a refusal needs none of it, and it takes longer to import than all else
+
     if not reference.any():
         return None
     shared = np.bincount(labels[reference])
@@ -152,6 +153,8 @@ def separated(labels: Array, settings: Settings | None = None) -> tuple[NDArray[
     Returns:
         The clusters as 1, 2, ... from the largest to the smallest, and the label each had; both parts had the same.
     """
+    from scipy import ndimage
+
     settings = settings or Settings()
     first, names = numbered(labels)
     apart = first.copy()
@@ -211,6 +214,8 @@ def _distance(image: Array, mask: Mask) -> float:
 
 
 def _compactness(mask: Mask) -> float:
+    from scipy import ndimage
+
     pieces, count = ndimage.label(mask)
     which = pieces[mask] - 1
     area = np.bincount(which, minlength=count).astype(np.float64)

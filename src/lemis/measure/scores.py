@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import ndimage
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.integer[Any]]
@@ -127,6 +126,8 @@ def surface_distances_mm(
 
     Neither mask may be empty.
     """
+    from scipy import ndimage  # here, as a refusal needs none of it, and it takes longer to import than all else
+
     # In an image of a single slice every voxel would touch "outside" across the slice axis and be surface.
     thin = tuple(axis for axis, size in enumerate(reference.shape) if size == 1)
     spacing = [mm for axis, mm in enumerate(spacing_mm) if axis not in thin]
@@ -168,6 +169,8 @@ def _unmatched(status: Status, overlap: float, distance_mm: float, wanted: int, 
 
 
 def _surface(mask: Mask) -> Mask:
+    from scipy import ndimage
+
     surface: Mask = mask & ~ndimage.binary_erosion(mask)
     return surface
 

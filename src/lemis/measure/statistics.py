@@ -17,7 +17,6 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
-from scipy import special
 
 INTERVAL = "{level:.0%} interval of the mean over scans: t, with the variance of subjects with all their scans"
 
@@ -66,6 +65,8 @@ def estimate(
         settings: The level.
         within: Least and most that a value can be; the interval ends there.
     """
+    from scipy import special  # here, as a refusal needs none of it, and it takes longer to import than all else
+
     settings = settings or Settings()
     array = np.asarray(values, dtype=np.float64)
     kept = ~np.isnan(array)
