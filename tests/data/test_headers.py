@@ -57,7 +57,7 @@ def nrrd(path: Path, voxels: bytes = VOXELS.tobytes(), **changed: str | None) ->
     names = {key.replace("_", " "): value for key, value in changed.items()}
     fields = {key: value for key, value in (NRRD | names).items() if value is not None}
     head = "NRRD0005\n" + "".join(f"{key}: {value}\n" for key, value in fields.items())
-    path.write_bytes(f"{head}\n".encode() + voxels)
+    path.write_bytes(f"{head}\n".encode("utf-8", "surrogateescape") + voxels)
     return path
 
 
@@ -231,6 +231,21 @@ def test_nrrd_headers_that_are_refused(key: str, value: str | None, words: str, 
     with pytest.raises(DataFault, match=words) as caught:
         volume.read(file)
     assert "a.nrrd" in caught.value.given
+
+
+def test_refusals_can_be_written_whatever_the_header_holds(tmp_path: Path) -> None:
+    for file in (
+        meta(tmp_path / "a.mha", ElementType="MET_\udcf6"),
+        meta(tmp_path / "b.mha", **{"N\udcf6": "1", "NDims": None}),
+    ):
+        with pytest.raises(DataFault) as caught:
+            volume.read(file)
+        str(caught.value).encode("utf-8")
+    for key in ("type", "encoding", "space", "endian", "kinds", "sizes"):
+        file = nrrd(tmp_path / "a.nrrd", **{key: "\udcf6"})
+        with pytest.raises(DataFault) as caught:
+            volume.read(file)
+        str(caught.value).encode("utf-8")
 
 
 def test_a_key_twice_and_lines_without_one(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lemis.data import packed
+from lemis.data.index import readable
 from lemis.errors import DataFault
 
 _MOST_BYTES = 8 << 20  # of a header; those of segmentations name every structure, and stay below 1 MB
@@ -324,7 +325,7 @@ def _quoted(text: str) -> str:
 
 def _fault(path: Path, seen: str, allowed: str) -> DataFault:
     return DataFault(
-        f"{path} cannot be read: its header has {seen}",
+        f"{path} cannot be read: its header has {readable(seen)}",
         allowed=allowed,
         next="copy or export the file again, or leave it out",
     )

@@ -50,6 +50,7 @@ import numpy.typing as npt
 
 from lemis.data import dicom, directions, headers, packed, segments
 from lemis.data.directions import Axes
+from lemis.data.index import readable
 from lemis.data.notes import Note
 from lemis.errors import DataFault, LemisError, UsageError
 
@@ -416,7 +417,7 @@ def unreadable(path: Path, error: Exception) -> DataFault:
     # ITK puts the place in its own code first, and the reason last.
     reason = lines[-1] if "ITK" in str(error) or "itk::" in str(error) else " ".join(lines)
     return DataFault(
-        f"{path} cannot be read: {reason}",
+        f"{path} cannot be read: {readable(reason)}",
         allowed="a complete file of the format that its name says",
         next="copy or export the file again, or leave it out",
     )
