@@ -76,9 +76,26 @@ def test_headers_as_they_are_meant(tmp_path: Path) -> None:
     agrees(meta(tmp_path / "a.mha"))
     agrees(nrrd(tmp_path / "a.nrrd"))
     agrees(meta(tmp_path / "b.mha", Comment="a " * 100, Modality="MET_MOD_MR"))
-    agrees(meta(tmp_path / "c.mha", zlib.compress(VOXELS.tobytes()), CompressedData="True"))
     agrees(nrrd(tmp_path / "b.nrrd", content="sl\u00efce: a:=b", type="signed short int"))
     agrees(nrrd(tmp_path / "c.nrrd", " ".join(map(str, VOXELS.ravel())).encode(), encoding="ascii", endian=None))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_packed_voxels_without_their_length(order: str, tmp_path: Path) -> None:
+    voxels = zlib.compress(VOXELS.astype(f"{order}i2").tobytes())
+    big = str(order == ">")
+    file = meta(tmp_path / "a.mha", voxels, CompressedData="True", BinaryDataByteOrderMSB=big)
+    np.testing.assert_array_equal(volume.read(file).array[::-1, ::-1], VOXELS.T)
+    (tmp_path / "a.zraw").write_bytes(voxels)
+    beside = {"CompressedData": "True", "BinaryDataByteOrderMSB": big, "ElementDataFile": "a.zraw"}
+    np.testing.assert_array_equal(volume.read(meta(tmp_path / "a.mhd", b"", **beside)).array[::-1, ::-1], VOXELS.T)
+
+
+def test_packed_vectors(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.stack([VOXELS, VOXELS + 1], axis=3), isVector=True)
+    sitk.WriteImage(image, str(tmp_path / "a.mha"), useCompression=True)
+    found = volume.read(tmp_path / "a.mha").array[::-1, ::-1]
+    np.testing.assert_array_equal(found, np.stack([VOXELS.T, VOXELS.T + 1], axis=3))
 
 
 @pytest.mark.parametrize("compressed", [False, True])

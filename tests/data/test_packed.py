@@ -62,7 +62,7 @@ def test_a_stream_that_ends_too_early(kept: int, tmp_path: Path) -> None:
             look(file, 0, 4000)
     file = write(tmp_path / "a.z", zlib.compress(CONTENT)[:kept])
     with pytest.raises(DAMAGE):
-        packed.verify_zlib(file, 0, 4000)
+        packed.read_zlib(file, 0, 4000)
 
 
 def test_a_stream_that_holds_less_than_is_claimed(tmp_path: Path) -> None:
@@ -71,16 +71,17 @@ def test_a_stream_that_holds_less_than_is_claimed(tmp_path: Path) -> None:
         with pytest.raises(EOFError, match="unpacks to 300000 bytes, its header claims 300001"):
             look(file, 0, len(CONTENT) + 1)
     file = write(tmp_path / "a.z", zlib.compress(CONTENT))
-    packed.verify_zlib(file, 0, len(CONTENT))
+    assert packed.read_zlib(file, 0, len(CONTENT)).tobytes() == CONTENT
+    assert packed.read_zlib(file, 0, 1000).tobytes() == CONTENT[:1000]
     with pytest.raises(EOFError, match="unpacks to 300000 bytes"):
-        packed.verify_zlib(file, 0, len(CONTENT) + 1)
+        packed.read_zlib(file, 0, len(CONTENT) + 1)
 
 
 def test_the_check_sum_of_a_zlib_stream(tmp_path: Path) -> None:
     whole = bytearray(b"header" + zlib.compress(CONTENT))
     whole[-1] ^= 1
     with pytest.raises(zlib.error, match="incorrect data check"):
-        packed.verify_zlib(write(tmp_path / "a.z", bytes(whole)), 6, 1000)
+        packed.read_zlib(write(tmp_path / "a.z", bytes(whole)), 6, 1000)
 
 
 def test_a_stream_that_never_ends_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +90,7 @@ def test_a_stream_that_never_ends_is_left(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="unpacks to more than"):
         packed.read_gzip(write(tmp_path / "a.gz", gzip.compress(bomb)), 0, 1000)
     with pytest.raises(OSError, match="unpacks to more than"):
-        packed.verify_zlib(write(tmp_path / "a.z", zlib.compress(bomb)), 0, 1000)
+        packed.read_zlib(write(tmp_path / "a.z", zlib.compress(bomb)), 0, 1000)
 
 
 def test_claims_that_a_file_cannot_hold(tmp_path: Path) -> None:

@@ -13,6 +13,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from lemis.data import packed
 from lemis.data.index import readable
@@ -21,18 +25,18 @@ from lemis.errors import DataFault
 _MOST_BYTES = 8 << 20  # of a header; those of segmentations name every structure, and stay below 1 MB
 _AXES = range(2, 6)  # what SimpleITK reads
 _META_TYPES = {
-    "MET_CHAR": 1,
-    "MET_UCHAR": 1,
-    "MET_SHORT": 2,
-    "MET_USHORT": 2,
-    "MET_INT": 4,
-    "MET_UINT": 4,
-    "MET_LONG": 4,
-    "MET_ULONG": 4,
-    "MET_LONG_LONG": 8,
-    "MET_ULONG_LONG": 8,
-    "MET_FLOAT": 4,
-    "MET_DOUBLE": 8,
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG": "i4",
+    "MET_ULONG": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
 }
 # Numbers that a key is followed by: one of n for each axis, or a matrix of n x n.
 _META_VECTORS = ("Offset", "Position", "Origin", "CenterOfRotation", "ElementSpacing", "ElementSize")
@@ -68,6 +72,7 @@ class Header:
     files: tuple[Path, ...]  # that hold the voxels, each an equal part; the file itself where the header is attached
     start: int  # of the voxels in each file, in bytes; -1: they are its last bytes
     spaced: bool  # whether the header states a distance of voxels
+    dtype: str = ""  # of one value, of MetaImage only
     packed_bytes: int | None = None  # of the packed voxels, where the header says it
     pairs: tuple[tuple[str, str], ...] = ()  # free ``key:=value`` of NRRD, in order, repeated ones too
 
@@ -93,16 +98,30 @@ def read(path: Path, kind: str) -> Header:
 
 
 def verify(header: Header) -> None:
-    """Unpack packed voxels to the end, so that a damaged stream is seen: the libraries do not look at check sums.
+    """Unpack the packed voxels of an NRRD file to their end: the library does not look at the check sum.
 
     Raises:
         OSError, EOFError, zlib.error: They are cut short or damaged.
     """
-    for file in header.files:
-        if header.packing == "gzip":
+    if header.packing == "gzip":
+        for file in header.files:
             packed.verify_gzip(file, header.start, header.claimed_bytes)
-        elif header.packing == "zlib":
-            packed.verify_zlib(file, max(0, header.start), header.claimed_bytes, header.packed_bytes)
+
+
+def unpack(header: Header) -> npt.NDArray[Any] | None:
+    """Voxels of a packed MetaImage in the order in which they are stored, (n,); None of other files.
+
+    The library returns what lies in memory where it cannot unpack them, as it cannot without a CompressedDataSize.
+
+    Raises:
+        OSError, EOFError, zlib.error: They are cut short or damaged.
+    """
+    if header.packing != "zlib":
+        return None
+    parts = [
+        packed.read_zlib(file, max(0, header.start), header.claimed_bytes, header.packed_bytes) for file in header.files
+    ]
+    return np.concatenate(parts).view(header.dtype) if len(parts) > 1 else parts[0].view(header.dtype)
 
 
 # ---------------------------------------------------------------- MetaImage
@@ -142,17 +161,21 @@ def _meta(path: Path) -> Header:
         raise _fault(
             path, f"AnatomicalOrientation = {_quoted(fields['AnatomicalOrientation'])}", "RAI, LPS or the like"
         )
+    true = ("true", "1")
+    big = any(fields.get(key, "").lower() in true for key in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"))
+    dtype = (">" if big else "<") + _META_TYPES[kind.removesuffix("_ARRAY")]
     local = fields["ElementDataFile"] in ("LOCAL", "Local", "local")
     skip = _number(path, {"HeaderSize": "0"} | fields, "HeaderSize", range(-1, 1 << 62))
     packed_bytes = None
     if "CompressedDataSize" in fields:
         packed_bytes = _number(path, fields, "CompressedDataSize", range(1, 1 << 62))
     text = fields.get("BinaryData", "True").lower() in ("false", "0")
-    packing = "zlib" if fields.get("CompressedData", "False").lower() in ("true", "1") else "text" if text else "raw"
+    packing = "zlib" if fields.get("CompressedData", "").lower() in true else "text" if text else "raw"
     return Header(
         path=path,
         shape=(*shape, channels) if channels > 1 else shape,
-        itemsize=_META_TYPES[kind.removesuffix("_ARRAY")],
+        itemsize=int(dtype[-1]),
+        dtype=dtype,
         packing=packing,
         files=(path,) if local else _data_files(path, fields["ElementDataFile"], lines, shape[-1]),
         start=max(start, skip) if local and skip >= 0 else skip,

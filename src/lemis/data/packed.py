@@ -94,23 +94,38 @@ def verify_gzip(path: Path, start: int, size: int) -> None:
         raise EOFError(f"it unpacks to {there} bytes, its header claims {size}")
 
 
-def verify_zlib(path: Path, start: int, size: int, within: int | None = None) -> None:
-    """The same for a zlib stream (MetaImage), which is to end within so many packed bytes."""
-    unpacker, there = zlib.decompressobj(zlib.MAX_WBITS | 32), 0  # zlib's or gzip's header
+def read_zlib(path: Path, start: int, size: int, within: int | None = None) -> npt.NDArray[np.uint8]:
+    """(size,) first bytes of the zlib stream from byte ``start`` of a file, which is read to its end.
+
+    Args:
+        path: The file.
+        start: Where the stream begins.
+        size: Bytes that are wanted, unpacked.
+        within: Packed bytes that the stream may take; all that are there where None.
+
+    Raises:
+        EOFError, OSError, zlib.error: It is cut short or damaged, or holds less.
+    """
+    found = np.empty(size, dtype=np.uint8)
+    unpacker, place = zlib.decompressobj(zlib.MAX_WBITS | 32), 0  # zlib's or gzip's header
     left = path.stat().st_size if within is None else within
     with path.open("rb") as file:
         file.seek(start)
         while not unpacker.eof:
-            chunk = unpacker.unconsumed_tail
-            if not chunk:
-                chunk = file.read(min(left, _CHUNK))
-                left -= len(chunk)
-            if not chunk:
+            piece = unpacker.unconsumed_tail
+            if not piece:
+                piece = file.read(min(left, _CHUNK))
+                left -= len(piece)
+            if not piece:
                 raise EOFError("the packed voxels end before their check sum")
-            there += len(unpacker.decompress(chunk, _CHUNK))
-            _refuse_endless(there, size)
-    if there < size:
-        raise EOFError(f"it unpacks to {there} bytes, its header claims {size}")
+            chunk = unpacker.decompress(piece, _CHUNK)
+            wanted = chunk[: max(0, size - place)]
+            found[place : place + len(wanted)] = np.frombuffer(wanted, np.uint8)
+            place += len(chunk)
+            _refuse_endless(place, size)
+    if place < size:
+        raise EOFError(f"it unpacks to {place} bytes, its header claims {size}")
+    return found
 
 
 def _chunks(stream: IO[bytes] | Any, wanted: int) -> Iterator[bytes]:

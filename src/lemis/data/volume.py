@@ -750,8 +750,12 @@ def _itk(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
     if not with_voxels:
         return source, None
     with reading(path):
-        headers.verify(header)
-        stored = sitk.GetArrayFromImage(reader.Execute())  # (T, Z, Y, X), vector components last
+        unpacked = headers.unpack(header)
+        if unpacked is None:
+            headers.verify(header)
+            stored = sitk.GetArrayFromImage(reader.Execute())  # (T, Z, Y, X), vector components last
+        else:
+            stored = unpacked.reshape((*reversed(size), vector) if vector > 1 else tuple(reversed(size)))
     axes = tuple(reversed(range(len(size)))) + ((len(size),) if vector > 1 else ())
     return source, stored.transpose(axes).reshape(shape if channels == 1 else (*shape, channels))
 
