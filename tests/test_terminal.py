@@ -75,6 +75,12 @@ def test_a_control_character_is_shown_as_an_escape(monkeypatch):
     assert out.getvalue() == "a\\x1b[31mb\\rc\n"
 
 
+def test_a_name_that_is_not_utf8_is_shown(monkeypatch):
+    out = spoken(monkeypatch)
+    terminal.console().print("caf\udce9")
+    assert out.getvalue() == "caf\\udce9\n"
+
+
 def wide():
     table = Table("structure", title="scores of [these]")
     for head in ("Dice", "HD95 mm"):

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 # What moves the cursor, colours or hides text (C0 and C1, DEL) or turns the direction of writing; not tab and newline.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# And half characters, as which Python shows the bytes of a name that is not UTF-8: no terminal takes them.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _AS_WIDE_AS_IT_IS = 10_000  # columns
 
 

@@ -779,6 +779,20 @@ def test_a_name_that_is_not_utf8_is_refused_readably(tmp_path: Path) -> None:
         layouts.recognise(tmp_path)
 
 
+def test_a_folder_whose_path_is_not_utf8_is_refused_readably(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    touch(folder / "a.nii.gz")
+    with pytest.raises(UsageError, match=r"caf\\udce9 is not UTF-8"):
+        layouts.recognise(folder)
+
+
+def test_a_pipe_beside_the_scans_is_not_waited_for(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz")
+    for name in ("list.csv", "subjects.csv", "b.nii.gz"):
+        os.mkfifo(tmp_path / name)
+    assert set(found(tmp_path, "flat")[1]) == {"a"}
+
+
 @pytest.mark.parametrize("name", ["meta", "keypoints", "x.keypoints", "a\nb", "a\x1b[31mb", " a", "a*b"])
 def test_names_that_later_steps_cannot_use_are_refused_at_once(name: str, tmp_path: Path) -> None:
     touch(tmp_path / f"{name}.nii.gz", tmp_path / "b.nii.gz")

@@ -270,6 +270,9 @@ def _moved(rng: random.Random, root: Path, file: Path, step: int) -> None:
         rng.choice(("b_0000.nii.gz", "a_0002.nii.gz", "a.nii.gz", "a.hdr", "a-label.nii.gz", "x.txt"))
     )
     deep = root / rng.choice(("imagesTs", "labelsTs", "scribbles", "segmentations", "sub-9/anat")) / file.name
+    loop = file.parent / "loop"
+    if any(os.path.lexists(place) for place in (near, deep, loop)):
+        return  # another step was here
     if step == 0:
         file.unlink()
     elif step == 1:
@@ -290,7 +293,7 @@ def _moved(rng: random.Random, root: Path, file: Path, step: int) -> None:
         file.unlink()
         file.mkdir()
     else:
-        (file.parent / "loop").symlink_to(root, target_is_directory=True)
+        loop.symlink_to(root, target_is_directory=True)
 
 
 # ---------------------------------------------------------------- good folders

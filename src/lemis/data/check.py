@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from lemis import __version__
 from lemis.data import duplicates, frame, labels, segments, volume
-from lemis.data.index import Index, Scan
+from lemis.data.index import Index, Scan, unfit_names
 from lemis.data.layouts import complete, with_grid
 from lemis.data.scans import channel_digests, file_stamps, joined_digest
 from lemis.data.split import FILE as SPLITS
@@ -116,7 +116,7 @@ def examine(
     found = [fault for one in seen for fault in one.faults]
     splits = (Path(index.root) / SPLITS).is_file()
     found += _channel_faults(filled, read) + _label_faults(index, filled, read) + _duplicates(index, read, splits)
-    found += _splits(index) + _slice_directions(filled) + _not_parallel(filled)
+    found += _names(filled) + _splits(index) + _slice_directions(filled) + _not_parallel(filled)
     found.sort(key=lambda fault: fault.severity)  # "error" < "warning"; stable
     # What is wrong may be mended without a file's changing, by its permissions for one.
     right = {key: one for key, one in zip(keys, seen, strict=True) if key and not any(map(_is_error, one.faults))}
@@ -617,6 +617,14 @@ def _duplicate(scan: Scan, twin: Scan, splits: bool, relation: duplicates.Relati
         f"{'almost ' * almost}the voxels of {twin.id} ({twin.images[0]}){how}, {whose}",
         removed if same_subject else f"{removed}, or {joined}",
     )
+
+
+def _names(index: Index) -> list[Fault]:
+    """Names inside of files (segments, series) that no later command could write down."""
+    return [
+        Fault("error", "", "", "name that cannot be used", words, "rename it in the file that states it")
+        for words in unfit_names(index)
+    ]
 
 
 def _splits(index: Index) -> list[Fault]:

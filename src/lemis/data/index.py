@@ -95,9 +95,14 @@ def unfit_text(text: str) -> str:
     """Why a text cannot be a subject, the name of a structure or channel, or a path; "" where it can."""
     if not text.strip():
         return "is empty"
-    if _HALF.search(text):
+    if not is_utf8(text):
         return "is not UTF-8"
     return "holds a control character" if _UNPRINTABLE.search(text) else ""
+
+
+def is_utf8(text: str) -> bool:
+    """False for a text that holds bytes which are not UTF-8, as names of files may (half characters, in Python)."""
+    return not _HALF.search(text)
 
 
 def readable(text: str) -> str:
@@ -121,6 +126,17 @@ def refuse_names(scans: Sequence[Scan], *, next: str) -> None:
     _refuse("subjects", ((scan.subject, unfit_text(scan.subject)) for scan in scans), allowed, next)
     paths = (path for scan in scans for path in (*scan.images, *([] if scan.label is None else [scan.label])))
     _refuse("paths", ((path, unfit_text(path)) for path in paths), allowed, next)
+
+
+def unfit_names(index: Index) -> list[str]:
+    """The names of structures and channels that cannot be used, each with its reason."""
+    kinds = (("structure", index.labels), ("channel", index.channels))
+    return [
+        f"the {kind} {_short(readable(name))!r} {reason}"
+        for kind, names in kinds
+        for name in names
+        if (reason := unfit_text(name))
+    ]
 
 
 def _refuse(what: str, reasons: Iterable[tuple[str, str]], allowed: str, next: str) -> None:
@@ -190,8 +206,8 @@ def load(path: Path) -> Index:
             f"{path} is damaged: {where}: {first['msg']}", allowed="an unedited index", next=again
         ) from None
     refuse_names(index.scans, next=again)
-    for what, names in (("structures", index.labels), ("channels", index.channels)):
-        _refuse(what, ((name, unfit_text(name)) for name in names), "names that can be shown", again)
+    if unfit := unfit_names(index):
+        raise UsageError(f"{path}: {_few(unfit)}", allowed="names that can be shown and stored", next=again)
     return index
 
 

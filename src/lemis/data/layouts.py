@@ -43,7 +43,7 @@ from lemis.data import (
 )
 from lemis.data import labels as label_maps
 from lemis.data.identity import subject_of
-from lemis.data.index import Index, Scan, readable, refuse_names, unfit_text
+from lemis.data.index import Index, Scan, is_utf8, readable, refuse_names, unfit_text
 from lemis.data.listing import (
     LABEL_FOLDER,
     Case,
@@ -153,6 +153,10 @@ def recognise(root: Path, layout: str | None = None) -> Listing:
     if not root.exists():
         raise UsageError(f"{root} does not exist", allowed="a folder of scans, or a CSV file", next="check the path")
     packed.refuse_special(root)
+    if not is_utf8(str(root)):
+        raise UsageError(
+            f"{readable(str(root))} is not UTF-8", allowed="a path that files can hold", next="rename the folder"
+        )
     if layout is not None and layout not in TITLES:
         raise UsageError(
             f"layout {layout!r}",

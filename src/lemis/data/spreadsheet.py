@@ -71,9 +71,11 @@ def read(file: Path) -> Table:
 
 def columns_of(file: Path) -> tuple[str, ...]:
     """Column names of a file that may be anything: of one that cannot be read, those that its bytes seem to spell."""
+    if not file.is_file():  # a named pipe would be waited for
+        return ()
     try:
         with file.open("rb") as stream:
-            start = stream.read(_LONGEST_HEADER) if file.is_file() else b""
+            start = stream.read(_LONGEST_HEADER)
     except OSError:
         return ()
     encoding = "utf-16" if start.startswith(_UTF16) else "utf-8-sig"
