@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from lemis.errors import DataFault, LemisError, TrainingStopped, UsageError
+from lemis.errors import DataFault, Interrupted, LemisError, TrainingStopped, UsageError
 
 
 @pytest.mark.parametrize("kind", [UsageError, DataFault])
@@ -21,4 +21,6 @@ def test_errors_come_back_whole_from_a_worker_process(kind):
 
 
 def test_exit_codes():
-    assert [kind.exit_code for kind in (LemisError, UsageError, DataFault, TrainingStopped)] == [1, 2, 3, 1]
+    assert [kind.exit_code for kind in (LemisError, UsageError, DataFault, TrainingStopped, Interrupted)] == [
+        1, 2, 3, 1, 130,
+    ]  # fmt: skip

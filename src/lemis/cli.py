@@ -7,16 +7,21 @@ import ctypes
 import importlib
 import os
 import platform
+import shlex
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from lemis import plugins
-from lemis.errors import LemisError, UsageError
+from lemis.errors import Interrupted, LemisError, UsageError, of_disk
 from lemis.plugins import Trust
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -24,10 +29,16 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 # Verbs that train a network or run one: they allocate and free large tensors all the time.
 HEAVY = {"pretrain", "finetune", "predict", "fit", "demo", "compare", "segment-one"}
 
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 a fault of Lemis, or what was tried did not come off (a training that diverged, a cell of "
+    "compare, something to fix that doctor found); 2 your input or your disk; 3 scans that must be repaired; "
+    "130 interrupted (Ctrl-C, SIGTERM): the same command goes on."
+)
+
 app = typer.Typer(
     name="lemis",
     help="Label-efficient medical image segmentation: learn from all scans, fine-tune on few labelled ones.",
-    epilog="Example: lemis demo -o demo/",
+    epilog=f"Example: lemis demo -o demo/. {EXIT_CODES}",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -113,26 +124,70 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 def main() -> None:
     """Entry point of ``lemis``: runs a verb and ends the process.
 
-    Exit codes: 0 good, 1 our fault, 2 the user's input, 3 the data check failed, 130 interrupted.
+    Exit codes: see ``EXIT_CODES``.
     """
     if HEAVY.intersection(sys.argv[1:2]):
         keep_freed_memory()
     with contextlib.suppress(FileNotFoundError):  # the folder was deleted
         plugins.search(Path.cwd())
+    again = shlex.join(["lemis", *sys.argv[1:]])
     try:
-        app(prog_name="lemis")
-    except LemisError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        with _told_to_end():
+            try:
+                app(prog_name="lemis")
+            except SystemExit as ended:
+                sys.stdout.flush()  # here, where a full disk behind it can still be said
+                if ended.code == 130:  # what Ctrl-C becomes on its way through the parser of the command line
+                    raise KeyboardInterrupt from None
+                raise
+    except Interrupted as error:
+        _end(f"{error}; the same command goes on from there\n  next:    {again}", error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception:
+        _end(f"interrupted; what is finished is kept, and the same command goes on\n  next:    {again}", 130)
+    except LemisError as error:
+        _end(f"error: {error}", error.exit_code)
+    except Exception as error:
+        if isinstance(error, OSError) and (fault := of_disk(error, again=again)):
+            _end(f"error: {fault}", fault.exit_code)
         traceback.print_exc()
         print(
             "\nThis is a fault of Lemis, not yours: please report it with the lines above.",
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+def _end(said: str, exit_code: int) -> NoReturn:
+    print(said, file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # whoever reads it is gone or full, which was said; Python would say it again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(exit_code)
+
+
+@contextmanager
+def _told_to_end() -> Iterator[None]:
+    """SIGTERM ends everything as Ctrl-C does; SIGUSR1 asks a training for a checkpoint, and means nothing elsewhere.
+
+    Threads that write (TensorBoard's) leave errors of the disk to the main one, which meets them too.
+    """
+    before = threading.excepthook
+
+    def unless_of_disk(unraised: threading.ExceptHookArgs) -> None:
+        if not (isinstance(unraised.exc_value, OSError) and of_disk(unraised.exc_value)):
+            before(unraised)
+
+    handlers: dict[str, Any] = {"SIGTERM": signal.default_int_handler, "SIGUSR1": signal.SIG_IGN}
+    there = {getattr(signal, name): handler for name, handler in handlers.items() if hasattr(signal, name)}
+    were = {number: signal.signal(number, handler) for number, handler in there.items()}
+    threading.excepthook = unless_of_disk
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+        for number, handler in were.items():
+            signal.signal(number, handler)
 
 
 def keep_freed_memory() -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lemis.errors import UsageError
+from lemis.errors import LemisError, UsageError, of_disk
 
 PART = ".part"  # ends the name of a file that is being written; left behind by a process that was killed
 # An index of 200,000 scans has as much; what is larger is another file under this name.
@@ -24,15 +25,93 @@ _MOST_DIGITS = 20
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to; it takes the place of ``path`` once the block has ended without an error."""
+    """A name beside ``path`` to write to; it takes the place of ``path`` once the block has ended without an error.
+
+    Raises:
+        OSError: It cannot be written; names ``path``, whatever wrote the file and however it put it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
-        yield temporary
-        _on_disk(temporary)  # else a power cut could leave the new name with an empty file
-        os.replace(temporary, path)
-        _on_disk(path.parent)
+        with naming(path, written=temporary):
+            yield temporary
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the error before is the one that counts
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path, *, written: Path | None = None) -> Iterator[None]:
+    """An error of the disk in this block is raised as one about ``path``.
+
+    Libraries put them in their own ways: without the file's name, as the number of bytes that were written, or as
+    a RuntimeError of their position in the file.
+
+    Args:
+        path: What the user knows the file as.
+        written: What is written in its place: a file, or the beginning of the names of several.
+    """
+    written = written or path
+    try:
+        yield
+    except LemisError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        named = error.filename if isinstance(error, OSError) else None
+        if number is not None and named is not None and not str(named).startswith(str(written)):
+            raise  # of a file that was read
+        number = number or _said_by(error) or _asked_of(written)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _said_by(error: Exception) -> int | None:
+    """What a library says of the system's error, in the words of the system or as Rust puts it."""
+    said = str(error)
+    if found := re.search(r"\(os error (\d+)\)", said):
+        return int(found[1])
+    return next((number for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) if os.strerror(number) in said), None)
+
+
+def _asked_of(written: Path) -> int | None:
+    """Why the disk does not take any more of this file; None where it does."""
+    there = written.is_file()
+    probe = written if there else written.with_name(f"{written.name}{PART}")
+    try:
+        with probe.open("ab") as more:
+            more.write(bytes(2**20))
+    except OSError as error:
+        return error.errno
+    finally:
+        if not there:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
+    return None
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder that nothing can be written to, before any work; nothing is made.
+
+    Raises:
+        UsageError: It, or the nearest one above it that is there, is a file or must not be written to.
+    """
+    try:
+        _ask_rights(folder)
+    except OSError as error:
+        raise (of_disk(error) or error) from None
+
+
+def _ask_rights(folder: Path) -> None:
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        number = errno.ENOTDIR if there.exists() else errno.ENOENT  # a link to nothing
+        raise OSError(number, os.strerror(number), str(there))
+    if not os.access(there, os.W_OK | os.X_OK):
+        read_only = hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY
+        number = errno.EROFS if read_only else errno.EACCES
+        raise OSError(number, os.strerror(number), str(there))
 
 
 def write(path: Path, content: str | bytes) -> None:

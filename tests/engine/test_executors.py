@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from lemis.engine import executors
 from lemis.engine.executors import Report, Task, Work, in_process, in_processes
 from lemis.engine.tasks import environment
-from lemis.errors import TrainingStopped, UsageError
+from lemis.errors import Interrupted, TrainingStopped, UsageError
 
 Local = Callable[[list[Task], Work, Report], None]
 
@@ -89,7 +89,7 @@ def train(folder: Path) -> None:
             beat.flush()
             if told.wait(0.05):
                 (folder / "checkpoint").write_text("saved")
-                raise TrainingStopped("SIGTERM: stopped after step 3; the same command goes on from there")
+                raise Interrupted("stopped after step 3, with a checkpoint")
     raise AssertionError("nobody stopped this training")
 
 
@@ -215,7 +215,7 @@ def told() -> Work:
 
 @pytest.mark.parametrize(
     "work",
-    [stopped(KeyboardInterrupt()), stopped(TrainingStopped("SIGTERM: stopped after step 4")), told()],
+    [stopped(KeyboardInterrupt()), stopped(Interrupted("stopped after step 4")), told()],
     ids=["ctrl-c", "sigterm in training", "sigterm"],
 )
 def test_an_interruption_ends_everything(work: Work) -> None:

@@ -22,7 +22,7 @@ from lemis.data.samples import Slices
 from lemis.data.store import Store, open_store
 from lemis.engine import guards, launch, loop, schedule
 from lemis.engine.run import Run
-from lemis.errors import TrainingStopped, UsageError
+from lemis.errors import Interrupted, TrainingStopped, UsageError
 from lemis.settings import resolve
 
 CPU = torch.device("cpu")
@@ -346,7 +346,7 @@ def test_sigusr1_writes_a_checkpoint_and_goes_on(slices: Slices, tmp_path: Path)
 
 def test_sigterm_writes_a_checkpoint_and_stops_and_the_same_command_goes_on(slices: Slices, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(TrainingStopped, match="SIGTERM: stopped after step 4; the same command goes on"):
+    with pytest.raises(Interrupted, match="stopped after step 4, with a checkpoint"):
         train(tmp_path / "cut", slices, Signalling(4, signal.SIGTERM))
     assert signal.getsignal(signal.SIGTERM) is before
     resumed, run = train(tmp_path / "cut", slices)
@@ -371,7 +371,7 @@ def test_stopped_and_resumed_equals_uninterrupted_in_all_state(
     slices: Slices, tmp_path: Path, kind: str, cut: int
 ) -> None:
     whole, once = train(tmp_path / "whole", slices, Signalling(9, signal.SIGUSR1), optimiser=kind)
-    with pytest.raises(TrainingStopped):
+    with pytest.raises(Interrupted):
         train(tmp_path / "cut", slices, Signalling(cut, signal.SIGTERM), optimiser=kind)
     halves, twice = train(tmp_path / "cut", slices, Signalling(9 - cut, signal.SIGUSR1), optimiser=kind)
     assert_same(weights(whole), weights(halves))
@@ -391,7 +391,7 @@ def test_stopped_and_resumed_equals_uninterrupted_in_all_state(
 
 
 def test_what_was_logged_beyond_the_checkpoint_is_forgotten(slices: Slices, tmp_path: Path) -> None:
-    with pytest.raises(TrainingStopped):
+    with pytest.raises(Interrupted):
         train(tmp_path, slices, Signalling(4, signal.SIGTERM))
     with (tmp_path / "metrics.jsonl").open("a") as log:
         log.write('{"step": 5, "loss": 9.0}\n{"step": 6, "lo')  # a process killed while it wrote

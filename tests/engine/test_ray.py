@@ -18,7 +18,7 @@ import pytest
 
 from lemis.engine import ray_cluster
 from lemis.engine.executors import Task, on_ray
-from lemis.errors import TrainingStopped, UsageError
+from lemis.errors import Interrupted, UsageError
 
 needs_ray = [
     pytest.mark.slow,
@@ -76,7 +76,7 @@ def train(folder: Path) -> None:
         time.sleep(0.05)
         if told.is_set():
             (folder / "checkpoint").write_text("saved")
-            raise TrainingStopped("SIGTERM: stopped after step 3; the same command goes on from there")
+            raise Interrupted("stopped after step 3, with a checkpoint")
     raise AssertionError("nobody stopped this training")
 
 

@@ -48,6 +48,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lemis import files
 from lemis.data import dicom, directions, headers, packed, segments
 from lemis.data.directions import Axes
 from lemis.data.index import readable
@@ -105,6 +106,7 @@ NOT_READ = {
 _DETACHED = (".mhd", ".nhdr")  # headers whose voxels lie in a file beside them
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # A written grid may differ from the wanted one by the rounding of a float32 affine, far below any voxel.
+_WRITING = ".writing-"  # begins the names of folders that are written to before anything takes its place
 _AFFINE_TOLERANCE_MM = 1e-3
 # A packed file is read from its start to the frame that is asked for. Readers go from frame to frame, two at a time.
 _FILMS, _FILM_BYTES = 2, 256_000_000
@@ -1058,7 +1060,10 @@ def _same_grid(written: Source, like: Source) -> None:
 def _replacing(path: Path) -> Iterator[Path]:
     """A path of that name in a hidden folder beside it; what lies there moves over ``path`` on success."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+    with (
+        files.naming(path, written=path.parent / _WRITING),
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=_WRITING) as folder,
+    ):
         temporary = Path(folder) / path.name
         yield temporary
         # An .mhd names its data file: that one moves first.

@@ -60,7 +60,10 @@ def refuse_batch(batch_size: int, parts: int, world: int) -> None:
 
 @final
 class Signals:
-    """SIGUSR1 asks for a checkpoint; SIGTERM asks for one and for the end. Outside the main thread nothing is heard."""
+    """SIGUSR1 asks for a checkpoint; SIGTERM and Ctrl-C ask for one and for the end, a second Ctrl-C for that at once.
+
+    Outside the main thread nothing is heard, and no Ctrl-C where it is ignored (``nohup``, a child of ``compare``).
+    """
 
     def __init__(self) -> None:
         self._save = self._stop = False
@@ -68,9 +71,9 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
-            for name in ("SIGTERM", "SIGUSR1"):
-                if hasattr(signal, name):  # Windows has no SIGUSR1
-                    number = getattr(signal, name)
+            for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+                number = getattr(signal, name, None)  # Windows has no SIGUSR1
+                if number is not None and (name, signal.getsignal(number)) != ("SIGINT", signal.SIG_IGN):
                     self._before[number] = signal.signal(number, self._hear)
         return self
 
@@ -79,7 +82,14 @@ class Signals:
             signal.signal(number, handler)
 
     def _hear(self, number: int, _: FrameType | None) -> None:
-        self._save, self._stop = True, self._stop or number == signal.SIGTERM
+        if self._stop and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._save, self._stop = True, self._stop or number != getattr(signal, "SIGUSR1", None)
+
+    @property
+    def stop(self) -> bool:
+        """Was the end asked for?"""
+        return self._stop
 
     def take(self) -> tuple[bool, bool]:
         """Was a checkpoint asked for, and the end? A request is given out once; that for the end stays."""

@@ -23,7 +23,7 @@ from lemis.engine.collapse import FEWEST_STEPS, PATIENCE_SHARE, Watch
 from lemis.engine.guards import Signals, not_finite, refuse_batch, refuse_not_finite_weights
 from lemis.engine.run import Run
 from lemis.engine.schedule import Settings, build_optimiser, learning_rate
-from lemis.errors import TrainingStopped
+from lemis.errors import Interrupted
 from lemis.parts import processes
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def train(
 
     Raises:
         UsageError: A batch that cannot be spread over the processes and parts.
-        TrainingStopped: The loss or the weights are not finite, or the run was told to stop by SIGTERM.
+        TrainingStopped: The loss or the weights are not finite.
+        Interrupted: SIGTERM or Ctrl-C; there is a checkpoint.
     """
     refuse_batch(sampling.batch_size, settings.accumulate, fabric.world_size)
     per_epoch = len(source.draw(sampling, seed=seed, epoch=0))
@@ -111,9 +112,7 @@ def train(
                     _save(run, step, inner, optimiser, fabric)
                     last_saved = time.monotonic()
                     if stop:
-                        raise TrainingStopped(
-                            f"SIGTERM: stopped after step {step}; the same command goes on from there"
-                        )
+                        raise Interrupted(f"{run.path}: stopped after step {step}, with a checkpoint")
                 if step == total:
                     break
     refuse_not_finite_weights(inner, step, run)

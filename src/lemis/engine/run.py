@@ -143,14 +143,16 @@ class Run:
         if processes.rank() != 0:
             return
         seconds = self._seconds_before + time.monotonic() - self._started
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+        file = self.path / "metrics.jsonl"
+        with files.naming(file), file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"step": step, **figures, "seconds": round(seconds, 2)}) + "\n")
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # here, because it costs a second to import
+        with files.naming(self.path / "tensorboard"):
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter  # here, because it costs a second to import
 
-            self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
-        for name, value in figures.items():
-            self._writer.add_scalar(name, value, step)
+                self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
+            for name, value in figures.items():
+                self._writer.add_scalar(name, value, step)
 
     def forget_after(self, step: int) -> None:
         """Drop what was logged beyond the checkpoint that training goes on from."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, final
 
-from lemis.errors import LemisError, TrainingStopped
+from lemis.errors import Interrupted, LemisError, of_disk
 
 
 class Task(NamedTuple):
@@ -100,10 +100,8 @@ def attempt(work: Work, payload: Any) -> str | None:
     """Do it; the error on one line where it fails."""
     try:
         work(payload)
-    except TrainingStopped as error:
-        if str(error).startswith("SIGTERM"):  # not a fault of the cell: somebody wants the whole comparison to end
-            raise KeyboardInterrupt from error
-        return one_line(error)
+    except Interrupted as error:  # not a fault of the cell: somebody wants the whole comparison to end
+        raise KeyboardInterrupt from error
     except (Exception, SystemExit) as error:
         return one_line(error)
     return None
@@ -119,6 +117,8 @@ def attempt_alone(work: Work, payload: Any) -> str | None:
 
 def one_line(error: BaseException) -> str:
     """The error without its traceback, which is in the cell's log."""
+    if isinstance(error, OSError):
+        error = of_disk(error) or error
     lines = [str(error)] if isinstance(error, LemisError) else traceback.format_exception_only(error)
     return " ".join("".join(lines).split())
 

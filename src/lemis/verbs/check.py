@@ -85,6 +85,8 @@ def check(
         UsageError: The folder is not recognised, or its names are ambiguous.
     """
     listing = layouts.recognise(Path(folder), layout)
+    if output is not None:
+        files.require_writable(Path(output))
     memory = None if output is None else Path(output) / REMEMBERED
     findings = _examine(listing.index, jobs, _read_memory(memory))
     doubts = (Fault("warning", "", *doubt) for doubt in listing.doubts)

@@ -123,6 +123,7 @@ def compare(
         return _one(job(cell), console)
     asked = load_plan(plan, overrides)
     refuse_contradictions(asked, upstream, jobs, on, emit)
+    files.require_writable(folder)
     make = _of_images if asked.kind == "single" else _of_scans
     made = make(asked, scans, output, folder, upstream, device, console)
     folder.mkdir(parents=True, exist_ok=True)

@@ -123,6 +123,7 @@ def evaluate(
     }
     _refuse_other_scores(output, of)
     record = _record(predictions)
+    files.require_writable(output)
     told = _told(predictions, references, index, record)
     cases, not_scored = _cases(predictions, told, record, runs)
     _refuse_leakage(cases)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lemis import files
 from lemis.data import exposure, index, material, views
 from lemis.data.exposure import Likeness
 from lemis.data.material import TrainedOn
@@ -86,6 +87,7 @@ def finetune(
     backbone = pairing.backbone_after(before, pretrained, backbone, tree)
     settings = plan.finetuning(backbone, tree, overrides, auxiliary=auxiliary, prefix=prefix)
     keypoints = pairing.keypoints_of(backbone, settings.backbone_settings)
+    files.require_writable(work / "runs")
     store = open_store(work / "prepared")
     pairing.require_keypoints(store, keypoints)
     pairing.require_one_axis(store, settings.dims)

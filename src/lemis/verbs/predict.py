@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
-from lemis import terminal
+from lemis import files, terminal
 from lemis.contracts import Backbone
 from lemis.data import exposure, preprocess, volume
 from lemis.data import frame as frames
@@ -92,6 +92,8 @@ def predict(
     index = frames.follow(index, None if frame is None else frame.axes)
     _expect_channels(index, models[0])
     output = output or work / "predictions"
+    if not dry_run:
+        files.require_writable(output)
     known = predictions.read(output) or Predictions(version=1)
     chosen = _chosen(index, scans, models, all_of_them=inputs is not None)
     made_by = {

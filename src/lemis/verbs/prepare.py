@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from lemis import terminal
+from lemis import files, terminal
 from lemis.data import frame, preprocess, store, volume
 from lemis.data import index as index_file
 from lemis.data import keypoints as detection
@@ -125,6 +125,7 @@ def prepare(
     if keypoints is not None:
         detection.load_detector(keypoints.detector)
     folder = work / "prepared"
+    files.require_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if keypoints is not None:
         store.ask_keypoints(folder, plain(keypoints))

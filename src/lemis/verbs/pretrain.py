@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lemis import files
 from lemis.data import exposure, index, material
 from lemis.data.material import TrainedOn
 from lemis.data.split import choose
@@ -60,6 +61,7 @@ def pretrain(
     method, backbone = plan.choose(method, backbone, tree, overrides)
     settings = plan.pretraining(method, backbone, tree, overrides, prefix=prefix)
     wanted = pairing.keypoints_of(settings.backbone, settings.backbone_settings)
+    files.require_writable(work / "runs")
     store = open_store(work / "prepared")
     pairing.require_keypoints(store, wanted)
     root = Path(index.load(work / "index.json").root)

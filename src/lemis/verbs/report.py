@@ -59,10 +59,11 @@ def report(
     Raises:
         UsageError: ``work`` is no work folder, a run of that name does not exist, or ``similarity`` names no pixel.
     """
+    output = output or work / "report" / "index.html"
+    files.require_writable(output.parent)
     facts = read_work(work, runs)
     if similarity is not None:
         facts = replace(facts, similarity=_similarity(work, similarity, runs, device, trust))
-    output = output or work / "report" / "index.html"
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write(output, page.render(facts))
     return output

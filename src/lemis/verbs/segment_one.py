@@ -98,6 +98,7 @@ def segment_one(
     )
     one_image.refuse_contradictions(image, batch, pick, click)
     one_image.refuse_other_references(batch, reference, references)
+    files.require_writable(output if batch is not None else output.parent)
     target = torch.device(chosen_device(device))
     pace = Pace(at_once, target)
     if batch is not None:
