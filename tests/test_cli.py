@@ -1,12 +1,15 @@
 """The command line is wiring: each verb gets what was typed, and each ending has its exit code."""
 
 import ctypes
+import errno
 import importlib
 import inspect
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import typer
 from typer.testing import CliRunner
 
 from lemis import cli
-from lemis.errors import DataFault, TrainingStopped, UsageError
+from lemis.errors import DataFault, Interrupted, TrainingStopped, UsageError
 
 VERBS = [
     "demo",
@@ -256,10 +259,50 @@ def test_anything_else_is_our_fault_and_says_so(monkeypatch, capsys):
     assert "a fault of Lemis, not yours" in stderr
 
 
-def test_an_interruption_ends_with_130(monkeypatch, capsys):
-    ended, stderr = end(monkeypatch, capsys, "report", raising(KeyboardInterrupt()), "work")
+def signalling(number):
+    def verb(*args, **words):
+        os.kill(os.getpid(), number)
+        time.sleep(5)  # where the signal is met
+
+    return verb
+
+
+@pytest.mark.parametrize("verb", [raising(KeyboardInterrupt()), signalling(signal.SIGINT), signalling(signal.SIGTERM)])
+def test_an_interruption_ends_with_130_and_says_how_to_go_on(monkeypatch, capsys, verb):
+    before = signal.getsignal(signal.SIGTERM)
+    ended, stderr = end(monkeypatch, capsys, "report", verb, "my work")
     assert ended == 130
-    assert "Traceback" not in stderr
+    assert stderr == (
+        "interrupted; what is finished is kept, and the same command goes on\n  next:    lemis report 'my work'\n"
+    )
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_interrupted_training_says_what_is_kept(monkeypatch, capsys):
+    stopped = Interrupted("work/runs/pcl: stopped after step 7, with a checkpoint")
+    ended, stderr = end(monkeypatch, capsys, "report", raising(stopped), "work")
+    assert ended == 130
+    assert stderr == f"{stopped}; the same command goes on from there\n  next:    lemis report work\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal on this system")
+def test_a_wish_for_a_checkpoint_means_nothing_outside_training(monkeypatch, capsys):
+    verb = lambda *args, **words: os.kill(os.getpid(), signal.SIGUSR1)  # noqa: E731
+    assert end(monkeypatch, capsys, "report", verb, "work") == (0, "")
+
+
+def test_a_disk_that_is_full_is_the_users_and_names_the_file(monkeypatch, capsys):
+    error = OSError(errno.ENOSPC, "No space left on device", "work/report/index.html")
+    ended, stderr = end(monkeypatch, capsys, "report", raising(error), "work")
+    assert ended == 2
+    assert stderr.startswith("error: work/report/index.html: no space left on device\n")
+    assert stderr.endswith("then lemis report work, which goes on where it was\n")
+
+
+def test_the_exit_codes_are_in_the_help_and_the_documentation():
+    text = Path(__file__).parents[1].joinpath("docs", "getting-started.md").read_text(encoding="utf-8")
+    assert " ".join(cli.EXIT_CODES.split()) in " ".join(text.split())
+    assert "130 interrupted" in run("--help").output
 
 
 @pytest.mark.parametrize(("errors", "code"), [(0, 0), (2, 3)])
