@@ -13,6 +13,7 @@ from lemis.data.material import Seen, TrainedOn
 from lemis.engine import folders
 from lemis.engine.run import Run, is_done
 from lemis.errors import UsageError
+from lemis.work_files.run import Status
 from work_files_made import PRETRAINED
 
 SETTINGS: dict[str, Any] = {"epochs": 3, "method": {"name": "pcl"}, "labelled": ["a"], "checkpoint_minutes": 10.0}
@@ -80,7 +81,7 @@ def test_a_run_of_another_state_of_the_data_is_kept_aside_and_begun_anew(
     run = Run(path, SETTINGS, TWO)
     assert not is_done(path)
     assert material.read(path) == TWO
-    assert run.status() == {}
+    assert run.status() == Status()
     (kept,) = (tmp_path / "stale").iterdir()
     assert (kept / "model.safetensors").read_bytes() == weights
     assert material.read(kept) == ONE
