@@ -145,8 +145,21 @@ def test_a_spacing_that_is_not_stated_is_said(tmp_path: Path) -> None:
         nrrd(tmp_path / "b.nrrd", **bare, spacings="nan nan nan"),
         nrrd(tmp_path / "c.nrrd", space_directions="none none none"),
     ):
-        assert [note.kind for note in volume.read_header(file).notes] == ["no spacing"]
-    assert volume.read_header(nrrd(tmp_path / "d.nrrd", **bare, spacings="1 1 2")).notes == ()
+        assert "no spacing" in [note.kind for note in volume.read_header(file).notes]
+    notes = volume.read_header(nrrd(tmp_path / "d.nrrd", **bare, spacings="1 1 2")).notes
+    assert [note.kind for note in notes] == ["unknown orientation"]
+
+
+def test_lengths_in_another_unit_are_refused(tmp_path: Path) -> None:
+    agrees(nrrd(tmp_path / "a.nrrd", space_units='"mm" "mm" "mm"'))
+    agrees(meta(tmp_path / "a.mha", DistanceUnits="mm"))
+    for file in (
+        nrrd(tmp_path / "b.nrrd", space_units='"um" "um" "um"'),
+        nrrd(tmp_path / "c.nrrd", space_directions=None, space=None, space_origin=None, units='"m" "m" "m"'),
+        meta(tmp_path / "b.mha", DistanceUnits="cm"),
+    ):
+        with pytest.raises(DataFault, match=rf"{file.name} cannot be read(.|\n)*another unit"):
+            volume.read(file)
 
 
 # ---------------------------------------------------------------- what is refused

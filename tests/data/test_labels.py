@@ -77,8 +77,21 @@ def test_segments_in_layers_are_refused_with_their_names(tmp_path: Path) -> None
         layers.SetMetaData(f"Segment{number}_Name", name)
         layers.SetMetaData(f"Segment{number}_LabelValue", "1")
     sitk.WriteImage(layers, str(tmp_path / "a.seg.nrrd"))
-    with pytest.raises(DataFault, match="segments that overlap, in 2 layers: tumour, oedema"):
+    with pytest.raises(DataFault, match="in 2 layers, as those that overlap are stored: tumour, oedema"):
         volume.read(tmp_path / "a.seg.nrrd")
+
+
+def test_one_layer_is_a_label_map(tmp_path: Path) -> None:
+    array = RANDOM.integers(0, 2, SIZE).astype(np.uint8)
+    head = (
+        "NRRD0004\ntype: uint8\ndimension: 4\nspace: left-posterior-superior\nsizes: 1 6 5 4\n"
+        "space directions: none (0.5,0,0) (0,0.75,0) (0,0,3)\nkinds: list domain domain domain\nencoding: raw\n"
+        "space origin: (10,-20,5)\nSegment0_Name:=liver\n\n"
+    )
+    (tmp_path / "a.seg.nrrd").write_bytes(head.encode() + array.tobytes(order="F"))
+    found = placed(tmp_path / "a.seg.nrrd", scan(tmp_path / "scan.nrrd"))
+    np.testing.assert_array_equal(found.array[::-1, ::-1], array)
+    assert found.source.segments == {"liver": 1}
 
 
 def test_every_segment_keeps_a_name(tmp_path: Path) -> None:

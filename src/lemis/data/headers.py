@@ -49,6 +49,9 @@ _NRRD_TYPES = {
     8: "longlong, long long, long long int, signed long long, signed long long int, int64, int64_t, "
     "ulonglong, unsigned long long, unsigned long long int, uint64, uint64_t, double",
 }
+# Spaces that say where the patient's left is; others, such as scanner-xyz, do not.
+_ANATOMICAL = ("right-anterior-superior", "left-anterior-superior", "left-posterior-superior", "ras", "las", "lps")
+_MILLIMETRES = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "?", "???", "none")
 _NRRD_ALIASES = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip"}
 _NRRD_PACKINGS = {
     "raw": "raw",
@@ -72,6 +75,7 @@ class Header:
     files: tuple[Path, ...]  # that hold the voxels, each an equal part; the file itself where the header is attached
     start: int  # of the voxels in each file, in bytes; -1: they are its last bytes
     spaced: bool  # whether the header states a distance of voxels
+    oriented: bool = True  # whether it says where left and right are
     dtype: str = ""  # of one value, of MetaImage only
     packed_bytes: int | None = None  # of the packed voxels, where the header says it
     pairs: tuple[tuple[str, str], ...] = ()  # free ``key:=value`` of NRRD, in order, repeated ones too
@@ -157,6 +161,8 @@ def _meta(path: Path) -> Header:
     kind = fields.get("ElementType", "")
     if kind.removesuffix("_ARRAY") not in _META_TYPES:
         raise _fault(path, f"ElementType = {kind}", ", ".join(_META_TYPES))
+    if (unit := fields.get("DistanceUnits", "mm")).lower() not in _MILLIMETRES:
+        raise _fault(path, f"DistanceUnits = {unit}", "mm: lengths in another unit are not read")
     if len(fields.get("AnatomicalOrientation", "")) > 8:
         raise _fault(
             path, f"AnatomicalOrientation = {_quoted(fields['AnatomicalOrientation'])}", "RAI, LPS or the like"
@@ -228,6 +234,9 @@ def _nrrd(path: Path) -> Header:
             raise _fault(path, f"{key}: {skip} of voxels in {encoding}", "voxels that follow the header at once")
     if fields.get("line skip", "0") != "0":
         raise _fault(path, f"line skip: {fields['line skip']}", "a byte skip, which says the same of raw voxels")
+    units = re.findall(r'"([^"]*)"', f"{fields.get('space units', '')} {fields.get('units', '')}")
+    if other := [unit for unit in units if unit.strip().lower() not in (*_MILLIMETRES, "s", "ms")]:
+        raise _fault(path, f"lengths in {other[0]}", "mm: lengths in another unit are not read")
     attached = "data file" not in fields
     skip = int(fields.get("byte skip", "0"))
     return Header(
@@ -238,6 +247,7 @@ def _nrrd(path: Path) -> Header:
         files=(path,) if attached else _data_files(path, fields["data file"], lines, shape[-1]),
         start=-1 if skip < 0 else (start if attached else 0) + skip,
         spaced=_distances(fields) > 1,
+        oriented=axes < 3 or fields.get("space", "").lower().removesuffix("-time") in _ANATOMICAL,
         pairs=tuple(pairs),
     )
 

@@ -34,7 +34,7 @@ def read(path: Path, pairs: Iterable[tuple[str, str]], channels: int) -> dict[st
         names = ", ".join(_name(number, facts) for number, facts in sorted(found.items())[:5])
         raise _fault(
             path,
-            f"holds segments that overlap, in {channels} layers: {names}",
+            f"holds its segments in {channels} layers, as those that overlap are stored: {names}",
             "one structure per voxel",
             "in 3D Slicer, export the segments to a labelmap, or remove the overlap (Segment Editor, Mask volume)",
         )

@@ -715,6 +715,13 @@ _NO_SPACING = Note(
 )
 
 
+_NO_SPACE = Note(
+    "unknown orientation",
+    "the header names no space of the body: left, right, up and down are a guess",
+    "fine if all scans lie alike; otherwise export it with its space (LPS or RAS)",
+)
+
+
 def _itk(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
     import SimpleITK as sitk  # noqa: N813
 
@@ -740,7 +747,7 @@ def _itk(path: Path, with_voxels: bool) -> tuple[Source, Array | None]:
             affine=LPS_TO_RAS @ itk_affine(reader),
             dtype=pixel,
             segments=segments.read(path, header.pairs, channels),
-            notes=() if header.spaced else (_NO_SPACING,),
+            notes=(*(() if header.spaced else (_NO_SPACING,)), *(() if header.oriented else (_NO_SPACE,))),
             header={
                 "dimension": len(size),
                 "spacing": reader.GetSpacing(),
