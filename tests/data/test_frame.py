@@ -202,8 +202,8 @@ def test_the_frame_does_not_depend_on_the_order_of_files_or_axes(seed: int, scan
 @settings(deadline=None)
 def test_oblique_and_axial_scans_together(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    oblique = [world @ small_rotation(rng, 3) for _, world in psr_and_lsp(6)]
-    axial = [small_rotation(rng, 5) for _ in range(15)]
+    oblique = [world @ small_rotation(rng, 6) for _, world in psr_and_lsp(6)]
+    axial = [small_rotation(rng, 10) for _ in range(15)]
     stored = stored_anyhow(rng, oblique + axial)
     index = frame.settle(index_of(stored))
     assert frame.not_parallel(index) == ()

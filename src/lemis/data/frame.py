@@ -83,7 +83,7 @@ class _Pairs(NamedTuple):
     """Which kinds ought to be stored parallel; (K, K)."""
 
     slices: NDArray[np.bool_]  # the directions across their slices are nearly parallel
-    whole: NDArray[np.bool_]  # all three axes are, in some order
+    whole: NDArray[np.bool_]  # all three axes are, in some order, and no stack lies across another
 
 
 class _Costs(NamedTuple):
@@ -331,7 +331,9 @@ def _pairs(nearness: NDArray[np.float64], kinds: _Kinds) -> _Pairs:
     stack = kinds.across != _NO_AXIS
     normals = kinds.directions[np.arange(len(stack)), :, kinds.across]
     slices = np.abs(normals @ normals.T) >= np.cos(np.radians(NEARLY_PARALLEL_DEGREES))
-    return _Pairs(slices & stack & stack[:, None], nearness >= _trace(NEARLY_PARALLEL_DEGREES))
+    # Two stacks across each other, as axial and sagittal ones, show different views however near their axes are.
+    alike = slices | ~(stack & stack[:, None])
+    return _Pairs(slices & stack & stack[:, None], alike & (nearness >= _trace(NEARLY_PARALLEL_DEGREES)))
 
 
 def _apart(kinds: _Kinds, turns: Matrix, pairs: _Pairs) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
