@@ -217,7 +217,7 @@ def _by_gdcm(one: Slice, raw: bytes) -> Array:
     import SimpleITK as sitk  # noqa: N813
 
     if one.packed:
-        _refuse_other_size(one, raw)
+        raw = _checked(one, raw)
     elif len(raw) < one.stored_bytes:
         raise _too_short(one, len(raw))
     reader = sitk.ImageFileReader()
@@ -258,20 +258,26 @@ def _write_bare(one: Slice, raw: bytes, file: Path) -> None:
     dataset.save_as(file, enforce_file_format=True)
 
 
-def _refuse_other_size(one: Slice, raw: bytes) -> None:
-    """Refuse packed pixels that state another size than the file: it is theirs that would be allocated."""
-    from pydicom.encaps import get_frame
+def _checked(one: Slice, raw: bytes) -> bytes:
+    """The fragments of packed pixels, joined into one.
+
+    Raises:
+        DataFault: They are damaged, or state another size than the file: it is theirs that would be allocated.
+    """
+    from pydicom.encaps import encapsulate, get_frame
 
     try:
-        size = _coded_size(get_frame(raw, 0, number_of_frames=1))
+        code = get_frame(raw, 0, number_of_frames=1)
     except Exception as error:  # of whatever stands in place of fragments
         raise unreadable(one.file, f"its pixels are damaged ({error})") from error
+    size = _coded_size(code)
     if one.syntax != _RLE and size != (one.rows, one.columns, one.samples):
         raise unreadable(
             one.file,
             f"its pixels are packed as {size or 'nothing that we know'}, "
             f"and it claims {(one.rows, one.columns, one.samples)} rows, columns and values per pixel",
         )
+    return bytes(encapsulate([code]))
 
 
 def _coded_size(code: bytes) -> tuple[int, int, int] | None:
