@@ -320,6 +320,35 @@ def test_series_below_study_and_patient(tmp_path: Path) -> None:
     assert listing.left_out == tuple(LeftOut(f"{p}/1.2.3/scout", "a localiser") for p in ("p1", "p2"))
 
 
+def test_contours_and_segmentations_in_folders_of_their_own_are_left_aside(tmp_path: Path) -> None:
+    for patient in ("p1", "p2"):
+        dicoms.write(tmp_path / patient / "study" / "CT", PIXELS)
+        contours = dicoms.slice_of(np.ones((2, 2), np.uint16), Rows=None, Columns=None)
+        contours.Modality = "RTSTRUCT"
+        (tmp_path / patient / "study" / "RT").mkdir()
+        contours.save_as(tmp_path / patient / "study" / "RT" / "1.dcm", enforce_file_format=True)
+    segments = dicoms.slice_of(np.ones((2, 2), np.uint16))
+    segments.Modality = "SEG"
+    (tmp_path / "p2" / "study" / "SEG").mkdir()
+    segments.save_as(tmp_path / "p2" / "study" / "SEG" / "1.dcm", enforce_file_format=True)
+    listing = layouts.recognise(tmp_path)
+    assert [scan.images for scan in listing.index.scans] == [("p1/study/CT",), ("p2/study/CT",)]
+    assert [(left.file, left.reason[:21]) for left in listing.left_out] == [
+        ("p1/study/RT", "DICOM without an imag"),
+        ("p2/study/RT", "DICOM without an imag"),
+        ("p2/study/SEG", "a DICOM SEG object (a"),
+    ]
+
+
+def test_links_that_lead_back_up_and_series_beside_loose_files(tmp_path: Path) -> None:
+    dicoms.write(tmp_path / "p1" / "study", PIXELS, names=list("sabcd"), ImageType=["A", "B", "LOCALIZER"])
+    dicoms.write(tmp_path / "p1" / "study" / "ct", PIXELS)
+    (tmp_path / "p1" / "study" / "up").symlink_to(tmp_path / "p1")
+    listing = layouts.recognise(tmp_path)
+    assert [scan.images for scan in listing.index.scans] == [("p1/study/ct",)]
+    assert [left.file for left in listing.left_out] == ["p1/study"]
+
+
 def test_several_studies_are_scans_of_one_subject(tmp_path: Path) -> None:
     for study in ("2001", "2002"):
         dicoms.write(tmp_path / "p1" / study / "ct", PIXELS, StudyInstanceUID=f"1.2.{study}")

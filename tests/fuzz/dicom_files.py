@@ -179,26 +179,29 @@ def _gone(rng: random.Random) -> Case:
 def _packed(rng: random.Random) -> Case:
     syntax = rng.choice((JPEG2000Lossless, JPEGBaseline8Bit, RLELossless))
     seed = rng.randrange(10**6)
-    what = rng.choice(("right", "rows", "bytes", "cut", "size"))
+    what = rng.choice(("right", "rows", "bytes", "cut", "short", "size"))
 
     def build(folder: Path) -> None:
         chance = random.Random(seed)
         for number in range(2):
             dataset = _packed_slice(number, syntax, chance)
-            code = bytearray(dataset.PixelData)
-            if what == "rows":
+            if what in ("rows", "size"):
                 dataset.Rows = chance.choice((1, 31, 60000))
-            elif what == "bytes":
-                for _ in range(chance.choice((1, 4, 30))):
-                    code[chance.randrange(len(code))] = chance.randrange(256)
-            elif what == "cut":
-                del code[chance.randrange(len(code)) :]
-            elif what == "size":
-                dataset.Rows = dataset.Columns = 60000
-                code[16 : 16 + 60] = bytes(chance.randrange(256) for _ in range(60))
-            dataset.PixelData = bytes(code)
-            dataset["PixelData"].is_undefined_length = True
+            if what == "size":
+                dataset.Columns = 60000
             dataset.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+            content = bytearray((folder / f"{number}.dcm").read_bytes())
+            pixels = content.rindex(b"\xe0\x7f\x10\x00") + 12  # what follows tag, type and length
+            if what == "bytes":
+                for _ in range(chance.choice((1, 4, 30))):
+                    content[chance.randrange(pixels, len(content))] = chance.randrange(256)
+            elif what == "cut":
+                del content[chance.randrange(pixels, len(content)) :]
+            elif what == "short":
+                del content[chance.randrange(pixels, len(content)) : -8]  # the end of the sequence stays
+            elif what == "size":
+                content[pixels + 16 : pixels + 76] = bytes(chance.randrange(256) for _ in range(60))
+            (folder / f"{number}.dcm").write_bytes(content)
 
     return _case("packed", f"{syntax.name[:12]} {what} {seed}", build)
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lemis.data.dicom_pixels import Slice, plane_of, refuse_claims, slice_of, value_type
-from lemis.data.dicom_tags import LENGTHS_MM, LOCALISER, Header, read_header
+from lemis.data.dicom_tags import LENGTHS_MM, Header, read_header
 from lemis.data.notes import Note
 from lemis.errors import DataFault
 
@@ -60,8 +60,11 @@ def is_dicom(file: Path) -> bool:
     """True for a file whose content begins as DICOM does, whatever its name; a DICOMDIR is none."""
     if file.name.startswith(".") or file.name.upper() == "DICOMDIR" or not file.is_file():
         return False
-    with file.open("rb") as stream:
-        start = stream.read(132)
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(132)
+    except OSError:  # nothing says that it is one
+        return False
     return start[128:] == b"DICM" or _begins_with_a_group(start)
 
 
@@ -72,11 +75,16 @@ def is_series_folder(folder: Path) -> bool:
 
 def series_folders(folder: Path) -> list[Path]:
     """All folders below one that hold DICOM files themselves, however deep: patient, study, series."""
-    found = []
+    return [below for below in _folders_below(folder, {folder.resolve()}) if is_series_folder(below)]
+
+
+def _folders_below(folder: Path, walked: set[Path]) -> Iterator[Path]:
+    """Each folder once, whatever links lead back up."""
     for part in sorted(folder.iterdir()):
-        if part.is_dir() and not part.name.startswith("."):
-            found += [part] if is_series_folder(part) else series_folders(part)
-    return found
+        if part.is_dir() and not part.name.startswith(".") and part.resolve() not in walked:
+            walked.add(part.resolve())
+            yield part
+            yield from _folders_below(part, walked)
 
 
 def single_images(folder: Path) -> list[Path]:
@@ -104,26 +112,35 @@ def studies(folders: Sequence[Path]) -> list[list[Path]]:
     """Folders of series, those of one study together."""
     found: dict[str, list[Path]] = {}
     for folder in folders:
-        found.setdefault(_first(folder, "StudyInstanceUID"), []).append(folder)
+        header = _first(folder)
+        found.setdefault(header.text("StudyInstanceUID") if header else "", []).append(folder)
     return list(found.values())
 
 
-def is_localiser(folder: Path) -> bool:
-    """True where the first image of a folder says that it is a localiser (scout, topogram)."""
-    return LOCALISER in _first(folder, "ImageType").upper().split("\\")
+def no_scan(folder: Path) -> str:
+    """Why the DICOM files of a folder are none of the scans beside it; "" where they may be one."""
+    header = _first(folder)
+    if header is None:
+        return ""
+    if header.is_localiser:
+        return "a localiser"
+    if header.text("Modality") == "SEG":
+        return "a DICOM SEG object (a segmentation); convert it to .nii.gz to use it as a label"
+    return "" if header.has_image else f"DICOM without an image ({header.text('Modality') or 'of no modality'})"
 
 
 def description(folder: Path) -> str:
     """What the first file of a folder calls its series; "" where it does not."""
-    return _first(folder, "SeriesDescription")
+    header = _first(folder)
+    return header.text("SeriesDescription") if header else ""
 
 
-def _first(folder: Path, tag: str) -> str:
-    """A tag of the first file of a folder; "" where it cannot be read, which is named when the folder is."""
+def _first(folder: Path) -> Header | None:
+    """The first file of a folder; None where it cannot be read, which is named when the folder is."""
     try:
-        return next((read_header(file).text(tag) for file in _candidates(folder)), "")
+        return next((read_header(file) for file in _candidates(folder)), None)
     except DataFault:
-        return ""
+        return None
 
 
 def _candidates(folder: Path) -> Iterator[Path]:

@@ -149,11 +149,12 @@ def relation(one: Array, other: Array, *, same_subject: bool = False) -> Relatio
 
     Two moments of one subject (``same_subject``) are two scans unless they are alike to the noise.
     """
-    mine, theirs = profiles(one), profiles(other)
+    theirs = profiles(other)
+    # How each axis of the one may lie upon each of the other.
+    ways = [[_ways(profile, their) for their in theirs] for profile in profiles(one)]
     found: list[tuple[_Fit, tuple[int, ...], tuple[bool, ...], Array, Array]] = []
     for turned in itertools.permutations((0, 1, 2)):
-        ways = [_ways(mine[axis], profile) for axis, profile in zip(turned, theirs, strict=True)]
-        for way in itertools.product(*ways):
+        for way in itertools.product(*(ways[axis][place] for place, axis in enumerate(turned))):
             a, b = _laid(one.transpose(turned), other, way)
             fit = _fit(_thinned(a), _thinned(b))
             if fit is not None and fit.left <= (_NEAR_MOMENTS if same_subject else _NEAR):

@@ -290,12 +290,14 @@ def _subjects(root: Path) -> Found | None:
     parts = [
         part._replace(images=[image for image in part.images if not _CINE.search(stem_of(image))]) for part in parts
     ]
-    scouts = tuple(
-        LeftOut(shown(root, series), "a localiser") for folder in folders for series in _series_below(folder)[1]
+    others = tuple(
+        LeftOut(shown(root, series), reason)
+        for folder in folders
+        for series, reason in _series_below(folder)[1].items()
     )
     if any(_pairs(part.images, part.labels) or _single_dicom(part.images) for part in parts):
         cases, orphans = _paired(root, parts)
-        return Found(cases, left_out=cine + scouts + orphans)
+        return Found(cases, left_out=cine + others + orphans)
     groups = _by_name(root, parts)
     channels = _common_channels(groups, "files")
     cases = [
@@ -303,7 +305,7 @@ def _subjects(root: Path) -> Found | None:
         for part in parts
         if part.images
     ]
-    return Found(cases, channels if len(channels) > 1 else (), left_out=cine + scouts)
+    return Found(cases, channels if len(channels) > 1 else (), left_out=cine + others)
 
 
 def _flat(root: Path) -> Found | None:
@@ -431,11 +433,13 @@ def _short(name: str, number: int) -> str:
     return name if len(name) <= 24 else f"study{number}"
 
 
-def _series_below(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Folders of DICOM series below one, and those that hold localisers only, where there are others."""
+def _series_below(folder: Path) -> tuple[list[Path], dict[Path, str]]:
+    """Folders of DICOM series below one; and those that are no scans, where there are others, with the reason."""
     series = dicom.series_folders(folder)
-    scouts = [one for one in series if dicom.is_localiser(one)] if len(series) > 1 else []
-    return ([one for one in series if one not in scouts], scouts) if len(scouts) < len(series) else (series, [])
+    others = {one: reason for one in series if (reason := dicom.no_scan(one))} if len(series) > 1 else {}
+    if len(others) == len(series):
+        return series, {}
+    return [one for one in series if one not in others], others
 
 
 def _single_dicom(images: Iterable[Path]) -> bool:
