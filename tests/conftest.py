@@ -11,6 +11,8 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; test processes share the cores
 
+import draws  # noqa: F401  (after the number of threads is set)
+
 SUBJECTS, LABELLED, SHAPE = 6, 3, (40, 40, 5)
 
 

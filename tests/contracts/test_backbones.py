@@ -131,9 +131,20 @@ def test_parts_are_where_the_gradient_goes(case: tuple[str, int]) -> None:
         assert reached == {"encoder", *(f"decoder {n + 1}" for n in range(depth))}
         missed = [key for key, p in network.named_parameters() if network.part_of(key) in reached and p.grad is None]
         assert not missed
-    network.zero_grad(set_to_none=True)
-    network(image(network)).square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_parameter_learns(case: tuple[str, int]) -> None:
+    # A ReLU may be off for a whole image, and the gate of an attention shut: of several draws of the weights, one opens.
+    idle = None
+    for seed in range(6):
+        network = build(case, seed=seed)
+        network(image(network)).square().sum().backward()
+        here = {key for key, p in network.named_parameters() if p.grad is None or p.grad.abs().max() == 0}
+        idle = here if idle is None else idle & here
+        if not idle:
+            return
+    raise AssertionError(f"no gradient, whatever the weights: {sorted(idle or ())}")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -104,9 +104,8 @@ def test_a_layer_without_points_spreads_nothing() -> None:
     assert d.shape == (2, 3, 16)
     assert d.abs().max() == 0
     assert torch.equal(out[:, :4], x)
-    assert torch.equal(out[:, 4:], layer.diffuse.smooth(
-        layer.diffuse.norm(layer.diffuse.spread.bias[None, :, None, None].expand(2, -1, *SIZE)).relu()
-    ))  # fmt: skip
+    nothing = layer.diffuse.norm(layer.diffuse.spread.bias[None, :, None, None].expand(2, -1, *SIZE)).relu()
+    torch.testing.assert_close(out[:, 4:], layer.diffuse.smooth(nothing))
 
 
 def test_parameters_of_the_notes() -> None:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+import draws  # noqa: F401  (the second process has the seeds of the first)
 from lemis.parts import processes
 from lemis.parts.contrast import contrast, same
 from lemis.parts.layers import BatchNorm, centre
