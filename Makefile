@@ -34,6 +34,18 @@ check: setup no-torchvision
 test: setup no-torchvision
 	$(PYTEST)
 
+# The same tests as on other processors, with other numbers of threads, and with other random numbers.
+PORTABLE ?= default avx2 threads seed1 seed2
+TESTS ?= tests
+default := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
+avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+threads := OMP_NUM_THREADS=2
+seed1 := LEMIS_TEST_SEED=1
+seed2 := LEMIS_TEST_SEED=2
+test-portable: setup no-torchvision
+	@set -e; for kind in $(foreach kind,$(PORTABLE),"$($(kind))"); do \
+		echo "$$kind"; env OMP_NUM_THREADS=1 $$kind $(BIN)/python -m pytest -n $(WORKERS) $(TESTS); done
+
 # Mutated inputs against the command line; failing ones are kept in scratch/fuzz.
 fuzz: setup no-torchvision
 	PYTHONPATH=tests $(BIN)/python -m fuzz -n $(or $(N),2000) --seed $(or $(SEED),0) --jobs $(WORKERS)
