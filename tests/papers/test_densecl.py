@@ -134,7 +134,8 @@ def test_the_key_encoder_and_both_heads_follow(make_unet: Any, make_batch: Any) 
 
 
 def test_it_does_not_collapse(make_unet: Any, train: Any) -> None:
-    outcome = train(Method(make_unet(), Settings(size_px=32, embedding=16, queue=64, momentum=0.99)))
+    method = Method(make_unet(), Settings(size_px=32, embedding=16, queue=64, momentum=0.99))
+    outcome = train(method, steps=100, learning_rate=0.005)
     assert spread(outcome.embeddings["global"]) > SMALLEST_SPREAD
     assert spread(outcome.embeddings["dense"]) > 3 * SMALLEST_SPREAD
 

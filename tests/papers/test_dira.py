@@ -118,7 +118,7 @@ def test_it_restores_and_does_not_collapse(make_unet: Any, train: Any, make_batc
     method = Method(make_unet(), Settings(**small, adversarial_from=0.5, photometric="identity"))
     batch = make_batch({0: list(range(16))}, of={0: 16}, side=40)
     before = method(batch, Rows(9, 0, "cpu")).losses["restoration"].item()
-    outcome = train(method, steps=100)
+    outcome = train(method, steps=100, learning_rate=0.005)
     assert float(method.progress) == 1
     assert spread(outcome.embeddings["global"]) > SMALLEST_SPREAD
     assert method(batch, Rows(9, 0, "cpu")).losses["restoration"].item() < 0.5 * before

@@ -158,7 +158,7 @@ def test_in_3d_it_learns_to_fill_in(make_unet3d: Any, make_volumes: Any) -> None
     how = Settings(size_px=16, patch_px=4, ratio=0.5, spatial=views.Spatial(p_spatial=0.0))
     method, batch = Method(make_unet3d(), how), make_volumes(8, (24, 24, 24))
     optimiser = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.02, momentum=0.9)
-    for step in range(160):
+    for step in range(240):
         outcome = method(batch, Rows(0, step, "cpu"))
         optimiser.zero_grad()
         outcome.losses["restoration"].backward()

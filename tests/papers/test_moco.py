@@ -106,9 +106,8 @@ def test_a_resumed_run_is_the_run(make_unet: Any, train: Any) -> None:
 
 def test_it_does_not_collapse_unless_the_keys_are_the_encoders_own(make_unet: Any, train: Any) -> None:
     """Without momentum training fails, as in section 4.1 of the paper; so it does on slices."""
-    with_momentum, without = (
-        train(Method(make_unet(), Settings(size_px=32, embedding=16, queue=64, momentum=m))) for m in (0.99, 0.0)
-    )
+    methods = [Method(make_unet(), Settings(size_px=32, embedding=16, queue=64, momentum=m)) for m in (0.99, 0.0)]
+    with_momentum, without = (train(method, steps=100, learning_rate=0.005) for method in methods)
     assert spread(with_momentum.embeddings["global"]) > SMALLEST_SPREAD > 3 * spread(without.embeddings["global"])
 
 

@@ -122,7 +122,7 @@ def test_networks_and_sizes_that_do_not_fit_are_refused(make_unet: Any, make_une
 def test_it_learns_and_does_not_collapse(make_unet: Any, train: Any) -> None:
     method = Method(make_unet(), Settings(size_px=32, embedding=16))
     first = train(method, 1, learning_rate=0.0)
-    outcome = train(method, 40)
+    outcome = train(method, 80)
     assert spread(outcome.embeddings["global"]) > SMALLEST_SPREAD
     assert outcome.losses["reconstruction"] < 0.9 * first.losses["reconstruction"]
 
