@@ -135,7 +135,7 @@ def test_parts_are_where_the_gradient_goes(case: tuple[str, int]) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_parameter_learns(case: tuple[str, int]) -> None:
-    # A ReLU may be off for a whole image, and the gate of an attention shut: of several draws of the weights, one opens.
+    # A ReLU may be off for a whole image, and a gate of attention shut: of several draws of the weights, one opens.
     idle = None
     for seed in range(6):
         network = build(case, seed=seed)
