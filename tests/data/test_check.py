@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from lemis.data import check, layouts
 from lemis.data.check import Fault
 from lemis.data.scans import read_image, read_label
+from lemis.errors import DataFault
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 SHAPE = (6, 5, 4)
@@ -604,10 +606,10 @@ def test_whatever_a_library_raises_is_a_fault_of_that_file(
 ) -> None:
     load = nibabel.load
 
-    def broken(path: Path) -> Any:
+    def broken(path: Path, **options: Any) -> Any:
         if path.name == "b.nii.gz":
             raise error
-        return load(path)
+        return load(path, **options)
 
     monkeypatch.setattr(nibabel, "load", broken)
     findings = check.examine(layouts.recognise(pair).index)
@@ -673,3 +675,16 @@ def test_scans_of_one_subject_have_to_be_on_one_side_of_the_splits(doubled: Path
     kinds = {one.kind: one for one in find(doubled)}
     assert set(kinds) == {"same voxels twice", "labels that no fold uses"}
     assert kinds["labels that no fold uses"].seen == "1 of 3 labelled subjects are in no fold: c"
+
+
+@pytest.mark.parametrize("file", ["a.nii.gz", "a_seg.nii.gz"])
+def test_one_flipped_bit_in_a_scan_or_its_label(pair: Path, file: str) -> None:
+    index = layouts.recognise(pair).index
+    damaged = bytearray((pair / file).read_bytes())
+    damaged[-6] ^= 1
+    (pair / file).write_bytes(damaged)
+    fault = only(pair)
+    assert (fault.severity, fault.file, fault.kind) == (ERROR, file, "unreadable file")
+    assert "CRC" in fault.seen
+    with pytest.raises(DataFault, match=f"{file} cannot be read"):  # as prepare and predict read them
+        read_label(index, index.scans[0], read_image(dataclasses.replace(index, channels=("image",)), index.scans[0]))

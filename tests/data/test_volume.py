@@ -739,6 +739,12 @@ def test_a_slope_beyond_float32_gives_no_warning_of_numpy(tmp_path: Path) -> Non
     assert not np.isfinite(scan.array).all()
 
 
+def test_a_series_that_no_scanner_makes(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((1, 2, 1, 5000), np.uint8), np.eye(4)), tmp_path / "a.nii.gz")
+    with pytest.raises(DataFault, match=r"a\.nii\.gz holds 5000 volumes"):
+        volume.read_header(tmp_path / "a.nii.gz")
+
+
 NAMES = {"descrip": b"DOE^JOHN 1960-01-01", "aux_file": b"MRN 12345", "db_name": b"DOE^JOHN", "data_type": b"DOE"}
 
 

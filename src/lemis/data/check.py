@@ -37,6 +37,8 @@ OTHER_VIEW_DEGREES = 45.0
 # A mask may have contours in one or two values of their own; a softened edge has more.
 FEWEST_SOFT = 3
 _BLACK = "#000000"
+# Raised whenever scans may be judged otherwise, so that those that were found right before are read again.
+_RULES = 2
 # More volumes than any protocol has contrasts: time points.
 MOST_CHANNELS = 8
 
@@ -130,7 +132,7 @@ def _is_error(fault: Fault) -> bool:
 def _fingerprint(index: Index, scan: Scan, folder: str) -> str:
     """Of all that decides on what is seen of a scan: its files, and what the folder says; "" where one is gone."""
     try:
-        facts = (__version__, file_stamps(index, scan), plain(scan), folder)
+        facts = (__version__, _RULES, file_stamps(index, scan), plain(scan), folder)
     except OSError:
         return ""
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -110,6 +110,7 @@ _WRITING = ".writing-"  # begins the names of folders that are written to before
 _AFFINE_TOLERANCE_MM = 1e-3
 # A packed file is read from its start to the frame that is asked for. Readers go from frame to frame, two at a time.
 _FILMS, _FILM_BYTES = 2, 256_000_000
+_MOST_CHANNELS = 4096  # no series is longer
 _FEW_BYTES = 1024  # that may follow the voxels: padding, FreeSurfer's tags
 _SPACING_TOLERANCE = 0.01  # of a spacing stated twice, of which one is rounded
 # Lengths of a voxel, beyond which nothing is a scan: a nanometre, and a person.
@@ -463,7 +464,8 @@ def _nifti(path: Path, with_voxels: bool, frame: int | None = None) -> tuple[Sou
     import nibabel
 
     with reading(path):
-        image: Any = nibabel.load(file_of(path))
+        # Not mapped into memory: a file that is cut short while it is read would end the process.
+        image: Any = nibabel.load(file_of(path), mmap=False)
         if not isinstance(image, nibabel.Nifti1Image | nibabel.Nifti2Image | nibabel.MGHImage):
             raise ValueError(f"its content is {type(image).__name__}")
         dtype, affine = image.get_data_dtype(), np.asarray(image.affine, dtype=np.float64)
@@ -668,6 +670,8 @@ def _spatial(path: Path, shape: tuple[int, ...], colours: int = 1) -> tuple[Shap
     if len(rest) > 1 or (rest and colours > 1):
         raise _not_an_intensity(path, f"an array of shape {shape}", "save it with at most one axis of channels")
     channels = rest[0] if rest else min(colours, 3)
+    if channels > _MOST_CHANNELS:
+        raise _not_an_intensity(path, f"{channels} volumes", f"split it into files of {_MOST_CHANNELS} volumes at most")
     return (int(space[0]), int(space[1]), int(space[2])), int(channels)
 
 
