@@ -319,7 +319,7 @@ def test_a_named_scheme_wins_over_the_file(tmp_path):
 
 
 def test_a_scheme_that_is_not_there():
-    with pytest.raises(UsageError, match=r"split 'macl2'\n.*pcl, macl, voxel_siamese\n.*split: macl"):
+    with pytest.raises(UsageError, match=r"split 'macl2'\n.*pcl, macl, voxel_siamese\n.*--split macl"):
         split.choose(two_phases("abcdef"), fold=0, scheme="macl2")
 
 

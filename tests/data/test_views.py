@@ -455,7 +455,7 @@ def test_a_view_of_a_volume_has_one_side_or_three(size: views.Size, shape: tuple
 def test_three_sides_of_a_slice_are_refused() -> None:
     with pytest.raises(UsageError, match=r"size_px=\[5, 24, 16\] for a network of 2 dimensions") as caught:
         views.shape_of((5, 24, 16), 2)
-    assert caught.value.next == "size_px=16"
+    assert caught.value.next == "method.size_px=16 to pre-train, objective.size_px=16 to fine-tune"
 
 
 SPATIALS = [

@@ -158,7 +158,7 @@ def test_more_parts_than_rows_are_refused(slices: Slices, tmp_path: Path) -> Non
 def test_a_batch_that_the_processes_cannot_share_is_refused() -> None:
     with pytest.raises(UsageError, match="a batch of 10 on 4 processes") as caught:
         guards.refuse_batch(10, 1, 4)
-    assert caught.value.next == "batch_size=12"
+    assert caught.value.next == "method.batch_size=12 to pre-train, objective.batch_size=12 to fine-tune"
 
 
 def test_clipping_bounds_the_whole_gradient(slices: Slices, tmp_path: Path) -> None:

@@ -306,7 +306,7 @@ def _folds_of(
     }
     if (scheme or "pcl") not in makers:
         raise UsageError(
-            f"split {scheme!r}", allowed=", ".join(SCHEMES), next=f"split: {nearest(scheme or '', SCHEMES) or 'pcl'}"
+            f"split {scheme!r}", allowed=", ".join(SCHEMES), next=f"--split {nearest(scheme or '', SCHEMES) or 'pcl'}"
         )
     return makers[scheme or "pcl"](subjects)
 
@@ -325,7 +325,7 @@ def _macl(subjects: tuple[str, ...]) -> _Scheme:
         raise UsageError(
             f"{len(subjects)} of the {cohort.size} subjects of {name}, none of them in MACL's {missing} list",
             allowed="subjects of both lists",
-            next="split: pcl",
+            next="--split pcl (in a plan: split=pcl)",
         )
     words = f"MACL's split of {name}"
     if len(subjects) < cohort.size:
@@ -345,7 +345,7 @@ def _cohort_of(subjects: tuple[str, ...]) -> tuple[str, _Cohort]:
     raise UsageError(
         f"the split macl for the {len(subjects)} labelled subjects {shown}",
         allowed=f"the subjects of {', '.join(_MACL)}",
-        next="split: pcl, which suits any data",
+        next="--split pcl, which suits any data (in a plan: split=pcl)",
     )
 
 
@@ -388,7 +388,7 @@ def _voxel_siamese(subjects: tuple[str, ...]) -> _Scheme:
         raise UsageError(
             f"the split voxel_siamese for {len(subjects)} labelled subjects, {(strangers or subjects)[0]} among them",
             allowed="the 90 abdominal CTs of Gibson et al., btcv_0001 ... and pancreas_0001 ...",
-            next="split: pcl, which suits any data",
+            next="--split pcl, which suits any data (in a plan: split=pcl)",
         )
     drawn = sorted(subjects, key=lambda subject: hashlib.sha256(f"{FOLD_SEED} {subject}".encode()).digest())
     tested = max(1, round(len(drawn) * _VOXEL_SIAMESE_TEST))

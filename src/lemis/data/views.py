@@ -239,7 +239,7 @@ def shape_of(size_px: Size, d: int) -> tuple[int, ...]:
         raise UsageError(
             f"size_px={list(size_px)} for a network of {d} dimensions",
             allowed="one number for slices; one, or [slices, rows, cols], for volumes",
-            next=f"size_px={size_px[-1]}",
+            next=f"method.size_px={size_px[-1]} to pre-train, objective.size_px={size_px[-1]} to fine-tune",
         )
     return tuple(size_px)
 
@@ -367,7 +367,7 @@ def apply(
         raise UsageError(
             "bicubic interpolation of a 3D image",
             allowed="bilinear in 3D (it is trilinear there)",
-            next="spatial.interpolation=bilinear",
+            next="method.spatial.interpolation=bilinear, or objective.spatial.interpolation=bilinear to fine-tune",
         )
     if image.dtype != torch.float64:
         image = image.float()

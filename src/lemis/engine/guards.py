@@ -42,19 +42,23 @@ def _kept(run: Run) -> str:
     return str(run.checkpoint) if run.checkpoint.exists() else "none yet"
 
 
-def refuse_batch(batch_size: int, parts: int, world: int) -> None:
-    """A batch must spread evenly over the processes, and be no smaller than its parts."""
+def refuse_batch(batch_size: int, parts: int, world: int, prefix: str = "") -> None:
+    """A batch must spread evenly over the processes, and be no smaller than its parts.
+
+    ``prefix`` is what the user typed before the schedule's keys.
+    """
     if batch_size % world:
+        whole = -(-batch_size // world) * world
         raise UsageError(
             f"a batch of {batch_size} on {world} processes",
             allowed="a batch size that the number of processes divides",
-            next=f"batch_size={-(-batch_size // world) * world}",
+            next=f"method.batch_size={whole} to pre-train, {prefix}objective.batch_size={whole} to fine-tune",
         )
     if parts > batch_size // world:
         raise UsageError(
-            f"accumulate={parts} for a batch of {batch_size // world} in each process",
+            f"{prefix}accumulate={parts} for a batch of {batch_size // world} in each process",
             allowed=f"1 to {batch_size // world}",
-            next=f"accumulate={batch_size // world}",
+            next=f"{prefix}accumulate={batch_size // world}",
         )
 
 

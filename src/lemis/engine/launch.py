@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def launch(settings: Settings, device: str, dims: int = 2) -> Fabric:
+def launch(settings: Settings, device: str, dims: int = 2, prefix: str = "") -> Fabric:
     """Fabric for ``auto``, ``cpu`` or ``cuda``; processes are those that torchrun started, else this one.
 
     Args:
         settings: Their precision.
         device: What the user asked for.
         dims: Of the network; there is no half precision in three dimensions on a CPU.
+        prefix: What the user typed before the schedule's keys, for messages.
 
     Raises:
         UsageError: CUDA was asked for and there is none.
@@ -37,7 +38,7 @@ def launch(settings: Settings, device: str, dims: int = 2) -> Fabric:
         devices=local,
         num_nodes=world // local,
         strategy="ddp" if world > 1 else "auto",
-        precision=precision(settings, accelerator, dims),
+        precision=precision(settings, accelerator, dims, prefix),
     )
     fabric.launch()
     return fabric
@@ -54,7 +55,7 @@ def chosen_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def precision(settings: Settings, accelerator: str, dims: int = 2) -> Any:
+def precision(settings: Settings, accelerator: str, dims: int = 2, prefix: str = "") -> Any:
     """Fabric's name of the precision. ``auto`` is decided by the hardware, not by timing, so that it is repeatable.
 
     On a CPU networks of three dimensions are trained in float32: in bf16 the weight gradients of a 3x3x3 convolution
@@ -66,13 +67,13 @@ def precision(settings: Settings, accelerator: str, dims: int = 2) -> Any:
     if dims == 3 and accelerator == "cpu":
         if settings.precision in ("bf16", "16"):
             raise UsageError(
-                f"precision={settings.precision} for a network of three dimensions on a CPU",
+                f"{prefix}precision={settings.precision} for a network of three dimensions on a CPU",
                 allowed="auto or 32: PyTorch's gradients are wrong there in half precision",
-                next="precision=32",
+                next=f"{prefix}precision=32",
             )
         return "32-true"
     if settings.precision == "16" and accelerator == "cpu":  # Fabric would take bf16 instead
-        raise UsageError("precision=16 on a CPU", allowed="auto, 32 or bf16", next="precision=bf16")
+        raise UsageError(f"{prefix}precision=16 on a CPU", allowed="auto, 32 or bf16", next=f"{prefix}precision=bf16")
     if settings.precision == "auto":
         has_bf16 = (
             torch.cuda.is_bf16_supported() if accelerator == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -65,7 +65,7 @@ def train(
         TrainingStopped: The loss or the weights are not finite.
         Interrupted: SIGTERM or Ctrl-C; there is a checkpoint.
     """
-    refuse_batch(sampling.batch_size, settings.accumulate, fabric.world_size)
+    refuse_batch(sampling.batch_size, settings.accumulate, fabric.world_size, prefix)
     per_epoch = len(source.draw(sampling, seed=seed, epoch=0))
     total = settings.steps or settings.epochs * per_epoch
     inner = channels_last(objective)

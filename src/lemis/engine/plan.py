@@ -214,6 +214,7 @@ def pretraining(
     tree = of_dims(tree, dims)
     own, backbone_given = _section(given, "method"), _section(given, "backbone")
     timing = {key: value for key, value in given.items() if key not in ("method", "backbone")}
+    _refuse_section(timing, "pretrain")
     methods = load("methods", method)
     preset, special = (_section(_section(tree, name), method) for name in ("methods", "schedules"))
     return Pretraining(
@@ -267,6 +268,7 @@ def finetuning(
             next=f"--auxiliary {plugins.names('auxiliary')[-1]}",
         )
     own = {key: value for key, value in given.items() if key not in ("backbone", "auxiliary")}
+    _refuse_section(own, "finetune")
     layers = [_section(tree, "finetune"), own]
     objectives = [_section(layer, "objective") for layer in layers]
     schedules = [{key: value for key, value in layer.items() if key != "objective"} for layer in layers]
@@ -279,6 +281,17 @@ def finetuning(
         auxiliary=auxiliary,
         auxiliary_settings=None if auxiliary is None else _auxiliary_settings(auxiliary, tree, auxiliary_given, load),
     )
+
+
+def _refuse_section(given: Mapping[str, Any], verb: str) -> None:
+    """``pretrain.epochs=3`` is how ``fit`` is told; ``pretrain`` itself is told ``epochs=3``."""
+    if isinstance(given.get(verb), Mapping):
+        key = next(iter(given[verb]), "KEY")
+        raise UsageError(
+            f"setting {verb}.{shown(key, quoted=False)} of {verb}",
+            allowed=f"its settings without {verb}. before them; with it for fit",
+            next=f"{shown(key, quoted=False)}={shown(given[verb].get(key), quoted=False)}",
+        )
 
 
 def _auxiliary_settings(auxiliary: str, tree: Mapping[str, Any], given: Mapping[str, Any], load: Loader) -> Any:

@@ -121,7 +121,7 @@ def similarity(
     loaded = [(name, *load_model(work / "runs" / name)) for name in names]
     for name, _, model in loaded:
         refuse_modules(work / "runs" / name, model, trust, next=f"lemis report {work} --similarity {of(query)} --trust")
-        _refuse_other_scans(work, name, model, store)
+        _refuse_other_scans(name, model, store)
     place = torch.tensor([[[float(query.row), float(query.col)]]], device=target)
     return Similarity(
         query,
@@ -183,7 +183,7 @@ def _pretrained(folder: Path) -> list[str]:
     return [name for _, name in sorted(found)]
 
 
-def _refuse_other_scans(work: Path, name: str, model: Model, store: Store) -> None:
+def _refuse_other_scans(name: str, model: Model, store: Store) -> None:
     for what, had, has in (
         ("channels", list(model.channels), list(store.channels)),
         ("preparation", model.prepared, plain(store.settings)),
@@ -192,7 +192,7 @@ def _refuse_other_scans(work: Path, name: str, model: Model, store: Store) -> No
             raise UsageError(
                 f"{name} was trained on scans with {what} {had}, those of {store.path} have {has}",
                 allowed="runs that were trained on scans prepared like these",
-                next=f"lemis report {work} --similarity ... --run NAME, without {name}",
+                next="name the other runs: --run NAME",
             )
 
 

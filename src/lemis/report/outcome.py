@@ -144,8 +144,8 @@ def read(folder: Path) -> Outcome:
     if absent:
         raise UsageError(
             f"{folder} has no {listed(absent)}",
-            allowed=f"the folder of a comparison: {', '.join(FILES)}",
-            next="lemis compare SCANS -o WORK --plan PLAN; its folder is WORK/comparisons/NAME",
+            allowed=f"the folder of a comparison, WORK/comparisons/NAME: {', '.join(FILES)}",
+            next="lemis compare SCANS -o WORK --plan PLAN",
         )
     try:
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))

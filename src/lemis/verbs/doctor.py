@@ -79,7 +79,7 @@ def machine() -> Iterator[Finding]:
             name="memory",
             seen=f"{memory_gb:.1f} GB",
             state="note",
-            fix="use `lemis prepare --jobs 1` and a smaller batch_size if a step runs out of memory",
+            fix="use `lemis prepare WORK --jobs 1` and a smaller batch_size if a step runs out of memory",
         )
     else:
         yield Finding(name="memory", seen=f"{memory_gb:.1f} GB")

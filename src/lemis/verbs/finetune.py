@@ -91,7 +91,7 @@ def finetune(
     store = open_store(work / "prepared")
     pairing.require_keypoints(store, keypoints)
     pairing.require_one_axis(store, settings.dims)
-    fabric = launch.launch(settings.schedule, device, settings.dims)
+    fabric = launch.launch(settings.schedule, device, settings.dims, prefix)
     console = messages()
     method = pairing.SCRATCH if before is None else before.method
     listed = index.load(work / "index.json")
@@ -158,7 +158,7 @@ def finetune(
             material.write(path, now)
         return path
     source, sampling = sources.of_labels(store, train, fabric.device, settings.objective, patch_px, most)
-    guards.refuse_batch(sampling.batch_size, settings.schedule.accumulate, fabric.world_size)
+    guards.refuse_batch(sampling.batch_size, settings.schedule.accumulate, fabric.world_size, prefix)
     fabric.barrier()  # all have read the folder before one of them changes it
     run = Run(path, stored, now)
     if pretrained is not None:

@@ -69,7 +69,7 @@ def pretrain(
     scans = [i for i, facts in enumerate(store.scans) if facts.subject not in excluded]
     subjects = sorted({store.scans[i].subject for i in scans})
     pairing.require_one_axis(store, settings.dims)
-    fabric = launch.launch(settings.schedule, device, settings.dims)
+    fabric = launch.launch(settings.schedule, device, settings.dims, prefix)
     console = messages()
     stored = {
         **settings.stored(), "seed": seed, "fold": fold, "split": None if fold is None else split,
@@ -78,7 +78,7 @@ def pretrain(
     torch.manual_seed(seed)
     network = build.network(settings, store)
     objective = build.method(settings, network)  # it may refuse the network
-    guards.refuse_batch(objective.sampling.batch_size, settings.schedule.accumulate, fabric.world_size)
+    guards.refuse_batch(objective.sampling.batch_size, settings.schedule.accumulate, fabric.world_size, prefix)
     usual = pairing.with_seed(pairing.run_name(method, settings.backbone) + _without(fold), seed)
     path = folders.choose(work / "runs", name, usual, stored)
     before = material.read(path)

@@ -79,7 +79,7 @@ def read_work(work: Path, runs: Sequence[str] = ()) -> page.WorkFacts:
         raise UsageError(
             f"{work} is not a work folder",
             allowed=f"a folder with at least one of {', '.join(parts)}",
-            next="lemis check SCANS -o WORK makes one",
+            next="lemis check SCANS -o WORK",
         )
     index = indexing.load(work / "index.json") if (work / "index.json").is_file() else None
     per_case = tuple(case.model_dump() for case in evaluation.read_cases(work / "evaluation"))
@@ -187,7 +187,7 @@ def _refuse_unknown(wanted: Sequence[str], known: Sequence[str], where: str) -> 
             raise UsageError(
                 f"there is no run {name!r} in {where}",
                 allowed=", ".join(known) or "no run has been begun",
-                next=f"{guess!r}?" if guess else "lemis pretrain or lemis finetune makes one",
+                next=f"--run {guess}" if guess else "lemis pretrain WORK",
             )
 
 
