@@ -464,8 +464,7 @@ def _nifti(path: Path, with_voxels: bool, frame: int | None = None) -> tuple[Sou
     import nibabel
 
     with reading(path):
-        # Not mapped into memory: a file that is cut short while it is read would end the process.
-        image: Any = nibabel.load(file_of(path), mmap=False)
+        image: Any = _opened(file_of(path))
         if not isinstance(image, nibabel.Nifti1Image | nibabel.Nifti2Image | nibabel.MGHImage):
             raise ValueError(f"its content is {type(image).__name__}")
         dtype, affine = image.get_data_dtype(), np.asarray(image.affine, dtype=np.float64)
@@ -508,6 +507,19 @@ def _nifti(path: Path, with_voxels: bool, frame: int | None = None) -> tuple[Sou
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which check looks for
             stored = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
     return source, stored.reshape(shape if channels == 1 else (*shape, channels))
+
+
+def _opened(file: Path) -> Any:
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        # Not mapped into memory: a file that is cut short while it is read would end the process.
+        return nibabel.load(file, mmap=False)
+    except ImageFileError:
+        if file.suffix.lower() in _PACKED:
+            packed.verify_gzip(file, 0, 0)  # says what is wrong with the packing, where that is it
+        raise
 
 
 def _unit_mm(path: Path, header: Any) -> float:
