@@ -423,6 +423,25 @@ def test_x_rays_of_a_flat_folder_are_scans(tmp_path: Path) -> None:
     assert volume.read(written).array.shape == (6, 4, 1)
 
 
+def test_one_damaged_x_ray_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    tags = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
+    dicoms.write(tmp_path, PIXELS, SOPClassUID=dicoms.X_RAY, names=[f"x{number}.dcm" for number in range(5)], **tags)
+    (tmp_path / "x0.dcm").write_bytes(b"no image")
+    findings = check.examine(layouts.recognise(tmp_path).index, jobs=1)
+    assert [(fault.scan, fault.severity) for fault in findings.faults] == [("x0", "error")]
+    assert sum(bool(seen.channels) for seen in findings.seen) == 4
+
+
+def test_a_series_without_positions_is_refused_and_not_torn_into_images(tmp_path: Path) -> None:
+    dicoms.write(tmp_path, PIXELS, ImagePositionPatient=None)
+    assert [scan.id for scan in layouts.recognise(tmp_path).index.scans] == [tmp_path.name]
+    with pytest.raises(DataFault, match="do not state their position"):
+        volume.read(tmp_path)
+    for file in sorted(tmp_path.iterdir())[1:]:
+        file.unlink()
+    assert "where it lies" in notes(tmp_path)["place unknown"]
+
+
 def test_one_file_of_a_series_is_not_taken_for_the_scan(tmp_path: Path) -> None:
     files = dicoms.write(tmp_path, PIXELS)
     with pytest.raises(DataFault, match="is one file of a DICOM series"):

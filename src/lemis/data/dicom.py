@@ -30,6 +30,7 @@ _OTHERS = (
     *(".gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".raw", ".zraw", ".png", ".tif", ".tiff"),
     *(".jpg", ".jpeg", ".bmp", ".csv", ".tsv", ".json", ".txt", ".md", ".xml", ".yaml", ".pdf", ".zip", ".tar"),
 )
+_SLICED = ("CT", "MR", "PT", "NM")  # what lies in the body, where an X-ray looks through it
 # A missing slice is off by a whole step; scanners round positions to about 0.001 mm, some exports to 0.01 or 0.1.
 _STEP_TOLERANCE = 0.02
 _MOST_ROUNDED = 0.5
@@ -90,18 +91,19 @@ def _folders_below(folder: Path, walked: set[Path]) -> Iterator[Path]:
 def single_images(folder: Path) -> list[Path]:
     """The files of a folder where each is an image by itself: X-rays, or single slices of several series.
 
-    Empty where it holds a series, one image only, or a file that cannot be read.
+    Empty where it holds a series, or one image only. A file that cannot be read is one of them: it is named when it is.
     """
     found: list[Path] = []
     series: set[str] = set()
     for file in _candidates(folder):
-        try:
-            header = read_header(file)
-        except DataFault:
-            return []  # named when the folder is read
+        header = _readable(file)
+        if header is None:
+            found.append(file)
+            continue
         if not header.has_image:
             continue
-        if header.text("ImagePositionPatient") and header.text("SeriesInstanceUID") in series:
+        sliced = bool(header.text("ImagePositionPatient")) or header.text("Modality") in _SLICED
+        if sliced and header.text("SeriesInstanceUID") in series:
             return []
         series.add(header.text("SeriesInstanceUID"))
         found.append(file)
@@ -136,9 +138,13 @@ def description(folder: Path) -> str:
 
 
 def _first(folder: Path) -> Header | None:
-    """The first file of a folder; None where it cannot be read, which is named when the folder is."""
+    return next((_readable(file) for file in _candidates(folder)), None)
+
+
+def _readable(file: Path) -> Header | None:
+    """None of a file that cannot be read, where something else is asked: it is named when it is read for itself."""
     try:
-        return next((read_header(file) for file in _candidates(folder)), None)
+        return read_header(file)
     except DataFault:
         return None
 
@@ -180,7 +186,7 @@ def _single(header: Header, notes: tuple[Note, ...] = ()) -> Series:
     orientation, position = _orientation(header), _position(header)
     placed = bool(orientation and position)
     pixel_mm, scale = _pixel_spacing(header, placed=placed)
-    thickness_mm, guess = _thickness(header, pixel_mm) if placed else (1.0, ())
+    thickness_mm, guess = _thickness(header, pixel_mm) if placed else (1.0, _nowhere(header))
     affine = _affine(orientation or (1, 0, 0, 0, 1, 0), position or (0, 0, 0), pixel_mm)
     affine[:3, 2] = np.cross(affine[:3, 0], affine[:3, 1]) / (pixel_mm[0] * pixel_mm[1]) * thickness_mm
     return Series(
@@ -204,8 +210,8 @@ def refuse_part_of_series(path: Path) -> None:
     if not header.text("ImagePositionPatient") or path not in files:
         return
     place = files.index(path)
-    neighbours = (read_header(file) for file in files[max(place - 1, 0) : place + 2] if file != path)
-    if any(other.text("SeriesInstanceUID") == header.text("SeriesInstanceUID") for other in neighbours):
+    neighbours = (_readable(file) for file in files[max(place - 1, 0) : place + 2] if file != path)
+    if any(other and other.text("SeriesInstanceUID") == header.text("SeriesInstanceUID") for other in neighbours):
         raise DataFault(
             f"{path} is one file of a DICOM series",
             allowed="the folder that holds the series",
@@ -268,6 +274,13 @@ def _thickness(header: Header, pixel_mm: tuple[float, float]) -> tuple[float, tu
     return thickness_mm, (
         Note("single slice", seen, "do not use volumes in ml; export the series with all its slices"),
     )
+
+
+def _nowhere(header: Header) -> tuple[Note, ...]:
+    if header.text("Modality") not in _SLICED:
+        return ()
+    seen = f"{header.file.name} does not say where it lies in the body: it is taken for axial, as people look at it"
+    return (Note("place unknown", seen, "fine for images in 2D; otherwise export it with position and orientation"),)
 
 
 def _affine(orientation: Sequence[float], position: Sequence[float], pixel_mm: tuple[float, float]) -> Array:

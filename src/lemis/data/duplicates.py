@@ -122,7 +122,7 @@ def partners(sketches: Mapping[str, Sketch], subject_of: Mapping[str, str]) -> l
             for value in hashes:
                 places[value].append((id, axis))
     shared: dict[tuple[tuple[str, int], tuple[str, int]], int] = defaultdict(int)  # lists of hashes, by scan and place
-    common = max(8, len(sketches) // 20)
+    common = max(16, len(sketches) // 20)
     for found in places.values():
         if len(found) <= common:  # what many scans share tells nothing (an empty border, a phantom)
             for pair in itertools.combinations(found, 2):
