@@ -77,6 +77,7 @@ def test_channels_are_in_order_of_their_numbers(tmp_path: Path) -> None:
         ("labels", {"a": 2**40}, r"which no label map can hold(.|\n)*2147483647"),
         ("labels", {"9" * 18: "a"}, "which no label map can hold"),
         ("labels", {"9" * 5000: "a"}, "no whole number"),
+        ("labels", {"background": 1, "a": 2}, r'"background": 1(.|\n)*give "background" the value 0'),
         ("labels", {"a": 1, "b": 1}, "gives the value 1 2 times"),
         ("labels", {"1": "a", "2": "a"}, 'gives the name "a" 2 times'),
         ("labels", {"": 1}, "the name is empty"),

@@ -629,6 +629,44 @@ def test_only_links_to_files_that_are_not_there(tmp_path: Path) -> None:
         layouts.recognise(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["labelsTr", "IM0001", "sub-03"])
+def test_a_folder_that_is_a_link_to_nothing_is_named(name: str, tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr/a_0000.nii.gz")
+    (tmp_path / name).symlink_to("../annex/x")
+    (doubt,) = layouts.recognise(tmp_path).doubts
+    assert (doubt.file, doubt.kind) == (name, "link to a file that is not there")
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("labelstr/a.nii.gz", "labelsTr"), ("Dataset.JSON", "dataset.json"), ("subject.csv", "subjects.csv")]
+    + [(name, "subjects.csv") for name in ("subjects.xlsx", "Subjects.tsv", "SUBJECTS.CSV")],
+)
+def test_names_that_are_nearly_ours_are_told(name: str, ours: str, tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr/a_0000.nii.gz", tmp_path / name)
+    (doubt,) = layouts.recognise(tmp_path).doubts
+    assert doubt == (
+        name.split("/")[0],
+        "name that is nearly ours",
+        f"is not read; we read {ours}",
+        f"rename it to {ours}",
+    )
+    assert layouts.recognise(tmp_path / "imagesTr" / "a_0000.nii.gz").doubts == ()
+
+
+@pytest.mark.parametrize(("name", "told"), [("liver", 1), ("Background", 0), ("unlabelled", 0), ("0", 0), ("BG", 0)])
+def test_a_structure_with_the_value_of_the_background_is_told(name: str, told: int, tmp_path: Path) -> None:
+    touch(tmp_path / "imagesTr/a_0000.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {name: 0, "b": 1}}))
+    assert [doubt.kind for doubt in layouts.recognise(tmp_path).doubts] == ["structure with the value 0"] * told
+
+
+def test_one_file_says_itself_what_is_meant(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", tmp_path / "others" / "c.nii.gz")
+    listing = layouts.recognise(tmp_path / "a.nii.gz")
+    assert (listing.left_out, listing.doubts) == ((), ())
+
+
 def test_formats_that_are_not_read_are_called_by_their_name(tmp_path: Path) -> None:
     touch(*[tmp_path / f"s{n}.{end}" for n in range(2) for end in ("hdr", "img")])
     with pytest.raises(UsageError, match=r"NIfTI or Analyze pairs \(\.hdr and \.img\) are not read(.|\n)*nibabel"):
@@ -777,6 +815,11 @@ def test_a_name_that_is_not_utf8_is_refused_readably(tmp_path: Path) -> None:
     touch(tmp_path / os.fsdecode(b"caf\xe9.nii.gz"))
     with pytest.raises(UsageError, match=r"ids that cannot be used: caf\\udce9 \(is not UTF-8\)"):
         layouts.recognise(tmp_path)
+
+
+def test_what_is_left_out_is_named_readably(tmp_path: Path) -> None:
+    touch(tmp_path / "a.nii.gz", tmp_path / os.fsdecode(b"caf\xe9_seg.nii.gz"))
+    assert [part.file for part in layouts.recognise(tmp_path).left_out] == [r"caf\udce9_seg.nii.gz"]
 
 
 def test_a_folder_whose_path_is_not_utf8_is_refused_readably(tmp_path: Path) -> None:

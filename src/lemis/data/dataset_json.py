@@ -122,6 +122,8 @@ def _labels(value: Any) -> dict[str, int]:
         if count > 1:
             raise _Unfit(f"gives the {what} {_shown(most)} {count} times", f"give every structure a {what} of its own")
     names = dict(pairs)
+    if names.get("background", 0) != 0:
+        raise _Unfit(f'declares the label "background": {names["background"]}', 'give "background" the value 0')
     return names if 0 in names.values() else {"background": 0, **names}
 
 

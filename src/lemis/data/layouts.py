@@ -34,8 +34,8 @@ from lemis.data import (
     csv_list,
     dataset_json,
     dicom,
+    doubts,
     frame,
-    identity,
     packed,
     public,
     spreadsheet,
@@ -51,14 +51,12 @@ from lemis.data.listing import (
     Found,
     LeftOut,
     Tree,
-    dangling_links,
     files_in,
     known,
     only_image,
     shown,
     stem_of,
     strange_format,
-    unused,
 )
 from lemis.errors import UsageError
 from lemis.plugins import nearest
@@ -169,7 +167,8 @@ def recognise(root: Path, layout: str | None = None) -> Listing:
         if layout in (None, name):
             found = find()
             if found is not None and found.cases:
-                return _listing(root if root.is_dir() else root.parent, name, found)
+                folder = root if root.is_dir() else root.parent
+                return _listing(folder, name, found, None if name == "csv" or root.is_file() else Tree(root))
     raise _nothing(root, layout)
 
 
@@ -561,8 +560,14 @@ def _without(stem: str, folder: str) -> str:
 # ---------------------------------------------------------------- files
 
 
-def _listing(root: Path, layout: str, found: Found) -> Listing:
+def _listing(root: Path, layout: str, found: Found, tree: Tree | None) -> Listing:
     """The scans by id, each with its subject, and what there is to say of the folder.
+
+    Args:
+        root: What files are relative to.
+        layout: Of the scans.
+        found: What it made of the folder.
+        tree: All that lies in the folder; None where a file or a list says itself what is meant.
 
     Raises:
         UsageError: Ids, subjects or paths that cannot be used, or a ``subjects.csv`` that cannot.
@@ -587,39 +592,19 @@ def _listing(root: Path, layout: str, found: Found) -> Listing:
         scans=scans,
         ignored=found.ignored,
     )
-    doubts = [
-        *csv_list.strangers(table, said),
-        *_perhaps_one_person(scan.subject for scan in scans if not said[scan.id]),
-    ]
+    odd = csv_list.strangers(table, said) + doubts.structure_at_zero(found.labels)
+    odd += doubts.perhaps_one_person(scan.subject for scan in scans if not said[scan.id])
     left_out = found.left_out
-    if root.is_dir() and layout != "csv":  # a list says itself what is meant
-        tree = Tree(root)
-        doubts += dangling_links(tree)
-        left_out += () if layout in public.TITLES else unused(tree, found)
-    return Listing(index, left_out, tuple(doubts))
+    if tree is not None:
+        odd += doubts.misnamed(root) + doubts.dangling_links(tree)
+        left_out += () if layout in public.TITLES else doubts.unused(tree, found)
+    return Listing(index, tuple(LeftOut(readable(file), reason) for file, reason in left_out), tuple(odd))
 
 
 def _guessed(case: Case) -> str:
     if case.folder is not None:
         return subject_of(case.folder)
     return subject_of(case.id, picture=volume.is_picture(case.images[0]))
-
-
-def _perhaps_one_person(subjects: Iterable[str]) -> list[Doubt]:
-    groups = identity.doubts(subjects)
-    if not groups:
-        return []
-    shown_groups = "; ".join(", ".join(group[:4]) + ", ..." * (len(group) > 4) for group in groups[:5])
-    more = f"; and {len(groups) - 5} more" if len(groups) > 5 else ""
-    return [
-        Doubt(
-            csv_list.SUBJECTS,
-            "subjects that may be one person",
-            f"{shown_groups}{more}: taken for different people, who may land on both sides of a split",
-            f"write {csv_list.SUBJECTS} (columns id,subject) into the folder: one subject for the scans of one person; "
-            "where they are different people, each its own, and this is not said again",
-        )
-    ]
 
 
 def _read_facts(index: Index, scan: Scan) -> tuple[Scan, int, dict[str, int]]:
@@ -666,7 +651,7 @@ def _nothing(root: Path, layout: str | None) -> UsageError:
         seen = f"{root} holds {', '.join(names[:8]) or 'nothing'}{more}"
     wanted = f"the layout {TITLES[layout]}" if layout else "a layout that we know"
     tree = Tree(root)
-    links = dangling_links(tree)
+    links = doubts.dangling_links(tree)
     if links:
         return UsageError(
             f"{seen}: {links[0].file}, one of {len(links)} links, {links[0].seen}, which is not there",

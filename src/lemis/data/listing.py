@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lemis.data import volume
-from lemis.data.index import readable
 from lemis.errors import UsageError
 
 # No archive unpacks deeper.
@@ -133,57 +132,3 @@ def only_image(root: Path, name: str, files: Sequence[Path]) -> Path:
             next="move the others out of the folder",
         )
     return files[0]
-
-
-def dangling_links(tree: Tree) -> list[Doubt]:
-    """Links of the folder to files that are not there, as they are left by a download that was not finished."""
-    links = [
-        tree.root / file for file in tree.files if volume.suffix_of(Path(file)) and (tree.root / file).is_symlink()
-    ]
-    return [
-        Doubt(
-            readable(shown(tree.root, link)),
-            "link to a file that is not there",
-            f"points to {readable(os.readlink(link))[-120:]}",
-            "fetch the files (git annex get, datalad get), or remove the links",
-        )
-        for link in links
-        if not link.exists()
-    ]
-
-
-def unused(tree: Tree, found: Found) -> tuple[LeftOut, ...]:
-    """Image files of the folder that no scan of it uses; of a folder that holds nothing else, the folder."""
-    cases = [
-        volume.file_of(file) for case in found.cases for file in (*case.images, *([case.label] if case.label else []))
-    ]
-    used = {shown(tree.root, file) for file in cases} | {part.file for part in found.left_out}
-    busy = {parent.as_posix() for file in used for parent in Path(file).parents}
-    idle: dict[str, list[str]] = {}
-    for file in tree.files:
-        parents = [parent.as_posix() for parent in reversed(Path(file).parents)]
-        there = (known(Path(file)) or strange_format(Path(file))) and (tree.root / file).exists()
-        if there and "__MACOSX" not in parents and file not in used and not used.intersection(parents):
-            idle.setdefault(next((parent for parent in parents if parent not in busy), file), []).append(file)
-    return tuple(
-        LeftOut(
-            readable(name if files == [name] else f"{name}/ ({len(files)} image{'s' * (len(files) > 1)})"),
-            _reason(name, files),
-        )
-        for name, files in idle.items()
-    )
-
-
-def _reason(name: str, files: Sequence[str]) -> str:
-    if all(strange := [strange_format(Path(file)) for file in files]):
-        return f"{strange[0]} are not read"
-    if files == [name]:
-        return "an image that belongs to no scan"
-    if name == "labelsTs":
-        return "labels of the test set are left alone"
-    if LABEL_FOLDER.match(Path(name).name) and len(files) > 1:
-        return (
-            "label maps that belong to no scan; masks of single structures have to be merged into one label map beside "
-            "the image (image.nii.gz, label.nii.gz), with a value for each structure"
-        )
-    return "images that belong to no scan"
