@@ -124,6 +124,9 @@ def test_a_subject_is_who_the_folder_says(tuned: Path, tmp_path: Path) -> None:
     images, labels = make_scans(tmp_path, {"x": 1, "y": 2})
     assert scored(tuned, tmp_path, images, labels)["subjects"] == 2
     (images / "subjects.csv").write_text("id,subject\nx,anna\ny,anna\n")
+    before = (tmp_path / "masks" / "predictions.json").read_bytes()
+    predict(tuned, inputs=images, output=tmp_path / "masks", dry_run=True, device="cpu")
+    assert (tmp_path / "masks" / "predictions.json").read_bytes() == before
     summary = scored(tuned, tmp_path, images, labels)  # no label map is made again for that
     assert summary["subjects_tested"] == ["anna"]
 

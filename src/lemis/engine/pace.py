@@ -119,7 +119,8 @@ def print_dry_run(pace: Pace, rows: Sequence[Way], columns: Sequence[Place], gri
     out.print(
         f"{count(len(grid.cells), 'cell')}, {len(todo)} missing: about {duration(sum(cost.missing for cost in costs))} "
         f"one after the other on {chosen_device(pace.device)}, scoring on top; "
-        f"{max(cost.memory_gb for cost in costs):.1f} GB of memory each, "
+        f"{max(cost.memory_gb for cost in costs):.1f} GB of memory each while it trains (large scans take more when "
+        "they are predicted and scored), "
         f"{sum(cost.disk_gb for cost in costs):.2g} GB of disk ({free_gb:.0f} GB free). Nothing was trained."
     )
 

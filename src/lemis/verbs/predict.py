@@ -106,8 +106,9 @@ def predict(
     waiting = [scan for scan in chosen if not _is_made(known.scans.get(scan.id), wanted[scan.id], output)]
     listed = {scan.id: {"scan": _located(index, scan), "inputs": foreign} for scan in chosen}
     shared = _shared(runs, models, index)
-    for scan in (scan for scan in chosen if scan not in waiting):
-        _list_anew(output, known.scans[scan.id], listed[scan.id], shared)
+    if not dry_run:
+        for scan in (scan for scan in chosen if scan not in waiting):
+            _list_anew(output, known.scans[scan.id], listed[scan.id], shared)
     if not waiting:
         console.print(f"{output}: nothing to do")
         return output
@@ -374,9 +375,22 @@ def _costs(
 ) -> list[Cost]:
     settings, channels = resolve(preprocess.Settings, model.prepared), len(model.channels)
     described = [_described(scan, scan.shape, scan.spacing_mm, settings) for scan in scans]
+    _load_what_preparation_needs()
     largest = max(described, key=lambda one: math.prod(one.prepared_shape))
     found = probe(networks, largest, channels, device, *(tiling or ()))
     return [cost(one, found, channels, device, *(tiling or ())) for one in described]
+
+
+def _load_what_preparation_needs() -> None:
+    """Libraries are part of the memory that a prediction takes, so they are there before it is measured."""
+    settings = preprocess.Settings(spacing_mm=1.0, slice_spacing_mm=1.0)
+    shape = (8, 8, 8)
+    small = preprocess.describe(
+        id="", subject="", images=("",), label=None, shape=shape, spacing_mm=(2.0, 2.0, 2.0), slice_axis=2,
+        settings=settings,
+    )  # fmt: skip
+    image = np.arange(512, dtype=np.float32).reshape(shape)
+    preprocess.prepare_image(image, small, settings)
 
 
 def _print_cost(scans: Sequence[Scan], costs: Sequence[Cost], tiling: Tiling | None, device: torch.device) -> None:
