@@ -841,3 +841,12 @@ def test_names_that_later_steps_cannot_use_are_refused_at_once(name: str, tmp_pa
     touch(tmp_path / f"{name}.nii.gz", tmp_path / "b.nii.gz")
     with pytest.raises(UsageError, match="ids that cannot be used"):
         layouts.recognise(tmp_path)
+
+
+def test_what_is_neither_file_nor_folder_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.nii")
+    with pytest.raises(DataFault, match=r"pipe\.nii is a named pipe"):
+        layouts.recognise(tmp_path / "pipe.nii")
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(UsageError, match="circle does not exist"):
+        layouts.recognise(tmp_path / "circle")

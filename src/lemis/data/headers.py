@@ -167,16 +167,15 @@ def _meta(path: Path) -> Header:
         raise _fault(
             path, f"AnatomicalOrientation = {_quoted(fields['AnatomicalOrientation'])}", "RAI, LPS or the like"
         )
-    true = ("true", "1")
-    big = any(fields.get(key, "").lower() in true for key in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"))
+    big = any(_truth(path, fields, key, False) for key in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"))
     dtype = (">" if big else "<") + _META_TYPES[kind.removesuffix("_ARRAY")]
     local = fields["ElementDataFile"] in ("LOCAL", "Local", "local")
     skip = _number(path, {"HeaderSize": "0"} | fields, "HeaderSize", range(-1, 1 << 62))
     packed_bytes = None
     if "CompressedDataSize" in fields:
         packed_bytes = _number(path, fields, "CompressedDataSize", range(1, 1 << 62))
-    text = fields.get("BinaryData", "True").lower() in ("false", "0")
-    packing = "zlib" if fields.get("CompressedData", "").lower() in true else "text" if text else "raw"
+    binary = _truth(path, fields, "BinaryData", True)
+    packing = "zlib" if _truth(path, fields, "CompressedData", False) else "raw" if binary else "text"
     return Header(
         path=path,
         shape=(*shape, channels) if channels > 1 else shape,
@@ -188,6 +187,15 @@ def _meta(path: Path) -> Header:
         spaced="ElementSpacing" in fields or "ElementSize" in fields,
         packed_bytes=packed_bytes if packing == "zlib" else None,
     )
+
+
+def _truth(path: Path, fields: dict[str, str], key: str, otherwise: bool) -> bool:
+    """The library looks at the first letter only, and would unpack what is not packed."""
+    words = {"true": True, "1": True, "false": False, "0": False}
+    text = fields.get(key, str(otherwise))
+    if text.lower() not in words:
+        raise _fault(path, f"{key} = {_quoted(text)}", "True or False")
+    return words[text.lower()]
 
 
 # ---------------------------------------------------------------- NRRD
