@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
@@ -157,6 +158,30 @@ def test_two_folders_without_a_work_folder(tmp_path: Path):
     assert list(bare["protocols"]["default"]["structures"]) == ["label 1", "label 3"]
     assert bare["protocols"]["default"]["overall"] == summary["protocols"]["default"]["overall"]
     assert (tmp_path / "out" / "per_case.csv").is_file()
+
+
+def segmentation(path: Path, labels: NDArray[np.uint8], names: dict[str, int]) -> None:
+    """As 3D Slicer writes it, on the grid of ``label_map``."""
+    path.parent.mkdir(exist_ok=True)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(labels.T))
+    image.SetSpacing((1.5, 1.5, 8.0))  # LPS, as AFFINE says
+    for number, (name, value) in enumerate(names.items()):
+        image.SetMetaData(f"Segment{number}_Name", name)
+        image.SetMetaData(f"Segment{number}_LabelValue", str(value))
+    sitk.WriteImage(image, str(path))
+
+
+def test_references_that_number_their_structures_otherwise(tmp_path: Path):
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map()})
+    swapped = np.where(label_map() == 1, 2, label_map() == 3).astype(np.uint8)
+    segmentation(tmp_path / "slicer" / "a.seg.nrrd", label_map(), {"pool": 1, "wall": 3})
+    segmentation(tmp_path / "slicer" / "b.seg.nrrd", swapped, {"wall": 1, "pool": 2})
+    summary = evaluate(work / "predictions", tmp_path / "slicer", output=tmp_path / "out")
+    assert summary["protocols"]["default"]["overall"]["dice"]["mean"] == 1.0
+    (work / "index.json").unlink()
+    bare = evaluate(work / "predictions", tmp_path / "slicer", output=tmp_path / "out")
+    assert list(bare["protocols"]["default"]["structures"]) == ["pool", "wall"]
+    assert bare["protocols"]["default"]["overall"]["dice"]["mean"] == 1.0
 
 
 @pytest.mark.parametrize(("seen", "says"), [(["c", "b"], True), (["c"], False), ([], False)])

@@ -326,9 +326,15 @@ def _named(case: Case) -> str:
 
 
 def _numbered(cases: Sequence[Case]) -> dict[str, int]:
-    """Names for the values of references that nothing names."""
-    values = sorted({int(value) for case in cases for value in np.unique(label_maps.read(case.reference).array)} - {0})
-    return {f"label {value}": value for value in values}
+    """Names and values of the structures of references, where no data set says them: their own names, or numbers."""
+    found = [
+        (label.source.segments, np.unique(label.array).tolist())
+        for label in (label_maps.read(case.reference) for case in cases)
+    ]
+    named = label_maps.numbering(segments for segments, _ in found)
+    moves = [label_maps.moved(segments, named) for segments, _ in found]
+    values = {move.get(value, value) for move, (_, there) in zip(moves, found, strict=True) for value in there}
+    return named | {f"label {value}": value for value in sorted(values - {0, *named.values()})}
 
 
 def _millimetres(cases: Sequence[Case], record: Mapping[str, Any]) -> str | None:
@@ -366,6 +372,7 @@ def _score_case(
     reference = label_maps.single(volume.read(case.reference))
     prediction = label_maps.single(volume.read(case.prediction, reference.source.axes))
     reference = label_maps.renumbered(label_maps.placed(reference, prediction.source), structures)
+    prediction = label_maps.renumbered(prediction, structures)
     _refuse_other_grid(case, prediction, reference)
     maps = _structured(prediction, ignored), _structured(reference, ignored)
     for labels, path in zip(maps, (case.prediction, case.reference), strict=True):
