@@ -513,6 +513,13 @@ def test_files_that_end_early(tmp_path: Path, kept: int) -> None:
         volume.read(tmp_path)
 
 
+def test_rows_that_nobody_claims_are_said(tmp_path: Path) -> None:
+    dicoms.write(tmp_path, PIXELS, Columns=5)
+    assert "holds 8 bytes more" in notes(tmp_path)["more pixels than claimed"]
+    dicoms.write(tmp_path / "odd", RANDOM.integers(0, 255, (3, 5, 2)).astype(np.uint8))
+    assert not notes(tmp_path / "odd")
+
+
 def test_many_frames_and_other_objects_are_refused_with_the_reason(tmp_path: Path) -> None:
     dicoms.write(tmp_path / "frames", PIXELS[:, :, :1], NumberOfFrames=12)
     with pytest.raises(DataFault, match=r"12 frames(.|\n)*dcm2niix"):

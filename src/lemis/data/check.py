@@ -217,7 +217,7 @@ def _read(path: Path, report: _Report) -> volume.Volume | None:
     try:
         return volume.read(path)
     except UsageError as error:
-        kind = "DICOM series" if path.is_dir() or path.suffix.lower() == ".dcm" else "unreadable file"
+        kind = "DICOM series" if path.is_dir() or volume.suffix_of(path) in ("", ".dcm") else "unreadable file"
         report.error(kind, error.given.removeprefix(str(path)).lstrip("/: "), error.next)
     except (LemisError, OSError, MemoryError) as error:
         report.error("unreadable file", f"{path}: {error}", "copy or export the file again")

@@ -35,6 +35,7 @@ _SLICED = ("CT", "MR", "PT", "NM")  # what lies in the body, where an X-ray look
 _STEP_TOLERANCE = 0.02
 _MOST_ROUNDED = 0.5
 _DIRECTION_TOLERANCE = 1e-2
+_MOST_SPARE_BYTES = 1  # pixels are padded to an even number of bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -496,12 +497,20 @@ def read_voxels(series: Series) -> tuple[Array, tuple[Note, ...]]:
     colours = (series.channels,) if series.channels > 1 else ()
     values = np.empty((*series.shape, *colours), dtype=value_type(series.slices), order="F")
     empty: dict[int, npt.NDArray[np.bool_]] = {}
+    spare: tuple[Note, ...] = ()
     for number, one in enumerate(series.slices):
-        plane, padded = plane_of(one)  # (rows, columns[, 3])
-        values[:, :, number] = plane.swapaxes(0, 1)
-        if padded is not None and padded.any():
-            empty[number] = padded.T
-    return values, _without_padding(series, values, empty)
+        plane = plane_of(one)
+        values[:, :, number] = plane.values.swapaxes(0, 1)
+        if plane.padded is not None and plane.padded.any():
+            empty[number] = plane.padded.T
+        if plane.spare_bytes > _MOST_SPARE_BYTES and not spare:
+            spare = (_spare(one, plane.spare_bytes),)
+    return values, (*_without_padding(series, values, empty), *spare)
+
+
+def _spare(one: Slice, spare_bytes: int) -> Note:
+    seen = f"{one.file.name} claims {one.rows} rows of {one.columns} pixels, and holds {spare_bytes} bytes more"
+    return Note("more pixels than claimed", seen, "look at it: if it is torn, export the series again")
 
 
 def _without_padding(series: Series, values: Array, empty: Mapping[int, npt.NDArray[np.bool_]]) -> tuple[Note, ...]:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -176,40 +176,56 @@ def value_type(slices: Sequence[Slice]) -> np.dtype[Any]:
     return np.dtype(np.float64)
 
 
-def plane_of(one: Slice) -> tuple[Array, npt.NDArray[np.bool_] | None]:
-    """Values (rows, columns[, 3]), and where they are padding."""
+class Plane(NamedTuple):
+    """What one file holds."""
+
+    values: Array  # (rows, columns[, 3]), slope and intercept applied
+    padded: npt.NDArray[np.bool_] | None  # where they are padding; None where nothing is said of it
+    spare_bytes: int  # of plain pixels, that no row and column claims
+
+
+def plane_of(one: Slice) -> Plane:
+    """Read the pixels of a file.
+
+    Raises:
+        DataFault: They are damaged, or fewer than claimed.
+    """
     dataset = dataset_of(one.file, ["PixelData"], pixels=True)
     raw = getattr(dataset.get_item("PixelData"), "value", None)
     if not isinstance(raw, bytes):
         raise unreadable(one.file, "it holds no pixels")
-    if one.packed or one.samples > 1:
-        stored, padded = _by_gdcm(one, raw), None
-    else:
-        stored, padded = _by_numpy(one, raw)
+    if not one.packed and len(raw) < one.stored_bytes:
+        raise _too_short(one, len(raw))
+    spare_bytes = 0 if one.packed else len(raw) - one.stored_bytes
     if one.samples > 1:
-        return stored, None
+        return Plane(_by_gdcm(one, raw), None, spare_bytes)
+    stored, padded = (_in_bits(one, _by_gdcm(one, raw)), None) if one.packed else _by_numpy(one, raw)
     if one.padding is not None:
         inside = (stored >= one.padding[0]) & (stored <= one.padding[1])
         padded = inside if padded is None else inside | padded
     if one.turned_over:
         lowest = -(2 ** (one.bits_stored - 1)) if one.signed else 0
         stored = 2 * lowest + 2**one.bits_stored - 1 - stored
-    return stored * one.slope + one.intercept if (one.slope, one.intercept) != (1, 0) else stored, padded
+    scaled = (one.slope, one.intercept) != (1, 0)
+    return Plane(stored * one.slope + one.intercept if scaled else stored, padded, spare_bytes)
 
 
 def _by_numpy(one: Slice, raw: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]:
     """Stored values of plain grey pixels, and where a whole cell is the padding value, unused bits included."""
-    if len(raw) < one.stored_bytes:
-        raise _too_short(one, len(raw))
     kind = np.dtype(f"u{one.bits_allocated // 8}").newbyteorder(">" if one.syntax == BIG_ENDIAN else "<")
     cells = np.frombuffer(raw, dtype=kind, count=one.rows * one.columns).reshape(one.rows, one.columns).astype(np.int64)
-    # Older files keep overlays in the bits above (and below) those of the value.
-    stored = (cells >> (one.high_bit + 1 - one.bits_stored)) & (2**one.bits_stored - 1)
-    if one.signed:
-        stored -= (stored >> (one.bits_stored - 1)) << one.bits_stored
+    stored = _in_bits(one, cells >> (one.high_bit + 1 - one.bits_stored))
     if one.padding is None:
         return stored, None
     return stored, cells == one.padding[0] & (2**one.bits_allocated - 1)
+
+
+def _in_bits(one: Slice, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Values of the bits that are stored; older files keep overlays in those above."""
+    stored: npt.NDArray[np.int64] = cells & (2**one.bits_stored - 1)
+    if one.signed:
+        stored -= (stored >> (one.bits_stored - 1)) << one.bits_stored
+    return stored
 
 
 def _by_gdcm(one: Slice, raw: bytes) -> Array:
@@ -218,8 +234,6 @@ def _by_gdcm(one: Slice, raw: bytes) -> Array:
 
     if one.packed:
         raw = _checked(one, raw)
-    elif len(raw) < one.stored_bytes:
-        raise _too_short(one, len(raw))
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     with tempfile.TemporaryDirectory() as folder:
