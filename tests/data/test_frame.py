@@ -285,6 +285,14 @@ def test_an_index_of_before_is_not_brought_into_a_frame() -> None:
     assert caught.value.next == "lemis check /scans -o WORK"
 
 
+def test_the_direction_of_a_stack_has_no_need_of_a_sense() -> None:
+    """An index that somebody edited may hold opposite ones, whose mean is nothing."""
+    scan = index_of([(ANATOMY, np.eye(3))]).scans[0]
+    (stack,) = frame.stacks([scan, dataclasses.replace(scan, axes=as_axes(-np.eye(3)))])
+    assert np.abs(stack.direction).tolist() == [0, 0, 1]
+    assert (stack.scans, stack.within_degrees) == (2, 0)
+
+
 def test_views_have_their_names_as_long_as_they_are_near() -> None:
     assert [frame.view(axis) for axis in np.eye(3)] == ["sagittal", "coronal", "axial"]
     for degrees, name in ((29, "axial"), (31, "oblique"), (59, "oblique"), (61, "sagittal"), (151, "axial")):

@@ -203,3 +203,10 @@ def test_directions_that_are_none_are_refused(axes: list[list[float]], where: st
     (tmp_path / "index.json").write_text(json.dumps(facts))
     with pytest.raises(UsageError, match="is damaged"):
         indexing.load(tmp_path / "index.json")
+
+
+def test_directions_without_a_grid_are_refused(tmp_path: Path) -> None:
+    scan = dataclasses.replace(SMALL.scans[0], axes=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
+    indexing.save(dataclasses.replace(SMALL, scans=(scan,)), tmp_path / "index.json")
+    with pytest.raises(UsageError, match=r"is damaged: scans\.0.*a scan with axes has a shape and a spacing too"):
+        indexing.load(tmp_path / "index.json")

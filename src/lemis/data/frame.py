@@ -48,7 +48,7 @@ class Stack:
 
     axis: int
     scans: int
-    direction: tuple[float, float, float]  # mean of the directions across their slices, mm RAS
+    direction: tuple[float, float, float]  # the one nearest to those across their slices, mm RAS
     within_degrees: float  # the largest angle between two of those directions
 
 
@@ -220,8 +220,9 @@ def not_parallel(index: Index) -> tuple[Scan, ...]:
 
 def _stack(axis: int, normals: NDArray[np.float64]) -> Stack:
     normals = normals[np.lexsort(normals.T)]  # a sum depends on its order
-    mean = normals.sum(axis=0)
-    x, y, z = (float(value) for value in np.round(mean / np.linalg.norm(mean), 6) + 0.0)
+    line = np.linalg.svd(normals, full_matrices=False)[2][0]  # a mean of lines: there is one whatever their senses
+    along = line if np.sum(normals @ line) >= 0 else -line
+    x, y, z = (float(value) for value in np.round(along, 6) + 0.0)
     different = np.unique(np.round(normals, 3), axis=0)
     different /= np.linalg.norm(different, axis=1, keepdims=True)
     widest = max(float(directions.degrees_between_lines(one, different).max()) for one in different)

@@ -63,6 +63,12 @@ class Scan:
     axes: Annotated[Axes, AfterValidator(_per_scan)] = ()
 
 
+def _with_grid(scan: Scan) -> Scan:
+    if scan.axes and not (scan.shape and scan.spacing_mm):
+        raise ValueError("a scan with axes has a shape and a spacing too")
+    return scan
+
+
 @dataclass(frozen=True, kw_only=True)
 class Index:
     """What a folder of scans holds."""
@@ -72,7 +78,7 @@ class Index:
     layout: str
     channels: tuple[str, ...]
     labels: dict[str, int]  # name -> value in the files, background 0 included
-    scans: tuple[Scan, ...]
+    scans: tuple[Annotated[Scan, AfterValidator(_with_grid)], ...]
     ignored: tuple[int, ...] = ()  # further values in the files that count as background
     # What the axes of all scans are near to (frame.py); None: the body axes nearest to each.
     frame: Annotated[Axes, AfterValidator(at_right_angles_only)] | None = None
