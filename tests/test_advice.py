@@ -88,7 +88,11 @@ QUOTED = re.compile(r"`(lemis [^`]*)`")
 # Up to where a sentence goes on after the command.
 COMMANDS = [
     *((where, text) for where, text, is_next in TEXTS if is_next and text.startswith("lemis ")),
-    *((where, text.removeprefix("Example: ")) for where, text, _ in TEXTS if text.startswith("Example: lemis ")),
+    *(
+        (where, text.removeprefix("Example: ").split(". ")[0])
+        for where, text, _ in TEXTS
+        if text.startswith("Example: lemis ")
+    ),
     *((where, command) for where, text, _ in TEXTS for command in QUOTED.findall(text)),
 ]
 
