@@ -580,6 +580,33 @@ def test_names_of_labels(label: str, tmp_path: Path) -> None:
     assert found(tmp_path, "flat")[1] == {"a": ("a", True)}
 
 
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("volume-{}", "segmentation-{}"),
+        ("img{:04d}", "label{:04d}"),
+        ("img_{:04d}", "label_{:04d}"),
+        ("image_{}", "mask_{}"),
+        ("p{:02d}", "seg_p{:02d}"),
+        ("ct_{}", "gt_{}"),
+    ],
+)
+@pytest.mark.parametrize("folders", [("", ""), ("images", "labels"), ("imagesTr", "labelsTr")])
+def test_a_word_for_a_label_may_begin_its_name(
+    image: str, label: str, folders: tuple[str, str], tmp_path: Path
+) -> None:
+    touch(*[tmp_path / folders[0] / f"{image.format(number)}.nii" for number in range(3)])
+    touch(*[tmp_path / folders[1] / f"{label.format(number)}.nii" for number in range(2)])
+    scans = layouts.recognise(tmp_path).index.scans
+    assert [scan.id for scan in scans] == [image.format(number) for number in range(3)]
+    assert [scan.label is not None for scan in scans] == [True, True, False]
+
+
+def test_names_that_begin_with_a_word_for_a_label_are_images_where_nothing_else_is(tmp_path: Path) -> None:
+    touch(tmp_path / "mask_a.nii.gz", tmp_path / "seg_7.nii.gz")
+    assert set(found(tmp_path, "flat")[1]) == {"mask_a", "seg_7"}
+
+
 def test_masks_of_single_structures_are_named(tmp_path: Path) -> None:
     for person in ("s0000", "s0001"):
         touch(tmp_path / person / "ct.nii.gz")

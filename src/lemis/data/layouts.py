@@ -71,6 +71,8 @@ TITLES = {
     **public.TITLES,
 }
 
+_LABEL_FIRST = re.compile(r"^(?:segmentation|seg|label|mask|gt)(?:([_.\- ])|(?=\d))(.+)$", re.I)
+_IMAGE_FIRST = ("volume", "vol", "image", "img", "scan", "ct", "mr", "case", "patient", "pat")
 _LABEL_WORD = re.compile(
     r"(?:^|[_.\- ])(?:d?seg|segm|segmentation|labels?|labelmap|masks?|gt|groundtruth|annotation)$",
     re.I,
@@ -211,7 +213,7 @@ def _nnunet(root: Path) -> Found | None:
     if parts is None:
         return None
     images = parts.train + parts.test
-    labels = {stem_of(file) for file in parts.labels}
+    labels = {name for file in parts.labels for name in _names_in(stem_of(file))}
     channels = channel_files.numbers(images, labels, len(parts.declared.channel_names))
     if not channels:
         return None
@@ -324,7 +326,7 @@ def _flat(root: Path) -> Found | None:
     for part in inside + [part for part in folder.iterdir() if part.is_dir() and folder != root]:
         if LABEL_FOLDER.match(part.name):
             labels += files_in(part)
-    labels += [file for file in files if _LABEL_WORD.search(stem_of(file))]
+    labels += _labels_among(files)
     images = [file for file in files if file not in labels]
     names = {stem for file in labels for stem in _names_in(stem_of(file))}
     channels = channel_files.numbers(images, names)
@@ -389,15 +391,31 @@ def _labelled(
 
 
 def _names_in(stem: str, *, numbered: bool = False) -> Iterator[str]:
-    """What a label's name may say of its image: itself, then without ``_seg``, ``-label`` and the like, one by one."""
+    """What a label's name may say of its image: itself, then without ``_seg``, ``-label`` and the like, one by one;
+    of one that begins so (``segmentation-0``), the rest, alone and after a word for an image (``volume-0``).
+    """
     while stem:
         yield stem
         shorter = _LABEL_WORD.sub("", stem)
         if shorter == stem and numbered:
             shorter = channel_files.CHANNEL.sub(r"\1", stem)
         if shorter == stem:
-            return
+            break
         stem = shorter
+    if match := _LABEL_FIRST.match(stem):
+        yield match[2]
+        yield from (f"{word}{match[1] or ''}{match[2]}" for word in _IMAGE_FIRST)
+
+
+def _labels_among(files: Sequence[Path]) -> list[Path]:
+    """Files whose names end in a word for a label, or begin with one where the image that they name is there too."""
+    stems = {stem_of(file) for file in files}
+    return [
+        file
+        for file in files
+        if _LABEL_WORD.search(stem_of(file))
+        or (_LABEL_FIRST.match(stem_of(file)) and stems.intersection(_names_in(stem_of(file))) - {stem_of(file)})
+    ]
 
 
 class _Part(NamedTuple):
@@ -412,7 +430,7 @@ class _Part(NamedTuple):
 def _scans_of(folder: Path) -> list[_Part]:
     """What lies in a subject's folder: one scan, or one for each DICOM study where those have folders of their own."""
     files = files_in(folder)
-    labels = [file for file in files if _LABEL_WORD.search(stem_of(file))]
+    labels = _labels_among(files)
     images = [file for file in files if file not in labels]
     series, _ = _series_below(folder)
     studies = dicom.studies(series) if all(len(one.relative_to(folder).parts) > 1 for one in series) else []
