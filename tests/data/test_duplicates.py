@@ -94,6 +94,20 @@ def test_a_copy_that_was_touched_is_a_warning(tmp_path: Path, change: str) -> No
     assert fault.seen.startswith("almost the voxels of a (a.nii.gz)")
 
 
+def test_many_copies_are_each_told_once(tmp_path: Path) -> None:
+    copies = {f"p{number}": body(1) * (number + 1) for number in range(6)}
+    found = twins(write(tmp_path, **copies, other=body(2)))
+    assert sorted(fault.scan for fault in found) == ["p1", "p2", "p3", "p4", "p5"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_images_that_are_almost_empty(tmp_path: Path) -> None:
+    specks = {f"p{number}": np.zeros((80, 80, 1), np.uint8) for number in range(4)}
+    for number, image in enumerate(specks.values()):
+        image[10 + number : 14 + number, 20 + 3 * number] = 200 - number
+    assert not twins(write(tmp_path, **specks))
+
+
 def test_of_one_subject_it_is_a_warning(tmp_path: Path) -> None:
     (fault,) = twins(write(tmp_path, a_ED=body(1), a_ES=body(1) * 2))
     assert (fault.severity, fault.kind) == ("warning", "same voxels twice")

@@ -589,9 +589,11 @@ def _duplicates(index: Index, read: Sequence[Seen], splits: bool) -> list[Fault]
             found.append(_duplicate(one.scan, twin.scan, splits))
     by_id = {one.scan.id: one.scan for one in first.values()}
     subject_of = {id: scan.subject for id, scan in by_id.items()}
+    told: set[str] = set()
     for twin_id, id in duplicates.partners({one.scan.id: one.sketch for one in first.values()}, subject_of):
-        relation = _relation(index, by_id[twin_id], by_id[id])
+        relation = None if id in told else _relation(index, by_id[twin_id], by_id[id])
         if relation is not None:
+            told.add(id)
             found.append(_duplicate(by_id[id], by_id[twin_id], splits, relation))
     return found
 

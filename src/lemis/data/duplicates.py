@@ -31,7 +31,7 @@ _HASHES = 32  # per axis and size of a step
 # Hashes that two scans share: fewer of axes that are short. Chance shares none; moments of one person are alike, and
 # where a film gives hundreds of them, only what is all but the same is worth being read again.
 _LEAST_SHARED, _SHARED, _SHARED_MOMENTS = 3, 0.2, 0.6
-_MOST_PARTNERS = 3  # of one scan that are looked at
+_MOST_PARTNERS = 3  # of one scan among those before it
 _LEAST_OVERLAP = 0.6  # of the smaller scan, along each axis
 _SAMPLE = 100_000  # voxels that decide which way of laying one upon the other fits
 _ROUNDING = 1e-5  # of the range
@@ -110,7 +110,7 @@ def _hashed(windows: Array) -> npt.NDArray[np.uint64]:
 
 
 def partners(sketches: Mapping[str, Sketch], subject_of: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Pairs of scans that share hashes enough to be looked at, by id; the most alike first.
+    """Pairs of scans that share hashes enough to be looked at, by id: (earlier, later), the most alike first.
 
     Args:
         sketches: By the id of the scan.
@@ -137,8 +137,7 @@ def partners(sketches: Mapping[str, Sketch], subject_of: Mapping[str, str]) -> l
     looked: dict[str, int] = defaultdict(int)
     pairs = []
     for one, other in sorted(strength, key=lambda pair: -strength[pair]):
-        if max(looked[one], looked[other]) < _MOST_PARTNERS:
-            looked[one] += 1
+        if looked[other] < _MOST_PARTNERS:
             looked[other] += 1
             pairs.append((one, other))
     return pairs
@@ -232,8 +231,11 @@ def _fit(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> _Fit | None:
         offset = float(b[kept].mean() - scale * a[kept].mean())
         off = np.abs(b - scale * a - offset)
         kept = off <= np.quantile(off, 1 - _TOUCHED)
+    spread = float(b[kept].std())
+    if spread == 0:  # all that there is lies in the voxels that may be anything
+        return None
     step = max(_step(a) * abs(scale), _step(b))
-    left = float(np.sqrt(np.mean(off[kept] ** 2)) / b[kept].std())
+    left = float(np.sqrt(np.mean(off[kept] ** 2))) / spread
     return _Fit(left, scale, offset, _HALF * step + _ROUNDING * float(np.ptp(b)))
 
 
