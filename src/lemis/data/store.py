@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -464,7 +465,7 @@ def _fault_of(file: Path, form: _Form) -> str | None:
         length = file.stat().st_size
     except OSError as error:
         return error.strerror or "it cannot be read"
-    except (ValueError, RecursionError, MemoryError) as error:  # of what a damaged header makes numpy do
+    except (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as error:  # of its header
         return str(error).partition("\n")[0] or "its header cannot be read"
     if (shape, fortran, dtype) != (form.shape, False, np.dtype(form.dtype)):
         return f"shape {shape} of {dtype}, not {form.shape} of {np.dtype(form.dtype)}"
