@@ -118,12 +118,6 @@ def read_table(path: Path, columns: Sequence[str], *, next: str) -> list[dict[st
     return [dict(zip(head, map(unguarded, row), strict=True)) for row in rows[1:]]
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    """The lines of a CSV file of ours, each cell as the text that was written."""
-    with path.open(newline="", encoding="utf-8") as lines:
-        return [{name: unguarded(cell or "") for name, cell in row.items()} for row in csv.DictReader(lines)]
-
-
 def guarded(text: str) -> str:
     """A text as a cell of a table that people open: with ``'`` before what a spreadsheet would run as a formula."""
     return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text

@@ -477,7 +477,8 @@ def _fault_of(file: Path, form: _Form) -> str | None:
 def _read_keypoints(file: Path, facts: Facts) -> tuple[ScanKeypoints, str]:
     """Keypoints of a scan, and what they were made from."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        # Opened here: NumPy leaves a file open that turns out to be none of its own.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             found = ScanKeypoints(*(arrays[field] for field in ScanKeypoints._fields))
             fingerprint = str(arrays["fingerprint"])
     except FileNotFoundError:

@@ -17,7 +17,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator
 
 from lemis import __version__, files
 from lemis.data import material as data
@@ -28,6 +30,9 @@ from lemis.engine.comparison import Place, Plan, Way
 from lemis.engine.folders import effective
 from lemis.engine.plan import NAMES, Finetuning, Pretraining
 from lemis.engine.plan import code as code
+from lemis.records import one_name
+from lemis.work_files import comparison as cell_files
+from lemis.work_files.comparison import read_cell_status, read_result
 
 UPSTREAM = "upstream"  # folder in WORK with the other data set's index, prepared scans and runs
 _SMALL = ("cell.json", "status.json", "log.txt", "result.json")  # what a cell of another comparison is known by
@@ -37,7 +42,7 @@ _SMALL = ("cell.json", "status.json", "log.txt", "result.json")  # what a cell o
 class Cell:
     """One training, as plain JSON types."""
 
-    kind: str  # pretrain, finetune or single
+    kind: Literal["pretrain", "finetune", "single"]
     key: str  # hash of ``made_of``
     title: str  # for people
     run: str  # name of its folder in runs/
@@ -47,6 +52,15 @@ class Cell:
     call: dict[str, Any]  # what the verb is called with
     labelled: tuple[str, ...] = ()  # subjects
     test: tuple[str, ...] = ()  # ids of the scans that are scored
+
+
+def _stays(cell: Cell) -> Cell:
+    if cell.work not in ("", UPSTREAM) or (cell.run and one_name(cell.run) != cell.run):
+        raise ValueError("should be of a run in this work folder")
+    return cell
+
+
+_CELL = Annotated[Cell, AfterValidator(_stays)]
 
 
 class Use(NamedTuple):
@@ -196,39 +210,24 @@ def write_cell(folder: Path, cell: Cell) -> None:
 
 
 def read_cell(folder: Path, key: str) -> Cell | None:
-    """What ``write_cell`` wrote; None where there is no such cell."""
-    path = folder / "cells" / key / "cell.json"
-    if not path.is_file():
-        return None
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    return Cell(**{**facts, **{name: tuple(facts[name]) for name in ("needs", "labelled", "test")}})
+    """What ``write_cell`` wrote; None where there is no such cell.
 
-
-def read_result(folder: Path, key: str) -> dict[str, Any] | None:
-    """What came out of a cell; None where it is not done."""
-    path = folder / "cells" / key / "result.json"
-    if not path.is_file():
-        return None
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return result
+    Raises:
+        UsageError: The file is damaged.
+    """
+    cell: Cell | None = cell_files.read_cell(folder, key, _CELL)
+    return cell
 
 
 def write_status(folder: Path, key: str, state: str, message: str = "") -> None:
     """State of a cell, and when it began and ended."""
-    path = folder / "cells" / key / "status.json"
-    status: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    status = read_cell_status(folder, key).model_dump(exclude_unset=True)
     if state == "running":
         status = {"started": round(time.time(), 1)}
     elif "started" in status:
         status |= {"ended": round(time.time(), 1)}
-    files.write(path, json.dumps({**status, "state": state, "message": message}, indent=1, ensure_ascii=False))
-
-
-def read_status(folder: Path, key: str) -> dict[str, Any]:
-    """Empty where the cell has not begun."""
-    path = folder / "cells" / key / "status.json"
-    status: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return status
+    text = json.dumps({**status, "state": state, "message": message}, indent=1, ensure_ascii=False)
+    files.write(folder / "cells" / key / "status.json", text)
 
 
 def run_folder(work: Path, cell: Cell) -> Path:

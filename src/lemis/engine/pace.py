@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from lemis import files, terminal
+from lemis import files, records, terminal
 from lemis.data.store import Store
 from lemis.engine import cells, probe
 from lemis.engine.cells import Cell, Grid, Use
@@ -39,8 +39,8 @@ class Pace:
     def __init__(self, folder: Path, here: Store, there: Store, device: str, console: Console) -> None:
         self.here, self.there, self.device = here, there, device
         self._file, self._console = folder / "probe.json", console
-        known = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
-        self._known = {key: Probe(**facts) for key, facts in known.items()}
+        again = f"delete {self._file} and run the same command again: it probes anew"
+        self._known: dict[str, Probe] = records.find(self._file, dict[str, Probe], next=again) or {}
 
     def of_pretraining(self, way: Way) -> Probe:
         """On all scans."""

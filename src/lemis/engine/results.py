@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lemis import files
-from lemis.engine.cells import Grid, Use, read_result, read_status
+from lemis.engine.cells import Grid, Use
 from lemis.engine.comparison import Plan, Way
 from lemis.measure.tables import comma_separated
 from lemis.work_files import run as run_files
+from lemis.work_files.comparison import CellCase, Result, read_cell_status, read_result
 
 RESULTS = (
     "row", "method", "backbone", "auxiliary", "labelled", "fold", "seed", "structure", "pooled_dice_best",
@@ -42,7 +43,7 @@ def learned_nothing(folder: Path, grid: Grid) -> dict[str, dict[str, Any]]:
     for row in dict.fromkeys(use.row for use in grid.uses):
         keys = dict.fromkeys(use.pretrained for use in grid.uses if use.row == row and use.pretrained)
         done = [result for key in keys if (result := read_result(folder, key)) is not None]
-        why = [result["learned_nothing"] for result in done if result.get("learned_nothing")]
+        why = [result.learned_nothing for result in done if result.learned_nothing]
         if why:
             found[row] = {"runs": len(why), "of": len(done), "why": why[0]}
     return found
@@ -85,10 +86,10 @@ def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> l
         if result is None:
             left.append({**place, "reason": _reason(folder, use)})
             continue
-        before = (read_result(folder, use.pretrained) or {}) if use.pretrained else {}
+        before = (read_result(folder, use.pretrained) if use.pretrained else None) or Result()
         whose = {**place, **rows[use.row], **networks.get(use.row, {})}
         results += [{**whose, **line} for line in _lines(use, result, before)]
-        cases += [{**place, **case, "cell": use.cell} for case in result["cases"]]
+        cases += [{**place, **case.model_dump(exclude_unset=True), "cell": use.cell} for case in result.cases]
     more = SINGLE if plan.kind == "single" else ()
     files.write(folder / "results.csv", comma_separated(results, (*RESULTS, *more)))
     files.write(folder / "cases.csv", comma_separated(cases, (*CASES, *more)))
@@ -98,43 +99,43 @@ def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> l
 def core_seconds(folder: Path, grid: Grid) -> float:
     """What the processors worked on all cells that are done, pre-training that several share counted once."""
     done = (result for key in grid.cells if (result := read_result(folder, key)))
-    return sum(result.get("core_seconds") or 0.0 for result in done)
+    return sum(result.core_seconds or 0.0 for result in done)
 
 
-def _lines(use: Use, result: Mapping[str, Any], before: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _lines(use: Use, result: Result, before: Result) -> list[dict[str, Any]]:
     """A line for each structure and one for their mean."""
-    memory = [one["peak_memory_gb"] for one in (before, result) if one.get("peak_memory_gb") is not None]
+    memory = [one.peak_memory_gb for one in (before, result) if one.peak_memory_gb is not None]
     shared = {
-        "pretraining_core_seconds": before.get("core_seconds"), "finetuning_core_seconds": result["core_seconds"],
-        "pretraining_seconds": before.get("seconds"), "finetuning_seconds": result["seconds"],
+        "pretraining_core_seconds": before.core_seconds, "finetuning_core_seconds": result.core_seconds,
+        "pretraining_seconds": before.seconds, "finetuning_seconds": result.seconds,
         "peak_memory_gb": max(memory, default=None), "transductive": str(use.transductive).lower(), "cell": use.cell,
     }  # fmt: skip
-    structures = list(dict.fromkeys(case["structure"] for case in result["cases"]))
-    best, last = (result.get("pooled", {}).get(which, {}) for which in ("best", "last"))
+    structures = list(dict.fromkeys(case.structure for case in result.cases))
+    best, last = (result.pooled.get(which, {}) for which in ("best", "last"))
     lines = []
     for name in (*structures, MEAN):
-        found = [case for case in result["cases"] if name in (MEAN, case["structure"])]
+        found = [case for case in result.cases if name in (MEAN, case.structure)]
         scores = {metric: _mean_over_scans(found, metric) for metric in (*_METRICS, *SINGLE)}
         counts = {
-            "scans": len({case["scan"] for case in found}),
-            "missed": sum(case["status"] == "missed" for case in found),
+            "scans": len({case.scan for case in found}),
+            "missed": sum(case.status == "missed" for case in found),
         }
         both = {"pooled_dice_best": best.get(name), "pooled_dice_last": last.get(name)}
         lines.append({"structure": name, **both, **scores, **counts, **shared})
     return lines
 
 
-def _mean_over_scans(cases: Sequence[Mapping[str, str]], metric: str) -> float | None:
+def _mean_over_scans(cases: Sequence[CellCase], metric: str) -> float | None:
     """Each scan's mean over its structures first, then the mean over scans, as ``evaluate`` does."""
     per_scan: dict[str, list[float]] = {}
     for case in cases:
-        value = float(case.get(metric) or "nan")
+        value = float(getattr(case, metric) or "nan")
         if not math.isnan(value):
-            per_scan.setdefault(case["scan"], []).append(value)
+            per_scan.setdefault(case.scan, []).append(value)
     means = [statistics.fmean(values) for values in per_scan.values()]
     return statistics.fmean(means) if means else None
 
 
 def _reason(folder: Path, use: Use) -> str:
-    status = read_status(folder, use.cell)
-    return str(status.get("message") or status.get("state") or "not run")
+    status = read_cell_status(folder, use.cell)
+    return status.message or status.state or "not run"

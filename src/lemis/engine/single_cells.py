@@ -16,7 +16,7 @@ from lemis.engine import cells
 from lemis.engine.cells import Cell, Grid, Use
 from lemis.engine.comparison import Plan, single_settings
 from lemis.errors import UsageError
-from lemis.records import rows_of
+from lemis.records import read_table
 from lemis.settings import plain
 
 OBJECT = "object"  # the one structure
@@ -68,13 +68,17 @@ def protocol_of(plan: Plan) -> str:
     return "honest" if plan.protocol == "default" else plan.protocol
 
 
+_COLUMNS = ("image", "slice", "status", "problem", "dice", "hammoude", "xor")  # of the summary of a batch
+
+
 def cases_of(summary: Path) -> list[dict[str, Any]]:
     """A case for each slice in the summary of ``segment-one``.
 
     Raises:
         UsageError: An image that could not be segmented.
     """
-    rows = rows_of(summary)
+    again = f"delete {summary.parent} and run the same `lemis compare` again"
+    rows = read_table(summary, _COLUMNS, next=again)
     failed = [row for row in rows if row["status"] == "failed"]
     if failed:
         raise UsageError(

@@ -32,6 +32,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -43,7 +44,7 @@ from scipy import optimize, special, stats
 from lemis.errors import UsageError
 from lemis.measure.statistics import variance
 from lemis.measure.tables import count
-from lemis.records import rows_of
+from lemis.records import each_row, read_table
 from lemis.settings import Seed
 
 Array = NDArray[np.float64]
@@ -199,26 +200,31 @@ def compare(
     return found
 
 
+_COLUMNS = ("row", "labelled", "fold", "seed", "subject", "scan", "structure")  # of ``cases.csv``
+
+
 def read(path: Path, *, metric: str = "dice", structure: str | None = None) -> list[Case]:
     """The cases of a ``cases.csv``: one structure, or all (each scored structure of a scan is then one value).
 
     Raises:
         UsageError: There is no such column or structure.
     """
-    rows = rows_of(path)
+    again = "run the same `lemis compare` again: it writes the table anew and trains only what is missing"
+    rows = read_table(path, _COLUMNS, next=again)
     if rows and metric not in rows[0]:
         raise UsageError(f"metric {metric!r}", allowed=f"a column of {path}: {', '.join(rows[0])}", next="metric dice")
     own = [row for row in rows if (row["structure"] == structure if structure else row["structure"] != "mean")]
     if rows and not own:
         there = ", ".join(sorted({row["structure"] for row in rows}))
         raise UsageError(f"structure {structure!r}", allowed=f"one in {path}: {there}", next="leave it out for all")
-    return [
-        Case(
-            row["row"], int(row["labelled"]), int(row["seed"]), row["subject"], row["scan"],
-            float(row[metric] or "nan"), row["structure"], row["fold"],
-        )
-        for row in own
-    ]  # fmt: skip
+    return each_row(path, own, partial(_case, metric), next=again)
+
+
+def _case(metric: str, row: Mapping[str, str]) -> Case:
+    return Case(
+        row["row"], int(row["labelled"]), int(row["seed"]), row["subject"], row["scan"],
+        float(row[metric] or "nan"), row["structure"], row["fold"],
+    )  # fmt: skip
 
 
 def reliable(found: Difference, settings: Settings | None = None) -> bool:

@@ -53,7 +53,7 @@ def markdown(rows: Sequence[Row], columns: Sequence[str] | None = None, *, digit
 def comma_separated(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
     """CSV with a header line, full precision, an empty field where a number does not exist; no cell is a formula.
 
-    ``records.rows_of`` and ``read_table`` give back the texts.
+    ``records.read_table`` gives back the texts.
     """
     names = _columns(rows, columns)
     out = io.StringIO()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,16 +9,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lemis.errors import UsageError
+from lemis.errors import UsageError, shown
 from lemis.measure import clusters, paired
 from lemis.measure.tables import count
-from lemis.records import rows_of
+from lemis.records import each_row, read_table
 from lemis.report.page import listed
 from lemis.settings import read_yaml
+from lemis.work_files.comparison import read_facts
 
 Facts = Mapping[str, Any]
 
 FILES = ("plan.yaml", "results.csv", "cases.csv", "facts.json")
+_COLUMNS = ("row", "labelled", "fold", "seed", "structure")  # of ``results.csv``, beside the scores
 MEAN = "mean"  # the structure that stands for all of them
 
 
@@ -147,17 +148,23 @@ def read(folder: Path) -> Outcome:
             allowed=f"the folder of a comparison, WORK/comparisons/NAME: {', '.join(FILES)}",
             next="lemis compare SCANS -o WORK --plan PLAN",
         )
-    try:
-        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        scores = tuple(_score(line) for line in rows_of(folder / "results.csv"))
-        cases = tuple(_per_scan(paired.read(folder / "cases.csv")))
-        return Outcome(plan=read_yaml(folder / "plan.yaml"), facts=facts, scores=scores, cases=cases)
-    except (ValueError, KeyError) as error:
-        raise UsageError(
-            f"{folder} cannot be read: {type(error).__name__} {error}",
-            allowed=f"{', '.join(FILES)} as `lemis compare` writes them",
-            next="run the same `lemis compare` again: it writes them anew and trains only what is missing",
-        ) from None
+    again = "run the same `lemis compare` again: it writes them anew and trains only what is missing"
+    rows = read_table(folder / "results.csv", _COLUMNS, next=again)
+    scores = each_row(folder / "results.csv", rows, _score, next=again)
+    cases = _per_scan(paired.read(folder / "cases.csv"))
+    facts = read_facts(folder).model_dump(mode="json", exclude_unset=True)
+    return Outcome(plan=_plan(folder / "plan.yaml", again), facts=facts, scores=tuple(scores), cases=tuple(cases))
+
+
+def _plan(path: Path, again: str) -> Facts:
+    plan = read_yaml(path)
+    rows = plan.get("rows")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, str | Mapping) for row in rows):
+        raise UsageError(f"{path}: rows is {shown(str(rows))}", allowed="a list of rows", next=again)
+    for key, kind in (("baseline", str), ("budget", Mapping | None)):
+        if not isinstance(plan.get(key), kind):
+            raise UsageError(f"{path}: {key} is {shown(str(plan.get(key)))}", allowed="as it was written", next=again)
+    return plan
 
 
 def _per_scan(cases: Iterable[paired.Case]) -> list[paired.Case]:
@@ -176,9 +183,8 @@ def _per_scan(cases: Iterable[paired.Case]) -> list[paired.Case]:
 
 
 def _score(line: Mapping[str, str]) -> Score:
-    names = ("row", "labelled", "fold", "seed", "structure")
     texts = ("method", "backbone", "auxiliary", "transductive", "cell")
-    numbers = {key: _float(value) for key, value in line.items() if key not in (*names, *texts)}
+    numbers = {key: _float(value) for key, value in line.items() if key not in (*_COLUMNS, *texts)}
     return Score(
         line["row"], labelled_number(line["labelled"]), line["fold"], line["seed"], line["structure"] or MEAN, numbers
     )

@@ -44,7 +44,7 @@ from lemis.engine.run import environment, messages
 from lemis.errors import DataFault, UsageError
 from lemis.measure.tables import count
 from lemis.plugins import Trust
-from lemis.records import rows_of
+from lemis.records import read_table
 from lemis.report import comparison as output_page
 from lemis.settings import write_yaml
 from lemis.verbs.check import check
@@ -54,6 +54,7 @@ from lemis.verbs.predict import predict
 from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
 from lemis.verbs.segment_one import SUMMARY, segment_one
+from lemis.work_files.comparison import find_facts, read_cell_status, read_result
 from lemis.work_files.run import detectors_in
 
 
@@ -195,7 +196,7 @@ def _finetuned(job: Job, cell: Cell) -> dict[str, Any]:
     trust = Trust().also(cell.call["backbone"], *detectors_in(cell.call["overrides"]))  # as the plan names them
     predict(run, scans=cell.test, output=own / "predictions", device=job.device, trust=trust)
     evaluate(own / "predictions", work=job.work, output=own / "evaluation", jobs=torch.get_num_threads())
-    scores = rows_of(own / "evaluation" / "per_case.csv")
+    scores = read_table(own / "evaluation" / "per_case.csv", (), next="run the same `lemis compare` again")
     cases = [{key: row[key] for key in results.CASES if key in row} for row in scores]
     if not job.keep_predictions:
         shutil.rmtree(own / "predictions")
@@ -377,7 +378,7 @@ def _one(job: Job, console: Console) -> Outcome:
             allowed="the name of a folder in its cells/",
             next="this command without --cell, or with --emit slurm, makes them",
         )
-    if cells.read_result(job.folder, job.key) is not None:
+    if read_result(job.folder, job.key) is not None:
         console.print(f"{cell.title}: nothing to do")
         return Outcome(job.folder)
     for need in cell.needs:
@@ -390,7 +391,7 @@ def _one(job: Job, console: Console) -> Outcome:
             )
     progress = _Progress(job.folder, Grid({cell.key: cell}, ()), [cell], console)
     executors.in_process([Task(job.key, (), job)], run_cell, progress)
-    failed = cells.read_status(job.folder, job.key)["state"] != "done"
+    failed = read_cell_status(job.folder, job.key).state != "done"
     return Outcome(job.folder, (cell.title,) if failed else ())
 
 
@@ -411,12 +412,12 @@ def _command(
 def _finish(plan: Plan, folder: Path, made: _Made, todo: Sequence[Cell], console: Console) -> Outcome:
     """Tables, figure and page of what is done; what failed, with its log."""
     left = results.collect(folder, made.grid, plan, made.ways)
-    failed = [cell for cell in todo if cells.read_result(folder, cell.key) is None]
+    failed = [cell for cell in todo if read_result(folder, cell.key) is None]
     _write_facts(plan, folder, made, left, ran=bool(todo))
     for cell in failed:
-        status, log = cells.read_status(folder, cell.key), folder / "cells" / cell.key / "log.txt"
+        status, log = read_cell_status(folder, cell.key), folder / "cells" / cell.key / "log.txt"
         where = f"\n  {log}" if log.is_file() else ""
-        console.print(f"{status.get('state')}: {cell.title}: {status.get('message')}{where}")
+        console.print(f"{status.state}: {cell.title}: {status.message}{where}")
     if failed:
         total = len(made.grid.cells)
         console.print(f"{len(failed)} of {count(total, 'cell')} missing; the same command tries them again")
@@ -429,7 +430,7 @@ def _finish(plan: Plan, folder: Path, made: _Made, todo: Sequence[Cell], console
 def _write_facts(plan: Plan, folder: Path, made: _Made, left: Sequence[Mapping[str, Any]], *, ran: bool) -> None:
     """``facts.json``: what the page says beside the numbers. A run with nothing to do leaves command and machine."""
     path = folder / "facts.json"
-    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before = find_facts(folder)
     here = environment()
     run = {
         "command": here.command,
@@ -438,7 +439,7 @@ def _write_facts(plan: Plan, folder: Path, made: _Made, left: Sequence[Mapping[s
         "date": datetime.now(UTC).date().isoformat(),
     }  # fmt: skip
     if before and not ran:
-        run = {key: before[key] for key in run}
+        run = {key: getattr(before, key) for key in run}
     kind = "single" if plan.kind == "single" else "methods"
     named = {row.method for row in plan.rows if row.method in plugins.names(kind)}
     pretrained = [use for use in made.grid.uses if use.pretrained]

@@ -1,0 +1,260 @@
+"""Files between verbs: what is written is read, and what is damaged is refused with its field and what to do."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lemis import files
+from lemis.data import store
+from lemis.errors import UsageError
+from lemis.records import read_table
+from lemis.work_files import checks, comparison, evaluation, predictions, run
+from lemis.work_files.predictions import Prediction
+from work_files_made import ENVIRONMENT, FINETUNED, META, PRETRAINED
+
+ESTIMATE = {"mean": 0.9, "low": None, "high": None, "median": 0.9, "std": 0.0, "scans": 1, "subjects": 1}
+SCORES = {
+    **dict.fromkeys(("dice", "hd95_mm", "assd_mm", "nsd", "hd95_pooled_mm", "assd_of_means_mm"), ESTIMATE),
+    **dict.fromkeys(("scored", "missed", "invented", "absent"), 1),
+}
+SUMMARY: dict[str, Any] = {
+    "version": 1, "scans": 1, "subjects": 1, "not_scored": {}, "runs": ["a"], "transductive": False,
+    "training_not_recorded": [], "subjects_tested": ["s"], "subjects_labelled_in_training": [],
+    "subjects_in_pretraining": [], "versions": {},
+    "settings": {"scores": {"tolerance_mm": 2.0}, "intervals": {"level": 0.95}},
+    "protocols": {"default": {
+        "what": "w", "definitions": {"hd95_mm": "d", "interval": "i"}, "tolerance_mm": 2.0,
+        "without_millimetres": None, "structures": {"pool": SCORES}, "overall": SCORES,
+    }},
+}  # fmt: skip
+FAULT = {"severity": "error", "scan": "a", "file": "f", "kind": "k", "seen": "s", "repair": "r"}
+PREDICTIONS: dict[str, Any] = {
+    "version": 1, "pretraining_subjects": ["s"],
+    "scans": {"a": {"file": "a.nii.gz", "runs": ["r"], "weights": ["0"], "labelled_subjects": [], "images": []}},
+}  # fmt: skip
+RESULT: dict[str, Any] = {"run": "r", "seconds": 1.0, "core_seconds": 1.0, "peak_memory_gb": None, "cases": []}
+
+# A file in a folder, its content, what reads it, and the beginning of what makes it anew.
+FILES: dict[str, tuple[str, dict[str, Any], Callable[[Path], Any], str]] = {
+    "pre-training": ("model.json", PRETRAINED, run.read_model, "delete this folder"),
+    "fine-tuning": ("model.json", FINETUNED, run.read_model, "delete this folder"),
+    "status": ("status.json", {"version": 1, "verb": "pretrain", "step": 3}, run.read_status, "delete "),
+    "environment": ("environment.json", ENVIRONMENT, run.read_environment, "delete "),
+    "metrics": ("metrics.jsonl", {"step": 1, "loss": 0.5}, run.read_metrics, "delete "),
+    "predictions": ("predictions.json", PREDICTIONS, predictions.read, "delete "),
+    "summary": ("evaluation/summary.json", SUMMARY, evaluation.read_summary, "lemis evaluate "),
+    "check": ("check.json", {"version": 1, "faults": [FAULT]}, checks.read, "lemis check SCANS -o "),
+    "meta": ("meta.json", META, store.read_meta, "lemis prepare "),
+    "result": ("cells/k/result.json", RESULT, lambda f: comparison.read_result(f, "k"), "delete "),
+}
+
+
+def write(folder: Path, kind: str, text: str | bytes) -> Path:
+    path = folder / FILES[kind][0]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def line(facts: Any) -> str:
+    return json.dumps(facts) + "\n"
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_whole_file_is_read(kind: str, tmp_path: Path) -> None:
+    _, facts, reader, _ = FILES[kind]
+    write(tmp_path, kind, line(facts))
+    assert reader(tmp_path)
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("text", [b"\xff\xfe\n", b"[]\n", b"7\n", b'"x"\n', b"[" * 5000 + b"\n", b'{"a": \n'])
+def test_a_text_of_something_else_is_refused(kind: str, text: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path, kind, text)
+    with pytest.raises(UsageError, match=path.name) as caught:
+        FILES[kind][2](tmp_path)
+    assert caught.value.next.startswith(FILES[kind][3])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FILES if kind != "metrics"])
+def test_an_empty_file_is_refused(kind: str, tmp_path: Path) -> None:
+    write(tmp_path, kind, "")
+    with pytest.raises(UsageError, match="is empty"):
+        FILES[kind][2](tmp_path)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FILES if "version" in FILES[kind][1]])
+def test_another_version_is_refused(kind: str, tmp_path: Path) -> None:
+    write(tmp_path, kind, line({**FILES[kind][1], "version": 99}))
+    with pytest.raises(UsageError, match="is of version 99"):
+        FILES[kind][2](tmp_path)
+
+
+WRONG = st.sampled_from([-1, 0.5, "x", [], {}, None, True, float("nan"), float("inf"), "../../x", [[]], {"x": -1}])
+
+
+@pytest.mark.parametrize("kind", FILES)
+@given(data=st.data())
+def test_any_field_with_any_value_is_read_or_refused(
+    kind: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("one")
+    facts = json.loads(json.dumps(FILES[kind][1]))
+    holder, key = data.draw(st.sampled_from(list(parts(facts))))
+    if data.draw(st.booleans()):
+        holder[key] = data.draw(WRONG)
+    else:
+        del holder[key]
+    path = write(folder, kind, line(facts))
+    refusal = None
+    try:
+        FILES[kind][2](folder)
+    except UsageError as error:
+        refusal = error
+    assert refusal is None or path.name in refusal.given
+    assert refusal is None or refusal.next.startswith(FILES[kind][3])
+
+
+def parts(tree: Any) -> Any:
+    for key in list(tree) if isinstance(tree, dict) else range(len(tree)):
+        yield tree, key
+        if isinstance(tree[key], dict | list):
+            yield from parts(tree[key])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("backbone", -1, "backbone is -1"),
+        ("channels", [], r"channels is \[\]"),
+        ("label_names", "x", "label_names is 'x'"),
+        ("label_values", [0, 0], r"label_values \[0, 0\]"),
+        ("patch_px", [1, 2], r"patch_px"),
+        ("patch_px", [1, 2, 0], r"patch_px.2 is 0"),
+        ("prepared", {"spacing_mm": "x"}, "prepared.spacing_mm='x'"),
+        ("pretrained", "../x", r"pretrained is '\.\./x'"),
+        ("seed", -1, "seed is -1"),
+        ("verb", "other", "verb"),
+    ],
+)
+def test_a_field_that_cannot_be_is_named_with_what_was_found(field: str, value: Any, says: str, tmp_path: Path) -> None:
+    write(tmp_path, "fine-tuning", line({**FINETUNED, field: value}))
+    with pytest.raises(UsageError, match=says):
+        run.read_model(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["labelled_subjects", "pretraining_subjects", "test_subjects", "patch_px"])
+def test_what_decides_on_leaks_and_tiles_may_not_be_missing(field: str, tmp_path: Path) -> None:
+    write(tmp_path, "fine-tuning", line({key: value for key, value in FINETUNED.items() if key != field}))
+    with pytest.raises(UsageError, match=f"{field} is nothing"):
+        run.read_model(tmp_path)
+
+
+def test_what_a_later_version_adds_is_kept(tmp_path: Path) -> None:
+    write(tmp_path, "status", line({"version": 1, "step": 3, "colour": "red"}))
+    run.write_status(tmp_path, run.read_status(tmp_path).with_facts({"step": 4}))
+    assert json.loads((tmp_path / "status.json").read_text()) == {"version": 1, "step": 4, "colour": "red"}
+
+
+def test_a_log_says_which_line(tmp_path: Path) -> None:
+    write(tmp_path, "metrics", line({"step": 1}) + line({"step": "x"}))
+    with pytest.raises(UsageError, match=r"metrics\.jsonl, line 2: step is 'x'"):
+        run.read_metrics(tmp_path)
+    write(tmp_path, "metrics", line({"step": 1}) + line({"loss": 1.0}))
+    with pytest.raises(UsageError, match="line 2: step is None"):
+        run.read_metrics(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------- predictions.json
+
+
+def _add(folder: Path, first: int) -> None:
+    for number in range(first, first + 20):
+        predictions.add(folder, f"scan{number}", Prediction(file=f"scan{number}.nii.gz"), {f"s{first}"})
+
+
+def test_two_that_predict_at_once_lose_no_record(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=_add, args=(tmp_path, first)) for first in (0, 100)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    record = predictions.read(tmp_path)
+    assert record is not None
+    assert len(record.scans) == 40
+    assert record.pretraining_subjects == ("s0", "s100")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "a\\b", "a\0"])
+def test_no_name_in_a_record_leaves_the_folder(name: str, tmp_path: Path) -> None:
+    write(tmp_path, "predictions", line({"version": 1, "scans": {name: {}}}))
+    with pytest.raises(UsageError, match=r"predictions\.json"):
+        predictions.read(tmp_path)
+    write(tmp_path, "predictions", line({"version": 1, "scans": {"a": {"file": name}}}))
+    with pytest.raises(UsageError, match=r"predictions\.json"):
+        predictions.read(tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+HEAD = "scan,subject,structure,dice,hd95_mm,assd_mm,nsd,reference_ml,predicted_ml,status\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no column scan"),
+        (HEAD.replace("dice,", ""), "no column dice"),
+        (HEAD.replace("dice", "scan"), "more than one column scan"),
+        (HEAD + "a,b\n", "line 2: 2 cells"),
+        (HEAD + "a,s,pool,x,1,1,1,1,1,scored\n", "line 2: dice is 'x'"),
+        (HEAD + "a,s,pool,-1,1,1,1,1,1,scored\n", "line 2: dice is '-1'"),
+        (HEAD + "a,s,pool,1,1,1,1,1,1,lost\n", "line 2: status is 'lost'"),
+        (HEAD + 'a,"s\n', "is no table"),
+    ],
+)
+def test_a_table_of_something_else_is_refused(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "per_case.csv").write_text(text)
+    with pytest.raises(UsageError, match=says) as caught:
+        evaluation.read_cases(tmp_path)
+    assert caught.value.next == f"lemis evaluate {tmp_path}"
+
+
+def test_a_cell_of_any_length_is_no_reason_to_end(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a\n" + "x" * 200_000 + "\n")
+    with pytest.raises(UsageError, match=r"t\.csv"):
+        read_table(tmp_path / "t.csv", ("a",), next="write it again")
+
+
+# ---------------------------------------------------------------------------------------------------------- the disc
+
+
+def test_a_file_is_on_the_disc_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        sync(descriptor)
+        happened.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+
+    def renamed(*paths: Any) -> None:
+        replace(*paths)
+        happened.append("renamed")
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    files.write(tmp_path / "a.json", "{}")
+    assert [word for word in happened if word != "folder"] == ["file", "renamed"]
+    assert happened.index("renamed") < len(happened) - 1
