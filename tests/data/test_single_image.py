@@ -214,7 +214,7 @@ def test_a_missing_file_and_a_foreign_format(tmp_path):
     with pytest.raises(UsageError, match="does not exist"):
         single_image.read(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(UsageError, match="format that we do not read"):
+    with pytest.raises(UsageError, match="files of this format are not read"):
         single_image.read(tmp_path / "a.txt")
 
 

@@ -415,7 +415,7 @@ def test_unknown_formats_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         volume.read(tmp_path / "nothing.nii.gz")
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(UsageError, match=r"format that we do not read(.|\n)*\.nii\.gz"):
+    with pytest.raises(UsageError, match=r"a\.txt: files of this format are not read(.|\n)*\.nii\.gz"):
         volume.read(tmp_path / "a.txt")
     assert volume.suffix_of(tmp_path / "a.txt") == ""
 
@@ -626,10 +626,10 @@ def test_what_is_no_file_is_refused_at_the_door(tmp_path: Path) -> None:
             volume.read(tmp_path / f"a{suffix}")
 
 
-@pytest.mark.parametrize(("name", "what"), [("a.hdr", r"\.hdr with \.img"), ("a.img.gz", "pair"), ("a.mnc", "MINC")])
+@pytest.mark.parametrize(("name", "what"), [("a.hdr", r"\.hdr and \.img"), ("a.img.gz", "pairs"), ("a.mnc", "MINC")])
 def test_formats_that_are_not_read_are_named(name: str, what: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"0")
-    with pytest.raises(UsageError, match=rf"{what}(.|\n)*which we do not read(.|\n)*convert it"):
+    with pytest.raises(UsageError, match=rf"{what}(.|\n)*are not read(.|\n)*convert it"):
         volume.read(tmp_path / name)
 
 

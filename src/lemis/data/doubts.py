@@ -10,7 +10,7 @@ from pathlib import Path
 from lemis.data import identity, volume
 from lemis.data.csv_list import SUBJECTS
 from lemis.data.index import readable
-from lemis.data.listing import LABEL_FOLDER, Doubt, Found, LeftOut, Tree, known, shown, strange_format
+from lemis.data.listing import LABEL_FOLDER, Doubt, Found, LeftOut, Tree, known, shown
 
 # Names that we look for, and that a slip of the pen or another system's capitals hide from us.
 _OURS = ("imagesTr", "imagesTs", "labelsTr", "dataset.json", "splits_final.json", SUBJECTS)
@@ -46,7 +46,7 @@ def unused(tree: Tree, found: Found) -> tuple[LeftOut, ...]:
     idle: dict[str, list[str]] = {}
     for file in tree.files:
         parents = [parent.as_posix() for parent in reversed(Path(file).parents)]
-        there = (known(Path(file)) or strange_format(Path(file))) and (tree.root / file).exists()
+        there = (known(Path(file)) or volume.strange_format(Path(file))) and (tree.root / file).exists()
         if there and "__MACOSX" not in parents and file not in used and not used.intersection(parents):
             idle.setdefault(next((parent for parent in parents if parent not in busy), file), []).append(file)
     return tuple(
@@ -59,7 +59,7 @@ def unused(tree: Tree, found: Found) -> tuple[LeftOut, ...]:
 
 
 def _reason(name: str, files: Sequence[str]) -> str:
-    if all(strange := [strange_format(Path(file)) for file in files]):
+    if all(strange := [volume.strange_format(Path(file)) for file in files]):
         return f"{strange[0]} are not read"
     if files == [name]:
         return "an image that belongs to no scan"

@@ -56,7 +56,6 @@ from lemis.data.listing import (
     only_image,
     shown,
     stem_of,
-    strange_format,
 )
 from lemis.errors import UsageError
 from lemis.plugins import nearest
@@ -676,11 +675,11 @@ def _nothing(root: Path, layout: str | None) -> UsageError:
             allowed="files that are there",
             next=links[0].repair,
         )
-    strange = [file for file in tree.files if strange_format(Path(file))]
+    strange = [file for file in tree.files if volume.strange_format(Path(file))]
     if strange:
         first = Path(strange[0])
         return UsageError(
-            f"{seen}: {strange_format(first)} are not read ({readable(strange[0])}, {len(strange)} such files)",
+            f"{seen}: {volume.strange_format(first)} are not read ({readable(strange[0])}, {len(strange)} such files)",
             allowed=", ".join(volume.FORMATS),
             next='convert each: python -c "import nibabel as n; '
             f"n.save(n.load('{root / first}'), '{first.stem}.nii.gz')\"",

@@ -15,11 +15,6 @@ from lemis.errors import UsageError
 
 # No archive unpacks deeper.
 _DEEPEST = 8
-_STRANGE = {
-    **dict.fromkeys((".hdr", ".img", ".hdr.gz", ".img.gz"), "NIfTI or Analyze pairs (.hdr and .img)"),
-    ".mnc": "MINC files",
-    **dict.fromkeys((".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip"), "NIfTI files in another compression than gzip"),
-}
 LABEL_FOLDER = re.compile(r"^(?:labels?|labelsTr|masks?|seg|segs|segmentations?|annotations?|gt|groundtruth)$", re.I)
 
 
@@ -93,12 +88,6 @@ def _leads_back(folder: Path) -> bool:
 def known(file: Path) -> bool:
     """True for the name of an image file."""
     return volume.suffix_of(file) not in ("", ".dcm")
-
-
-def strange_format(file: Path) -> str:
-    """The name of a format of scans that we do not read; "" for anything else."""
-    name = file.name.lower()
-    return next((title for suffix, title in _STRANGE.items() if name.endswith(suffix)), "")
 
 
 def files_in(folder: Path) -> list[Path]:

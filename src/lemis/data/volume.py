@@ -84,24 +84,11 @@ LABEL_SUFFIXES = {
     "dicom": (".nii.gz", ".nii"),
     "picture": (".png", ".tif", ".tiff"),
 }
-# What people have and we do not read: by the end of the name, what it is.
-NOT_READ = {
-    ".hdr": "half of a NIfTI or Analyze pair (.hdr with .img)",
-    ".img": "half of a NIfTI or Analyze pair (.hdr with .img)",
-    ".hdr.gz": "half of a NIfTI or Analyze pair (.hdr with .img)",
-    ".img.gz": "half of a NIfTI or Analyze pair (.hdr with .img)",
-    ".mnc": "MINC",
-    ".rec": "half of a Philips pair (.par with .rec)",
-    ".nii.bz2": "NIfTI packed by bzip2",
-    ".nii.xz": "NIfTI packed by xz",
-    ".nii.zst": "NIfTI packed by Zstandard",
-    ".nii.zip": "NIfTI packed by zip",
-    ".gif": "a GIF",
-    ".webp": "a WebP",
-    ".jp2": "JPEG 2000",
-    ".svs": "a whole slide",
-    ".npy": "an array of NumPy, which states no grid",
-    ".npz": "arrays of NumPy, which state no grid",
+# Scans that we do not read, by the end of their names.
+_STRANGE = {
+    **dict.fromkeys((".hdr", ".img", ".hdr.gz", ".img.gz"), "NIfTI or Analyze pairs (.hdr and .img)"),
+    ".mnc": "MINC files",
+    **dict.fromkeys((".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip"), "NIfTI files in another compression than gzip"),
 }
 _DETACHED = (".mhd", ".nhdr")  # headers whose voxels lie in a file beside them
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -277,11 +264,10 @@ def suffix_of(path: Path) -> str:
     return next((suffix for suffix in FORMATS if name.endswith(suffix)), "")
 
 
-def not_read(path: Path) -> str:
-    """What a file is by its name, of a format that people have and we do not read; ``""`` of others."""
+def strange_format(path: Path) -> str:
+    """The name of a format of scans that we do not read; ``""`` for anything else."""
     name = file_of(Path(path)).name.lower()
-    known = (what for end, what in sorted(NOT_READ.items(), key=lambda item: -len(item[0])) if name.endswith(end))
-    return "" if suffix_of(path) else next((f"{what}, which we do not read" for what in known), "")
+    return next((title for suffix, title in _STRANGE.items() if name.endswith(suffix)), "")
 
 
 def is_picture(path: Path) -> bool:
@@ -365,7 +351,7 @@ def _format_of(path: Path) -> str:
         return "dicom"
     if not suffix:
         raise UsageError(
-            f"{path} is {not_read(path) or 'in a format that we do not read'}",
+            f"{path}: {strange_format(path) or 'files of this format'} are not read",
             allowed=f"{', '.join(FORMATS)}, or a folder of one DICOM series",
             next="convert it to .nii.gz",
         )
