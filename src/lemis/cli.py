@@ -734,18 +734,24 @@ def predict(
         print(folder)
 
 
-@app.command(epilog="Example: lemis evaluate work/", rich_help_panel="Step by step")
+@app.command(epilog="Example: lemis evaluate masks/ --references labels/", rich_help_panel="Step by step")
 def evaluate(
     work: Annotated[
         Path, typer.Argument(metavar="WORK", help="The work folder, or a folder of label maps.", show_default=False)
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for the scores.", show_default="WORK/evaluation"),
+        typer.Option(
+            "--output", "-o", help="Folder for the scores.", show_default="WORK/evaluation, or among the label maps"
+        ),
     ] = None,
     references: Annotated[
         Path | None,
-        typer.Option("--references", help="Folder of reference labels.", show_default="those in WORK/index.json"),
+        typer.Option(
+            "--references",
+            help="Folder of reference labels, named like the label maps.",
+            show_default="those in WORK/index.json, or beside the scans",
+        ),
     ] = None,
     jobs: Jobs = None,
     json: Json = False,
@@ -761,7 +767,12 @@ def evaluate(
     rich_help_panel="Step by step",
 )
 def report(
-    work: Work,
+    work: Annotated[
+        Path,
+        typer.Argument(
+            metavar="WORK", help="The work folder, or a folder of label maps that predict made.", show_default=False
+        ),
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="HTML file to write.", show_default="WORK/report/index.html"),

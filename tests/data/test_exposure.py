@@ -78,9 +78,9 @@ def test_what_was_trained_on_is_not_strange() -> None:
             "deviations of 50 to 70",
         ),
         (
-            {"intensity": ((9000.0, 2000.0),)},
+            {"intensity": ((71464.2, 2000.0),)},
             "intensities",
-            "MR has a mean of 9000 and a standard deviation of 2000; trained on means of 100 to 180 and standard "
+            "MR has a mean of 71460 and a standard deviation of 2000; trained on means of 100 to 180 and standard "
             "deviations of 50 to 70",
         ),
     ],

@@ -120,6 +120,21 @@ def test_labels_beside_the_scans_are_the_references(tuned: Path, tmp_path: Path)
     assert by_themselves["protocols"] == given["protocols"]
 
 
+@pytest.mark.parametrize("end", ["_seg", "-label", "_gt", "_0000"])
+def test_references_may_be_called_what_they_are(tuned: Path, tmp_path: Path, end: str) -> None:
+    images, labels = make_scans(tmp_path, {"new1": 1, "new2": 2})
+    exact = scored(tuned, tmp_path, images, labels)
+    named = tmp_path / "named"
+    named.mkdir()
+    for file in labels.iterdir():
+        shutil.copy(file, named / file.name.replace(".nii.gz", f"{end}.nii.gz"))
+    assert evaluate(tmp_path / "masks", named, output=tmp_path / "scores")["protocols"] == exact["protocols"]
+    if end == "_seg":
+        shutil.copy(named / "new1_seg.nii.gz", named / "new1_mask.nii.gz")
+        with pytest.raises(UsageError, match=r"new1 has 2 references: new1_mask\.nii\.gz, new1_seg\.nii\.gz"):
+            evaluate(tmp_path / "masks", named, output=tmp_path / "scores")
+
+
 def test_a_subject_is_who_the_folder_says(tuned: Path, tmp_path: Path) -> None:
     images, labels = make_scans(tmp_path, {"x": 1, "y": 2})
     assert scored(tuned, tmp_path, images, labels)["subjects"] == 2

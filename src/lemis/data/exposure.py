@@ -130,8 +130,8 @@ def strange(scan: Facts, like: Likeness, channels: Sequence[str]) -> list[Strang
             found.append(
                 Strange(
                     "intensities",
-                    f"{name} has a mean of {own.mean:.4g} and a standard deviation of {own.std:.4g}; trained on "
-                    f"means of {_range(mean)} and standard deviations of {_range(std)}",
+                    f"{name} has a mean of {_short(own.mean)} and a standard deviation of {_short(own.std)}; "
+                    f"trained on means of {_range(mean)} and standard deviations of {_range(std)}",
                 )
             )
     return found
@@ -163,5 +163,10 @@ def _times(lengths: Sequence[float]) -> str:
 
 
 def _range(ends: Range) -> str:
-    low, high = (f"{end:.4g}" for end in ends)
+    low, high = map(_short, ends)
     return low if low == high else f"{low} to {high}"
+
+
+def _short(value: float) -> str:
+    """Four digits that mean something, without an exponent where people would write none."""
+    return f"{float(f'{value:.4g}'):.9g}"

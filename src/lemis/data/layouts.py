@@ -21,7 +21,7 @@ import dataclasses
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -387,6 +387,35 @@ def _labelled(
             owned.setdefault(owner, []).append(file)
     cases = [Case(name, files, _only_one(name, owned.get(name, []))) for name, files in groups.items()]
     return cases, tuple(orphans)
+
+
+def references(folder: Path, ids: Collection[str]) -> dict[str, Path]:
+    """Reference label maps of a folder by the scan that they are of.
+
+    A file is named like its scan, or like it with ``_seg``, ``-label``, ``_0000`` and the like at its end; one that is
+    named exactly like it goes before others.
+
+    Args:
+        folder: Of label maps.
+        ids: Scans that are looked for; what is of none of them stands under its own name.
+
+    Raises:
+        UsageError: Two files are of one scan.
+    """
+    found: dict[str, list[Path]] = {}
+    for file in files_in(folder):
+        stem = stem_of(file).removesuffix(".seg")
+        found.setdefault(next((name for name in _names_in(stem, numbered=True) if name in ids), stem), []).append(file)
+    for name, files in found.items():
+        exact = [file for file in files if stem_of(file).removesuffix(".seg") == name]
+        found[name] = exact or files
+        if len(found[name]) > 1:
+            raise UsageError(
+                f"{name} has {len(found[name])} references: {', '.join(file.name for file in found[name])}",
+                allowed="one label map of each scan",
+                next=f"move the others out of {folder}",
+            )
+    return {name: files[0] for name, files in found.items()}
 
 
 def _names_in(stem: str, *, numbered: bool = False) -> Iterator[str]:

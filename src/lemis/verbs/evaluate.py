@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lemis import files, terminal
-from lemis.data import csv_list, dataset_json, volume
+from lemis.data import csv_list, dataset_json, layouts, volume
 from lemis.data import index as indexing
 from lemis.data import labels as label_maps
 from lemis.data.identity import subject_of
@@ -204,14 +204,18 @@ def _made_by(record: Mapping[str, Any], scan: str) -> tuple[tuple[str, ...], fro
 
 def _label_maps(folder: Path) -> dict[str, Path]:
     """Label maps of a folder by scan id."""
+    _refuse_no_folder(folder)
+    files = (path for path in sorted(folder.iterdir()) if path.is_file() and volume.suffix_of(path))
+    return {path.name[: -len(volume.suffix_of(path))].removesuffix(".seg"): path for path in files}
+
+
+def _refuse_no_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise UsageError(
             f"{folder} is not a folder",
             allowed="a folder of label maps",
             next="run `lemis predict` first, or check the path",
         )
-    files = (path for path in sorted(folder.iterdir()) if path.is_file() and volume.suffix_of(path))
-    return {path.name[: -len(volume.suffix_of(path))].removesuffix(".seg"): path for path in files}
 
 
 def _told(predictions: Path, references: Path | None, index: indexing.Index | None, record: Mapping[str, Any]) -> Told:
@@ -221,7 +225,8 @@ def _told(predictions: Path, references: Path | None, index: indexing.Index | No
     own = [scan for scan in index.scans if scan.id not in foreign] if index else []
     subjects = {scan.id: scan.subject for scan in own} | {id: scan["subject"] for id, scan in foreign.items()}
     if references is not None:
-        wanted = _label_maps(references)
+        _refuse_no_folder(references)
+        wanted = layouts.references(references, _label_maps(predictions).keys())
         subjects = {id: _subject(id, references, wanted[id]) for id in wanted} | subjects
     else:
         wanted = {scan.id: indexing.locate(index, scan.label) for scan in own if scan.label and index}

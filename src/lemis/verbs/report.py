@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lemis import files
 from lemis.data import index as indexing
-from lemis.data import volume
+from lemis.data import layouts, volume
 from lemis.data.directions import Axes
 from lemis.data.store import read_meta
 from lemis.errors import UsageError
@@ -102,7 +102,7 @@ def _read_elsewhere(folder: Path, record: predictions.Predictions, names: Sequen
     scores = folder / "evaluation"
     per_case = tuple(case.model_dump() for case in evaluation.read_cases(scores))
     summary = evaluation.read_summary(scores)
-    index = _elsewhere(record, _references(scores, summary))
+    index = _elsewhere(record, _references(scores, summary, record))
     runs = _runs_elsewhere(record, names)
     tuned = [run.model for run in runs if run.model.get("verb") == "finetune"]
     in_3d = any(model["patch_px"] is not None for model in tuned)
@@ -120,13 +120,15 @@ def _read_elsewhere(folder: Path, record: predictions.Predictions, names: Sequen
     )
 
 
-def _references(scores: Path, summary: evaluation.Summary | None) -> dict[str, str] | None:
+def _references(
+    scores: Path, summary: evaluation.Summary | None, record: predictions.Predictions
+) -> dict[str, str] | None:
     """The label maps that were scored by, of each scan; None where those are beside the scans."""
     where = summary.of["references"] if summary and summary.of else None
     if where is None:
         return None
-    files = sorted(scores.joinpath(where).resolve().glob("*"))
-    return {_scan_of(path): str(path) for path in files if volume.suffix_of(path)}
+    found = layouts.references(scores.joinpath(where).resolve(), record.scans.keys())
+    return {id: str(file) for id, file in found.items()}
 
 
 def _elsewhere(record: predictions.Predictions, references: Mapping[str, str] | None) -> indexing.Index:
