@@ -129,10 +129,10 @@ def partners(sketches: Mapping[str, Sketch], subject_of: Mapping[str, str]) -> l
                 shared[pair] += 1
     strength: dict[tuple[str, str], float] = {}
     for ((one, axis), (other, other_axis)), count in shared.items():
-        size = min(len(sketches[one][axis]), len(sketches[other][other_axis]))
-        share = count / size
+        smaller, larger = sorted((len(sketches[one][axis]), len(sketches[other][other_axis])))
+        share = count / smaller
         least = _SHARED_MOMENTS if subject_of[one] == subject_of[other] else _SHARED
-        if one != other and share >= least and count >= min(_LEAST_SHARED, max(1, size // 2)):
+        if one != other and share >= least and count >= min(_LEAST_SHARED, max(1, larger // 2)):
             strength[one, other] = max(share, strength.get((one, other), 0))
     looked: dict[str, int] = defaultdict(int)
     pairs = []
