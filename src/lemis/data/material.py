@@ -13,13 +13,12 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator
 
-from lemis import files
+from lemis import files, records
 from lemis.data.store import Store
-from lemis.errors import UsageError
 from lemis.settings import plain
 
 FILE = "trained_on.json"
@@ -35,20 +34,23 @@ class Seen(NamedTuple):
     fingerprint: str  # of the preparation: where it is the same, so are the digests, and nothing need be read
 
 
+def _whole(facts: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(facts.get("prepared", {}), dict):
+        raise ValueError("should have settings as prepared")
+    return facts
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainedOn:
     """All that a training depends on beside its settings."""
 
-    facts: dict[str, Any]  # of the data set: how it is prepared, its channels and structures
+    facts: Annotated[dict[str, Any], AfterValidator(_whole)]  # of the data set: preparation, channels, structures
     scans: dict[str, Seen]  # by id
     held_out: dict[str, Seen] = field(
         default_factory=dict
     )  # that are scored meanwhile; the weights do not depend on them
     start: str | None = None  # digest of the weights that it starts from
     code: dict[str, str] = field(default_factory=dict)  # digests of the user's own modules, by name
-
-
-_RECORD = TypeAdapter(TrainedOn)
 
 
 def facts_of(store: Store) -> dict[str, Any]:
@@ -120,15 +122,9 @@ def read(run: Path) -> TrainedOn | None:
     Raises:
         UsageError: It is damaged.
     """
-    path = run / FILE
-    if not path.is_file():
-        return None
     again = f"delete {run}; the command that trained it trains it anew"
-    try:
-        return _RECORD.validate_python(files.read_json(path, next=again))
-    except ValidationError as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"{path} is damaged: {reason}", allowed="an unedited file", next=again) from None
+    found: TrainedOn | None = records.find(run / FILE, TrainedOn, next=again)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------ what changed

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from lemis.data import material
 from lemis.data.material import TrainedOn
 from lemis.errors import UsageError
-from lemis.settings import read_yaml
+from lemis.work_files.run import read_settings
 
 WITHOUT_EFFECT = ("checkpoint_minutes", "log_every_steps")  # on the weights: a run may go on with other ones
 FROM_DATA = ("labelled", "excluded", "prepared")  # in settings.yaml for people; ``trained_on.json`` holds it in full
@@ -92,7 +92,7 @@ def has_weights(path: Path) -> bool:
 
 def differences(path: Path, settings: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Settings of the user's in which the run in ``path`` differs: key, value there, value here."""
-    before, now = flat(_decided(read_yaml(path / "settings.yaml"))), flat(_decided(settings))
+    before, now = flat(_decided(read_settings(path))), flat(_decided(settings))
     keys = dict.fromkeys([*now, *before])
     return [(key, before.get(key), now.get(key)) for key in keys if before.get(key) != now.get(key)]
 
