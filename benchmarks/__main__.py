@@ -24,6 +24,7 @@ NAMES = (
     "prediction",
     "single",
     "statistics",
+    "startup",
 )
 
 
