@@ -52,6 +52,8 @@ def test_text_is_read_as_it_is_meant(text, value):
         ("- " * 3000 + "1", "more than 50 levels"),
         (LAUGHS, "those that aliases stand for counted"),
         ("a: &a [*a]", "of nothing before it"),
+        (r'a: "\ud800"', "line 1: half a character"),
+        (r'"\udfff": 1', "line 1: half a character"),
         ("a: *b", "the alias \\*b of nothing before it"),
         ("9" * 5000, "line 1: a number of 5000 digits"),
         ("!!python/object/apply:os.system [true]", "could not determine a constructor"),

@@ -34,7 +34,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with naming(path, written=temporary):
             yield temporary
+            _on_disk(temporary)  # else a power cut could leave the new name with an empty file
             os.replace(temporary, path)
+            _on_disk(path.parent)
     finally:
         with suppress(OSError):  # the error before is the one that counts
             temporary.unlink(missing_ok=True)

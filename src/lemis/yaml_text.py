@@ -186,6 +186,8 @@ def _refuse_excess(text: str) -> None:
                 raise _Refused(f"the alias *{shown(event.anchor, quoted=False)} of nothing before it", event)
             levels[-1].take(event, named[event.anchor])
         elif isinstance(event, yaml.ScalarEvent):
+            if re.search("[\ud800-\udfff]", event.value):
+                raise _Refused("half a character (\\ud800 to \\udfff alone), which no file can hold", event)
             levels[-1].take(event, 1)
             _name(named, event.anchor, 1)
         if levels[-1].values > MOST_VALUES:

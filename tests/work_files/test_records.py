@@ -19,7 +19,7 @@ from lemis.data import store
 from lemis.errors import UsageError
 from lemis.records import read_table
 from lemis.work_files import checks, comparison, evaluation, predictions, run
-from lemis.work_files.predictions import Prediction
+from lemis.work_files.predictions import Prediction, Predictions
 from work_files_made import ENVIRONMENT, FINETUNED, META, PRETRAINED
 
 ESTIMATE = {"mean": 0.9, "low": None, "high": None, "median": 0.9, "std": 0.0, "scans": 1, "subjects": 1}
@@ -52,7 +52,7 @@ FILES: dict[str, tuple[str, dict[str, Any], Callable[[Path], Any], str]] = {
     "environment": ("environment.json", ENVIRONMENT, run.read_environment, "delete "),
     "metrics": ("metrics.jsonl", {"step": 1, "loss": 0.5}, run.read_metrics, "delete "),
     "predictions": ("predictions.json", PREDICTIONS, predictions.read, "delete "),
-    "summary": ("evaluation/summary.json", SUMMARY, evaluation.read_summary, "lemis evaluate "),
+    "summary": ("summary.json", SUMMARY, evaluation.read_summary, "lemis evaluate "),
     "check": ("check.json", {"version": 1, "faults": [FAULT]}, checks.read, "lemis check SCANS -o "),
     "meta": ("meta.json", META, store.read_meta, "lemis prepare "),
     "result": ("cells/k/result.json", RESULT, lambda f: comparison.read_result(f, "k"), "delete "),
@@ -180,7 +180,8 @@ def test_a_log_says_which_line(tmp_path: Path) -> None:
 
 def _add(folder: Path, first: int) -> None:
     for number in range(first, first + 20):
-        predictions.add(folder, f"scan{number}", Prediction(file=f"scan{number}.nii.gz"), {f"s{first}"})
+        shared = Predictions(version=1, pretraining_subjects=(f"s{first}",))
+        predictions.add(folder, f"scan{number}", Prediction(file=f"scan{number}.nii.gz"), shared)
 
 
 def test_two_that_predict_at_once_lose_no_record(tmp_path: Path) -> None:
@@ -225,11 +226,10 @@ HEAD = "scan,subject,structure,dice,hd95_mm,assd_mm,nsd,reference_ml,predicted_m
     ],
 )
 def test_a_table_of_something_else_is_refused(text: str, says: str, tmp_path: Path) -> None:
-    (tmp_path / "evaluation").mkdir()
-    (tmp_path / "evaluation" / "per_case.csv").write_text(text)
+    (tmp_path / "per_case.csv").write_text(text)
     with pytest.raises(UsageError, match=says) as caught:
         evaluation.read_cases(tmp_path)
-    assert caught.value.next == f"lemis evaluate {tmp_path}"
+    assert caught.value.next == f"lemis evaluate {tmp_path.parent}"
 
 
 def test_a_cell_of_any_length_is_no_reason_to_end(tmp_path: Path) -> None:
