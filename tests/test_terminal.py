@@ -134,7 +134,7 @@ def test_evaluate_shows_structures_and_numbers_whole(width, monkeypatch, tmp_pat
     facts = {"dice": estimate, "hd95_mm": estimate, "nsd": estimate, **dict.fromkeys(evaluate.COUNTS, 17)}
     summary = {
         "scans": 3, "subjects": 3, "settings": {"intervals": {"level": 0.95}}, "not_scored": {"[why]": ["a"]},
-        "training_not_recorded": [], "subjects_labelled_in_training": None, "transductive": None,
+        "training_not_recorded": [], "subjects_labelled_in_training": None, "transductive": None, "strange": {},
         "protocols": {"default": {
             "tolerance_mm": 2.0, "without_millimetres": "", "structures": {"[/red]": facts, "[LV]": facts},
             "overall": {**facts, "missed": 0, "invented": 0},
