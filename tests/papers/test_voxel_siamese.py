@@ -15,7 +15,6 @@ from lemis.auxiliary.voxel_siamese import Auxiliary, Settings, compare, over_cla
 from lemis.backbones import unet3d
 from lemis.data.draw import Rows
 from lemis.engine.collapse import SMALLEST_SPREAD, spread
-from lemis.errors import UsageError
 
 RNG = (0, 0, "cpu")
 
@@ -334,11 +333,18 @@ def test_a_collapse_is_seen() -> None:
         assert (spread(outcome.embeddings["voxel/1"]) < SMALLEST_SPREAD) == constant
 
 
-def test_one_structure_alone_needs_another_weight() -> None:
-    with pytest.raises(UsageError, match=r"class_weight=share with one structure\n.*two classes.*\n.*background=true"):
-        Auxiliary(network(), Settings(), num_classes=2)
-    for given_ in ({"background": True}, {"class_weight": "none"}, {"class_weight": "inverse"}):
-        Auxiliary(network(), Settings(**given_), num_classes=2)
+def test_with_one_structure_background_is_the_second_class_where_the_weights_need_two() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(2, 32, 4, 4, 4)
+    label = (torch.rand(2, 4, 4, 4) > 0.5).long()
+
+    def loss(**settings: Any) -> float:
+        torch.manual_seed(1)
+        one = Auxiliary(network(), Settings(layers=1, **settings), num_classes=2)
+        return float(one([features], label, answered(label), Rows(*RNG)).losses["voxel/1"].detach())
+
+    assert loss() == loss(background=True) != 0.0
+    assert loss(class_weight="none") != loss(class_weight="none", background=True)  # as it was asked for
 
 
 def test_the_defaults_are_the_papers() -> None:

@@ -31,7 +31,6 @@ from torch import Tensor, nn
 
 from lemis import contracts
 from lemis.contracts import Draw, Outcome
-from lemis.errors import UsageError
 from lemis.parts import heads, processes, voxels
 from lemis.parts.layers import unit
 from lemis.parts.voxels import Cell
@@ -57,7 +56,7 @@ class Settings:
     with_itself: bool = True  # INFERRED: (4) as written; False: a voxel is not paired with itself
     voxels: Annotated[int, Field(gt=0)] = 1700  # of the batch, per layer [P]
     false_negatives: Annotated[int, Field(ge=0)] = 1000  # most of them, taken first [P]; as `voxels`: no such limit
-    background: bool = False  # INFERRED, "organs"; True: background is a class like the others
+    background: bool = False  # INFERRED, "organs"; True, and for one structure with "share": a class like the others
     cell: Cell = "centre"  # voxel that labels a cell, INFERRED; corner: first one, as interpolate's "nearest"
 
 
@@ -67,9 +66,9 @@ class Auxiliary(contracts.Auxiliary):
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings, *, num_classes: int) -> None:
         super().__init__()
-        _refuse_one_class(settings, num_classes)
         self.settings = settings
         self.num_classes = num_classes
+        self.background = counts_background(settings, num_classes)
         channels = voxels.channels_from_bottleneck(backbone.channels, settings.layers)
         self.project = nn.ModuleList([voxels.projector(width, settings.hidden) for width in channels])
         self.predict = nn.ModuleList(
@@ -101,12 +100,12 @@ class Auxiliary(contracts.Auxiliary):
         how = self.settings
         missed = voxels.to_grid(logits.detach(), y.shape[1:], how.cell).argmax(1) != y
         keys = rng.uniform(len(y), y[0].numel())
-        known = y >= (0 if how.background else 1)
+        known = y >= (0 if self.background else 1)
         return voxels.choose_hard(known, missed, keys, voxels=how.voxels, false_negatives=how.false_negatives)
 
     def _in_batch(self, y: Tensor) -> Tensor:
         count = voxels.class_counts(y, self.num_classes).float()
-        if not self.settings.background:
+        if not self.background:
             count[0] = 0
         return processes.total(count)
 
@@ -161,11 +160,6 @@ def over_classes(sets: Sets, w: Tensor, kind: Literal["sum", "mean"]) -> Tensor:
     return loss if kind == "sum" else loss / sets.there.sum().clamp(min=1)
 
 
-def _refuse_one_class(settings: Settings, num_classes: int) -> None:
-    classes = num_classes if settings.background else num_classes - 1
-    if classes == 1 and settings.class_weight == "share":
-        raise UsageError(
-            "auxiliary.class_weight=share with one structure",
-            allowed="a weight 1 - N_c/N needs two classes; with one it is 0, and so is the loss",
-            next="auxiliary.background=true makes background the second class; or auxiliary.class_weight=none",
-        )
+def counts_background(settings: Settings, num_classes: int) -> bool:
+    """Whether background is a class like the others; with one structure and 1 - N_c/N it must be: 1 - N/N is 0."""
+    return settings.background or (num_classes == 2 and settings.class_weight == "share")

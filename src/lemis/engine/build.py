@@ -2,14 +2,57 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, Protocol
+
 from lemis import plugins
 from lemis.contracts import Backbone, Method
-from lemis.data.store import Store
+from lemis.engine import guards, launch
 from lemis.engine.plan import Finetuning, Pretraining
 from lemis.engine.supervised import Objective
 
 
-def network(settings: Pretraining | Finetuning, store: Store) -> Backbone:
+class Prepared(Protocol):
+    """As much of a ``data.store.Store`` as networks and losses depend on."""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Of the images, by name."""
+
+    @property
+    def num_classes(self) -> int:
+        """Background included."""
+
+
+class Foreseen(NamedTuple):
+    """What a store will hold, before anything is prepared."""
+
+    channels: tuple[str, ...]
+    num_classes: int
+
+
+def try_out(before: Pretraining | None, tuning: Finetuning, store: Prepared, device: str) -> None:
+    """Build all that is to be trained and let it go again: what any part refuses is refused before hours of work.
+
+    Args:
+        before: The pre-training, if any.
+        tuning: The fine-tuning after it.
+        store: What will be trained on.
+        device: As the user gave it.
+
+    Raises:
+        UsageError: A network, method or extra loss that refuses the others or the data, or a batch or precision that
+            cannot be had here.
+    """
+    for settings in (one for one in (before, tuning) if one is not None):
+        launch.precision(settings.schedule, launch.chosen_device(device), settings.dims)
+    objective(tuning, network(tuning, store), store)
+    guards.refuse_batch(tuning.objective.batch_size, tuning.schedule.accumulate, 1)
+    if before is not None:
+        built = method(before, network(before, store))
+        guards.refuse_batch(built.sampling.batch_size, before.schedule.accumulate, 1)
+
+
+def network(settings: Pretraining | Finetuning, store: Prepared) -> Backbone:
     """With random weights, for the channels and structures of a store."""
     module = plugins.load("backbones", settings.backbone)
     built: Backbone = module.Backbone(
@@ -30,7 +73,7 @@ def method(settings: Pretraining, backbone: Backbone) -> Method:
     return built
 
 
-def objective(settings: Finetuning, backbone: Backbone, store: Store) -> Objective:
+def objective(settings: Finetuning, backbone: Backbone, store: Prepared) -> Objective:
     """The loss of fine-tuning on a network, with the extra loss if the settings name one."""
     if settings.auxiliary is None:
         return Objective(backbone, settings.objective, None)

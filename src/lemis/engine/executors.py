@@ -10,12 +10,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
+from lemis import children
 from lemis.engine.ray_cluster import on_ray as on_ray
 from lemis.engine.tasks import GRACE_S, Schedule, attempt, attempt_alone, cores, environment, sigterm_interrupts
 from lemis.engine.tasks import Report as Report
@@ -80,7 +80,8 @@ class _Child(NamedTuple):
 def _start(task: Task, work: Work, slot: int, surroundings: Mapping[str, str]) -> _Child:
     fresh = multiprocessing.get_context("spawn")
     receive, send = fresh.Pipe(duplex=False)
-    process = fresh.Process(target=_in_child, args=(work, task.payload, send), name=f"lemis {task.key}")
+    packed = children.pack(_in_child, work, task.payload)
+    process = fresh.Process(target=children.unpack_and_run, args=(packed, send), name=f"lemis {task.key}")
     before = dict(os.environ)
     os.environ.update(surroundings)  # a started process takes the environment that it finds
     try:
@@ -94,17 +95,7 @@ def _start(task: Task, work: Work, slot: int, surroundings: Mapping[str, str]) -
 
 
 def _in_child(work: Work, payload: Any, answer: connection.Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent says SIGTERM
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     answer.send(attempt_alone(work, payload))
-
-
-def _end_with_parent() -> None:
-    """At once, without a checkpoint: the same command may run again by now, and no run may have two writers."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _answer(child: _Child) -> str | None:

@@ -17,7 +17,7 @@ from lemis.data import index as index_file
 from lemis.data.index import Index
 from lemis.data.keypoints import preparation
 from lemis.data.split import Split, choose, number_of_folds
-from lemis.engine import asked, pairing, plan
+from lemis.engine import asked, build, pairing, plan
 from lemis.engine.pairing import SCRATCH
 from lemis.engine.run import messages
 from lemis.errors import DataFault
@@ -90,8 +90,9 @@ def fit(
     named = method
     method, backbone = plan.choose(method, backbone, tree, given["finetune"])
     # All settings are resolved here once, so that a mistyped one is refused before any work.
+    before = None
     if method != SCRATCH:
-        plan.pretraining(method, backbone, tree, given["pretrain"], prefix="pretrain.")
+        before = plan.pretraining(method, backbone, tree, given["pretrain"], prefix="pretrain.")
     tuning = plan.finetuning(backbone, tree, given["finetune"], auxiliary=auxiliary, prefix="finetune.")
     sections = of_dims(tree, tuning.dims)
     images, keypoints = preparation(sections.get("prepare", {}), given["prepare"], prefix="prepare.")
@@ -111,6 +112,8 @@ def fit(
         )
     index = index_file.load(output / "index.json")
     splits = _splits(index, fold, labelled)
+    structures = sum(value != 0 for value in index.labels.values())
+    build.try_out(before, tuning, build.Foreseen(index.channels, structures + 1), device)
     console.rule("prepare")
     trust = Trust().also(backbone, wanted.detector if wanted else None)  # named by this command or its preset
     prepare(output, settings=images, keypoints=keypoints, trust=trust)

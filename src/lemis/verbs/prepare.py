@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ import numpy as np
 from rich.console import Console
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from lemis import files, terminal
+from lemis import children, files, terminal
 from lemis.data import frame, preprocess, store, volume
 from lemis.data import index as index_file
 from lemis.data import keypoints as detection
@@ -403,12 +404,18 @@ def _run(
                     advance(len(results))
         else:
             context = multiprocessing.get_context("spawn")  # forking a process that has threads can hang
-            pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_one_thread)
+            pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin)
             try:
                 waiting = {pool.submit(work, item): i for i, item in enumerate(items)}
                 for future in as_completed(waiting):
                     results[waiting[future]] = future.result()
                     advance(len(results))
+            except BrokenProcessPool:
+                raise UsageError(
+                    f"one of {jobs} processes that {done} scans was ended from outside",
+                    allowed="processes that are left alone, and memory for as many scans at a time",
+                    next="the same command with --jobs 1: out of memory, most likely; what is done is kept",
+                ) from None
             finally:
                 pool.shutdown(cancel_futures=True)
     return [results[i] for i in range(len(items))]
@@ -423,7 +430,8 @@ def _voxels(scans: Sequence[Scan]) -> int:
     return sum(math.prod(scan.shape) for scan in scans)
 
 
-def _one_thread() -> None:
+def _begin() -> None:
+    children.end_with_parent()
     threadpool_limits(1)  # the processes share the cores already
     os.environ["OPENCV_FOR_THREADS_NUM"] = "1"  # read when OpenCV is imported; threadpoolctl does not know it
 
