@@ -13,11 +13,15 @@ import numpy as np
 import pytest
 import yaml
 
-from lemis.data import phantom
+from lemis.data import phantom, preprocess
 from lemis.data.store import open_store
 from lemis.engine.run import load_model
 from lemis.errors import DataFault, UsageError
+from lemis.settings import load_preset, resolve
+from lemis.verbs.evaluate import evaluate
 from lemis.verbs.fit import fit
+from lemis.verbs.prepare import prepare
+from lemis.verbs.report import report
 
 FEW = ("pretrain.steps=2", "pretrain.precision=32", "finetune.steps=2", "finetune.precision=32")
 
@@ -154,6 +158,42 @@ def test_after_a_label_was_corrected_the_same_command_renews_what_depends_on_it(
     last = [summary["protocols"]["paper"]["mean_of_last_steps"] for summary in summaries]
     assert last[0] == last[1]
     assert {path.name.split("-")[0] for path in (work / "stale").iterdir()} == {"pcl"}
+
+
+def test_scores_and_report_alone_say_what_is_out_of_date(
+    phantom_scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans, work = Path(shutil.copytree(phantom_scans, tmp_path / "scans")), tmp_path / "work"
+    run_fit(scans, work, "prepare.field_of_view_mm=60", fold=0)
+    (held_out,) = load_model(work / "runs" / "pcl-m2-fold0")[1].test_subjects  # type: ignore[union-attr]
+    trained = next(id for id in ("heart_001", "heart_002", "heart_003") if id != held_out)
+
+    def said() -> str:
+        capsys.readouterr()
+        report(work)
+        page = (work / "report" / "index.html").read_text(encoding="utf-8")
+        told = capsys.readouterr().err
+        assert ("Out of date" in page) == ("out of date" in told)
+        return told
+
+    evaluate(work)
+    assert said() == ""
+    correct_label(scans, held_out)
+    evaluate(work)
+    assert f"pcl-m2-fold0: files changed since they were prepared: {held_out}" in capsys.readouterr().err
+    summary = json.loads((work / "evaluation" / "summary.json").read_text(encoding="utf-8"))
+    assert "paper" not in summary["protocols"]
+    assert f"was scored on another state of the data: files changed since they were prepared: {held_out}" in said()
+    correct_label(scans, trained)
+    with pytest.raises(UsageError, match=f"another state of the data: .*{trained}"):
+        evaluate(work)
+    assert f"was trained on another state of the data: files changed since they were prepared: {trained}" in said()
+    prepare(work, settings=resolve(preprocess.Settings, load_preset("tiny")["prepare"] | {"field_of_view_mm": 60}))
+    with pytest.raises(UsageError, match=f"another state of the data: label changed: {trained}"):
+        evaluate(work)
+    run_fit(scans, work, "prepare.field_of_view_mm=60", fold=0)
+    evaluate(work)
+    assert said() == ""
 
 
 def test_a_label_more_or_less_and_another_image_train_anew(

@@ -159,10 +159,11 @@ def scan_changes(before: Mapping[str, Seen], now: Mapping[str, Seen]) -> list[st
         "image changed: ": [id for id in both if before[id].image != now[id].image],
         "subject changed: ": [id for id in both if before[id].subject != now[id].subject],
     }
-    return [kind + _named(ids) for kind, ids in kinds.items() if ids]
+    return [kind + named(ids) for kind, ids in kinds.items() if ids]
 
 
-def _named(ids: list[str]) -> str:
+def named(ids: list[str]) -> str:
+    """The first of them, and how many more there are."""
     more = f" and {len(ids) - _MOST_NAMED} more" if len(ids) > _MOST_NAMED else ""
     return ", ".join(ids[:_MOST_NAMED]) + more
 

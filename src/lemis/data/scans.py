@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lemis.data import frame, labels, volume
 from lemis.data import index as index_file
-from lemis.data import labels, volume
 from lemis.data.index import Index, Scan
 from lemis.data.volume import Volume
 from lemis.errors import DataFault
+from lemis.settings import plain
 
 # Half a voxel would move a thin wall onto its neighbour; a tenth is rounding of headers.
 GRID_TOLERANCE = 0.1
@@ -30,6 +32,32 @@ def file_stamps(index: Index, scan: Scan) -> list[tuple[str, str]]:
     """
     files = [index_file.locate(index, file) for file in (*scan.images, *([scan.label] if scan.label else []))]
     return [(str(file), volume.stamp(file)) for file in files]
+
+
+def source_fingerprint(index: Index, scan: Scan) -> str:
+    """What a scan is prepared from: time and size of each of its files, and what the index says of it.
+
+    Args:
+        index: That holds the scan.
+        scan: Its slice axis the one that it is prepared along.
+
+    Raises:
+        DataFault: One of its files is gone.
+    """
+    try:
+        stamps = file_stamps(index, scan)
+    except FileNotFoundError as gone:
+        raise DataFault(
+            f"scan {scan.id}: {gone.filename} is gone",
+            allowed="the files that the index names",
+            next="put it back, or run `lemis check` again",
+        ) from None
+    # Directions count where they change the order in which a scan is stored, so that others are not prepared anew.
+    order = [scan.axes] if frame.is_turned(scan) else []
+    facts = plain(dataclasses.replace(scan, axes=()))
+    del facts["axes"]
+    content = [stamps, facts, *([index.ignored] if index.ignored else []), *order]
+    return hashlib.sha256(json.dumps(plain(content), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_image(index: Index, scan: Scan) -> Volume:

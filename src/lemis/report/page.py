@@ -110,6 +110,7 @@ class WorkFacts:
     examples: tuple[Example, ...]
     faults: Sequence[Facts] | None  # of check.json
     similarity: Similarity | None = None  # where it was asked for
+    out_of_date: tuple[str, ...] = ()  # which run is of another state of the data, and what changed
     elsewhere: bool = False  # label maps of scans that are no part of the work folder of their runs
 
 
@@ -141,6 +142,7 @@ def render(work: WorkFacts) -> str:
         warnings=warnings(work),
         done=sentences(work),
         missing=missing(work),
+        out_of_date=work.out_of_date,
         methods=methods_paragraph(work),
         references=references(work),
         settings=[(run.name, flat(run.settings)) for run in work.runs],

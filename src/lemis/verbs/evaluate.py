@@ -26,13 +26,14 @@ from rich.table import Table
 from rich.text import Text
 
 from lemis import files, terminal
-from lemis.data import csv_list, dataset_json, layouts, volume
+from lemis.data import csv_list, dataset_json, freshness, layouts, volume
 from lemis.data import index as indexing
 from lemis.data import labels as label_maps
 from lemis.data.identity import subject_of
 from lemis.data.scans import image_digest
 from lemis.errors import DataFault, UsageError
 from lemis.measure import scores, statistics, tables
+from lemis.work_files import run as run_files
 from lemis.work_files.evaluation import read_summary
 from lemis.work_files.predictions import read as read_predictions
 from lemis.work_files.run import Figures, read_metrics
@@ -127,6 +128,7 @@ def evaluate(
     told = _told(predictions, references, index, record)
     cases, not_scored = _cases(predictions, told, record, runs)
     _refuse_leakage(cases)
+    scored_on = _scored_on(work, index, cases) if own and references is None else []
 
     structures = told.structures or _numbered(cases)
     millimetres = _millimetres(cases, record)
@@ -150,7 +152,10 @@ def evaluate(
         "versions": _versions(),
     }
     paper = _paper(record, work, summary["runs"])
-    if paper is not None:
+    if scored_on:
+        left_out = "; ".join(scored_on)
+        terminal.console(stderr=True).print(f"note: no paper protocol, which is of the labels before: {left_out}")
+    elif paper is not None:
         summary["protocols"]["paper"] = paper
     output.mkdir(parents=True, exist_ok=True)
     files.write(output / "per_case.csv", tables.comma_separated(per_case, _COLUMNS))
@@ -309,6 +314,29 @@ def _by_label(case: Case, label_digest: str, record: Mapping[str, Any]) -> Case:
 
 def _leaks(case: Case) -> bool:
     return case.labelled is not None and not case.people.isdisjoint(case.labelled)
+
+
+def _scored_on(work: Path | None, index: indexing.Index | None, cases: Sequence[Case]) -> list[str]:
+    """What became of the scans that the runs were scored on in training: nothing, mostly.
+
+    Raises:
+        UsageError: What a run was trained on changed since, so that its predictions are not those of the present data.
+    """
+    assert work is not None, "predictions of a work folder"
+    assert index is not None, "and its index"
+    held_out: list[str] = []
+    for run in sorted({run for case in cases for run in case.runs}):
+        changes = freshness.since_training(work, index, run)
+        if changes.trained:
+            made = run_files.read_environment(work / "runs" / run)
+            command = made.command if made else "the command that trained it"
+            raise UsageError(
+                f"{work / 'runs' / run} was trained on another state of the data: {'; '.join(changes.trained)}",
+                allowed="predictions of networks that were trained on the scans and labels as they are now",
+                next=command if command.startswith("lemis fit ") else f"lemis prepare {work}; {command}; then predict",
+            )
+        held_out += [f"{run}: {change}" for change in changes.held_out]
+    return held_out
 
 
 def _refuse_leakage(cases: Sequence[Case]) -> None:

@@ -29,7 +29,7 @@ from lemis.data import keypoints as detection
 from lemis.data import labels as label_maps
 from lemis.data.index import Index, Scan
 from lemis.data.preprocess import Facts, Settings
-from lemis.data.scans import file_stamps, image_digest, read_image, read_label
+from lemis.data.scans import image_digest, read_image, read_label, source_fingerprint
 from lemis.data.store import Store
 from lemis.errors import DataFault, UsageError
 from lemis.measure.tables import count
@@ -210,7 +210,7 @@ def _plan(index: Index, settings: Settings, folder: Path, jobs: int | None, cons
     ]
     index = dataclasses.replace(index, scans=tuple(scans))
     done = {scan.id: store.read_facts(folder, scan.id) for scan in index.scans}
-    sources = {scan.id: _source_fingerprint(index, scan) for scan in index.scans}
+    sources = {scan.id: source_fingerprint(index, scan) for scan in index.scans}
     extents = _extents(index, settings, done, sources, jobs, console)
     planes = [preprocess.in_plane(scan.shape, scan.spacing_mm, scan.slice_axis) for scan in index.scans]
     settled = preprocess.settle(settings, planes, list(extents.values()))
@@ -276,23 +276,6 @@ def _meta_is(folder: Path, meta: dict[str, Any]) -> bool:
     except UsageError:  # damaged, or of another version: written anew
         return False
     return written is not None and all(plain(getattr(written, key)) == plain(value) for key, value in meta.items())
-
-
-def _source_fingerprint(index: Index, scan: Scan) -> str:
-    # A label that was added or corrected since must be seen: time and size of each file are part of it.
-    try:
-        stamps = file_stamps(index, scan)
-    except FileNotFoundError as gone:
-        raise DataFault(
-            f"scan {scan.id}: {gone.filename} is gone",
-            allowed="the files that the index names",
-            next="put it back, or run `lemis check` again",
-        ) from None
-    # Directions count where they change the order in which a scan is stored, so that others are not prepared anew.
-    order = [scan.axes] if frame.is_turned(scan) else []
-    facts = plain(dataclasses.replace(scan, axes=()))
-    del facts["axes"]
-    return _digest([stamps, facts, *([index.ignored] if index.ignored else []), *order])
 
 
 def _digest(facts: Any) -> str:

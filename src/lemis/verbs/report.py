@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lemis import files
+from lemis import files, terminal
+from lemis.data import freshness, layouts, volume
 from lemis.data import index as indexing
-from lemis.data import layouts, volume
 from lemis.data.directions import Axes
 from lemis.data.store import read_meta
 from lemis.errors import UsageError
@@ -62,6 +62,8 @@ def report(
     output = output or work / "report" / "index.html"
     files.require_writable(output.parent)
     facts = read_work(work, runs)
+    for line in facts.out_of_date:
+        terminal.console(stderr=True).print(f"warning: out of date: {line}")
     if similarity is not None:
         facts = replace(facts, similarity=_similarity(work, similarity, runs, device, trust))
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +96,20 @@ def read_work(work: Path, runs: Sequence[str] = ()) -> page.WorkFacts:
         per_case=per_case,
         examples=_examples(work / "predictions", index, per_case, _in_3d(work, summary)) if index else (),
         faults=[asdict(fault) for fault in found.faults] if found else None,
+        out_of_date=_out_of_date(work, index, runs),
     )
+
+
+def _out_of_date(work: Path, index: indexing.Index | None, names: Sequence[str]) -> tuple[str, ...]:
+    """What changed since the runs that are shown were trained, a line for each run of another state of the data."""
+    if index is None:
+        return ()
+    said = []
+    for run in names or sorted(path.parent.name for path in (work / "runs").glob("*/settings.yaml")):
+        changes = freshness.since_training(work, index, run)
+        said += [f"{run} was trained on another state of the data: {change}" for change in changes.trained]
+        said += [f"{run} was scored on another state of the data: {change}" for change in changes.held_out]
+    return tuple(said)
 
 
 def _read_elsewhere(folder: Path, record: predictions.Predictions, names: Sequence[str]) -> page.WorkFacts:
