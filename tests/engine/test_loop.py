@@ -21,6 +21,7 @@ from lemis.contracts import Batch, Draw, Outcome, Sampling
 from lemis.data.samples import Slices
 from lemis.data.store import Store, open_store
 from lemis.engine import guards, launch, loop, schedule
+from lemis.engine.held_out import Scoring, Stop, StoppedScoringError
 from lemis.engine.run import Run
 from lemis.errors import Interrupted, TrainingStopped, UsageError
 from lemis.settings import resolve
@@ -62,7 +63,7 @@ def settings(**given: Any) -> schedule.Settings:
 def train(path: Path, slices: Slices, objective: nn.Module | None = None, **given: Any) -> tuple[nn.Module, Run]:
     """Train a fresh objective (or the given one) in the run folder ``path``."""
     objective = objective or Fake()
-    extra = {key: given.pop(key) for key in ("evaluate", "evaluations", "sampling") if key in given}
+    extra = {key: given.pop(key) for key in ("scoring", "sampling") if key in given}
     chosen = settings(**given)
     run = Run(path, {})
     sampling = extra.pop("sampling", SAMPLING)
@@ -229,7 +230,7 @@ def test_the_status_names_the_steps_that_were_done(slices: Slices, tmp_path: Pat
 
 
 def test_losses_and_score_of_a_step_share_a_line(slices: Slices, tmp_path: Path) -> None:
-    _, run = train(tmp_path, slices, steps=7, log_every_steps=2, evaluate=lambda: {"score": 1.0}, evaluations=2)
+    _, run = train(tmp_path, slices, steps=7, log_every_steps=2, scoring=Scoring(lambda _: {"score": 1.0}, 2, 1.0))
     scored = {line["step"]: "score" in line for line in lines(run)}
     assert scored == {2: False, 3: True, 4: False, 6: True, 7: True}
 
@@ -355,6 +356,33 @@ def test_sigterm_writes_a_checkpoint_and_stops_and_the_same_command_goes_on(slic
     whole, _ = train(tmp_path / "whole", slices)
     assert_same(weights(resumed), weights(whole))
     assert [line["step"] for line in lines(run)] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("times", [1, 2])  # at the end, and in the middle
+def test_told_to_end_while_it_scores_it_stops_there_and_scores_first_when_it_goes_on(
+    slices: Slices, tmp_path: Path, times: int
+) -> None:
+    def told(stop: Stop) -> dict[str, float]:
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        if stop():
+            raise StoppedScoringError
+        raise AssertionError("it was told")
+
+    asked: list[int] = []
+
+    def score(_: Stop) -> dict[str, float]:
+        asked.append(1)
+        return {"score": 1.0}
+
+    with pytest.raises(Interrupted, match=f"stopped after step {10 // times}, with a checkpoint"):
+        train(tmp_path / "cut", slices, scoring=Scoring(told, times, 1.0))
+    resumed, run = train(tmp_path / "cut", slices, scoring=Scoring(score, times, 1.0))
+    whole, once = train(tmp_path / "whole", slices, scoring=Scoring(score, times, 1.0))
+    assert len(asked) == 2 * times
+    assert_same(weights(resumed), weights(whole))
+    for one, other in zip(lines(run), lines(once), strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
 
 def test_training_works_outside_the_main_thread(slices: Slices, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import platform
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,18 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(tmp_path: Path, caps
     assert said[0].startswith("sal: step 41/100, loss 0.5000, ")
     assert said[1].startswith("sal: step 100/100, loss 0.5000, ")
     assert said[1].endswith(" steps/s, 0 s left")
+
+
+def test_what_is_to_be_scored_is_part_of_the_time_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1000))
+    run = Run(tmp_path / "sal", SETTINGS)
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    with run.progress(100, 0, lambda step: 100 - step + 500.0) as advance:
+        advance(1, 0.5)
+    _, rate, left = capsys.readouterr().err.strip().rsplit(", ", 2)
+    assert float(left.removesuffix(" s left")) == pytest.approx(599 / float(rate.removesuffix(" steps/s")), rel=0.2)
 
 
 def test_progress_on_a_terminal_is_a_bar(tmp_path: Path) -> None:

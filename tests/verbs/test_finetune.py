@@ -209,6 +209,16 @@ def test_an_interrupted_run_does_not_go_on_with_other_labels(
     assert [line["step"] for line in lines_of(again)] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(("asked", "times"), [((), 4), (("evaluations=2",), 2), (("evaluations=0",), 0)])
+def test_how_often_the_held_out_are_scored_can_be_set_and_changes_no_weight(
+    work: Path, fresh_work: Callable[[str], Path], asked: tuple[str, ...], times: int
+) -> None:
+    run = tune(work, fold=0, overrides=(*FEW, *asked))
+    assert sum("held_out/pooled_dice" in line for line in lines_of(run)) == times  # 5 of 4 steps are 4
+    usual = tune(fresh_work("usual"), fold=0)
+    assert (run / "model.safetensors").read_bytes() == (usual / "model.safetensors").read_bytes()
+
+
 def test_a_refused_run_leaves_no_folder(work: Path) -> None:
     for refused in ("accumulate=64", "objective.batch_size=0"):
         with pytest.raises(UsageError):

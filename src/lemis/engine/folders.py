@@ -25,7 +25,11 @@ from lemis.data.material import TrainedOn
 from lemis.errors import UsageError
 from lemis.work_files.run import read_settings
 
-WITHOUT_EFFECT = ("checkpoint_minutes", "log_every_steps")  # on the weights: a run may go on with other ones
+WITHOUT_EFFECT = (
+    "checkpoint_minutes",
+    "log_every_steps",
+    "evaluations",
+)  # on the weights: a run may go on with other ones
 FROM_DATA = ("labelled", "excluded", "prepared")  # in settings.yaml for people; ``trained_on.json`` holds it in full
 LOCK = ".lock"
 STALE = "stale"

@@ -7,7 +7,6 @@ equals step N without one, to the bit on a CPU.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from lemis.data.draw import Rows
 from lemis.data.samples import Source
 from lemis.engine.collapse import FEWEST_STEPS, PATIENCE_SHARE, Watch
 from lemis.engine.guards import Signals, not_finite, refuse_batch, refuse_not_finite_weights
+from lemis.engine.held_out import Scoring, StoppedScoringError
 from lemis.engine.run import Run
 from lemis.engine.schedule import Settings, build_optimiser, learning_rate
 from lemis.errors import Interrupted
@@ -39,8 +39,7 @@ def train(
     fabric: Fabric,
     *,
     seed: int,
-    evaluate: Callable[[], dict[str, float]] | None = None,
-    evaluations: int = 1,
+    scoring: Scoring | None = None,
     prefix: str = "",
 ) -> str | None:
     """Minimise the plain sum of ``objective(batch, rng).losses``, from the run's last checkpoint if it has one.
@@ -53,8 +52,7 @@ def train(
         run: Where metrics and checkpoints go.
         fabric: Devices, precision and processes.
         seed: All randomness follows from it and the step.
-        evaluate: Called at equal distances and at the end; its figures go to the metrics.
-        evaluations: How often that is, at least.
+        scoring: Of held-out scans, at equal distances and at the end; its figures go to the metrics.
         prefix: What the user typed before the schedule's keys, for advice.
 
     Returns:
@@ -71,11 +69,28 @@ def train(
     inner = channels_last(objective)
     optimiser = build_optimiser(inner, settings)
     model, optimiser = fabric.setup(inner, optimiser)
-    step = _resume(run, inner, optimiser, fabric, total)
+    step, unscored = _resume(run, inner, optimiser, fabric, total)
+    every = max(1, total // scoring.times) if scoring else total + 1
+
+    def left(step: int) -> float:  # in steps
+        more = (total - step) // every * scoring.steps if scoring else 0.0
+        return total - step + more
+
+    def scored(step: int, figures: dict[str, float], signals: Signals) -> dict[str, float]:
+        if scoring is None:
+            return figures
+        try:
+            return figures | scoring.figures(lambda: signals.stop and processes.count() == 1)
+        except StoppedScoringError:
+            _save(run, step, inner, optimiser, fabric, unscored=figures)
+            raise Interrupted(f"{run.path}: stopped after step {step}, with a checkpoint") from None
+
     patience = settings.warm_up_steps + max(FEWEST_STEPS, int(PATIENCE_SHARE * total))
     watch = Watch(run, patience, learning_rate=settings.learning_rate, prefix=prefix)
     last_saved = time.monotonic()
-    with run.progress(total, step) as advance, Signals() as signals:
+    with run.progress(total, step, left) as advance, Signals() as signals:
+        if unscored is not None:
+            run.log(step, scored(step, unscored, signals))
         while step < total:
             epoch = step // per_epoch
             batches = source.draw(sampling, seed=seed, epoch=epoch)
@@ -100,10 +115,9 @@ def train(
                 figures: dict[str, float] = {}
                 if _due(settings.log_every_steps, step, total):
                     figures |= {"learning_rate": rate, **watch.figures(outcome)}
-                if evaluate is not None and _due(max(1, total // evaluations), step, total):
-                    figures |= evaluate()
-                if figures:
-                    run.log(step, {"epoch": epoch, **figures})
+                if figures or (scoring is not None and _due(every, step, total)):
+                    figures = {"epoch": epoch, **figures}
+                    run.log(step, scored(step, figures, signals) if _due(every, step, total) else figures)
                 advance(step, float(loss))
                 if _due(per_epoch, step, total):
                     watch.end_of_epoch(epoch, step)
@@ -164,14 +178,17 @@ def _due(every: int, step: int, total: int) -> bool:
     return step % every == 0 or step == total
 
 
-def _resume(run: Run, module: nn.Module, optimiser: Any, fabric: Fabric, total: int) -> int:
-    """The step that training goes on from, everything as it was after it. Raises ``UsageError`` where it cannot."""
+def _resume(run: Run, module: nn.Module, optimiser: Any, fabric: Fabric, total: int) -> tuple[int, Any]:
+    """The step that training goes on from, everything as it was after it, and its figures where it is yet to be scored.
+
+    Raises ``UsageError`` where it cannot.
+    """
     state = run.load_checkpoint(fabric.device)
     if state is None:
         run.forget_after(0)
-        return 0
-    step = state["step"]
-    if not isinstance(step, int) or not 0 < step < total:
+        return 0, None
+    step, unscored = state["step"], state.get("unscored")
+    if not isinstance(step, int) or not 0 < step < total + (unscored is not None):
         raise run.damaged_checkpoint(f"step {step!r} of {total}")
     try:
         module.load_state_dict(state["objective"])
@@ -180,10 +197,12 @@ def _resume(run: Run, module: nn.Module, optimiser: Any, fabric: Fabric, total: 
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise run.damaged_checkpoint(str(error).partition("\n")[0]) from error
     run.forget_after(step)
-    return step
+    return step, unscored
 
 
-def _save(run: Run, step: int, module: nn.Module, optimiser: Any, fabric: Fabric) -> None:
+def _save(
+    run: Run, step: int, module: nn.Module, optimiser: Any, fabric: Fabric, unscored: dict[str, float] | None = None
+) -> None:
     refuse_not_finite_weights(module, step, run)
     run.save_checkpoint(
         {
@@ -191,6 +210,7 @@ def _save(run: Run, step: int, module: nn.Module, optimiser: Any, fabric: Fabric
             "objective": module.state_dict(),
             "optimiser": optimiser.state_dict(),
             "precision": fabric.strategy.precision.state_dict(),
+            **({} if unscored is None else {"unscored": unscored}),
         }
     )
     fabric.barrier()

@@ -53,6 +53,8 @@ def pooled(run: Path) -> dict[str, dict[str, float]]:
     """The papers' Dice, pooled over the held-out fold: of the best and of the last scored step, by structure."""
     name = "held_out/pooled_dice"
     scored = [line for line in run_files.read_metrics(run) if name in line]
+    if not scored:  # finetune.evaluations=0
+        return {}
     best = max(scored, key=lambda line: line[name])
     return {
         which: {

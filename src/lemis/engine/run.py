@@ -167,8 +167,16 @@ class Run:
         records.write_metrics(self.path, kept)
 
     @contextmanager
-    def progress(self, total: int, done: int) -> Iterator[Callable[[int, float], None]]:
-        """A bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+    def progress(
+        self, total: int, done: int, left: Callable[[int], float] | None = None
+    ) -> Iterator[Callable[[int, float], None]]:
+        """A bar with rate and time left on a terminal, a plain line now and then elsewhere.
+
+        Args:
+            total: Steps.
+            done: Of them, before.
+            left: What is left after a step, in steps, where there is more to do than those.
+        """
         start, begun, last = done, time.monotonic(), [time.monotonic()]
         if processes.rank() != 0:
             yield lambda *_: None
@@ -187,8 +195,8 @@ class Run:
         def line(step: int, loss: float) -> None:
             if time.monotonic() - last[0] > _PLAIN_EVERY_S or step in (start + 1, total):
                 last[0] = time.monotonic()
-                left = (total - step) / max(1e-9, rate(step))
-                speed = f"{rate(step):.1f} steps/s, {left:.0f} s left"
+                seconds = (left(step) if left else total - step) / max(1e-9, rate(step))
+                speed = f"{rate(step):.1f} steps/s, {seconds:.0f} s left"
                 self.console.print(f"{self.path.name}: step {step}/{total}, loss {loss:.4f}, {speed}")
 
         yield line

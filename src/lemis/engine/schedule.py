@@ -32,6 +32,7 @@ class Settings:
     precision: Precision = "auto"  # auto: bf16 where the hardware has it, else 32
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     log_every_steps: Annotated[int, Field(gt=0)] = 10
+    evaluations: Annotated[int, Field(ge=0)] | None = None  # of the held-out fold; None: 5, and 1 of volumes
 
 
 def learning_rate(settings: Settings, step: int, total: int) -> float:

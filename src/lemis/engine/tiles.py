@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -49,6 +49,7 @@ def probabilities(
     patch_px: Sequence[int],
     settings: Settings,
     device: torch.device,
+    before_each: Callable[[], None] = lambda: None,
 ) -> Iterator[Tensor]:
     """Slab after slab of finished slices, in order, until the volume is covered.
 
@@ -58,6 +59,7 @@ def probabilities(
         patch_px: (slices, rows, columns) of a tile. A smaller volume is zero-padded, centred.
         settings: Of the tiles.
         device: Where the networks are, and where the ring lies.
+        before_each: Called before each forward pass; what it raises ends the prediction.
 
     Yields:
         (K, s, H, W) float32, s as it comes. A part of the ring: it is valid until the next one is asked for.
@@ -70,6 +72,7 @@ def probabilities(
     for first, after in itertools.pairwise([*rows, size[0]]):
         places = list(itertools.product(*planes))
         for begin in range(0, len(places), settings.at_once):
+            before_each()
             corners = [(first, *place) for place in places[begin : begin + settings.at_once]]
             tiles = torch.stack([_cut(image, corner, patch_px, device) for corner in corners])
             for share, found in _softmax(networks, tiles, settings.mirror):
@@ -88,12 +91,13 @@ def classes(
     patch_px: Sequence[int],
     settings: Settings,
     device: torch.device,
+    before_each: Callable[[], None] = lambda: None,
 ) -> NDArray[np.uint8]:
     """The most probable class of every prepared voxel, (n, H, W); arguments as of ``probabilities``."""
     out = np.empty((image.shape[0], *image.shape[2:]), np.uint8)
     done = 0
     at_once = max(1, MAP_BYTES // (4 * image.shape[2] * image.shape[3]))
-    for slab in probabilities(networks, image, patch_px, settings, device):
+    for slab in probabilities(networks, image, patch_px, settings, device, before_each):
         for part in slab.split(at_once, dim=1):
             out[done : done + part.shape[1]] = most_probable(part).cpu().numpy()
             done += part.shape[1]

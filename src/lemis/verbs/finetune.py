@@ -21,12 +21,15 @@ from lemis.engine import held_out as held_out_score
 from lemis.engine.run import Run, fill, is_done, load_model, messages
 from lemis.engine.transfer import load_pretrained, print_table, transfer
 from lemis.errors import UsageError
+from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
 from lemis.settings import plain
 from lemis.work_files.run import PretrainedModel
 
 _POOLED = "held_out/pooled_dice"
-SCORES = 5  # times during training that the held-out fold is scored, for the ``paper`` protocol's best epoch
+# Times during training that the held-out fold is scored: of slices for the ``paper`` protocol's best epoch, of volumes
+# once, as it takes long.
+SCORES, SCORES_OF_VOLUMES = 5, 1
 
 
 def finetune(
@@ -136,10 +139,12 @@ def finetune(
     if held_out:
         dice = held_out_score.scorer(network, store, held_out, fabric.device, patch_px=patch_px, keypoints=most)
 
-    def score() -> dict[str, float]:
+    def score(stop: held_out_score.Stop = lambda: False) -> dict[str, float]:
         assert dice is not None
+        if patch_px is not None:
+            console.print(f"{path.name}: scoring {count(len(held_out), 'held-out scan')}, tile by tile")
         with fabric.autocast():
-            pooled = dice()
+            pooled = dice(stop)
         each = zip(store.label_names[1:], pooled.dice, strict=True)
         return {
             _POOLED: pooled.mean,
@@ -154,10 +159,18 @@ def finetune(
         run = Run(path, stored)
         with run.alone():
             fill(network, load_model(path)[0], path)
-            run.replace_scores(_POOLED, score())
+            run.replace_scores(_POOLED, score() if held_out else {})
             material.write(path, now)
         return path
     source, sampling = sources.of_labels(store, train, fabric.device, settings.objective, patch_px, most)
+    times = settings.schedule.evaluations
+    if times is None:
+        times = SCORES if patch_px is None else SCORES_OF_VOLUMES
+    scoring = None
+    if held_out and times:
+        scoring = held_out_score.Scoring(
+            score, times, held_out_score.steps(store, held_out, sampling.batch_size, patch_px)
+        )
     guards.refuse_batch(sampling.batch_size, settings.schedule.accumulate, fabric.world_size, prefix)
     fabric.barrier()  # all have read the folder before one of them changes it
     run = Run(path, stored, now)
@@ -173,7 +186,7 @@ def finetune(
         run.set_status(verb="finetune", method=method, state="running", **size)
         loop.train(
             objective, source, sampling, settings.schedule, run, fabric, seed=seed,
-            evaluate=score if dice else None, evaluations=SCORES, prefix=prefix,
+            scoring=scoring, prefix=prefix,
         )  # fmt: skip
         run.finish(
             network.state_dict(),
