@@ -31,7 +31,7 @@ class Foreseen(NamedTuple):
 
 
 def try_out(before: Pretraining | None, tuning: Finetuning, store: Prepared, device: str) -> None:
-    """Build all that is to be trained and let it go again: what any part refuses is refused before hours of work.
+    """Build all that ``fit`` trains and let it go again: what any part refuses is refused before hours of work.
 
     Args:
         before: The pre-training, if any.
@@ -43,13 +43,15 @@ def try_out(before: Pretraining | None, tuning: Finetuning, store: Prepared, dev
         UsageError: A network, method or extra loss that refuses the others or the data, or a batch or precision that
             cannot be had here.
     """
-    for settings in (one for one in (before, tuning) if one is not None):
-        launch.precision(settings.schedule, launch.chosen_device(device), settings.dims)
+    processor = launch.chosen_device(device)
+    for settings, prefix in ((before, "pretrain."), (tuning, "finetune.")):
+        if settings is not None:
+            launch.precision(settings.schedule, processor, settings.dims, prefix)
     objective(tuning, network(tuning, store), store)
-    guards.refuse_batch(tuning.objective.batch_size, tuning.schedule.accumulate, 1)
+    guards.refuse_batch(tuning.objective.batch_size, tuning.schedule.accumulate, 1, "finetune.")
     if before is not None:
         built = method(before, network(before, store))
-        guards.refuse_batch(built.sampling.batch_size, before.schedule.accumulate, 1)
+        guards.refuse_batch(built.sampling.batch_size, before.schedule.accumulate, 1, "pretrain.")
 
 
 def network(settings: Pretraining | Finetuning, store: Prepared) -> Backbone:

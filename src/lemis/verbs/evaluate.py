@@ -329,11 +329,11 @@ def _scored_on(work: Path | None, index: indexing.Index | None, cases: Sequence[
         changes = freshness.since_training(work, index, run)
         if changes.trained:
             made = run_files.read_environment(work / "runs" / run)
-            command = made.command if made else "the command that trained it"
+            command = made.command if made else "nobody wrote the command down"
             raise UsageError(
                 f"{work / 'runs' / run} was trained on another state of the data: {'; '.join(changes.trained)}",
                 allowed="predictions of networks that were trained on the scans and labels as they are now",
-                next=command if command.startswith("lemis fit ") else f"lemis prepare {work}; {command}; then predict",
+                next=f"what trained it, again: {command}",
             )
         held_out += [f"{run}: {change}" for change in changes.held_out]
     return held_out
