@@ -26,6 +26,7 @@ from lemis import cli
 from lemis.data import index as indexing
 from lemis.data import volume
 from lemis.errors import UsageError
+from lemis.plugins import Trust
 from lemis.report import figures, page
 from lemis.settings import plain
 from lemis.verbs.evaluate import evaluate
@@ -506,7 +507,7 @@ def test_refuses_what_is_no_work_folder(tmp_path: Path):
 
 
 def test_refuses_a_run_that_does_not_exist(work: Path):
-    with pytest.raises(UsageError, match=r"there is no run 'sal-m1-fold1'[\s\S]*'sal-m1-fold0'\?"):
+    with pytest.raises(UsageError, match=r"there is no run 'sal-m1-fold1'[\s\S]*--run sal-m1-fold0$"):
         report(work, runs=["sal-m1-fold1"])
 
 
@@ -587,7 +588,7 @@ def test_the_command_line_names_runs_and_the_query(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("lemis.verbs.report.report", lambda work, **words: asked.append((work, words)))
     words = ["report", "work", "--run", "sal", "--run", "pcl", "--similarity", "a:1:2,3", "--device", "cpu"]
     assert CliRunner().invoke(cli.app, words).exit_code == 0
-    wanted = {"runs": ["sal", "pcl"], "similarity": "a:1:2,3", "output": None, "device": "cpu"}
+    wanted = {"runs": ["sal", "pcl"], "similarity": "a:1:2,3", "output": None, "device": "cpu", "trust": Trust()}
     assert asked == [(Path("work"), wanted)]
 
 

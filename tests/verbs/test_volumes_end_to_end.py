@@ -103,7 +103,7 @@ def test_an_ensemble_of_volumes_is_predicted_with_mirror_images(solid: Path) -> 
 def test_networks_of_slices_and_of_volumes_are_no_ensemble(solid: Path) -> None:
     flat = finetune(solid, fold=0, preset="tiny", device="cpu", overrides=["steps=1"])
     deep = finetune(solid, fold=0, overrides=["steps=1"], **TINY)
-    with pytest.raises(UsageError, match=r"differ in patch_px: None and \[16, 32, 32\]"):
+    with pytest.raises(UsageError, match=r"differ in patch_px: None and \(16, 32, 32\)"):
         predict([flat, deep], output=solid / "both", device="cpu")
     assert not (solid / "both").exists(), "nothing half-written stays behind"
 
