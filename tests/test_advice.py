@@ -216,6 +216,7 @@ def test_a_key_that_no_verb_takes_is_seen():
     [
         (lambda plan: plan.pretraining("pcl", None, {}, ["pretrain.learning_rate=0.03"]), "learning_rate=0.03"),
         (lambda plan: plan.finetuning("unet2d", {}, ["finetune.steps=9"]), "steps=9"),
+        (lambda plan: plan.finetuning("unet2d", {}, ["pretrain.steps=9"]), "lemis pretrain WORK steps=9"),
         (
             lambda plan: plan.by_section(["learning_rate=0.03"]),
             "pretrain.learning_rate=... or finetune.learning_rate=...",

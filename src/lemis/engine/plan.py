@@ -285,13 +285,15 @@ def finetuning(
 
 def _refuse_section(given: Mapping[str, Any], verb: str) -> None:
     """``pretrain.epochs=3`` is how ``fit`` is told; ``pretrain`` itself is told ``epochs=3``."""
-    if isinstance(given.get(verb), Mapping):
-        key = next(iter(given[verb]), "KEY")
-        raise UsageError(
-            f"setting {verb}.{shown(key, quoted=False)} of {verb}",
-            allowed=f"its settings without {verb}. before them; with it for fit",
-            next=f"{shown(key, quoted=False)}={shown(given[verb].get(key), quoted=False)}",
-        )
+    for section in ("prepare", "pretrain", "finetune"):
+        if isinstance(given.get(section), Mapping):
+            key, value = next(iter(given[section].items()), ("KEY", "VALUE"))
+            typed = f"{shown(key, quoted=False)}={shown(value, quoted=False)}"
+            raise UsageError(
+                f"setting {section}.{shown(key, quoted=False)} of {verb}",
+                allowed=f"settings of {verb}, with nothing before them; {section}. is for lemis fit",
+                next=typed if section == verb else f"lemis {section} WORK {typed}",
+            )
 
 
 def _auxiliary_settings(auxiliary: str, tree: Mapping[str, Any], given: Mapping[str, Any], load: Loader) -> Any:
