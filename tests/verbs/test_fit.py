@@ -19,6 +19,7 @@ from lemis.engine.run import load_model
 from lemis.errors import DataFault, UsageError
 from lemis.settings import load_preset, resolve
 from lemis.verbs.evaluate import evaluate
+from lemis.verbs.finetune import finetune
 from lemis.verbs.fit import fit
 from lemis.verbs.prepare import prepare
 from lemis.verbs.report import report
@@ -190,6 +191,12 @@ def test_scores_and_report_alone_say_what_is_out_of_date(
     assert f"was trained on another state of the data: files changed since they were prepared: {trained}" in said()
     prepare(work, settings=resolve(preprocess.Settings, load_preset("tiny")["prepare"] | {"field_of_view_mm": 60}))
     with pytest.raises(UsageError, match=f"another state of the data: label changed: {trained}"):
+        evaluate(work)
+    finetune(
+        work, pretrained=work / "runs" / "pcl", fold=0, preset="tiny", device="cpu",
+        overrides=["steps=2", "precision=32"],
+    )  # fmt: skip
+    with pytest.raises(UsageError, match=r"was predicted before .*pcl-m2-fold0 was trained anew"):
         evaluate(work)
     run_fit(scans, work, "prepare.field_of_view_mm=60", fold=0)
     evaluate(work)

@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lemis import files, terminal
-from lemis.data import csv_list, dataset_json, freshness, layouts, volume
+from lemis.data import csv_list, dataset_json, freshness, layouts, material, volume
 from lemis.data import index as indexing
 from lemis.data import labels as label_maps
 from lemis.data.identity import subject_of
@@ -128,7 +128,10 @@ def evaluate(
     told = _told(predictions, references, index, record)
     cases, not_scored = _cases(predictions, told, record, runs)
     _refuse_leakage(cases)
-    scored_on = _scored_on(work, index, cases) if own and references is None else []
+    scored_on: list[str] = []
+    if own and work is not None and index is not None and references is None:
+        scored_on = _scored_on(work, index, cases)
+        _refuse_other_weights(work, cases, record)
 
     structures = told.structures or _numbered(cases)
     millimetres = _millimetres(cases, record)
@@ -316,14 +319,12 @@ def _leaks(case: Case) -> bool:
     return case.labelled is not None and not case.people.isdisjoint(case.labelled)
 
 
-def _scored_on(work: Path | None, index: indexing.Index | None, cases: Sequence[Case]) -> list[str]:
+def _scored_on(work: Path, index: indexing.Index, cases: Sequence[Case]) -> list[str]:
     """What became of the scans that the runs were scored on in training: nothing, mostly.
 
     Raises:
         UsageError: What a run was trained on changed since, so that its predictions are not those of the present data.
     """
-    assert work is not None, "predictions of a work folder"
-    assert index is not None, "and its index"
     held_out: list[str] = []
     for run in sorted({run for case in cases for run in case.runs}):
         changes = freshness.since_training(work, index, run)
@@ -337,6 +338,21 @@ def _scored_on(work: Path | None, index: indexing.Index | None, cases: Sequence[
             )
         held_out += [f"{run}: {change}" for change in changes.held_out]
     return held_out
+
+
+def _refuse_other_weights(work: Path, cases: Sequence[Case], record: Mapping[str, Any]) -> None:
+    """Label maps of before a run was trained anew are not its own any more."""
+    there = {run for case in cases for run in case.runs if (work / "runs" / run / run_files.WEIGHTS).is_file()}
+    now = {run: material.digest_of_file(work / "runs" / run / run_files.WEIGHTS) for run in there}
+    for case in cases:
+        weights = record.get("scans", {}).get(case.scan, {}).get("weights", ())
+        for run, before in zip(case.runs, weights, strict=False):  # a record of somebody else may name none
+            if now.get(run, before) != before:
+                raise UsageError(
+                    f"{case.prediction} was predicted before {work / 'runs' / run} was trained anew",
+                    allowed="predictions of the networks as they are now",
+                    next=f"lemis predict {' '.join(str(work / 'runs' / one) for one in case.runs)}",
+                )
 
 
 def _refuse_leakage(cases: Sequence[Case]) -> None:
