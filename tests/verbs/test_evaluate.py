@@ -22,6 +22,7 @@ from lemis.data import volume
 from lemis.errors import DataFault, UsageError
 from lemis.measure import scores
 from lemis.verbs.evaluate import METRICS, Settings, evaluate
+from work_files_made import model
 
 SHAPE = (16, 14, 5)
 AFFINE = np.diag([-1.5, -1.5, 8.0, 1.0])  # stored LPS: canonical reading has to flip
@@ -261,6 +262,17 @@ def test_a_prediction_that_nobody_recorded_is_named(tmp_path: Path, capsys: pyte
     work = make_work(tmp_path, {"a": label_map(), "b": label_map()}, facts={"scans": scans, "pretraining_subjects": []})
     assert evaluate(work)["training_not_recorded"] == ["b"]
     assert "1 of the predictions are not in predictions.json" in capsys.readouterr().out
+
+
+def test_a_prediction_without_record_of_a_subject_that_every_run_saw_is_refused(tmp_path: Path):
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map()})
+    for run, labelled in {"fold0": ["a", "b"], "fold1": ["a", "c"]}.items():
+        (work / "runs" / run).mkdir(parents=True)
+        (work / "runs" / run / "model.json").write_text(json.dumps(model("finetune", labelled_subjects=labelled)))
+    with pytest.raises(UsageError, match="1 of 2 predictions are of subjects that training saw with labels: a"):
+        evaluate(work)
+    (work / "predictions" / "a.nii.gz").unlink()
+    assert evaluate(work)["training_not_recorded"] == ["b"]  # one run held it out, and may have made it
 
 
 def test_nominal_spacing_gives_no_millimetres(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

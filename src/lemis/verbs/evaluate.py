@@ -127,6 +127,8 @@ def evaluate(
     files.require_writable(output)
     told = _told(predictions, references, index, record)
     cases, not_scored = _cases(predictions, told, record, runs)
+    if own and work is not None:
+        cases = _with_what_all_saw(cases, work)
     _refuse_leakage(cases)
     scored_on: list[str] = []
     if own and work is not None and index is not None and references is None:
@@ -306,6 +308,19 @@ def _cases(
         "subject outside the test fold": outside,
         **({"made by other runs": others} if others else {}),
     }
+
+
+def _with_what_all_saw(cases: Sequence[Case], work: Path) -> list[Case]:
+    """Of a label map without a record, the subjects that every network here saw: whichever made it saw them too."""
+    if all(case.labelled is not None for case in cases):
+        return list(cases)
+    models = (run_files.find_model(run) for run in sorted((work / "runs").glob("*")))
+    seen = [frozenset(model.labelled_subjects) for model in models if isinstance(model, run_files.FinetunedModel)]
+    by_all = frozenset.intersection(*seen) if seen else frozenset[str]()
+    return [
+        case._replace(labelled=by_all) if case.labelled is None and not case.people.isdisjoint(by_all) else case
+        for case in cases
+    ]
 
 
 def _by_label(case: Case, label_digest: str, record: Mapping[str, Any]) -> Case:
