@@ -200,6 +200,21 @@ def test_transductive_is_said(tmp_path: Path, seen: list[str], says: bool, capsy
     assert ("not transductive" not in capsys.readouterr().out) is says
 
 
+@pytest.mark.parametrize(("made_by", "says"), [("transductive", True), ("inductive", False)])
+def test_transductive_is_of_the_runs_that_are_scored(tmp_path: Path, made_by: str, says: bool):
+    """Label maps of a pre-training that saw the images, and of one that did not, lie in one folder."""
+    seen: dict[str, list[str]] = {"transductive": ["a", "b", "c"], "inductive": ["c"]}
+    scans = {
+        scan: {"file": f"{scan}.nii.gz", "runs": [run], "labelled_subjects": ["c"], "pretraining_subjects": seen[run]}
+        for scan, run in {"a": "transductive", "b": "inductive"}.items()
+    }
+    facts = {"scans": scans, "pretraining_subjects": ["a", "b", "c"]}  # of the folder, as records of before have it
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map(1)}, facts=facts)
+    summary = evaluate(work, runs=[made_by])
+    assert summary["transductive"] is says
+    assert summary["subjects_in_pretraining"] == seen[made_by]
+
+
 def test_scans_that_are_not_scored_are_named(tmp_path: Path):
     facts = {"labelled_subjects": ["c"], "pretraining_subjects": [], "test_subjects": ["a"]}
     work = make_work(tmp_path, {"a": label_map(), "b": label_map(1)}, facts=facts)

@@ -256,7 +256,7 @@ def test_inductive_pretraining_never_saw_the_held_out_scans(phantom_scans: Path,
     (held_out,) = facts.test_subjects
     assert held_out not in facts.pretraining_subjects
     assert len(facts.pretraining_subjects) == 5
-    assert held_out not in record(work)["pretraining_subjects"]
+    assert held_out not in record(work)["scans"][held_out]["pretraining_subjects"]
 
 
 def test_inductive_needs_a_fold(phantom_scans: Path, tmp_path: Path) -> None:

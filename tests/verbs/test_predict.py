@@ -67,7 +67,7 @@ def test_every_scan_that_was_not_trained_on_is_predicted(runs: Path) -> None:
     assert len(expected) == 4
     entry = record(folder)["scans"]["heart_006"]
     assert (entry["file"], entry["runs"], set(entry["labelled_subjects"])) == ("heart_006.nii.gz", ["a"], trained)
-    assert record(folder)["pretraining_subjects"] == []
+    assert entry["pretraining_subjects"] == []
 
 
 def test_chosen_scans_only(runs: Path) -> None:

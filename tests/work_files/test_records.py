@@ -180,7 +180,7 @@ def test_a_log_says_which_line(tmp_path: Path) -> None:
 
 def _add(folder: Path, first: int) -> None:
     for number in range(first, first + 20):
-        shared = Predictions(version=1, pretraining_subjects=(f"s{first}",))
+        shared = Predictions(version=1, known_labels={f"digest{first}": f"s{first}"})
         predictions.add(folder, f"scan{number}", Prediction(file=f"scan{number}.nii.gz"), shared)
 
 
@@ -194,7 +194,7 @@ def test_two_that_predict_at_once_lose_no_record(tmp_path: Path) -> None:
     record = predictions.read(tmp_path)
     assert record is not None
     assert len(record.scans) == 40
-    assert record.pretraining_subjects == ("s0", "s100")
+    assert record.known_labels == {"digest0": "s0", "digest100": "s100"}
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "a\\b", "a\0"])

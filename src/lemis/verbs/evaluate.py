@@ -65,6 +65,7 @@ class Case(NamedTuple):
     reference: Path
     runs: tuple[str, ...]
     labelled: frozenset[str] | None  # subjects; None where nobody wrote it down
+    pretraining: frozenset[str] | None  # subjects whose images pre-training saw; None where nobody wrote it down
     people: frozenset[str]  # who the subject is in the data set of the runs: by content, else by name
 
 
@@ -149,7 +150,7 @@ def evaluate(
     per_case = [row for found in scored for row in found.rows]
 
     summary = {
-        **_who(cases, not_scored, record),
+        **_who(cases, not_scored),
         "of": of,
         "strange": _strange(cases, record),
         "settings": asdict(settings),
@@ -203,13 +204,23 @@ def _record(folder: Path) -> dict[str, Any]:
     return record.model_dump(exclude_unset=True) if record else {}
 
 
-def _made_by(record: Mapping[str, Any], scan: str) -> tuple[tuple[str, ...], frozenset[str] | None]:
-    """Runs that made a prediction, and the subjects whose labels they saw."""
+class MadeBy(NamedTuple):
+    """Runs that made a prediction, the subjects whose labels they saw, and those whose images pre-training saw."""
+
+    runs: tuple[str, ...]
+    labelled: frozenset[str] | None  # None where nobody wrote it down
+    pretraining: frozenset[str] | None
+
+
+def _made_by(record: Mapping[str, Any], scan: str) -> MadeBy:
     entry = record.get("scans", {}).get(scan)
     facts = {**record, **entry} if isinstance(entry, Mapping) else record
     runs = facts.get("runs") or ([facts["run"]] if facts.get("run") else [])
-    labelled = facts.get("labelled_subjects")
-    return tuple(runs), None if labelled is None else frozenset(labelled)
+    labelled, pretraining = (
+        None if subjects is None else frozenset(subjects)
+        for subjects in (facts.get("labelled_subjects"), facts.get("pretraining_subjects"))
+    )
+    return MadeBy(tuple(runs), labelled, pretraining)
 
 
 def _label_maps(folder: Path) -> dict[str, Path]:
@@ -498,14 +509,13 @@ def _parallel(function: Callable[[Case], Scored], cases: Sequence[Case], jobs: i
 # ---------------------------------------------------------------- summing up
 
 
-def _who(cases: Sequence[Case], not_scored: Mapping[str, list[str]], record: Mapping[str, Any]) -> dict[str, Any]:
+def _who(cases: Sequence[Case], not_scored: Mapping[str, list[str]]) -> dict[str, Any]:
     """Who was tested, and what training had seen of them."""
     tested = sorted({case.subject for case in cases})
-    people = frozenset[str]().union(*(case.people for case in cases))
     labelled = [case.labelled for case in cases if case.labelled is not None]
     unknown = [case.scan for case in cases if case.labelled is None]
-    pretraining = record.get("pretraining_subjects")
-    seen = pretraining is not None and not people.isdisjoint(pretraining)
+    pretraining = [case.pretraining for case in cases if case.pretraining is not None]
+    seen = any(case.pretraining is not None and not case.people.isdisjoint(case.pretraining) for case in cases)
     return {
         "version": VERSION,
         "scans": len(cases),
@@ -513,11 +523,11 @@ def _who(cases: Sequence[Case], not_scored: Mapping[str, list[str]], record: Map
         "not_scored": not_scored,
         "runs": sorted({run for case in cases for run in case.runs}),
         # Of a label map that nobody wrote down, nobody knows what its network had seen.
-        "transductive": True if seen else None if pretraining is None or unknown else False,
+        "transductive": True if seen else None if len(pretraining) < len(cases) or unknown else False,
         "training_not_recorded": unknown,
         "subjects_tested": tested,
         "subjects_labelled_in_training": sorted(set().union(*labelled)) if labelled else None,
-        "subjects_in_pretraining": pretraining,
+        "subjects_in_pretraining": sorted(set().union(*pretraining)) if pretraining else None,
     }
 
 

@@ -104,7 +104,11 @@ def predict(
     }
     wanted = {scan.id: Prediction(**made_by, images=_stamps(index, scan)) for scan in chosen}
     waiting = [scan for scan in chosen if not _is_made(known.scans.get(scan.id), wanted[scan.id], output)]
-    listed = {scan.id: {"scan": _located(index, scan), "inputs": foreign} for scan in chosen}
+    pretraining = tuple(sorted({subject for model in models for subject in model.pretraining_subjects}))
+    listed = {
+        scan.id: {"scan": _located(index, scan), "inputs": foreign, "pretraining_subjects": pretraining}
+        for scan in chosen
+    }
     shared = _shared(runs, models, index)
     if not dry_run:
         for scan in (scan for scan in chosen if scan not in waiting):
@@ -160,7 +164,6 @@ def _shared(runs: Sequence[Path], models: Sequence[FinetunedModel], index: Index
     named = zip(first.label_names, first.label_values, strict=True)
     return Predictions(
         version=1,
-        pretraining_subjects=tuple(sorted({subject for model in models for subject in model.pretraining_subjects})),
         structures={name: value for name, value in named if value},
         ignored_values=tuple(sorted({value for model in models for value in model.ignored_values})),
         known_labels=dict(_known(models).labels),
@@ -172,7 +175,7 @@ def _shared(runs: Sequence[Path], models: Sequence[FinetunedModel], index: Index
 
 
 def _list_anew(output: Path, made: Prediction, listed: Mapping[str, Any], shared: Predictions) -> None:
-    """A label map is not made again where only the subject of its scan changed, or its reference."""
+    """A label map is not made again where only its scan's subject or reference changed, or what is said of it."""
     if any(getattr(made, name) != value for name, value in listed.items()):
         assert made.file is not None, "what is made has a file"
         predictions.add(output, listed["scan"].id, made.model_copy(update=dict(listed)), shared)

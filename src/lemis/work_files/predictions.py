@@ -29,6 +29,7 @@ class Prediction(Record):
     run: Name | None = None  # where there is one, as records of before have it
     weights: tuple[str, ...] = ()  # digests, of each run
     labelled_subjects: tuple[str, ...] | None = None  # whose labels the runs saw; None: not known
+    pretraining_subjects: tuple[str, ...] | None = None  # whose images the runs' pre-training saw; None: not known
     tiles: dict[str, Any] | None = None  # in which a volume was seen
     images: tuple[tuple[str, str], ...] = ()  # path and stamp of each file of the scan
     scan: Scan | None = None  # as its folder lists it, with whole paths
@@ -85,17 +86,13 @@ def add(folder: Path, scan: str, made: Prediction, shared: Predictions) -> None:
         folder: Of the label maps.
         scan: Id.
         made: How its label map was made.
-        shared: What holds for all that its runs make; subjects, labels and folders are joined with those that are
-            there.
+        shared: What holds for all that its runs make; labels and folders are joined with those that are there.
     """
     with FileLock(folder / f".{RECORD}.lock", timeout=_WAIT_S):
         before = read(folder) or Predictions(version=1)
         changed = {
             **{name: getattr(shared, name) for name in shared.model_fields_set},
             "scans": {**before.scans, scan: made},
-            "pretraining_subjects": tuple(
-                sorted({*(before.pretraining_subjects or ()), *(shared.pretraining_subjects or ())})
-            ),
             "known_labels": {**before.known_labels, **shared.known_labels},
             "run_folders": {**before.run_folders, **shared.run_folders},
         }
