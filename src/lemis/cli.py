@@ -390,6 +390,10 @@ def compare(
         ),
     ] = False,
     device: Device = "auto",
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="With --cell: import modules that its file names, even if they are not of Lemis."),
+    ] = False,
 ) -> None:
     """Is pre-training worth it, and how many labels? Methods x labels x folds x seeds. Run again to resume."""
     if list_:
@@ -420,6 +424,7 @@ def compare(
         dry_run=dry_run,
         keep_predictions=keep_predictions,
         device=device,
+        trust=Trust(every=trust),
     )
     print(done.folder)
     if done.failed:

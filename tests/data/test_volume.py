@@ -572,6 +572,18 @@ def test_a_stamp_changes_with_the_files_that_a_path_stands_for(tmp_path: Path) -
             volume.stamp(tmp_path / absent)
 
 
+def test_a_file_of_the_same_size_and_time_has_another_stamp(tmp_path: Path) -> None:
+    """As an archive unpacks it over the other: the time of its content is set."""
+    file = tmp_path / "scan.nii"
+    file.write_bytes(b"0" * 400)
+    before, state = volume.stamp(file), file.stat()
+    while file.stat().st_ctime_ns == state.st_ctime_ns:  # as coarse as the disk's clock
+        file.write_bytes(b"1" * 400)
+        os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (state.st_size, state.st_mtime_ns)
+    assert volume.stamp(file) != before
+
+
 # ---------------------------------------------------------------- files that are not what they say
 
 

@@ -7,15 +7,18 @@ import pickle
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from lemis import cli
 from lemis.data.store import open_store
+from lemis.engine.cells import Cell, refuse_modules, write_cell
 from lemis.errors import UsageError
 from lemis.plugins import Trust
+from lemis.verbs.compare import compare
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
 from lemis.verbs.prepare import prepare
@@ -133,6 +136,38 @@ def test_a_folder_of_prepared_scans_names_no_detector_to_import(work: Work) -> N
     asked = work.folder / "prepared" / "keypoints.json"
     asked.write_text(json.dumps({"detector": f"{LURE}.detect", "most": 4}))
     refused(work, lambda: prepare(work.folder), next=f"keypoints.detector={LURE}.detect")
+
+
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [
+        ("pretrain", {"method": LURE, "backbone": "unet2d"}),
+        ("pretrain", {"method": "pcl", "backbone": LURE}),
+        ("finetune", {"backbone": "unet2d", "auxiliary": LURE}),
+        ("finetune", {"backbone": "unet2d", "overrides": {"backbone": {"keypoints": {"detector": f"{LURE}.detect"}}}}),
+        ("single", {"method": LURE, "overrides": []}),
+    ],
+)
+def test_a_cell_of_a_comparison_names_nothing_to_import(
+    work: Work, kind: Literal["pretrain", "finetune", "single"], call: dict[str, Any]
+) -> None:
+    folder = work.folder / "comparisons" / "default"
+    cell = Cell(kind=kind, key="k", title="t", run="r", work="", needs=(), made_of={}, call=call)
+    write_cell(folder, cell)
+    refused(work, lambda: compare(work.folder, output=work.folder, cell="k", device="cpu"), next="--cell k --trust")
+    assert [path.name for path in (folder / "cells" / "k").iterdir()] == ["cell.json"]
+    refuse_modules(folder, cell, Trust(every=True))
+
+
+def test_the_scripts_of_a_plan_trust_what_the_plan_names(work: Work, phantom_scans: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    given: dict[str, Any] = {"output": work.folder, "plan": plan, "emit": "slurm", "device": "cpu"}
+    for backbone, trusts in (("unet2d", False), (LURE, True)):
+        rows = [{"title": "one", "method": "scratch", "backbone": backbone}]
+        facts = {"title": "t", "preset": "tiny", "rows": rows, "labelled": [1], "folds": [0]}
+        plan.write_text(yaml.safe_dump(facts))
+        script = compare(phantom_scans, **given).folder / "slurm" / "level0_part0.sbatch"
+        assert (" --trust --cell " in script.read_text()) is trusts
 
 
 class _Evil:

@@ -233,6 +233,9 @@ def file_of(path: Path) -> Path:
 def stamp(path: Path) -> str:
     """Names, times and sizes of the files that a path stands for, as a digest: another scan has another one.
 
+    The time of the last change of the file's state is among them: that of its content can be set, and archives and
+    copies set it, so that two scans without compression may agree in name, size and time of content.
+
     A folder stands for the files in it, a header (``.mhd``, ``.nhdr``) for all files of its name and those it names.
 
     Raises:
@@ -246,7 +249,8 @@ def stamp(path: Path) -> str:
         parts = sorted({file, *beside, *_named_in(file)})
     else:
         parts = [file]
-    facts = [(part.name, state.st_mtime_ns, state.st_size) for part in parts for state in [part.stat()]]
+    states = [(part.name, part.stat()) for part in parts]
+    facts = [(name, state.st_mtime_ns, state.st_ctime_ns, state.st_size) for name, state in states]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 

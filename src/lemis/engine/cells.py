@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator
 
-from lemis import __version__, files
+from lemis import __version__, files, plugins
 from lemis.data import material as data
 from lemis.data.material import digest as digest
 from lemis.data.store import Store
@@ -30,9 +30,12 @@ from lemis.engine.comparison import Place, Plan, Way
 from lemis.engine.folders import effective
 from lemis.engine.plan import NAMES, Finetuning, Pretraining
 from lemis.engine.plan import code as code
+from lemis.errors import UsageError, shown
+from lemis.plugins import Trust
 from lemis.records import one_name
 from lemis.work_files import comparison as cell_files
 from lemis.work_files.comparison import read_cell_status, read_result
+from lemis.work_files.run import detectors_in
 
 UPSTREAM = "upstream"  # folder in WORK with the other data set's index, prepared scans and runs
 _SMALL = ("cell.json", "status.json", "log.txt", "result.json")  # what a cell of another comparison is known by
@@ -228,6 +231,34 @@ def write_status(folder: Path, key: str, state: str, message: str = "") -> None:
         status |= {"ended": round(time.time(), 1)}
     text = json.dumps({**status, "state": state, "message": message}, indent=1, ensure_ascii=False)
     files.write(folder / "cells" / key / "status.json", text)
+
+
+def refuse_modules(folder: Path, cell: Cell, trust: Trust) -> None:
+    """Refuse a cell of a folder from anybody whose file names modules that are not ours.
+
+    Raises:
+        UsageError: It names one; nothing of it was imported.
+    """
+    for name in foreign_modules(cell):
+        if name not in trust:
+            raise UsageError(
+                f"{folder / 'cells' / cell.key / 'cell.json'} names the module {shown(name)}, "
+                "which is not of Lemis and would be run",
+                allowed="what Lemis brings; the modules of others where you know who wrote them",
+                next=f"--cell {cell.key} --trust",
+            )
+
+
+def foreign_modules(cell: Cell) -> list[str]:
+    """Modules and functions from outside that a cell names."""
+    kinds = {
+        "method": "single" if cell.kind == "single" else "methods", "backbone": "backbones", "auxiliary": "auxiliary",
+    }  # fmt: skip
+    named = [
+        str(cell.call[key]) for key, kind in kinds.items() if cell.call.get(key) not in (None, *plugins.names(kind))
+    ]
+    overrides = cell.call.get("overrides")
+    return named + (detectors_in(overrides) if isinstance(overrides, Mapping) else [])
 
 
 def run_folder(work: Path, cell: Cell) -> Path:

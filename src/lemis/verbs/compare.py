@@ -43,7 +43,7 @@ from lemis.engine.pace import Pace, duration, print_dry_run
 from lemis.engine.run import environment, messages
 from lemis.errors import DataFault, UsageError
 from lemis.measure.tables import count
-from lemis.plugins import Trust
+from lemis.plugins import NO_TRUST, Trust
 from lemis.records import read_table
 from lemis.report import comparison as output_page
 from lemis.settings import write_yaml
@@ -91,6 +91,7 @@ def compare(
     dry_run: bool = False,
     keep_predictions: bool = False,
     device: str = "auto",
+    trust: Trust = NO_TRUST,
 ) -> Outcome:
     """Run what is missing of a plan, and write its tables, figure, verdicts and page.
 
@@ -109,6 +110,7 @@ def compare(
         dry_run: Say what would run and what it would take, by a probe, and stop.
         keep_predictions: Keep the label maps of every cell once they are scored.
         device: ``auto``, ``cpu`` or ``cuda``.
+        trust: Modules that the file of ``cell`` may name; those of a plan are named by the user.
 
     Returns:
         The folder, and what failed. Failing cells do not stop the others; the tables mark what is missing.
@@ -121,7 +123,7 @@ def compare(
     folder = output / "comparisons" / (name or plan_files.short_name(plan))
     job = partial(Job, output, folder, device=device, keep_predictions=keep_predictions)
     if cell is not None:
-        return _one(job(cell), console)
+        return _one(job(cell), trust, console)
     asked = load_plan(plan, overrides)
     refuse_contradictions(asked, upstream, jobs, on, emit)
     files.require_writable(folder)
@@ -144,6 +146,7 @@ def compare(
     tasks = _tasks(todo, job, gpus, device)
     if emit is not None:
         command = _command(scans, output, plan, folder.name, upstream, overrides, device, keep_predictions)
+        command += ["--trust"] if any(map(cells.foreign_modules, todo)) else []  # the plan names them, as the user did
         submit, *_ = slurm.script(tasks, command, folder / "slurm")
         console.print(f"{count(len(tasks), 'cell')} for SLURM; hand them over with\n  {submit}")
         return Outcome(folder)
@@ -369,7 +372,7 @@ def _execute(tasks: Sequence[Task], report: executors.Report, *, jobs: int, on: 
         executors.in_process(tasks, run_cell, report)
 
 
-def _one(job: Job, console: Console) -> Outcome:
+def _one(job: Job, trust: Trust, console: Console) -> Outcome:
     """One cell by its key."""
     cell = cells.read_cell(job.folder, job.key)
     if cell is None:
@@ -389,6 +392,7 @@ def _one(job: Job, console: Console) -> Outcome:
                 allowed="a cell whose pre-training is done",
                 next=f"--cell {need}",
             )
+    cells.refuse_modules(job.folder, cell, trust)
     progress = _Progress(job.folder, Grid({cell.key: cell}, ()), [cell], console)
     executors.in_process([Task(job.key, (), job)], run_cell, progress)
     failed = read_cell_status(job.folder, job.key).state != "done"
