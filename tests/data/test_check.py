@@ -511,6 +511,81 @@ def masks(root: Path, of: dict[str, Image.Image]) -> Path:
 DISC = (np.hypot(*(np.mgrid[:40, :40] - 19.5)) < 12).astype(np.uint8)
 
 
+@pytest.mark.parametrize(
+    ("values", "severity", "kind"),
+    [
+        ((1, 65535), ERROR, "two kinds of black and white"),
+        ((255, 65535), ERROR, "two kinds of black and white"),
+        ((255, 254), WARNING, "masks of different values"),
+        ((255, 128), WARNING, "masks of different values"),
+    ],
+)
+def test_masks_of_one_structure_that_mark_it_by_different_numbers(
+    tmp_path: Path, values: tuple[int, int], severity: str, kind: str
+) -> None:
+    for number, value in enumerate(values):
+        write(tmp_path / f"p{number}.nii.gz", scan(number))
+        write(tmp_path / f"p{number}_seg.nii.gz", label(value, value, dtype=np.uint16))
+    fault = only(tmp_path)
+    assert (fault.severity, fault.kind) == (severity, kind)
+    assert all(str(value) in fault.seen for value in values)
+
+
+def test_slices_with_one_structure_each_are_fine(tmp_path: Path) -> None:
+    for value in (1, 2, 3):
+        write(tmp_path / f"p{value}.nii.gz", scan(value))
+        write(tmp_path / f"p{value}_seg.nii.gz", label(value))
+    assert find(tmp_path) == []
+
+
+@pytest.mark.parametrize(("values", "warned"), [((1, 255), True), ((1, 2, 255), True), ((1, 128, 255), False)])
+def test_255_beside_small_numbers_may_be_no_structure(pair: Path, values: tuple[int, ...], warned: bool) -> None:
+    write(pair / "a_seg.nii.gz", label(*values))
+    assert [fault.kind for fault in find(pair)] == ["255 beside small numbers"] * warned
+
+
+def test_labels_without_background(pair: Path) -> None:
+    write(pair / "a_seg.nii.gz", label(1, 1) + 1)
+    fault = only(pair)
+    assert (fault.severity, fault.file, fault.kind) == (WARNING, "a_seg.nii.gz", "no background")
+    assert "the lowest is 1" in fault.seen
+
+
+def test_a_label_that_is_its_scan(pair: Path) -> None:
+    values = scan(1) - scan(1).min()
+    write(pair / "a.nii.gz", values)
+    write(pair / "a_seg.nii.gz", values.astype(np.int32))
+    fault = only(pair)
+    assert (fault.severity, fault.file, fault.kind) == (ERROR, "a_seg.nii.gz", "label that is its scan")
+
+
+def test_scans_and_labels_that_were_swapped(tmp_path: Path) -> None:
+    for name in "ab":
+        write(tmp_path / f"{name}_seg.nii.gz", scan(ord(name), (20, 20, 6)))
+        write(tmp_path / f"{name}.nii.gz", label(*[1] * ord(name), shape=(20, 20, 6)))
+    found = find(tmp_path)
+    assert [(fault.severity, fault.kind) for fault in found] == [
+        (ERROR, "label with too many values"),
+        (ERROR, "label with too many values"),
+        (WARNING, "scan that looks like a label map"),
+        (WARNING, "scan that looks like a label map"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a_roi", "a_mask_liver", "tumour of a"])
+def test_masks_that_their_names_do_not_give_away(pair: Path, name: str) -> None:
+    write(pair / f"{name}.nii.gz", label(1, 3))
+    fault = only(pair)
+    assert (fault.severity, fault.scan, fault.kind) == (WARNING, name, "scan that looks like a label map")
+    assert "3 values only: 0, 1, 3" in fault.seen
+
+
+@pytest.mark.parametrize("values", [np.arange(16.0), np.array([0.0, 0.25, 1.0])])
+def test_scans_of_few_greys_are_scans(pair: Path, values: np.ndarray) -> None:
+    write(pair / "b.nii.gz", np.resize(values, SHAPE))
+    assert find(pair) == []
+
+
 def test_two_kinds_of_black_and_white(tmp_path: Path) -> None:
     white = Image.fromarray(DISC * 255)
     masks(tmp_path, {"a": white.convert("1"), "b": white, "c": Image.fromarray(DISC), "d": white.convert("RGB")})

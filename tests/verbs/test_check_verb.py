@@ -27,14 +27,14 @@ def scans(tmp_path: Path) -> Path:
     label = np.zeros((6, 5, 4), np.uint8)
     label[1:3, 1:3] = 1
     for seed, name in enumerate(["p1_ED", "p1_ES", "p2"]):
-        array = np.random.default_rng(seed).integers(0, 10 ** (seed + 1), (6, 5, 4 + seed)).astype(np.int16)
+        array = np.random.default_rng(seed).integers(0, (32, 100, 1000)[seed], (6, 5, 4 + seed)).astype(np.int16)
         nibabel.save(nibabel.Nifti1Image(array, AFFINE), folder / f"{name}.nii.gz")
     nibabel.save(nibabel.Nifti1Image(label, AFFINE), folder / "p1_ED_seg.nii.gz")
     return folder
 
 
 def break_label(scans: Path) -> None:
-    label = np.ones((6, 5, 3), np.uint8)
+    label = np.eye(6, 5, dtype=np.uint8)[:, :, None].repeat(3, axis=2)
     nibabel.save(nibabel.Nifti1Image(label, AFFINE), scans / "p1_ED_seg.nii.gz")
 
 
@@ -156,7 +156,7 @@ def test_many_faults_of_one_kind_are_cut_short(tmp_path: Path, capsys: pytest.Ca
 
 def test_many_structures_are_cut_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     label = np.arange(120, dtype=np.uint8).reshape(6, 5, 4)
-    nibabel.save(nibabel.Nifti1Image(label, AFFINE), tmp_path / "a.nii")
+    nibabel.save(nibabel.Nifti1Image(255 - label, AFFINE), tmp_path / "a.nii")
     nibabel.save(nibabel.Nifti1Image(label, AFFINE), tmp_path / "a_seg.nii")
     assert check(tmp_path).errors == 0
     assert "and 100 more" in capsys.readouterr().out

@@ -38,7 +38,14 @@ OTHER_VIEW_DEGREES = 45.0
 FEWEST_SOFT = 3
 _BLACK = "#000000"
 # Raised whenever scans may be judged otherwise, so that those that were found right before are read again.
-_RULES = 2
+_RULES = 3
+# Scans of any kind hold more grey values, label maps of most studies fewer. A structure counts from 1 up; a label map
+# with more of them than an atlas of the brain has is a scan.
+FEWEST_GREYS = 16
+MOST_STRUCTURES = 256
+# What programs write for "this is it" in a mask of one structure.
+_WHITES = (1, 255, 65535)
+_MOST_COUNTED = 100  # of structures that are counted from 1; beyond are grey values
 # More volumes than any protocol has contrasts: time points.
 MOST_CHANNELS = 8
 
@@ -172,6 +179,8 @@ def _examine_scan(index: Index, scan: Scan) -> Seen:
             sources.append(image_volume.source)
             _header_faults(image_volume.source, report)
             ranges += _intensity_faults(image_volume.array, report)
+            if image_volume.source.dtype not in ("P", "PA"):  # has an error of its own
+                _few_greys(image_volume.array, report)
             digests += channel_digests(image_volume.array)
             sketch = sketch or duplicates.sketch(_first_channel(image_volume))
     if len(sources) < len(scan.images) or not sources:
@@ -180,7 +189,7 @@ def _examine_scan(index: Index, scan: Scan) -> Seen:
         _grid_faults(source, sources[0], "channel", scan.images[0], _Report(scan.id, image, found))
     label = _Label()
     if scan.label is not None:
-        label = _examine_label(index, scan, sources[0], _Report(scan.id, scan.label, found))
+        label = _examine_label(index, scan, sources[0], digests, _Report(scan.id, scan.label, found))
     return Seen(
         scan=with_grid(index, scan, sources[0], label.values),
         faults=tuple(found),
@@ -296,6 +305,23 @@ def _intensity_faults(array: npt.NDArray[Any], report: _Report) -> list[tuple[fl
     return ranges
 
 
+def _few_greys(array: npt.NDArray[Any], report: _Report) -> None:
+    """Warn of a scan that may be a label map which its name does not give away."""
+    flat = array.reshape(-1)
+    some = np.unique(flat[:: max(1, flat.size // 4096)])  # sorting all voxels takes seconds, and is hardly ever needed
+    if len(some) >= FEWEST_GREYS:
+        return
+    values = np.unique(flat)
+    if 1 < len(values) < FEWEST_GREYS and np.isfinite(values).all() and (values == np.rint(values)).all():
+        report.warning(
+            "scan that looks like a label map",
+            f"holds {len(values)} values only: {', '.join(f'{value:g}' for value in values[:6])}"
+            + ", ..." * (len(values) > 6),
+            "if it is one, name it like its scan with _seg at the end (p01.nii.gz, p01_seg.nii.gz), put it into "
+            "labels/ beside images/, or list both in a CSV (image, label, subject); fine if it is a scan",
+        )
+
+
 def _grid_faults(source: volume.Source, image: volume.Source, what: str, image_file: str, report: _Report) -> None:
     """Compare a label or a further channel with the first image, in the order of the image."""
     source = dataclasses.replace(source, along=image.axes)  # on its own, its rounded header may fall to another axis
@@ -335,7 +361,9 @@ class _Label(NamedTuple):
     palette: dict[int, str] = {}  # noqa: RUF012
 
 
-def _examine_label(index: Index, scan: Scan, image: volume.Source, report: _Report) -> _Label:
+def _examine_label(
+    index: Index, scan: Scan, image: volume.Source, image_digests: Sequence[str], report: _Report
+) -> _Label:
     label = _read(Path(index.root) / report.file, report)
     if label is None:
         return _Label()
@@ -351,6 +379,19 @@ def _examine_label(index: Index, scan: Scan, image: volume.Source, report: _Repo
     label = labels.placed(label, image)
     _grid_faults(label.source, image, "label", scan.images[0], report)
     values = _label_values(label.array, report)
+    if len(values) > FEWEST_GREYS and channel_digests(label.array)[0] in image_digests:
+        report.error(
+            "label that is its scan",
+            f"holds the voxels of {scan.images[0]}, voxel by voxel",
+            "find the label map that belongs there",
+        )
+    elif len(values) > MOST_STRUCTURES and not index.labels:
+        report.error(
+            "label with too many values",
+            f"{len(values)} different values, from {values[0]} to {values[-1]}: it looks like a scan",
+            "find the label map that belongs there (are images and labels swapped?), or name its values in "
+            "dataset.json",
+        )
     if len(values) == 1 and values[0] == 0:
         report.warning("empty label", "no structure is marked", "fine if none is there; otherwise finish the label")
     if label.source.format == "picture" and not index.labels:
@@ -492,20 +533,87 @@ def _undeclared_values(read: Sequence[Seen]) -> list[Fault]:
         for one in read
         if (below := [value for value in one.scan.label_values if value < 0])
     ]
-    whites = {white: [one for one in read if set(one.scan.label_values) in ({white}, {0, white})] for white in (1, 255)}
-    if whites[1] and whites[255] and all(len({0, *one.scan.label_values}) <= 2 for one in read):
-        one, other = whites[1][0], whites[255][0]
-        found.append(
+    return found + _kinds_of_white(read) + _void(read) + _without_background(read)
+
+
+def _kinds_of_white(read: Sequence[Seen]) -> list[Fault]:
+    """Masks of one structure each, of which some mark it by another number than others."""
+    if any(len({0, *one.scan.label_values}) > 2 for one in read):
+        return []
+    marked = {
+        value: [one for one in read if value in one.scan.label_values]
+        for one in read
+        for value in one.scan.label_values
+        if value
+    }
+    whites = [value for value in _WHITES if value in marked]
+    if len(whites) > 1:
+        usual, other = whites[0], marked[whites[1]][0]
+        return [
             _label_fault(
                 "error",
                 other,
                 "two kinds of black and white",
-                f"holds 0 and 255, as {len(whites[255])} label(s) do; {len(whites[1])} hold 0 and 1 "
-                f"({one.scan.label}): is that one structure?",
-                "save all masks with the same value, or name 1 and 255 in dataset.json",
+                f"holds 0 and {whites[1]}, as {len(marked[whites[1]])} label(s) do; {len(marked[usual])} hold 0 and "
+                f"{usual} ({marked[usual][0].scan.label}): is that one structure?",
+                f"save all masks with the same value, or name {usual} and {whites[1]} in dataset.json",
             )
+        ]
+    if len(marked) > 1 and whites and whites[0] > 1:
+        odd = next(value for value in sorted(marked) if value != whites[0])
+        return [
+            _label_fault(
+                "warning",
+                marked[odd][0],
+                "masks of different values",
+                f"marks {odd}, others {whites[0]}, and none both: taken as different structures",
+                "fine if they are; otherwise save all masks with the same value",
+            )
+        ]
+    return []
+
+
+def _void(read: Sequence[Seen]) -> list[Fault]:
+    """255 beside small numbers: in many data sets the rim of an object, or what nobody could tell."""
+    one = next(
+        (
+            one
+            for one in read
+            if {1, 255} <= set(one.scan.label_values)
+            and all(value == 255 or value < _MOST_COUNTED for value in one.scan.label_values)
+        ),
+        None,
+    )
+    if one is None:
+        return []
+    return [
+        _label_fault(
+            "warning",
+            one,
+            "255 beside small numbers",
+            f"holds {', '.join(map(str, one.scan.label_values[:6]))}{', ...' * (len(one.scan.label_values) > 6)}: "
+            "255 and each of the others are taken as structures of their own",
+            "fine if they are; replace by 0 what marks nothing (255 often means: to be ignored; beside 255, 1 may be a "
+            "slip of the pen that nobody sees)",
         )
-    return found
+    ]
+
+
+def _without_background(read: Sequence[Seen]) -> list[Fault]:
+    """Label maps that mark every voxel: numbered from 1, or shifted by an intercept of their header."""
+    marked = [one for one in read if one.scan.label_values]
+    if not marked or any(0 in one.scan.label_values for one in marked):
+        return []
+    lowest = min(value for one in marked for value in one.scan.label_values)
+    return [
+        _label_fault(
+            "warning",
+            marked[0],
+            "no background",
+            f"no label holds the value 0, which is background; the lowest is {lowest}",
+            f"fine if every voxel is of a structure; otherwise replace {lowest} by 0",
+        )
+    ]
 
 
 def _segment_faults(index: Index, read: Sequence[Seen]) -> list[Fault]:
