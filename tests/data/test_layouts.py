@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import nibabel
 import numpy as np
@@ -18,6 +20,7 @@ from lemis.data.listing import LeftOut, Tree
 from lemis.errors import DataFault, UsageError
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
+Normal = Literal["NFC", "NFD"]
 QUICK = settings(max_examples=25, deadline=None)
 SUFFIXES = st.sampled_from([".nii.gz", ".nii", ".nrrd", ".mha", ".png"])
 
@@ -746,6 +749,9 @@ def listed(folder: Path, text: str) -> layouts.Listing:
         ("image,mask\na.nii.gz,a_seg.nii.gz\n", r"'mask' is not understood(.|\n)*rename the column 'mask' to `label`"),
         ("image,patient_id\na.nii.gz,p\n", r"'patient_id' is not understood(.|\n)*to `subject`"),
         ("image,Patient\na.nii.gz,p\n", "'patient' is not understood"),
+        ("image,mask_path\na.nii.gz,a_seg.nii.gz\n", r"'mask_path' is not understood(.|\n)*to `label`"),
+        ("image,Subject No.\na.nii.gz,p\n", r"'subject no.' is not understood(.|\n)*to `subject`"),
+        ("image,label\na.nii.gz,nan\n", "leave the cell empty where there is no label"),
         ("image,case\na.nii.gz,p\n", "'case' is not understood"),
         ("filename,label\na.nii.gz,\n", r"'filename' is not understood(.|\n)*to `image`"),
         ("image,image\na.nii.gz,b.nii.gz\n", "2 columns 'image'"),
@@ -763,6 +769,47 @@ def listed(folder: Path, text: str) -> layouts.Listing:
 def test_a_list_that_would_be_guessed_at_is_refused(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=words):
         listed(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("image,subject\na.nii.gz,NA\nb.nii.gz,NA\n", ["subject that may be none"]),
+        ("image,subject\na.nii.gz,p\nb.nii.gz,\n", ["subjects that are missing"]),
+        ("image,label\na.nii.gz,a_seg.nii.gz\nb.nii.gz,a_seg.nii.gz\n", ["label of several subjects"]),
+        ("image,label,subject\na.nii.gz,a_seg.nii.gz,p\nb.nii.gz,a_seg.nii.gz,p\n", []),
+        ("image,subject\na.nii.gz,NA\nb.nii.gz,q\n", []),
+    ],
+)
+def test_a_list_with_what_may_be_a_slip(text: str, kinds: list[str], tmp_path: Path) -> None:
+    assert [doubt.kind for doubt in listed(tmp_path, text).doubts] == kinds
+
+
+@pytest.mark.parametrize(("image", "label"), [("NFD", "NFC"), ("NFC", "NFD"), ("NFD", "NFD")])
+def test_accents_that_are_one_letter_or_two_are_one_name(image: Normal, label: Normal, tmp_path: Path) -> None:
+    """macOS and archives write them as two, Windows and people as one."""
+    name = "Müller"
+    scan, mask = unicodedata.normalize(image, name), unicodedata.normalize(label, name)
+    touch(tmp_path / "flat" / f"{scan}.nii.gz", tmp_path / "flat" / f"{mask}_seg.nii.gz")
+    touch(*[tmp_path / "raw" / "imagesTr" / f"{scan}_000{number}.nii.gz" for number in (0, 1)])
+    touch(tmp_path / "raw" / "labelsTr" / f"{mask}.nii.gz")
+    lists = tmp_path / "list.csv"
+    lists.write_text(f"image,label\nflat/{mask}.nii.gz,flat/{scan}_seg.nii.gz\n", encoding="utf-8")
+    (tmp_path / "flat" / "subjects.csv").write_text(f"id,subject\n{mask},Anna\n", encoding="utf-8")
+    for root in (tmp_path / "flat", tmp_path / "raw", lists):
+        (one,) = layouts.recognise(root).index.scans
+        assert one.id == unicodedata.normalize("NFC", name)
+        assert one.label is not None
+        assert all(
+            (root.parent if root.is_file() else root).joinpath(file).exists() for file in (*one.images, one.label)
+        )
+    assert layouts.recognise(tmp_path / "flat").index.scans[0].subject == "Anna"
+
+
+def test_a_folder_of_labels_under_another_usual_name(tmp_path: Path) -> None:
+    touch(*[tmp_path / folder / f"p{number}.nii.gz" for folder in ("Images", "Ground Truth") for number in range(3)])
+    scans = layouts.recognise(tmp_path).index.scans
+    assert [(scan.id, scan.label) for scan in scans] == [(f"p{n}", f"Ground Truth/p{n}.nii.gz") for n in range(3)]
 
 
 def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:

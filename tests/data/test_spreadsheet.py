@@ -63,6 +63,25 @@ def test_columns_without_a_name_may_be_empty(tmp_path: Path) -> None:
     assert [cells for _, cells in table.rows] == [{"id": "a", "subject": "b"}]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_line_that_tells_excel_the_separator(separator: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(f"sep={separator}\r\n{written(ROWS, separator)}".encode())
+    table = spreadsheet.read(tmp_path / "t.csv")
+    assert [(line, cells) for line, cells in table.rows] == list(zip([3, 4], READ, strict=True))
+    assert spreadsheet.columns_of(tmp_path / "t.csv") == table.columns == ("image", "label", "subject")
+
+
+@pytest.mark.parametrize(("numbers", "dropped"), [("012", True), ("417", True), ("111", False), ("ab1", False)])
+def test_the_index_that_pandas_writes_is_no_column(numbers: str, dropped: bool, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(",image\n" + "".join(f"{number},p{number}.nii\n" for number in numbers))
+    if dropped:
+        rows = spreadsheet.read(tmp_path / "t.csv").rows
+        assert [cells for _, cells in rows] == [{"image": f"p{number}.nii"} for number in numbers]
+    else:
+        with pytest.raises(UsageError, match="a value without a column"):
+            spreadsheet.read(tmp_path / "t.csv")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -114,5 +114,5 @@ def _order(files: Collection[int], channels: Sequence[int]) -> list[int]:
 
 def _file(name: str, files: dict[int, Path], number: int) -> Path:
     any_other = next(iter(files.values()))
-    suffix = any_other.name[len(stem_of(any_other)) :]
+    suffix = any_other.name[-len(volume.suffix_of(any_other)) :]
     return files.get(number, any_other.with_name(f"{name}_{number:04d}{suffix}"))

@@ -6,6 +6,8 @@ are not read, but named; one that looks as if it were meant for one of ours is r
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +29,14 @@ _MEANT = {
         *("case", "case_id", "caseid", "person", "participant", "participant_id"),
     ),
 }
+# Words that may stand beside one of these without changing what the column is of: `mask_path`, `Subject No.`.
+_BESIDE = {
+    "image": {"path", "file", "filename"},
+    "label": {"path", "file", "filename"},
+    "subject": {"id", "no", "nr", "number", "code", "name"},
+}
+# What programs write for "nothing".
+_NOTHING = ("na", "n/a", "nan", "none", "null", "-")
 
 
 def find(root: Path) -> Found | None:
@@ -105,7 +115,7 @@ def _image_columns(table: spreadsheet.Table) -> list[str]:
     found = ["image"] if "image" in columns else several
     missing = [name for name in _MEANT if name not in columns and not (name == "image" and found)]
     for name in missing:
-        if like := [column for column in columns if column in _MEANT[name]]:
+        if like := [column for column in columns if _is_meant(column, name)]:
             raise UsageError(
                 f"{table.file} has the columns {', '.join(columns)}: {like[0]!r} is not understood",
                 allowed="image (or image_NAME, one per channel), label, subject, id",
@@ -120,22 +130,43 @@ def _image_columns(table: spreadsheet.Table) -> list[str]:
     return found
 
 
+def _is_meant(column: str, name: str) -> bool:
+    """Whether a column seems to stand for ours of this name."""
+    words = set(re.findall(r"[^\W_]+", column)) - _BESIDE[name]
+    return column in _MEANT[name] or (len(words) == 1 and words <= {name, *_MEANT[name]})
+
+
 def _row(table: spreadsheet.Table, row: spreadsheet.Row, image_columns: Sequence[str]) -> Case:
     files: dict[str, Path | None] = {}
     folder = table.file.parent
     for column in [*image_columns, "label"]:
         text = row.cells.get(column, "")
+        text = next((one for one in _spellings(text) if _names_file(table.file, one)), text)
         files[column] = folder / text if text else None
         if (column != "label" and not text) or (text and not _names_file(table.file, text)):
-            turned = text.replace("\\", "/")
             raise DataFault(
                 f"{table.file.name}, line {row.line}: {column} {readable(text)[:200] or 'is empty'}",
                 allowed=f"a file that exists, relative to {folder}, or a full path",
-                next=f"write {turned}" if _names_file(table.file, turned) else "correct the path in the CSV",
+                next=_corrected(table, column, text),
             )
     images = tuple(file for column in image_columns if (file := files[column]) is not None)
     cells = row.cells
     return Case(cells.get("id") or stem_of(images[0]), images, files["label"], cells.get("subject") or None)
+
+
+def _spellings(text: str) -> tuple[str, ...]:
+    """A path as it stands, and with accents written as one letter or as two: file systems and editors differ in it."""
+    return (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
+
+
+def _corrected(table: spreadsheet.Table, column: str, text: str) -> str:
+    """What to do about a path that leads nowhere."""
+    turned = text.replace("\\", "/")
+    if _names_file(table.file, turned):
+        return f"write {turned}"
+    if column == "label" and text.casefold() in _NOTHING:
+        return "leave the cell empty where there is no label"
+    return "correct the path in the CSV"
 
 
 def _long_id(folder: Path, file: Path) -> str:
@@ -161,7 +192,7 @@ def subjects(root: Path) -> dict[str, str]:
         )
     found: dict[str, str] = {}
     for line, cells in table.rows:
-        id, subject = cells["id"], cells["subject"]
+        id, subject = unicodedata.normalize("NFC", cells["id"]), cells["subject"]
         if not id or found.get(id, subject) != subject:
             given = "no id" if not id else f"the subject {subject!r} for {id!r}, which had {found[id]!r} before"
             raise UsageError(
@@ -171,6 +202,33 @@ def subjects(root: Path) -> dict[str, str]:
             )
         found[id] = subject
     return {id: subject for id, subject in found.items() if subject}
+
+
+def doubtful(cases: Sequence[Case]) -> list[Doubt]:
+    """What a list says of subjects that may be a slip: nothing of some, or the word for nothing of several."""
+    empty = [case.id for case in cases if not case.subject]
+    found = []
+    if 0 < len(empty) < len(cases):
+        found.append(
+            Doubt(
+                "the list",
+                "subjects that are missing",
+                f"{len(empty)} of {len(cases)} scans have none, such as {empty[0]}: taken from their names",
+                "fill in the column subject",
+            )
+        )
+    counts = Counter(case.subject for case in cases if case.subject and case.subject.casefold() in _NOTHING)
+    found += [
+        Doubt(
+            "the list",
+            "subject that may be none",
+            f"{count} scans are of the subject {name!r}, taken for one person",
+            "leave the cell empty where the subject is not known, or give each person a name",
+        )
+        for name, count in counts.items()
+        if count > 1
+    ]
+    return found
 
 
 def strangers(table: Mapping[str, str], ids: Collection[str]) -> list[Doubt]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lemis.data import identity, volume
 from lemis.data.csv_list import SUBJECTS
-from lemis.data.index import readable
+from lemis.data.index import Scan, readable
 from lemis.data.listing import LABEL_FOLDER, Doubt, Found, LeftOut, Tree, known, shown
 
 # Names that we look for, and that a slip of the pen or another system's capitals hide from us.
@@ -71,6 +71,24 @@ def _reason(name: str, files: Sequence[str]) -> str:
             "the image (image.nii.gz, label.nii.gz), with a value for each structure"
         )
     return "images that belong to no scan"
+
+
+def shared_labels(scans: Sequence[Scan]) -> list[Doubt]:
+    """A label of scans of several subjects: a line that was copied and not corrected."""
+    owners: dict[str, list[Scan]] = {}
+    for scan in scans:
+        if scan.label is not None:
+            owners.setdefault(scan.label, []).append(scan)
+    return [
+        Doubt(
+            label,
+            "label of several subjects",
+            f"is the label of {', '.join(scan.id for scan in some[:4])}{', ...' * (len(some) > 4)}",
+            "give every scan the label map that was drawn on it",
+        )
+        for label, some in owners.items()
+        if len({scan.subject for scan in some}) > 1
+    ]
 
 
 def perhaps_one_person(subjects: Iterable[str]) -> list[Doubt]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -619,7 +620,7 @@ def _listing(root: Path, layout: str, found: Found, tree: Tree | None) -> Listin
         UsageError: Ids, subjects or paths that cannot be used, or a ``subjects.csv`` that cannot.
     """
     table = csv_list.subjects(root)
-    said = {case.id: table.get(case.id) or case.subject for case in found.cases}
+    said = {case.id: table.get(unicodedata.normalize("NFC", case.id)) or case.subject for case in found.cases}
     scans = tuple(
         Scan(
             id=case.id,
@@ -639,6 +640,8 @@ def _listing(root: Path, layout: str, found: Found, tree: Tree | None) -> Listin
         ignored=found.ignored,
     )
     odd = csv_list.strangers(table, said) + doubts.structure_at_zero(found.labels)
+    odd += csv_list.doubtful(found.cases) if layout == "csv" else []
+    odd += doubts.shared_labels(scans)
     odd += doubts.perhaps_one_person(scan.subject for scan in scans if not said[scan.id])
     left_out = found.left_out
     if tree is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,9 @@ from lemis.errors import UsageError
 
 # No archive unpacks deeper.
 _DEEPEST = 8
-LABEL_FOLDER = re.compile(r"^(?:labels?|labelsTr|masks?|seg|segs|segmentations?|annotations?|gt|groundtruth)$", re.I)
+LABEL_FOLDER = re.compile(
+    r"^(?:labels?|labelsTr|masks?|seg|segs|segmentations?|annotations?|gts?|ground[-_ ]?truths?)$", re.I
+)
 
 
 class LeftOut(NamedTuple):
@@ -98,9 +101,9 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def stem_of(file: Path) -> str:
-    """The file's name without its suffix."""
+    """The file's name without its suffix; accents are one letter each, however the file system writes them."""
     name = volume.file_of(file).name
-    return name[: len(name) - len(volume.suffix_of(file))]
+    return unicodedata.normalize("NFC", name[: len(name) - len(volume.suffix_of(file))])
 
 
 def shown(root: Path, file: Path) -> str:

@@ -40,14 +40,15 @@ class Table:
 def read(file: Path) -> Table:
     """A table whose first line names its columns; cells are stripped, empty rows and nameless empty columns dropped.
 
-    The separator is the one of comma, semicolon and tab that cuts the header into the most columns.
+    The separator is the one of comma, semicolon and tab that cuts the header into the most columns, or what a line
+    ``sep=;`` above it says. A first column of numbers without a name is the index that pandas writes, and dropped.
 
     Raises:
         UsageError: It is not in UTF-8 (or UTF-16 with its mark), holds NUL bytes or a quote that is never closed, names
             a column twice, or has a row with more cells than there are columns. It names the file and the line.
     """
-    text = _text(file)
-    header, separator = _header(text)
+    text, separator = _separator_line(_text(file))
+    header, separator = _header(text, separator)
     twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
     if twice:
         raise UsageError(
@@ -56,7 +57,11 @@ def read(file: Path) -> Table:
             next="rename or remove all but one of them",
         )
     rows = []
-    for line, cells in _lines(file, text, separator):
+    lines = _lines(file, text, separator)
+    index = _is_index(header, [cells for _, cells in lines])
+    for line, cells in lines:
+        if index and cells:
+            cells[0] = ""
         if any(cells[len(header) :]) or any(cell for name, cell in zip(header, cells, strict=False) if not name):
             raise UsageError(
                 f"{file}, line {line}: a value without a column: {readable(separator.join(cells))[:100]}",
@@ -79,7 +84,8 @@ def columns_of(file: Path) -> tuple[str, ...]:
     except OSError:
         return ()
     encoding = "utf-16" if start.startswith(_UTF16) else "utf-8-sig"
-    return tuple(filter(None, _header(start.decode(encoding, errors="replace").replace("\0", ""))[0]))
+    text, separator = _separator_line(start.decode(encoding, errors="replace").replace("\0", ""))
+    return tuple(filter(None, _header(text, separator)[0]))
 
 
 def _text(file: Path) -> str:
@@ -98,10 +104,26 @@ def _text(file: Path) -> str:
     return text
 
 
-def _header(text: str) -> tuple[list[str], str]:
-    """The names in the first line, in lower case, and what separates them."""
-    line = re.split(r"[\r\n]", text, maxsplit=1)[0][:_LONGEST_HEADER]
-    cut = {separator: next(csv.reader([line], delimiter=separator), []) for separator in _SEPARATORS}
+def _separator_line(text: str) -> tuple[str, str]:
+    """The table without the line that tells Excel the separator, left empty so that lines count as before; and that
+    separator, "" where nothing says it.
+    """
+    match = re.match(r"sep=([,;\t])[ \t]*(?=[\r\n])", text, re.IGNORECASE)
+    return (text[match.end() :], match[1]) if match else (text, "")
+
+
+def _is_index(header: list[str], rows: list[list[str]]) -> bool:
+    """Whether the first column has no name, and a number of its own in every row."""
+    if not header or header[0] or len(header) == 1:
+        return False
+    numbers = [cells[0] for cells in rows if any(cells)]
+    return all(re.fullmatch("[0-9]+", number) for number in numbers) and len(set(numbers)) == len(numbers)
+
+
+def _header(text: str, separator: str) -> tuple[list[str], str]:
+    """The names in the first line that is not empty, in lower case, and what separates them (``separator`` if said)."""
+    line = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0][:_LONGEST_HEADER]
+    cut = {one: next(csv.reader([line], delimiter=one), []) for one in ([separator] if separator else _SEPARATORS)}
     separator = max(cut, key=lambda separator: len(cut[separator]))
     return [readable(name.strip().lower()) for name in cut[separator]], separator
 
@@ -120,4 +142,5 @@ def _lines(file: Path, text: str, separator: str) -> list[tuple[int, list[str]]]
             allowed=f"values of at most {csv.field_size_limit():,} characters, each quote closed",
             next='look for a " without its partner in this line; a " inside of a value is written twice',
         ) from None
-    return found[1:]
+    first = next((number for number, (_, cells) in enumerate(found) if cells), 0)  # the header
+    return found[first + 1 :]
