@@ -812,6 +812,36 @@ def test_a_folder_of_labels_under_another_usual_name(tmp_path: Path) -> None:
     assert [(scan.id, scan.label) for scan in scans] == [(f"p{n}", f"Ground Truth/p{n}.nii.gz") for n in range(3)]
 
 
+def lists(*names: str) -> dict[str, list[dict[str, str]]]:
+    return {"training": [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names]}
+
+
+ELSEWHERE = {"dataset": {"a": {"images": ["../raw/a.nii.gz"], "label": "../raw/a_seg.nii.gz"}}}
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"numTraining": 2}, []),
+        ({"numTraining": 1}, []),  # of two scans, one has a label
+        ({"numTraining": "many"}, []),
+        (lists("a.nii.gz", "b.nii.gz"), []),
+        (lists("a.nii.gz"), []),
+        ({"dataset": {"a": {"images": ["imagesTr/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}}}, []),
+        ({"training": [1, None, {"image": None}, {"image": [3]}], "dataset": [1]}, []),
+        ({"numTraining": 30}, ['"numTraining" is 30, but imagesTr holds 2']),
+        (lists("a.nii.gz", "c.nii.gz"), ["./imagesTr/c.nii.gz is not there, 1 of 2 listed"]),
+        (ELSEWHERE, ["../raw/a.nii.gz is not there, 1 of 1 listed"]),
+    ],
+)
+def test_what_a_dataset_json_lists_is_held_against_what_is_there(
+    facts: dict[str, object], words: list[str], tmp_path: Path
+) -> None:
+    touch(*[tmp_path / "imagesTr" / f"{name}_0000.nii.gz" for name in "ab"], tmp_path / "labelsTr" / "a.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
+    assert [doubt.seen for doubt in layouts.recognise(tmp_path).doubts] == words
+
+
 def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
     text = "image;label;subject;case;age;image_name\na.nii.gz;a_seg.nii.gz;p;1;50,5;Anna\nb.nii.gz;;q;2;60,0;Bert\n"
     listing = listed(tmp_path, text)

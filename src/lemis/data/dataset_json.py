@@ -3,7 +3,8 @@
     {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz"}    nnU-Net
     {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"}}                                Decathlon
 
-Whatever else the file says is of no concern. A key that is missing, null or empty says nothing.
+``numTraining`` and the files that ``training`` or ``dataset`` lists are held against what is there. Whatever else the
+file says is of no concern. A key that is missing, null or empty says nothing.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Declared(BaseModel):
     channel_names: tuple[str, ...] = ()
     labels: dict[str, int] = {}  # name -> value, background 0 included
     file_ending: str = ""
+    scans: int = 0  # how many it says there are to train on
+    images: tuple[str, ...] = ()  # files of scans that it lists, relative to its folder
 
     @field_validator("channel_names", mode="before")
     @classmethod
@@ -67,6 +70,7 @@ def read(file: Path) -> Declared:
     if not isinstance(facts, dict):
         raise UsageError(f"{file} holds {_shown(facts)}", allowed=SHOULD_HOLD, next=f"write one such object to {file}")
     facts = {key: value for key, value in facts.items() if value not in (None, {}, "")}
+    facts |= {"scans": _count(facts.get("numTraining")), "images": _listed(facts.get("training"), facts.get("dataset"))}
     if "channel_names" not in facts and "modality" in facts:  # as nnU-Net called it before, and the Decathlon calls it
         facts["channel_names"] = facts["modality"]
     try:
@@ -148,6 +152,19 @@ def _label(key: str, value: Any) -> tuple[str, int]:
     if reason := unfit_text(name):
         raise _Unfit(f"{given}: the name {reason}", "give every structure a name that can be shown")
     return name, number
+
+
+def _count(value: Any) -> int:
+    """``numTraining``, which no training depends on; 0 where it is no number."""
+    return value if type(value) is int and 0 < value <= _MOST else 0
+
+
+def _listed(training: Any, dataset: Any) -> tuple[str, ...]:
+    """Files of images in the Decathlon's ``training`` and nnU-Net's ``dataset``; what is no path says nothing."""
+    rows = [*(training if isinstance(training, list) else []), *(dataset.values() if isinstance(dataset, dict) else [])]
+    images = [row.get("image", row.get("images")) for row in rows if isinstance(row, dict)]
+    files = [file for some in images for file in (some if isinstance(some, list) else [some])]
+    return tuple(file for file in files if isinstance(file, str) and file and not unfit_text(file))
 
 
 def _file_ending(value: Any) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from lemis.data import identity, volume
 from lemis.data.csv_list import SUBJECTS
+from lemis.data.dataset_json import Declared
 from lemis.data.index import Scan, readable
-from lemis.data.listing import LABEL_FOLDER, Doubt, Found, LeftOut, Tree, known, shown
+from lemis.data.listing import LABEL_FOLDER, Case, Doubt, Found, LeftOut, Tree, known, shown, stem_of
 
 # Names that we look for, and that a slip of the pen or another system's capitals hide from us.
 _OURS = ("imagesTr", "imagesTs", "labelsTr", "dataset.json", "splits_final.json", SUBJECTS)
@@ -71,6 +72,46 @@ def _reason(name: str, files: Sequence[str]) -> str:
             "the image (image.nii.gz, label.nii.gz), with a value for each structure"
         )
     return "images that belong to no scan"
+
+
+def not_as_declared(root: Path, declared: Declared, cases: Sequence[Case]) -> list[Doubt]:
+    """What a ``dataset.json`` says of its files, and what there is: a copy that was not finished, or files elsewhere.
+
+    Args:
+        root: Its folder.
+        declared: What it says.
+        cases: Scans to train on, as the folders hold them.
+    """
+    there = {os.path.normpath(file) for case in cases for file in case.images}
+    ids = {os.path.normpath(case.images[0].with_name(case.id)) for case in cases}  # nnU-Net's first lists had no _0000
+    files = {file: os.path.normpath(root / file) for file in declared.images}
+    lost = [file for file, path in files.items() if path not in there and str(_bare(Path(path))) not in ids]
+    labelled = sum(case.label is not None for case in cases)
+    found = []
+    if lost:
+        why = "is not a scan that is read" if (root / lost[0]).exists() else "is not there"
+        found.append(
+            Doubt(
+                "dataset.json",
+                "listed files that are not read",
+                f"{lost[0]} {why}, {len(lost)} of {len(files)} listed",
+                "copy what is missing; files in other places: list them in a CSV (image, label, subject)",
+            )
+        )
+    elif declared.scans not in (0, len(cases), labelled):
+        found.append(
+            Doubt(
+                "dataset.json",
+                "another number of scans",
+                f'"numTraining" is {declared.scans}, but imagesTr holds {len(cases)}',
+                "copy what is missing, or correct the number; fine if you took a part",
+            )
+        )
+    return found
+
+
+def _bare(file: Path) -> Path:
+    return file.with_name(stem_of(file))
 
 
 def shared_labels(scans: Sequence[Scan]) -> list[Doubt]:

@@ -20,6 +20,14 @@ _ANY_MOMENT = rf"[_-](?:{_WORD}|(?:{_NUMBER_OR_NAME})[-_]?[A-Za-z0-9]+|(?:{_NUMB
 _MOMENT = re.compile(rf"{_ANY_MOMENT}$", re.IGNORECASE)
 _MOMENT_INSIDE = re.compile(rf"{_ANY_MOMENT}(?=[_-])", re.IGNORECASE)
 _DATE = re.compile(r"(?<![0-9])((?:19|20)[0-9]{2})[-_.]([01][0-9])[-_.]([0-3][0-9])(?![0-9])")
+# A side, a moment or a day before a number that may be a person's: L_9001104, pre_001, 20200101_Patient01. After a day,
+# 001 counts the people of that day.
+_START = re.compile(
+    rf"^(?:(?:L|R|left|right|{_WORD})[_\-. ]+(?=.*[0-9])"
+    r"|(?:19|20)[0-9]{2}([-_.]?)[01][0-9]\1[0-3][0-9][_\-. ]+(?=.*(?:[A-Za-z].*[0-9]|[0-9]{4})))",
+    re.IGNORECASE,
+)
+_DAY = re.compile(r"(?:19|20)[0-9]{2}[01][0-9][0-3][0-9]")
 # BIDS names the person first, wherever such a file lies.
 _BIDS = re.compile(r"^(sub-[A-Za-z0-9]+)_")
 # BraTS since 2021: cohort, patient, time point, as BraTS-GLI-00006-001.
@@ -54,15 +62,16 @@ def doubts(subjects: Iterable[str]) -> list[tuple[str, ...]]:
     """Groups of subjects that may be one person each, by their names alone; most often there is none.
 
     Names look like one person where they differ in capitals, separators or leading zeros only (``p01``, ``P1``), or in
-    a moment (``p01_day1_ct``, ``p01_day2_ct``), where one goes on where the other ends (``p03``, ``p03_2``), and where
-    names with a number in common end differently (``p01_L``, ``p01_R``; ``training01_01``, ``training01_02``), unless
-    that end is what tells people apart (``brats13_0001``, ``brats13_0002``; ``2019_0001`` to ``2019_0050``).
+    a moment or side (``p01_day1_ct``, ``p01_day2_ct``; ``L_0815``, ``R_0815``), where one goes on where the other ends
+    (``p03``, ``p03_2``), and where names with a number in common end differently (``p01_L``, ``p01_R``;
+    ``training01_01``, ``training01_02``), unless that end is what tells people apart (``brats13_0001``,
+    ``brats13_0002``; ``2019_0001`` to ``2019_0050``; ``20200101_p1``, ``20200101_p2``).
     """
     names = sorted(set(subjects))
     known = set(names)
     alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name in names:
-        alike[_plain(_MOMENT_INSIDE.sub("", name))].append(name)
+        alike[_plain(_START.sub("", _MOMENT_INSIDE.sub("", name)))].append(name)
     longer = [[stem, name] for name in names for stem in _stems(name) if stem in known and _has_digit(stem)]
     return _joined([*alike.values(), *longer, *_common_stems(names)])
 
@@ -79,7 +88,7 @@ def _common_stems(names: Sequence[str]) -> list[list[str]]:
     found = []
     for stem, group in ends.items():
         numbers = all(end.isdecimal() for end in group)
-        of_a_person = stem[-1].isdigit() and not (numbers and len(ends) == 1)
+        of_a_person = stem[-1].isdigit() and not _DAY.fullmatch(stem) and not (numbers and len(ends) == 1)
         recurs = not numbers and sets[frozenset(group)] > 1  # anna_left, anna_right, bob_left, bob_right
         if 2 <= len(group) <= most and (of_a_person or recurs):
             found.append(list(group.values()))

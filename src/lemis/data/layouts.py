@@ -218,10 +218,12 @@ def _nnunet(root: Path) -> Found | None:
     if not channels:
         return None
     cases, left_out = _labelled(root, channel_files.by_scan(parts.train, channels), parts.labels, numbered=True)
+    odd_json = tuple(doubts.not_as_declared(root, parts.declared, cases))
     cases += [Case(name, files, None) for name, files in channel_files.by_scan(parts.test, channels).items()]
     odd = [file for file in images if not channel_files.CHANNEL.match(stem_of(file))]
     left_out += tuple(LeftOut(shown(root, file), "has no channel number (_0000) at its end") for file in odd)
-    return Found(cases, parts.declared.channel_names, parts.declared.labels, parts.left_out + left_out)
+    left_out = parts.left_out + left_out
+    return Found(cases, parts.declared.channel_names, parts.declared.labels, left_out, doubts=odd_json)
 
 
 def _msd(root: Path) -> Found | None:
@@ -229,8 +231,10 @@ def _msd(root: Path) -> Found | None:
     if parts is None:
         return None
     cases, left_out = _labelled(root, _one_each(parts.train), parts.labels)
+    odd_json = tuple(doubts.not_as_declared(root, parts.declared, cases))
     cases += [Case(stem_of(file), (file,), None) for file in parts.test]
-    return Found(cases, parts.declared.channel_names, parts.declared.labels, parts.left_out + left_out)
+    left_out = parts.left_out + left_out
+    return Found(cases, parts.declared.channel_names, parts.declared.labels, left_out, doubts=odd_json)
 
 
 def _bids(root: Path) -> Found | None:
@@ -640,6 +644,7 @@ def _listing(root: Path, layout: str, found: Found, tree: Tree | None) -> Listin
         ignored=found.ignored,
     )
     odd = csv_list.strangers(table, said) + doubts.structure_at_zero(found.labels)
+    odd += list(found.doubts)
     odd += csv_list.doubtful(found.cases) if layout == "csv" else []
     odd += doubts.shared_labels(scans)
     odd += doubts.perhaps_one_person(scan.subject for scan in scans if not said[scan.id])

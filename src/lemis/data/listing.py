@@ -56,6 +56,7 @@ class Found:
     labels: dict[str, int] = dataclasses.field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
     ignored: tuple[int, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
