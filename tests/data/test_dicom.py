@@ -528,3 +528,25 @@ def test_many_frames_and_other_objects_are_refused_with_the_reason(tmp_path: Pat
     dicoms.with_raw(file, 0x00020010, b"1.2.840.113619.5.2\0\0")  # of the same length as the syntax before
     with pytest.raises(DataFault, match=r"transfer syntax is '1\.2\.840\.113619\.5\.2'"):
         volume.read(tmp_path / "syntax")
+
+
+@pytest.mark.parametrize(
+    ("ids", "doubted"),
+    [
+        (["4711", "4711", "0815"], [("p0", "p1")]),
+        (["4711", "0815", "4712"], []),
+        (["4711", "4711", "4711"], []),  # put there in place of three
+        (["ANON", "ANON", "0815"], []),
+        (["", "", "0815"], []),
+    ],
+)
+def test_subjects_whose_files_name_one_patient(ids: list[str], doubted: list[tuple[str, ...]], tmp_path: Path) -> None:
+    for number, name in enumerate(ids):
+        dicoms.write(tmp_path / f"p{number}", PIXELS, PatientID=name, SeriesInstanceUID=f"1.2.{number}")
+    seen = [doubt.seen for doubt in layouts.recognise(tmp_path).doubts]
+    assert len(seen) == len(doubted)
+    for words, group in zip(seen, doubted, strict=True):
+        assert words.startswith(f"{', '.join(group)} have one Patient ID")
+        assert "4711" not in words
+    (tmp_path / "subjects.csv").write_text("id,subject\n" + "".join(f"p{n},s{n}\n" for n in range(3)))
+    assert layouts.recognise(tmp_path).doubts == ()

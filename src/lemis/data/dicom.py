@@ -7,6 +7,7 @@ made up: what a file does not state is refused, or taken from elsewhere in it, w
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ _STEP_TOLERANCE = 0.02
 _MOST_ROUNDED = 0.5
 _DIRECTION_TOLERANCE = 1e-2
 _MOST_SPARE_BYTES = 1  # pixels are padded to an even number of bytes
+
+# What is written in place of a patient's number.
+_NOBODY = re.compile(r"^(?:0+|none|na|n/a|unknown|patient|test)$|anon|de-?ident|removed", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +140,13 @@ def description(folder: Path) -> str:
     """What the first file of a folder calls its series; "" where it does not."""
     header = _first(folder)
     return header.text("SeriesDescription") if header else ""
+
+
+def patient(path: Path) -> str:
+    """The Patient ID of a file, or of the first file of a folder; "" where it says none, or that it was taken out."""
+    header = _first(path) if path.is_dir() else _readable(path)
+    name = header.text("PatientID") if header else ""
+    return "" if _NOBODY.search(name) else name
 
 
 def _first(folder: Path) -> Header | None:

@@ -19,6 +19,7 @@ from lemis.errors import DataFault
 _TAGS = (
     *("ImageType", "SOPClassUID", "Modality", "SeriesDescription", "SliceThickness", "ImagerPixelSpacing"),
     *(
+        "PatientID",
         "StudyInstanceUID",
         "SeriesInstanceUID",
         "SeriesNumber",

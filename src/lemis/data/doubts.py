@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from lemis.data import identity, volume
+from lemis.data import dicom, identity, volume
 from lemis.data.csv_list import SUBJECTS
 from lemis.data.dataset_json import Declared
 from lemis.data.index import Scan, readable
@@ -114,6 +114,21 @@ def _bare(file: Path) -> Path:
     return file.with_name(stem_of(file))
 
 
+def one_patient(root: Path, scans: Sequence[Scan]) -> list[Doubt]:
+    """Scans taken for several subjects whose DICOM files name one patient. The patient's number is not shown.
+
+    Where all scans name the same one it was put there in place of their own, and says nothing.
+    """
+    subjects: dict[str, list[str]] = {}
+    for scan in scans:
+        file = volume.file_of(root / scan.images[0])
+        if file.is_dir() or volume.suffix_of(file) in ("", ".dcm"):
+            subjects.setdefault(dicom.patient(file), []).append(scan.subject)
+    subjects.pop("", None)
+    groups = [tuple(sorted(set(some))) for some in subjects.values()]
+    return _one_person([group for group in groups if len(group) > 1], "one Patient ID") if len(groups) > 1 else []
+
+
 def shared_labels(scans: Sequence[Scan]) -> list[Doubt]:
     """A label of scans of several subjects: a line that was copied and not corrected."""
     owners: dict[str, list[Scan]] = {}
@@ -134,16 +149,20 @@ def shared_labels(scans: Sequence[Scan]) -> list[Doubt]:
 
 def perhaps_one_person(subjects: Iterable[str]) -> list[Doubt]:
     """Subjects, of whom nobody says who they are, whose names look like one person's."""
-    groups = identity.doubts(subjects)
+    return _one_person(identity.doubts(subjects), "")
+
+
+def _one_person(groups: Sequence[Sequence[str]], why: str) -> list[Doubt]:
     if not groups:
         return []
     shown_groups = "; ".join(", ".join(group[:4]) + ", ..." * (len(group) > 4) for group in groups[:5])
     more = f"; and {len(groups) - 5} more" if len(groups) > 5 else ""
+    because = f" have {why}" if why else ""
     return [
         Doubt(
             SUBJECTS,
             "subjects that may be one person",
-            f"{shown_groups}{more}: taken for different people, who may land on both sides of a split",
+            f"{shown_groups}{more}{because}: taken for different people, who may land on both sides of a split",
             f"write {SUBJECTS} (columns id,subject) into the folder: one subject for the scans of one person; "
             "where they are different people, each its own, and this is not said again",
         )

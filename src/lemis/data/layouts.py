@@ -647,7 +647,8 @@ def _listing(root: Path, layout: str, found: Found, tree: Tree | None) -> Listin
     odd += list(found.doubts)
     odd += csv_list.doubtful(found.cases) if layout == "csv" else []
     odd += doubts.shared_labels(scans)
-    odd += doubts.perhaps_one_person(scan.subject for scan in scans if not said[scan.id])
+    guessed = [scan for scan in scans if not said[scan.id]]
+    odd += doubts.perhaps_one_person(scan.subject for scan in guessed) + doubts.one_patient(root, guessed)
     left_out = found.left_out
     if tree is not None:
         odd += doubts.misnamed(root) + doubts.dangling_links(tree)
