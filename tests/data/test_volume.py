@@ -584,6 +584,18 @@ def test_a_file_of_the_same_size_and_time_has_another_stamp(tmp_path: Path) -> N
     assert volume.stamp(file) != before
 
 
+def test_a_moved_file_can_have_the_same_stamp(tmp_path: Path) -> None:
+    file, moved = tmp_path / "a" / "lesion.png", tmp_path / "b" / "lesion.png"
+    for folder in (file.parent, moved.parent):
+        folder.mkdir()
+    file.write_bytes(b"0")
+    before, state = volume.stamp(file, moved_is_other=False), file.stat()
+    file.rename(moved)
+    while moved.stat().st_ctime_ns == state.st_ctime_ns:  # as coarse as the disk's clock
+        os.utime(moved, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert volume.stamp(moved, moved_is_other=False) == before
+
+
 # ---------------------------------------------------------------- files that are not what they say
 
 

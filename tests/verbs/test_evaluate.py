@@ -410,13 +410,20 @@ def test_refuses_fractions_and_channels(tmp_path: Path):
 def test_refuses_when_there_is_nothing_to_score(tmp_path: Path):
     work = make_work(tmp_path, {"a": label_map()})
     (work / "predictions" / "a.nii.gz").rename(work / "predictions" / "other.nii.gz")
-    with pytest.raises(UsageError, match="none of the 1 predictions"):
+    with pytest.raises(UsageError, match="none of the 1 predictions") as caught:
         evaluate(work)
+    assert "(such as other) has a reference (such as a)" in caught.value.given
 
 
 def test_refuses_a_folder_that_is_not_there(tmp_path: Path):
-    with pytest.raises(UsageError, match="is not a folder"):
+    with pytest.raises(UsageError, match="nowhere is not a folder"):
         evaluate(tmp_path / "nowhere", tmp_path)
+    with pytest.raises(UsageError, match="nowhere is not a folder"):
+        evaluate(tmp_path / "nowhere")
+    work = make_work(tmp_path, {"a": label_map()})
+    with pytest.raises(UsageError, match="is not a folder") as caught:
+        evaluate(work / "predictions", tmp_path / "data" / "a.nii.gz", output=tmp_path / "out")
+    assert caught.value.next == f"--references {tmp_path / 'data'}"
 
 
 def test_refuses_predictions_without_any_reference(tmp_path: Path):

@@ -15,6 +15,7 @@ import yaml
 
 from lemis.data import phantom, preprocess
 from lemis.data.store import open_store
+from lemis.engine import asked
 from lemis.engine.run import load_model
 from lemis.errors import DataFault, UsageError
 from lemis.settings import load_preset, resolve
@@ -257,6 +258,17 @@ def test_inductive_pretraining_never_saw_the_held_out_scans(phantom_scans: Path,
     assert held_out not in facts.pretraining_subjects
     assert len(facts.pretraining_subjects) == 5
     assert held_out not in record(work)["scans"][held_out]["pretraining_subjects"]
+
+
+@pytest.mark.parametrize("said", ["40 labelled subjects", "3 labelled subjects"])
+def test_more_labels_than_a_fold_has_are_refused_before_anything_is_written(
+    phantom_scans: Path, tmp_path: Path, said: str
+) -> None:
+    """Of three labelled subjects each fold holds one out."""
+    more = {"labelled": int(said.split()[0]), "preset": "tiny"}
+    with pytest.raises(UsageError, match=said) as caught:
+        asked.fit(phantom_scans, output=tmp_path / "work", **more)
+    assert caught.value.next == "--labelled 2"
 
 
 def test_inductive_needs_a_fold(phantom_scans: Path, tmp_path: Path) -> None:

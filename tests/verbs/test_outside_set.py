@@ -92,8 +92,9 @@ def test_scores_lie_beside_their_masks_and_replace_no_others(tuned: Path, tmp_pa
     with pytest.raises(UsageError, match="holds the scores of") as caught:
         evaluate(masks, labels, output=tmp_path / "masks-one" / "evaluation")
     assert caught.value.next.startswith(f"-o {tmp_path / 'masks-one' / 'evaluation'}-2")
-    with pytest.raises(UsageError, match="holds the scores of"):
+    with pytest.raises(UsageError) as caught:
         evaluate(masks, tmp_path / "one" / "labels")  # the same masks by other references
+    assert caught.value.given == f"{masks / 'evaluation'} holds the scores of {masks} by {labels}"
     evaluate(masks, labels)  # the same again is no other set
     moved = Path(shutil.move(tmp_path / "two", tmp_path / "elsewhere" / "two"))
     moved_masks = Path(shutil.move(masks, tmp_path / "elsewhere" / "masks-two"))

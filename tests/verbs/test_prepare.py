@@ -7,11 +7,14 @@ import os
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
+from rich.console import Console
 from scipy import ndimage
 from threadpoolctl import threadpool_limits
 from typer.testing import CliRunner
 
+from lemis import terminal
 from lemis.cli import app
 from lemis.data import index as index_file
 from lemis.data import keypoints as detection
@@ -20,7 +23,7 @@ from lemis.data.index import Index, Scan
 from lemis.data.preprocess import Settings
 from lemis.data.scans import image_digest
 from lemis.errors import DataFault, UsageError
-from lemis.verbs.prepare import prepare
+from lemis.verbs.prepare import LOCK, prepare
 
 VALUES = (0, 1, 5)
 
@@ -69,7 +72,7 @@ def work(tmp_path):
 
 
 def stamps(work):
-    return {path.name: path.stat().st_mtime_ns for path in (work / "prepared").iterdir()}
+    return {path.name: path.stat().st_mtime_ns for path in (work / "prepared").iterdir() if path.name != LOCK}
 
 
 def test_scans_and_labels_are_known_again_by_their_content(work):
@@ -514,3 +517,23 @@ def test_one_slice_axis_for_all_where_it_is_asked_for(work):
     assert preprocess.axis_of(Settings(slice_axis=1), 2) == 1
     assert preprocess.axis_of(Settings(), 2) == 2
     assert preprocess.settle_axis(Settings(slice_axis="common"), [0, 1, 1, 0]).slice_axis == 1
+
+
+def test_two_commands_prepare_one_after_the_other(work, monkeypatch):
+    folder = work / "prepared"
+    folder.mkdir()
+    other = FileLock(folder / LOCK)
+    other.acquire()
+
+    class Waiting(Console):
+        def print(self, *said, **more):
+            if "waiting for it" in str(said):
+                assert not (folder / "meta.json").exists()
+                other.release()  # the other one has ended
+
+    monkeypatch.setattr(terminal, "console", lambda **_: Waiting(quiet=True))
+    prepare(work, jobs=1)
+    assert not other.is_locked
+    assert len(store.open_store(folder).scans) == 3
+    other.acquire(timeout=0)  # it was let go of
+    other.release()

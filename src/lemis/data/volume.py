@@ -230,11 +230,12 @@ def file_of(path: Path) -> Path:
     return Path(match.group(1)) if match else Path(path)
 
 
-def stamp(path: Path) -> str:
+def stamp(path: Path, *, moved_is_other: bool = True) -> str:
     """Names, times and sizes of the files that a path stands for, as a digest: another scan has another one.
 
     The time of the last change of the file's state is among them: that of its content can be set, and archives and
-    copies set it, so that two scans without compression may agree in name, size and time of content.
+    copies set it, so that two scans without compression may agree in name, size and time of content. A file that is
+    moved gets another one; without ``moved_is_other`` it is left out.
 
     A folder stands for the files in it, a header (``.mhd``, ``.nhdr``) for all files of its name and those it names.
 
@@ -250,7 +251,10 @@ def stamp(path: Path) -> str:
     else:
         parts = [file]
     states = [(part.name, part.stat()) for part in parts]
-    facts = [(name, state.st_mtime_ns, state.st_ctime_ns, state.st_size) for name, state in states]
+    facts = [
+        (name, state.st_mtime_ns, *([state.st_ctime_ns] if moved_is_other else []), state.st_size)
+        for name, state in states
+    ]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 

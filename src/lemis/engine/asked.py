@@ -18,7 +18,7 @@ from lemis.data import index as index_file
 from lemis.data import layouts
 from lemis.data.index import Index
 from lemis.data.keypoints import preparation
-from lemis.data.split import choose
+from lemis.data.split import choose, number_of_folds
 from lemis.data.store import open_store
 from lemis.engine import comparison, one_image, pairing, plan, plan_files
 from lemis.engine.one_image import Asked
@@ -68,7 +68,10 @@ def fit(
     _device(device)
     if fold is not None or labelled is not None:
         listed = layouts.recognise(folder).index
-        choose(listed.scans, fold=fold, labelled=labelled, root=Path(listed.root))
+        root = Path(listed.root)
+        folds = 1 if fold is not None else number_of_folds(listed.scans, root=root)
+        for number in range(folds) if folds > 1 else [fold]:
+            choose(listed.scans, fold=number, labelled=labelled, root=root)
     return f"fit {folder} into {output}: {_network(method, backbone, tuning.auxiliary)}, preset {preset}"
 
 

@@ -227,12 +227,12 @@ def as_in_set(asked: Asked, pair: Pair) -> Asked:
 
 
 def _stamp(image: Path) -> Facts:
-    """Name, time and size: another image of the same name is segmented anew."""
+    """Name, time and size: another image of the same name is segmented anew, and one that was moved is not."""
     if not image.exists():
         raise UsageError(
             f"{image} does not exist", allowed="an image, or the folder of one DICOM series", next="check the path"
         )
-    return {"name": image.resolve().name, "stamp": volume.stamp(image)}
+    return {"name": image.resolve().name, "stamp": volume.stamp(image, moved_is_other=False)}
 
 
 def _size(text: str) -> int | str:

@@ -285,14 +285,17 @@ def finetuning(
 
 def _refuse_section(given: Mapping[str, Any], verb: str) -> None:
     """``pretrain.epochs=3`` is how ``fit`` is told; ``pretrain`` itself is told ``epochs=3``."""
-    for section in ("prepare", "pretrain", "finetune"):
+    commands = {
+        "prepare": "lemis prepare WORK", "pretrain": "lemis pretrain WORK", "finetune": "lemis finetune WORK",
+    }  # fmt: skip
+    for section, command in commands.items():
         if isinstance(given.get(section), Mapping):
             key, value = next(iter(given[section].items()), ("KEY", "VALUE"))
             typed = f"{shown(key, quoted=False)}={shown(value, quoted=False)}"
             raise UsageError(
                 f"setting {section}.{shown(key, quoted=False)} of {verb}",
                 allowed=f"settings of {verb}, with nothing before them; {section}. is for lemis fit",
-                next=typed if section == verb else f"lemis {section} WORK {typed}",
+                next=typed if section == verb else f"{command} {typed}",
             )
 
 

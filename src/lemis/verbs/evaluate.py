@@ -31,7 +31,7 @@ from lemis.data import index as indexing
 from lemis.data import labels as label_maps
 from lemis.data.identity import subject_of
 from lemis.data.scans import image_digest
-from lemis.errors import DataFault, UsageError
+from lemis.errors import DataFault, UsageError, shown
 from lemis.measure import scores, statistics, tables
 from lemis.work_files import run as run_files
 from lemis.work_files.evaluation import read_summary
@@ -116,6 +116,8 @@ def evaluate(
         work, predictions = work or predictions, predictions / "predictions"
     if work is None and (predictions.parent / "index.json").is_file():
         work = predictions.parent
+    if work is None:
+        _refuse_no_folder(predictions)
     index = indexing.load(work / "index.json") if work is not None else None
     own = work is not None and predictions.resolve() == (work / "predictions").resolve()
     output = output or (predictions.parent if own else predictions) / "evaluation"
@@ -187,9 +189,9 @@ def _refuse_other_scores(output: Path, of: Mapping[str, str | None]) -> None:
         return
     if before is None or before.of is None or before.of == of:
         return
-    was = " and ".join(str(part) for part in before.of.values() if part)
+    was = " by ".join(os.path.normpath(output / part) for part in before.of.values() if part)
     raise UsageError(
-        f"{output} holds the scores of {was} (as seen from there)",
+        f"{output} holds the scores of {was}",
         allowed="one folder for the scores of one set of label maps by one set of references",
         next=f"-o {output}-2 for these scores, or delete {output}",
     )
@@ -230,12 +232,12 @@ def _label_maps(folder: Path) -> dict[str, Path]:
     return {path.name[: -len(volume.suffix_of(path))].removesuffix(".seg"): path for path in files}
 
 
-def _refuse_no_folder(folder: Path) -> None:
+def _refuse_no_folder(folder: Path, *, next: str = "run `lemis predict` first, or check the path") -> None:
     if not folder.is_dir():
         raise UsageError(
             f"{folder} is not a folder",
             allowed="a folder of label maps",
-            next="run `lemis predict` first, or check the path",
+            next=next,
         )
 
 
@@ -246,7 +248,9 @@ def _told(predictions: Path, references: Path | None, index: indexing.Index | No
     own = [scan for scan in index.scans if scan.id not in foreign] if index else []
     subjects = {scan.id: scan.subject for scan in own} | {id: scan["subject"] for id, scan in foreign.items()}
     if references is not None:
-        _refuse_no_folder(references)
+        _refuse_no_folder(
+            references, next=f"--references {references.parent}" if references.is_file() else "check the path"
+        )
         wanted = layouts.references(references, _label_maps(predictions).keys())
         subjects = {id: _subject(id, references, wanted[id]) for id in wanted} | subjects
     else:
@@ -310,7 +314,8 @@ def _cases(
             cases.append(case)
     if not cases:
         raise UsageError(
-            f"none of the {len(predicted)} predictions in {predictions} has a reference to score it by",
+            f"none of the {len(predicted)} predictions in {predictions}{_such_as(predicted)} has a reference"
+            f"{_such_as(told.references)} to score it by",
             allowed="label maps named like their scans (or like the files of the reference folder)",
             next="predict scans that have labels and were not trained on, or give a folder of references",
         )
@@ -319,6 +324,11 @@ def _cases(
         "subject outside the test fold": outside,
         **({"made by other runs": others} if others else {}),
     }
+
+
+def _such_as(names: Iterable[str]) -> str:
+    first = next(iter(names), None)
+    return "" if first is None else f" (such as {shown(first, quoted=False)})"
 
 
 def _with_what_all_saw(cases: Sequence[Case], work: Path) -> list[Case]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from filelock import FileLock, Timeout
 from rich.console import Console
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -40,6 +41,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # A new process costs about a second. What one does meanwhile:
+LOCK = ".lock"
 VOXELS_PER_S = 30_000_000  # prepared
 KEYPOINT_PIXELS_PER_S = 3_000_000  # searched for keypoints
 PLAIN_EVERY_S = 5.0
@@ -128,18 +130,34 @@ def prepare(
     folder = work / "prepared"
     files.require_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if keypoints is not None:
-        store.ask_keypoints(folder, plain(keypoints))
-    else:
-        _refuse_detector(work, store.asked_keypoints(folder), trust)
     console = terminal.console(stderr=True)
-    plan = _plan(index, settings, folder, jobs, console)
-    images = _prepare_images(plan, jobs, console)
-    asked = store.asked_keypoints(folder)
-    points = asked is not None and _find_keypoints(plan, resolve(detection.Settings, asked), jobs, console)
-    if not images and not points:
-        console.print(f"nothing to do: {len(index.scans)} scans are prepared in {folder}")
-    return store.open_store(folder)
+    with _alone(folder, console):
+        if keypoints is not None:
+            store.ask_keypoints(folder, plain(keypoints))
+        else:
+            _refuse_detector(work, store.asked_keypoints(folder), trust)
+        plan = _plan(index, settings, folder, jobs, console)
+        images = _prepare_images(plan, jobs, console)
+        asked = store.asked_keypoints(folder)
+        points = asked is not None and _find_keypoints(plan, resolve(detection.Settings, asked), jobs, console)
+        if not images and not points:
+            console.print(f"nothing to do: {len(index.scans)} scans are prepared in {folder}")
+        return store.open_store(folder)
+
+
+@contextmanager
+def _alone(folder: Path, console: Console) -> Iterator[None]:
+    """No other process writes into the folder meanwhile; the system lets go of the lock where this one is killed."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        console.print(f"{folder}: another command prepares scans there; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _refuse_detector(work: Path, asked: Mapping[str, Any] | None, trust: Trust) -> None:
