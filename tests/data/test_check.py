@@ -424,6 +424,13 @@ def segmentation(path: Path, array: np.ndarray, names: list[tuple[str, int]]) ->
     sitk.WriteImage(image, str(path))
 
 
+def test_a_label_without_names_among_others_that_have_them(pair: Path) -> None:
+    segmentation(pair / "b.seg.nrrd", label(1, 2), [("tumour", 1), ("liver", 2)])
+    fault = only(pair)
+    assert (fault.severity, fault.file, fault.kind) == (WARNING, "a_seg.nii.gz", "structures without names")
+    assert "1 is taken as tumour, 2 is taken as liver, as in b.seg.nrrd" in fault.seen
+
+
 def test_segments_are_matched_by_their_names(tmp_path: Path) -> None:
     for name, (liver, spleen) in {"a": (1, 2), "b": (2, 1), "c": (1, 2)}.items():
         write(tmp_path / f"{name}.nii.gz", scan(ord(name)))
@@ -549,6 +556,9 @@ def test_labels_without_background(pair: Path) -> None:
     fault = only(pair)
     assert (fault.severity, fault.file, fault.kind) == (WARNING, "a_seg.nii.gz", "no background")
     assert "the lowest is 1" in fault.seen
+    assert fault.repair.endswith("replace 1 by 0")
+    write(pair / "a_seg.nii.gz", np.full(SHAPE, 255, np.uint8))
+    assert "these mark all of every scan" in only(pair).repair
 
 
 def test_a_label_that_is_its_scan(pair: Path) -> None:

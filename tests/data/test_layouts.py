@@ -812,6 +812,14 @@ def test_a_folder_of_labels_under_another_usual_name(tmp_path: Path) -> None:
     assert [(scan.id, scan.label) for scan in scans] == [(f"p{n}", f"Ground Truth/p{n}.nii.gz") for n in range(3)]
 
 
+def test_other_folders_beside_images_and_labels_are_no_subjects(tmp_path: Path) -> None:
+    folders = ("images", "labels", "predictions")
+    touch(*[tmp_path / folder / f"p{number}.nii.gz" for folder in folders for number in range(3)])
+    listing, scans = found(tmp_path, "flat")
+    assert scans == {f"p{number}": (f"p{number}", True) for number in range(3)}
+    assert [part.file for part in listing.left_out] == ["predictions/ (3 images)"]
+
+
 def lists(*names: str) -> dict[str, list[dict[str, str]]]:
     return {"training": [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names]}
 

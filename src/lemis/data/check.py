@@ -497,7 +497,7 @@ def _label_faults(declared: Index, index: Index, read: Iterable[Seen]) -> list[F
     seen = [one for one in read if one.scan.label_values]
     found = _segment_faults(index, seen) + _palette_faults(seen)
     if not declared.labels:
-        return found + _undeclared_values(seen)
+        return found + _named_by_others(index, seen) + _undeclared_values(seen)
     known = {*declared.labels.values(), *declared.ignored}
     found += [
         Fault(
@@ -604,14 +604,17 @@ def _without_background(read: Sequence[Seen]) -> list[Fault]:
     marked = [one for one in read if one.scan.label_values]
     if not marked or any(0 in one.scan.label_values for one in marked):
         return []
-    lowest = min(value for one in marked for value in one.scan.label_values)
+    values = {value for one in marked for value in one.scan.label_values}
+    lowest = min(values)
     return [
         _label_fault(
             "warning",
             marked[0],
             "no background",
             f"no label holds the value 0, which is background; the lowest is {lowest}",
-            f"fine if every voxel is of a structure; otherwise replace {lowest} by 0",
+            f"fine if every voxel is of a structure; otherwise replace {lowest} by 0"
+            if len(values) > 1
+            else "find the label maps that belong there: these mark all of every scan (the field of view?)",
         )
     ]
 
@@ -660,6 +663,27 @@ def _segment_faults(index: Index, read: Sequence[Seen]) -> list[Fault]:
                 )
             )
     return found
+
+
+def _named_by_others(index: Index, read: Sequence[Seen]) -> list[Fault]:
+    """A label that names no structures, among others that do: their numbers need not be its own."""
+    naming = next((one for one in read if one.segments), None)
+    if naming is None:
+        return []
+    names = {value: name for name, value in index.labels.items()}
+    taken = {one.scan.id: [value for value in one.scan.label_values if value] for one in read if not one.segments}
+    return [
+        _label_fault(
+            "warning",
+            one,
+            "structures without names",
+            f"has no names of its own; {', '.join(f'{value} is taken as {names[value]}' for value in values)}, as in "
+            f"{naming.scan.label}",
+            "fine if it is so numbered; otherwise name the structures in all files, or in dataset.json",
+        )
+        for one in read
+        if (values := taken.get(one.scan.id))
+    ]
 
 
 def _palette_faults(read: Sequence[Seen]) -> list[Fault]:

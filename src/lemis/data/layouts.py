@@ -284,7 +284,8 @@ def _subjects(root: Path) -> Found | None:
     folders = [part for part in sorted(root.iterdir()) if part.is_dir() and not part.name.startswith(".")]
     parts = [part for folder in folders for part in _scans_of(folder) if part.images]
     plain = all(_IMAGE_FOLDER.match(part.subject) or LABEL_FOLDER.match(part.subject) for part in parts)
-    if plain or len(files_in(root)) >= len(parts):
+    beside = all(any(word.match(folder.name) for folder in folders) for word in (_IMAGE_FOLDER, LABEL_FOLDER))
+    if plain or beside or len(files_in(root)) >= len(parts):
         return None
     cine = tuple(
         LeftOut(shown(root, image), "a time series (_4d)")
