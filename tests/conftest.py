@@ -8,10 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; test processes share the cores
 
 import draws  # noqa: F401  (after the number of threads is set)
+
+# How long an example takes, or how long it takes to draw one, is the machine's matter.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 SUBJECTS, LABELLED, SHAPE = 6, 3, (40, 40, 5)
 

@@ -29,7 +29,7 @@ SMALL = {"clusters": 5, "width": 5, "blocks": 1, "patch_px": 4, "max_iterations"
 GENERAL: dict[str, dict[str, Any]] = {
     "stop_labels": {"stop_labels": SMALL["clusters"]},
     "least_iterations": {"stop_labels": SMALL["clusters"]},
-    "restarts": {"stop_labels": 1, "learning_rate": 1e8},  # all that was learned is lost, and one label is left
+    "restarts": {"stop_labels": 1, "learning_rate": 1e3},  # all that was learned is lost, and one label is left
     "starts": {"stop_labels": 1, "starts": 4},  # of two, the first may be the best of every image
 }
 # Information changes slowly, and a label needs more than a few steps to change.

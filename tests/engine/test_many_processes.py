@@ -38,7 +38,7 @@ from lemis.engine import launch
 from lemis.verbs.pretrain import pretrain
 
 # In double precision rounding cannot tip a ReLU or a maximum over its edge, so nothing hides a wrong gradient.
-launch.precision = lambda settings, accelerator, dims: "64-true"
+launch.precision = lambda settings, accelerator, dims, prefix: "64-true"
 work, cases, few = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
 for name, (method, *overrides) in cases.items():
     method, _, backbone = method.partition(":")

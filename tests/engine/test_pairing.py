@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lemis import plugins
@@ -34,9 +35,17 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def prepared(path: Path, keypoints: Settings | None, **images: object) -> store.Store:
+    """A store of one scan."""
     settings = preprocess.Settings(**images)  # type: ignore[arg-type]
+    settled = dataclasses.replace(settings, spacing_mm=settings.spacing_mm or 1.0)
+    facts = preprocess.describe(
+        id="a", subject="a", images=("a.nii.gz",), label=None, shape=(8, 8, 2), spacing_mm=(1.0, 1.0, 5.0),
+        slice_axis=2, settings=settled,
+    )  # fmt: skip
+    image, facts = preprocess.prepare_image(np.arange(128.0).reshape(8, 8, 2), facts, settled)
+    store.write_scan(path, facts, image)
     store.write_meta(
-        path, scans=[], channels=["c"], label_names=["background"], label_values=[0], settings=plain(settings),
+        path, scans=["a"], channels=["c"], label_names=["background"], label_values=[0], settings=plain(settings),
         keypoints=None if keypoints is None else plain(keypoints),
     )  # fmt: skip
     return store.open_store(path)

@@ -144,7 +144,7 @@ def test_in_3d_patches_at_about_the_same_height_are_positives(
 def test_patches_are_refused_for_slices(make_unet: Any) -> None:
     with pytest.raises(UsageError, match="2 dimensions") as error:
         Method(make_unet(), Settings(size_px=(8, 16, 16)))
-    assert error.value.next == "size_px=16"
+    assert error.value.next == "method.size_px=16 to pre-train, objective.size_px=16 to fine-tune"
     assert Method(make_unet(), Settings(size_px=16)).sampling.patch_px is None
 
 
