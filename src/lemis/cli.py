@@ -240,7 +240,7 @@ def demo(
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
-    """Made-up scans through every step, in about two minutes; ends with a report to open."""
+    """Made-up scans through every step, in two minutes on two fast cores and five on old ones; ends with a report."""
     print(_run("demo", output=output, device=device, seed=seed))
 
 
