@@ -47,8 +47,8 @@ def _cell(runs: list[dict[str, float]]) -> str:
 def _one(side: int, window: int) -> dict[str, float]:
     import torch
 
+    from lemis.layers.basic import unit
     from lemis.parts.alignment import alignment_loss
-    from lemis.parts.layers import unit
 
     torch.manual_seed(0)
     features = torch.randn(SLICES, 64, side, side, requires_grad=True)

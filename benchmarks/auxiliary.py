@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from benchmarks.fresh import alive
 from lemis.auxiliary import supervised_contrast, voxel_siamese
 from lemis.backbones import unet3d
-from lemis.data.draw import Rows
-from lemis.parts.layers import unit
+from lemis.layers.basic import unit
 from lemis.parts.overlap import soft_dice_loss
+from lemis.sampling.draw import Rows
 
 PATCHES, SHAPE, WIDTH = 2, (64, 96, 96), 16  # 147,456 cells in the finest layer used
 ORGANS = (0.06, 0.03, 0.02, 0.02, 0.01, 0.01, 0.005, 0.005)  # shares of the volume

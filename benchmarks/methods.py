@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lemis import plugins
 from lemis.contracts import Backbone, Batch
-from lemis.data.draw import Rows
-from lemis.engine import plan
+from lemis.sampling.draw import Rows
+from lemis.training import run_settings
 
 TITLE = "(g) a pre-training step of 32 slices, `small` preset, bf16: time over the bare encoder with as many images"
 ROUNDS = 5
@@ -58,7 +58,7 @@ def _timed(step: Callable[[], None]) -> float:
 def _prepared(name: str, size: int | None = None) -> tuple[int, Callable[[], None], Callable[[], None], float, float]:
     """The side of a view, a step, the bare encoder's, and how many views a step encodes with gradient and without."""
     given = {"batch_size": SLICES} | ({} if size is None else {"size_px": size})
-    settings = plan.pretraining(name, None, plan.base("small", None), {"method": given})
+    settings = run_settings.pretraining(name, None, run_settings.base("small", None), {"method": given})
     torch.manual_seed(0)
     module = plugins.load("backbones", settings.backbone)
     network = module.Backbone(settings.backbone_settings, in_channels=1, num_classes=4)

@@ -15,16 +15,17 @@ from pathlib import Path
 
 import torch
 
+from lemis import phantom
 from lemis.backbones import unet2d
 from lemis.contracts import Batch, Draw, Outcome, View
-from lemis.data import phantom, preprocess
-from lemis.data.index import save
-from lemis.data.layouts import scan_folder
-from lemis.data.samples import Slices
-from lemis.data.store import open_store
-from lemis.engine import launch, loop, schedule
-from lemis.engine.run import Run
+from lemis.datasets.index import save
+from lemis.datasets.layouts import scan_folder
 from lemis.methods import pcl
+from lemis.preparation import preprocess
+from lemis.preparation.store import open_store
+from lemis.runs.run import Run
+from lemis.sampling.samples import Slices
+from lemis.training import launch, loop, schedule
 from lemis.verbs.prepare import prepare
 
 TITLE = "(a) whole pre-training pipeline over the bare model step, PCL, slices per second"

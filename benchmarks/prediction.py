@@ -121,7 +121,7 @@ def _network() -> Any:
 def _lemis(network: Any, file: Path) -> Map:
     import torch
 
-    from lemis.engine import tiles
+    from lemis.prediction import tiles
 
     return tiles.classes([network], np.load(file, mmap_mode="r"), PATCH_PX, tiles.Settings(), torch.device("cpu"))
 
@@ -196,8 +196,9 @@ def _pointwise() -> Any:
 def _export(network: Any, file: Path) -> Map:
     import torch
 
-    from lemis.data import preprocess, volume
-    from lemis.engine.inference import predict_scan
+    from lemis.formats import volume
+    from lemis.prediction.inference import predict_scan
+    from lemis.preparation import preprocess
 
     image = np.load(file, mmap_mode="r")
     shape = (LARGE[2], LARGE[1], LARGE[0])
@@ -221,7 +222,7 @@ def _one(name: str, folder: Path) -> dict[str, float]:
     torch.set_num_threads(THREADS)
     network, way = (_pointwise(), _export) if name == "export" else (_network(), WAYS[name][1])
     modules = {"MONAI": "monai.inferers", "nnU-Net": "nnunetv2.inference.predict_from_raw_data"}
-    importlib.import_module(modules.get(name.split(",")[0], "lemis.engine.inference"))
+    importlib.import_module(modules.get(name.split(",")[0], "lemis.prediction.inference"))
     start = _resident_bytes()
     begin, core = time.perf_counter(), time.process_time()
     found = way(network, folder / "volume.npy")

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lemis.data import phantom
+from lemis import phantom
 
 TITLE = "(l) From the shell: refusals, and the first line of a command that goes on"
 ROUNDS = 5

@@ -13,10 +13,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from lemis.data import phantom, preprocess
-from lemis.data.index import Index, locate, save
-from lemis.data.layouts import scan_folder
-from lemis.data.store import Store, open_store
+from lemis import phantom
+from lemis.datasets.index import Index, locate, save
+from lemis.datasets.layouts import scan_folder
+from lemis.preparation import preprocess
+from lemis.preparation.store import Store, open_store
 from lemis.verbs.prepare import prepare
 
 TITLE = "(d) 100 random slices of the whole data set, warm page cache"

@@ -23,8 +23,8 @@ import torch
 
 from lemis.cli import keep_freed_memory
 from lemis.contracts import Batch
-from lemis.data import views
-from lemis.data.draw import Rows
+from lemis.sampling import views
+from lemis.sampling.draw import Rows
 
 TITLE = "(b) Views: flips, rotation, scale and elastic on 32 slices of 352 x 352 with labels"
 THREADS, ROUNDS, SLICES, SIZE_PX = 2, 5, 32, 352

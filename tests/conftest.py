@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; test processes share the cores
 
 import draws  # noqa: F401  (after the number of threads is set)
+from dicoms import write_series  # noqa: F401  (a fixture)
 
 # How long an example takes, or how long it takes to draw one, is the machine's matter.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -24,7 +25,7 @@ SUBJECTS, LABELLED, SHAPE = 6, 3, (40, 40, 5)
 @pytest.fixture(scope="session")
 def phantom_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six made-up hearts in nnU-Net's layout, three of them labelled. Read only."""
-    from lemis.data import phantom
+    from lemis import phantom
 
     return phantom.write_dataset(
         tmp_path_factory.mktemp("phantom") / "scans", subjects=SUBJECTS, labelled=LABELLED, shape=SHAPE
@@ -34,8 +35,8 @@ def phantom_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def prepared_work(phantom_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder with those scans, checked and prepared with the ``tiny`` preset, keypoints too. Read only."""
-    from lemis.data import keypoints
-    from lemis.data.preprocess import Settings
+    from lemis.preparation import keypoints
+    from lemis.preparation.preprocess import Settings
     from lemis.settings import load_preset, resolve
     from lemis.verbs.check import check
     from lemis.verbs.prepare import prepare

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lemis.data import store
+from lemis.preparation import store
 
 
 def replace_prepared(work: Path, id: str, *, image: bool = False, label: bool = False) -> None:

@@ -16,16 +16,18 @@ import typer
 
 import lemis
 from lemis import cli, plugins
-from lemis.data import keypoints
-from lemis.engine import comparison, schedule, supervised, tiles
-from lemis.engine.plan import NAMES, SECTIONS
+from lemis.comparison import plans
 from lemis.errors import UsageError
+from lemis.prediction import tiles
+from lemis.preparation import keypoints
+from lemis.training import schedule, supervised
+from lemis.training.run_settings import NAMES, SECTIONS
 
 ROOT = Path(lemis.__file__).parent
 LEMIS = typer.main.get_command(cli.app)
 PLACEHOLDER = "SOMETHING"
 OF_OTHERS = {"--no-python"}  # of torchrun
-PYTHON_ONLY = {"data/phantom.py", "data/phantom_layouts.py"}  # advice about arguments of functions
+PYTHON_ONLY = {"phantom/scans.py", "phantom/public_sets.py"}  # advice about arguments of functions
 
 
 def rendered(node: ast.expr) -> Iterator[str]:
@@ -175,7 +177,7 @@ CLASSES = {
     "pretrain": [schedule.Settings],
     "finetune": [schedule.Settings],
 }
-TOP = [schedule.Settings, tiles.Settings, comparison.Plan, keypoints._Preparation]
+TOP = [schedule.Settings, tiles.Settings, plans.Plan, keypoints._Preparation]
 
 
 def known(key: str) -> bool:
@@ -218,18 +220,24 @@ def test_a_key_that_no_verb_takes_is_seen():
 @pytest.mark.parametrize(
     ("resolve", "next"),
     [
-        (lambda plan: plan.pretraining("pcl", None, {}, ["pretrain.learning_rate=0.03"]), "learning_rate=0.03"),
-        (lambda plan: plan.finetuning("unet2d", {}, ["finetune.steps=9"]), "steps=9"),
-        (lambda plan: plan.finetuning("unet2d", {}, ["pretrain.steps=9"]), "lemis pretrain WORK steps=9"),
         (
-            lambda plan: plan.by_section(["learning_rate=0.03"]),
+            lambda run_settings: run_settings.pretraining("pcl", None, {}, ["pretrain.learning_rate=0.03"]),
+            "learning_rate=0.03",
+        ),
+        (lambda run_settings: run_settings.finetuning("unet2d", {}, ["finetune.steps=9"]), "steps=9"),
+        (
+            lambda run_settings: run_settings.finetuning("unet2d", {}, ["pretrain.steps=9"]),
+            "lemis pretrain WORK steps=9",
+        ),
+        (
+            lambda run_settings: run_settings.by_section(["learning_rate=0.03"]),
             "pretrain.learning_rate=... or finetune.learning_rate=...",
         ),
     ],
 )
 def test_a_key_of_another_verb_is_told_as_it_is_here(resolve, next):
-    from lemis.engine import plan
+    from lemis.training import run_settings
 
     with pytest.raises(UsageError) as error:
-        resolve(plan)
+        resolve(run_settings)
     assert error.value.next == next

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 
 from lemis import files
-from lemis.data import volume
 from lemis.errors import UsageError, of_disk
+from lemis.formats import volume
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.fit import fit

@@ -11,15 +11,15 @@ import torch
 
 from lemis import contracts, plugins
 from lemis.contracts import Batch, View
-from lemis.data import intensity, views
-from lemis.data.draw import Rows
-from lemis.data.patches import Patches
-from lemis.data.samples import Slices, draw_batches
-from lemis.data.store import open_store
-from lemis.data.volume import read
-from lemis.engine import launch, pairing, plan, schedule
-from lemis.engine.run import load_model
-from lemis.engine.supervised import Objective
+from lemis.formats.volume import read
+from lemis.preparation.store import open_store
+from lemis.runs.run import load_model
+from lemis.sampling import intensity, views
+from lemis.sampling.draw import Rows
+from lemis.sampling.patches import Patches
+from lemis.sampling.samples import Slices, draw_batches
+from lemis.training import launch, pairing, run_settings, schedule
+from lemis.training.supervised import Objective
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
 from lemis.verbs.pretrain import pretrain
@@ -95,7 +95,7 @@ def test_intensities_are_equal(prepared_work: Path) -> None:
 
 
 def losses(work: Path, method: str, device: torch.device, *, bf16: bool) -> dict[str, float]:
-    settings = plan.pretraining(method, None, plan.base("tiny", None), ())
+    settings = run_settings.pretraining(method, None, run_settings.base("tiny", None), ())
     torch.manual_seed(0)
     module = plugins.load("backbones", settings.backbone)
     network = module.Backbone(settings.backbone_settings, in_channels=1, num_classes=4)
@@ -174,7 +174,7 @@ def test_patches_and_their_views_are_equal(prepared_work: Path) -> None:
 
 
 def labelled_losses(work: Path, backbone: str, auxiliary: str, device: torch.device, *, bf16: bool) -> dict[str, float]:
-    settings = plan.finetuning(backbone, plan.base("tiny", None), (), auxiliary=auxiliary)
+    settings = run_settings.finetuning(backbone, run_settings.base("tiny", None), (), auxiliary=auxiliary)
     torch.manual_seed(0)
     module = plugins.load("backbones", backbone)
     network = module.Backbone(settings.backbone_settings, in_channels=1, num_classes=4)

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from lemis import plugins
-from lemis.data import layouts
-from lemis.engine import pairing, plan_files
-from lemis.engine.comparison import Plan, Row, Way, load_plan, preparation, single_settings, ways
+from lemis.comparison import plan_files
+from lemis.comparison.plans import Plan, Row, Way, load_plan, preparation, single_settings, ways
+from lemis.datasets import layouts
 from lemis.measure import published
 from lemis.settings import PRESETS, load_preset, resolve
+from lemis.training import pairing
 
 PAPER = [name for name in plan_files.shipped() if name.startswith("paper/")]
 SINGLE = [name for name in PAPER if name.startswith("paper/s3net-")]

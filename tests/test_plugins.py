@@ -103,7 +103,7 @@ def lab(tmp_path, monkeypatch):
 
 OWN = """
 import torch
-from lemis.data import views
+from lemis.sampling import views
 from lemis.methods.simclr import Method as _Method
 from dataclasses import dataclass, field
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from lemis import settings
-from lemis.data import preprocess
-from lemis.data.keypoints import preparation
-from lemis.engine import plan
 from lemis.errors import UsageError
+from lemis.preparation import preprocess
+from lemis.preparation.keypoints import preparation
+from lemis.training import run_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,5 +331,5 @@ def test_sections_of_another_shape_are_refused(tree, tmp_path):
     file = tmp_path / "mine.yaml"
     settings.write_yaml(tree, file)
     with pytest.raises(UsageError) as error:
-        plan.base(None, file)
+        run_settings.base(None, file)
     assert len(str(error.value)) < 3000

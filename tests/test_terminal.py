@@ -13,8 +13,8 @@ from rich.text import Text
 from typer.testing import CliRunner
 
 from lemis import cli, terminal
-from lemis.data.index import Index, Scan
-from lemis.data.volume import is_picture
+from lemis.datasets.index import Index, Scan
+from lemis.formats.volume import is_picture
 from lemis.verbs import check, doctor, evaluate
 from lemis.verbs import list as list_verb
 

@@ -212,8 +212,7 @@ def _run(verb: str, *given: Any, **words: Any) -> Any:
 
 def _ask(verb: str, *given: Any, **words: Any) -> None:
     """Refuse what cannot be done; else say what will be, as importing takes seconds in which nothing else is said."""
-    from lemis import terminal
-    from lemis.engine import asked
+    from lemis import asked, terminal
 
     said = getattr(asked, verb)(*given, **words)
     terminal.console(stderr=True, quiet=os.environ.get("RANK", "0") != "0").print(said)
@@ -397,7 +396,7 @@ def compare(
 ) -> None:
     """Is pre-training worth it, and how many labels? Methods x labels x folds x seeds. Run again to resume."""
     if list_:
-        from lemis.engine.plan_files import shipped
+        from lemis.comparison.plan_files import shipped
 
         for known, title in shipped().items():
             print(f"{known:<36}{title}")
@@ -602,7 +601,7 @@ def prepare(
     jobs: Jobs = None,
 ) -> None:
     """Resample, normalise and store every scan once. Run again: only what is missing or changed is done."""
-    from lemis.data.keypoints import preparation
+    from lemis.preparation.keypoints import preparation
     from lemis.settings import load_preset, of_dims, parse_overrides, read_yaml
     from lemis.verbs.prepare import prepare as verb
 

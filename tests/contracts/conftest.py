@@ -13,9 +13,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from lemis.contracts import Batch, Sampling
-from lemis.data import keypoints, preprocess, store
-from lemis.data.samples import Slices, draw_batches
 from lemis.errors import UsageError
+from lemis.preparation import keypoints, preprocess, store
+from lemis.sampling.samples import Slices, draw_batches
 from lemis.settings import plain
 
 SCANS = (("a1", "a", 9), ("a2", "a", 6), ("b1", "b", 8), ("c1", "c", 7))  # id, subject, slices

@@ -20,8 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lemis import contracts, plugins
 from lemis.contracts import Draw, Outcome
-from lemis.data.draw import Rows
 from lemis.errors import UsageError
+from lemis.sampling.draw import Rows
 from lemis.settings import resolve
 
 AUXILIARIES = plugins.names("auxiliary")

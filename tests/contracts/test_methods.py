@@ -24,10 +24,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lemis import contracts, plugins
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
-from lemis.data.draw import Rows
-from lemis.data.samples import Slices, draw_batches
-from lemis.engine.loop import channels_last
+from lemis.sampling.draw import Rows
+from lemis.sampling.samples import Slices, draw_batches
 from lemis.settings import resolve
+from lemis.training.loop import channels_last
 
 METHODS = plugins.names("methods")
 CASES = [(name, dims) for name in METHODS for dims in plugins.describe("methods", name)["dims"]]
@@ -138,7 +138,7 @@ def test_the_file_has_the_three_names(name: str) -> None:
         key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__
     }
     public = {key for key in defined if not key.startswith("_")}
-    # Views that several papers share are defined in data/.
+    # Views that several papers share are defined in sampling/.
     assert {"Settings", "Method"} <= public <= {"Settings", "Views", "Method"}
     assert issubclass(module.Method, contracts.Method)
     assert module.Method.__final__

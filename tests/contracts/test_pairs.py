@@ -11,11 +11,11 @@ import torch
 
 from lemis import contracts, plugins
 from lemis.contracts import Batch
-from lemis.data.draw import Rows
-from lemis.engine import pairing, plan
-from lemis.engine.supervised import padded_logits
-from lemis.engine.transfer import transfer
 from lemis.errors import UsageError
+from lemis.prediction.padding import padded_logits
+from lemis.sampling.draw import Rows
+from lemis.training import pairing, run_settings
+from lemis.training.transfer import transfer
 
 PAIRS = [(method, name) for method in plugins.names("methods") for name in pairing.backbones_of(method)]
 CASES = [
@@ -47,7 +47,7 @@ def volumes() -> Batch:
     )  # fmt: skip
 
 
-def settings_of(method: str, backbone: str, dims: int) -> plan.Pretraining:
+def settings_of(method: str, backbone: str, dims: int) -> run_settings.Pretraining:
     """Those of the tiny preset, with views that the coarsest network takes; FCN has keypoint layers."""
     has = {field.name for field in dataclasses.fields(plugins.load("methods", method).Settings)}
     volumes = [32, 64, 64] if backbone in WITH_DIMS else [16, 32, 32]
@@ -57,10 +57,10 @@ def settings_of(method: str, backbone: str, dims: int) -> plan.Pretraining:
         given["backbone"] = {"levels": [1, 2, 3, 4]}
     if backbone in WITH_DIMS:
         given["backbone"] = {"dims": dims}
-    return plan.pretraining(method, backbone, plan.base("tiny", None), given)
+    return run_settings.pretraining(method, backbone, run_settings.base("tiny", None), given)
 
 
-def network_of(settings: plan.Pretraining, seed: int) -> contracts.Backbone:
+def network_of(settings: run_settings.Pretraining, seed: int) -> contracts.Backbone:
     torch.manual_seed(seed)
     module = plugins.load("backbones", settings.backbone)
     network: contracts.Backbone = module.Backbone(settings.backbone_settings, in_channels=1, num_classes=3)
@@ -119,9 +119,11 @@ def test_a_wrong_pair_is_refused_with_the_right_ones(method: str) -> None:
 
 def test_a_method_of_slices_is_refused_on_networks_of_volumes() -> None:
     with pytest.raises(UsageError, match="sal on the network unet3d") as error:
-        plan.pretraining("sal", "unet3d", plan.base("tiny", None), {})
+        run_settings.pretraining("sal", "unet3d", run_settings.base("tiny", None), {})
     assert "unet2d" in error.value.allowed
     with pytest.raises(UsageError, match="sal on the network swin_unetr, of 3 dimensions") as error:
-        plan.pretraining("sal", "swin_unetr", plan.base("tiny", None), {"backbone": {"dims": 3}})
+        run_settings.pretraining("sal", "swin_unetr", run_settings.base("tiny", None), {"backbone": {"dims": 3}})
     assert all(name in error.value.allowed for name in ("pcl", "simclr", "rotation", "mae", "models_genesis"))
-    assert plan.pretraining("sal", "swin_unetr", plan.base("tiny", None), {}).backbone_settings.dims == 2
+    assert (
+        run_settings.pretraining("sal", "swin_unetr", run_settings.base("tiny", None), {}).backbone_settings.dims == 2
+    )

@@ -66,7 +66,7 @@ def cases(rng: random.Random) -> Iterator[Case]:
 
 def _nonsense(file: str, free: frozenset[str], folder: Path, _said: str) -> str | None:
     """What was read of a file although nothing that was changed allows it."""
-    from lemis.data import volume
+    from lemis.formats import volume
 
     scans = json.loads((folder / "work" / "index.json").read_text(encoding="utf-8"))["scans"]
     for scan in scans:

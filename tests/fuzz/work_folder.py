@@ -27,8 +27,8 @@ _MAKE = """
 import sys
 from pathlib import Path
 
-from lemis.data import phantom
-from lemis.engine.run import Run
+from lemis import phantom
+from lemis.runs.run import Run
 from lemis.verbs.fit import fit
 from lemis.verbs.pretrain import pretrain
 
@@ -144,7 +144,7 @@ def _made(file: str, seed: float, change: Callable[[bytes, random.Random], Chang
 def _nonsense(
     read: Read, seed: float, change: Callable[[bytes, random.Random], Changed], folder: Path, _said: str
 ) -> str | None:
-    from lemis.data import volume
+    from lemis.formats import volume
 
     made = _made(read.file, seed, change)
     if made.ruined and not read.renews:

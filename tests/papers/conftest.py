@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lemis import contracts
 from lemis.backbones import unet2d, unet3d
 from lemis.contracts import Batch, Outcome
-from lemis.data.draw import Rows
+from lemis.sampling.draw import Rows
 
 Maker = Callable[..., Any]
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lemis.data.draw import Rows
-from lemis.engine.collapse import SMALLEST_SPREAD, spread
 from lemis.methods import pcl
 from lemis.methods.byol import Method, Settings, symmetric
+from lemis.sampling.draw import Rows
+from lemis.training.collapse import SMALLEST_SPREAD, spread
 
 RNG = (0, 0, "cpu")
 SMALL = {"size_px": 32, "embedding": 6, "hidden": 12}

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from lemis.data import views
-from lemis.data.draw import Rows
-from lemis.engine.collapse import SMALLEST_SPREAD, spread
 from lemis.methods import pcl
 from lemis.methods.caid import TRAINS, Method, Settings, Views
 from lemis.parts.corrupt import Distortion
+from lemis.sampling import views
+from lemis.sampling.draw import Rows
+from lemis.training.collapse import SMALLEST_SPREAD, spread
 
 RNG = (0, 0, "cpu")
 SMALL = {"size_px": 32, "embedding": 6, "queue": 10}

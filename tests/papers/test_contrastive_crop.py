@@ -13,11 +13,11 @@ from scipy.special import betainc
 from torch import Tensor
 
 from lemis.contracts import Batch
-from lemis.data import views
-from lemis.data.draw import Rows
 from lemis.errors import UsageError
 from lemis.methods import simclr
 from lemis.methods.contrastive_crop import Method, Settings, Views, symmetric_beta
+from lemis.sampling import views
+from lemis.sampling.draw import Rows
 
 RNG = (0, 0, "cpu")
 SMALL: dict[str, Any] = {"size_px": 32, "embedding": 8, "boxes": 32}

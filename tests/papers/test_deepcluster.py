@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lemis.parts import solo
+from lemis.one_image import solo
 from lemis.single.deepcluster import Classifier, Settings, balanced, described, kmeans, segment, split_largest
 
 

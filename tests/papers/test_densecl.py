@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lemis.data.draw import Rows
-from lemis.engine.collapse import SMALLEST_SPREAD, spread
 from lemis.methods import moco, pcl
 from lemis.methods.densecl import Method, Settings, cells, correspondence
+from lemis.sampling.draw import Rows
+from lemis.training.collapse import SMALLEST_SPREAD, spread
 
 RNG = (0, 0, "cpu")
 SMALL = {"size_px": 48, "embedding": 6, "queue": 10}

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lemis.data.draw import Rows
-from lemis.engine.collapse import SMALLEST_SPREAD, spread
 from lemis.methods import pcl
 from lemis.methods.desd import Method, Settings, distillation
 from lemis.parts.momentum import towards_one
+from lemis.sampling.draw import Rows
+from lemis.training.collapse import SMALLEST_SPREAD, spread
 
 RNG = (0, 0, "cpu")
 SMALL = {"size_px": 32, "embedding": 6, "hidden": 12, "outputs": 10}

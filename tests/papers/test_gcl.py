@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lemis.contracts import Batch
-from lemis.data.draw import Rows
 from lemis.methods import pcl, simclr
 from lemis.methods.gcl import Method, Settings
 from lemis.parts.contrast import contrast, pair_contrast, partition, same
+from lemis.sampling.draw import Rows
 
 RNG = (0, 0, "cpu")
 # Parts of four: 0 0 1 3 | 0 1 2 3, and two slices of one part in scan 0.

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lemis.contracts import Batch
-from lemis.data.draw import Rows
 from lemis.errors import UsageError
 from lemis.methods import gcl
 from lemis.methods.glcl import PLACES, Method, Settings, Views, cut, nearest
+from lemis.sampling.draw import Rows
 
 RNG = (0, 0, "cpu")
 SMALL: dict[str, Any] = {"size_px": 32, "embedding": 8, "local_embedding": 8}

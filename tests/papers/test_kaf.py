@@ -14,10 +14,10 @@ from torch import Tensor
 
 from lemis.backbones import fcn, kaf_unet, unet2d
 from lemis.contracts import Batch
-from lemis.data.draw import Rows
 from lemis.errors import UsageError
 from lemis.methods.kaf import Method, Settings, matches
 from lemis.parts.contrast import contrast, near
+from lemis.sampling.draw import Rows
 from lemis.settings import resolve
 
 NAN = float("nan")

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from lemis.backbones import unet2d
 from lemis.contracts import Batch
-from lemis.data import views
-from lemis.data.draw import Rows
 from lemis.errors import UsageError
 from lemis.methods.macl import Method, Settings, Views, positional_contrast
 from lemis.parts.contrast import contrast, near, same
+from lemis.sampling import views
+from lemis.sampling.draw import Rows
 
 RNG = (0, 0, "cpu")
 POSITIONS = [0.1, 0.15, 0.4, 0.45, 0.9]

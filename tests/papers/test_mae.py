@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemis.data import views
-from lemis.data.draw import Rows
 from lemis.errors import UsageError
 from lemis.methods.mae import Method, Settings, Views, hide
+from lemis.sampling import views
+from lemis.sampling.draw import Rows
 
 RNG = (0, 0, "cpu")
 FEW = settings(max_examples=20, deadline=None)

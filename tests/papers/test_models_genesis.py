@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lemis.data import views
-from lemis.data.draw import Rows
 from lemis.errors import UsageError
 from lemis.methods import models_genesis
 from lemis.methods.models_genesis import Method, Settings, Views, bend, bezier, boxes, paint, shuffle, strips
+from lemis.sampling import views
+from lemis.sampling.draw import Rows
 from lemis.settings import resolve
 
 RNG = (0, 0, "cpu")

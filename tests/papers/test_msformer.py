@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lemis.errors import UsageError
-from lemis.parts import solo
+from lemis.one_image import solo
 from lemis.single.msformer import Block, Branch, Settings, Transformers, cut, inter, intra, segment, twice_as_large
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from lemis.backbones import unet2d
 from lemis.contracts import Batch
-from lemis.data import views
-from lemis.data.draw import Rows
 from lemis.errors import UsageError
 from lemis.methods.pcl import Method, Settings, Views
 from lemis.parts.contrast import near
+from lemis.sampling import views
+from lemis.sampling.draw import Rows
 
 RNG = (0, 0, "cpu")
 POSITIONS = [0.1, 0.2, 0.6, 0.9]

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lemis.contracts import Batch
-from lemis.data.draw import Rows
-from lemis.engine.collapse import spread
 from lemis.errors import UsageError
+from lemis.layers.basic import unit
 from lemis.methods.pirl import Method, Settings
-from lemis.parts.layers import unit
+from lemis.sampling.draw import Rows
+from lemis.training.collapse import spread
 
 RNG = (0, 0, "cpu")
 SMALL: dict[str, Any] = {"size_px": 48, "embedding": 8, "bank": 32, "negatives": 6}

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from lemis.contracts import Batch
-from lemis.data import views
-from lemis.data.draw import Rows
 from lemis.errors import UsageError
 from lemis.methods.rotation import Method, Settings, Views
+from lemis.sampling import views
+from lemis.sampling.draw import Rows
 
 RNG = (0, 0, "cpu")
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lemis.errors import UsageError
-from lemis.parts import solo
+from lemis.one_image import solo
 from lemis.settings import resolve
 from lemis.single import s3net
 from lemis.single.s3net import LUNG, PRESETS, RELEASED, Attention, Networks, Settings, cross_entropy, draw_affine

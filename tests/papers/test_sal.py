@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lemis.contracts import Batch
-from lemis.data import views
-from lemis.data.draw import Rows
 from lemis.methods import pcl
 from lemis.methods.sal import Method, Settings, Views
+from lemis.sampling import views
+from lemis.sampling.draw import Rows
 
 RNG = (0, 0, "cpu")
 STILL = views.Spatial(p_mirror=0, p_spatial=0, crop="centre")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lemis.contracts import Batch
-from lemis.data.draw import Rows
 from lemis.methods import pcl
 from lemis.methods.simclr import Method, Settings
+from lemis.sampling.draw import Rows
 
 RNG = (0, 0, "cpu")
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lemis.contracts import Batch
-from lemis.data.draw import Rows
-from lemis.engine.collapse import SMALLEST_SPREAD, spread
 from lemis.methods import pcl, simsiam
 from lemis.methods.simtriplet import Method, Settings, Views, symmetric
+from lemis.sampling.draw import Rows
+from lemis.training.collapse import SMALLEST_SPREAD, spread
 
 RNG = (0, 0, "cpu")
 SMALL = {"size_px": 32, "embedding": 8, "hidden": 12, "bottleneck": 4}

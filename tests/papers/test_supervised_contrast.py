@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from lemis.auxiliary import voxel_siamese
 from lemis.auxiliary.supervised_contrast import Auxiliary, Settings, contrast
 from lemis.backbones import unet3d
-from lemis.data.draw import Rows
 from lemis.errors import UsageError
+from lemis.sampling.draw import Rows
 
 RNG = (0, 0, "cpu")
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from lemis.data import views
-from lemis.data.draw import Rows
-from lemis.engine.collapse import SMALLEST_SPREAD, spread
 from lemis.errors import UsageError
 from lemis.methods import swin_unetr_ssl
 from lemis.methods.swin_unetr_ssl import Method, Settings, Views
+from lemis.sampling import views
+from lemis.sampling.draw import Rows
+from lemis.training.collapse import SMALLEST_SPREAD, spread
 
 RNG = (0, 0, "cpu")
 SMALL = {"size_px": 32, "embedding": 6}

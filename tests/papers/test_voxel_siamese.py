@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lemis.auxiliary.voxel_siamese import Auxiliary, Settings, compare, over_classes, weights
 from lemis.backbones import unet3d
-from lemis.data.draw import Rows
-from lemis.engine.collapse import SMALLEST_SPREAD, spread
+from lemis.sampling.draw import Rows
+from lemis.training.collapse import SMALLEST_SPREAD, spread
 
 RNG = (0, 0, "cpu")
 

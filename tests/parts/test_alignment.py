@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lemis.layers.basic import unit
 from lemis.parts.alignment import alignment_loss
-from lemis.parts.layers import unit
 
 
 def slow(

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lemis.data.draw import Rows
 from lemis.errors import UsageError
 from lemis.parts import corrupt
+from lemis.sampling.draw import Rows
 from lemis.settings import resolve
 
 FEW = settings(max_examples=20, deadline=None)

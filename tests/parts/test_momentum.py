@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lemis.parts.layers import BatchNorm
+from lemis.layers.basic import BatchNorm
 from lemis.parts.momentum import follow, follower, towards_one
 
 

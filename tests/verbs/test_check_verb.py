@@ -9,9 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from lemis.data import index as indexing
-from lemis.data import volume
+from lemis.datasets import index as indexing
 from lemis.errors import UsageError
+from lemis.formats import volume
 from lemis.report import page
 from lemis.verbs.check import check
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import yaml
 
-from lemis.data import index as index_file
-from lemis.data import phantom
-from lemis.data.store import open_store
-from lemis.engine.run import load_model
+from lemis import phantom
+from lemis.datasets import index as index_file
 from lemis.errors import DataFault, UsageError
+from lemis.preparation.store import open_store
+from lemis.runs.run import load_model
 from lemis.verbs import compare as module
 from lemis.verbs.compare import Outcome, compare
 from lemis.verbs.fit import fit

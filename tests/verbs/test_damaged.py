@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lemis.data.store import open_store
-from lemis.engine.run import Run, load_model
 from lemis.errors import UsageError
+from lemis.preparation.store import open_store
+from lemis.runs.run import Run, load_model
 from lemis.settings import load_preset, resolve
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from lemis.cli import app
-from lemis.data import index as indexing
-from lemis.data import volume
+from lemis.datasets import index as indexing
 from lemis.errors import DataFault, UsageError
+from lemis.formats import volume
 from lemis.measure import scores
 from lemis.verbs.evaluate import METRICS, Settings, evaluate
 from work_files_made import model

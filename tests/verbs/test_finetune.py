@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from lemis.data import keypoints, preprocess
-from lemis.data.samples import Slices
-from lemis.data.split import choose
-from lemis.data.store import open_store
-from lemis.engine.inference import load_network
-from lemis.engine.run import Run, load_model
-from lemis.engine.supervised import padded_logits
+from lemis.datasets.split import choose
 from lemis.errors import UsageError
+from lemis.prediction.inference import load_network
+from lemis.prediction.padding import padded_logits
+from lemis.preparation import keypoints, preprocess
+from lemis.preparation.store import open_store
+from lemis.runs.run import Run, load_model
+from lemis.sampling.samples import Slices
 from lemis.settings import resolve
 from lemis.verbs.finetune import finetune
 from lemis.verbs.prepare import prepare

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import yaml
 
-from lemis.data import phantom, preprocess
-from lemis.data.store import open_store
-from lemis.engine import asked
-from lemis.engine.run import load_model
+from lemis import asked, phantom
 from lemis.errors import DataFault, UsageError
+from lemis.preparation import preprocess
+from lemis.preparation.store import open_store
+from lemis.runs.run import load_model
 from lemis.settings import load_preset, resolve
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.finetune import finetune

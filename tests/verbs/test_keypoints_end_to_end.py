@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lemis.data import keypoints
-from lemis.data.preprocess import Settings
-from lemis.data.store import open_store
+from lemis.preparation import keypoints
+from lemis.preparation.preprocess import Settings
+from lemis.preparation.store import open_store
 from lemis.verbs.check import check
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict

@@ -11,10 +11,13 @@ import nibabel
 import numpy as np
 import pytest
 
-from lemis.data import directions, frame, phantom, store, volume
-from lemis.data import index as indexing
-from lemis.data.volume import write_volume
+from lemis import phantom
+from lemis.datasets import frame
+from lemis.datasets import index as indexing
 from lemis.errors import UsageError
+from lemis.formats import directions, volume
+from lemis.formats.volume import write_volume
+from lemis.preparation import store
 from lemis.verbs import predict as predict_verb
 from lemis.verbs import report
 from lemis.verbs.check import check

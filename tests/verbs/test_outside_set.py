@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from lemis.data import phantom, volume
+from lemis import phantom
 from lemis.errors import UsageError
+from lemis.formats import volume
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from lemis.data import phantom_layouts
-from lemis.engine import comparison, plan_files
+from lemis.comparison import plan_files, plans
+from lemis.phantom import public_sets
 from lemis.verbs import compare as module
 from lemis.verbs.compare import compare
 
@@ -41,7 +41,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
     @cache
     def written(layout: str) -> Path:
-        return phantom_layouts.write(tmp_path_factory.mktemp(layout), layout)
+        return public_sets.write(tmp_path_factory.mktemp(layout), layout)
 
     return written
 
@@ -75,7 +75,7 @@ def test_a_plan_makes_its_cells_from_raw_data(
         upstream=None if upstream is None else raw(upstream),
     )  # fmt: skip
     cells = [json.loads(path.read_text(encoding="utf-8")) for path in done.folder.glob("cells/*/cell.json")]
-    plan = comparison.load_plan(name)
+    plan = plans.load_plan(name)
     assert len([cell for cell in cells if cell["kind"] == "finetune"]) == len(plan.rows)
     assert all(len(cell["labelled"]) == 1 and cell["test"] for cell in cells if cell["kind"] == "finetune")
     assert {cell["work"] for cell in cells if cell["kind"] == "pretrain"} <= {"upstream" if upstream else ""}
@@ -90,7 +90,7 @@ def from_scratch(name: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({layout_of(name): name for name in SCANS if from_scratch(name)}.values()))
 def test_one_cell_of_each_data_set_is_run(name: str, raw: Folder, work_of: Folder) -> None:
-    first = next(row for row in comparison.load_plan(name).rows if row.method == "scratch")
+    first = next(row for row in plans.load_plan(name).rows if row.method == "scratch")
     one = ["upstream=null", f"rows=[{{title: one, method: scratch, backbone: {first.backbone}}}]", "baseline=one"]
     layout = layout_of(name)
     done = compare(

@@ -18,11 +18,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from lemis import phantom
 from lemis.cli import app
-from lemis.data import phantom, volume
-from lemis.engine.run import Run, load_model
 from lemis.errors import UsageError
+from lemis.formats import volume
 from lemis.plugins import Trust
+from lemis.runs.run import Run, load_model
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
 

@@ -16,13 +16,14 @@ from typer.testing import CliRunner
 
 from lemis import terminal
 from lemis.cli import app
-from lemis.data import index as index_file
-from lemis.data import keypoints as detection
-from lemis.data import preprocess, store, volume
-from lemis.data.index import Index, Scan
-from lemis.data.preprocess import Settings
-from lemis.data.scans import image_digest
+from lemis.datasets import index as index_file
+from lemis.datasets.index import Index, Scan
+from lemis.datasets.scans import image_digest
 from lemis.errors import DataFault, UsageError
+from lemis.formats import volume
+from lemis.preparation import keypoints as detection
+from lemis.preparation import preprocess, store
+from lemis.preparation.preprocess import Settings
 from lemis.verbs.prepare import LOCK, prepare
 
 VALUES = (0, 1, 5)
@@ -464,7 +465,7 @@ def lab(tmp_path, monkeypatch):
     """Detectors of somebody else: SIFT with the number of OpenCV's threads as descriptor, and a wrong one."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "prepare_lab.py").write_text(
-        "import cv2\nimport numpy as np\n\nfrom lemis.data.keypoints import load_detector\n\n\n"
+        "import cv2\nimport numpy as np\n\nfrom lemis.preparation.keypoints import load_detector\n\n\n"
         "def detect(image):\n"
         "    place, response, _ = load_detector('sift')(image)\n"
         "    return place, response, np.full((len(place), 1), cv2.getNumThreads())\n"

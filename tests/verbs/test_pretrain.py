@@ -13,9 +13,9 @@ import torch
 import yaml
 
 from lemis import plugins
-from lemis.engine import pairing
-from lemis.engine.run import load_model
 from lemis.errors import UsageError
+from lemis.runs.run import load_model
+from lemis.training import pairing
 from lemis.verbs.pretrain import pretrain
 from stores import replace_prepared
 

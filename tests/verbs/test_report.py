@@ -23,9 +23,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lemis import cli
-from lemis.data import index as indexing
-from lemis.data import volume
+from lemis.datasets import index as indexing
 from lemis.errors import UsageError
+from lemis.formats import volume
 from lemis.plugins import Trust
 from lemis.report import figures, page
 from lemis.settings import plain
@@ -519,9 +519,9 @@ def compared(prepared_work: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """Prepared scans and two finished pre-training runs, of two networks."""
     import torch
 
-    from lemis.data.store import open_store
-    from lemis.engine.inference import build_backbone
-    from lemis.engine.run import Run
+    from lemis.prediction.inference import build_backbone
+    from lemis.preparation.store import open_store
+    from lemis.runs.run import Run
     from lemis.work_files.run import model_of
 
     work = Path(shutil.copytree(prepared_work, tmp_path_factory.mktemp("compared") / "work"))

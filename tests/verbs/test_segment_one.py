@@ -16,9 +16,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lemis.cli import app
-from lemis.data import volume
-from lemis.engine import one_image, side_by_side
 from lemis.errors import DataFault, LemisError, UsageError
+from lemis.formats import volume
+from lemis.one_image import image_request, side_by_side
 from lemis.report import overlay
 from lemis.settings import plain, resolve
 from lemis.single import kmeans
@@ -723,7 +723,7 @@ def test_a_dermoscopy_image_with_k_means(tmp_path):
 
 
 def test_the_preset_is_small_unless_another_is_named() -> None:
-    assert one_image.settings_of("s3net", None, [])["clusters"] == 16
-    assert one_image.settings_of("s3net", "paper", [])["clusters"] == 64
-    assert one_image.settings_of("s3net", None, ["clusters=8"])["clusters"] == 8
-    assert one_image.settings_of("kmeans", None, []) == plain(resolve(kmeans.Settings))
+    assert image_request.settings_of("s3net", None, [])["clusters"] == 16
+    assert image_request.settings_of("s3net", "paper", [])["clusters"] == 64
+    assert image_request.settings_of("s3net", None, ["clusters=8"])["clusters"] == 8
+    assert image_request.settings_of("kmeans", None, []) == plain(resolve(kmeans.Settings))

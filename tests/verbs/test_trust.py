@@ -14,10 +14,10 @@ import yaml
 from typer.testing import CliRunner
 
 from lemis import cli
-from lemis.data.store import open_store
-from lemis.engine.cells import Cell, refuse_modules, write_cell
+from lemis.comparison.cells import Cell, refuse_modules, write_cell
 from lemis.errors import UsageError
 from lemis.plugins import Trust
+from lemis.preparation.store import open_store
 from lemis.verbs.compare import compare
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lemis.data import index as index_file
-from lemis.data import phantom
-from lemis.data.preprocess import Settings
+from lemis import phantom
+from lemis.datasets import index as index_file
 from lemis.errors import UsageError
+from lemis.preparation.preprocess import Settings
 from lemis.verbs.check import check
 from lemis.verbs.finetune import finetune
 from lemis.verbs.fit import fit

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lemis import files
-from lemis.data import store
 from lemis.errors import UsageError
+from lemis.preparation import store
 from lemis.records import read_table
 from lemis.work_files import checks, comparison, evaluation, predictions, run
 from lemis.work_files.predictions import Prediction, Predictions

@@ -28,11 +28,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from lemis import contracts
+from lemis import contracts, processes
 from lemis.contracts import Draw, Outcome
 from lemis.errors import UsageError
-from lemis.parts import processes, voxels
-from lemis.parts.layers import BatchNorm, unit
+from lemis.layers.basic import BatchNorm, unit
+from lemis.parts import voxels
 from lemis.parts.voxels import Cell
 
 DIMS = (2, 3)

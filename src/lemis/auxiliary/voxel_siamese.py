@@ -29,10 +29,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lemis import contracts
+from lemis import contracts, processes
 from lemis.contracts import Draw, Outcome
-from lemis.parts import heads, processes, voxels
-from lemis.parts.layers import unit
+from lemis.layers.basic import unit
+from lemis.parts import heads, voxels
 from lemis.parts.voxels import Cell
 
 DIMS = (2, 3)

@@ -23,8 +23,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lemis import contracts
-from lemis.parts import unet
-from lemis.parts.layers import BatchNorm, kaiming
+from lemis.layers import unet
+from lemis.layers.basic import BatchNorm, kaiming
 
 DIMS = (2,)
 

@@ -19,11 +19,11 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from lemis import contracts
-from lemis.data import keypoints as detection
-from lemis.data.keypoint_tensors import found_in, given_or_found
-from lemis.parts.fusion import Placed, fusion_layers, sorted_levels
-from lemis.parts.layers import kaiming
-from lemis.parts.unet import SLOPE, block, check_divisible, part_of
+from lemis.layers.basic import kaiming
+from lemis.layers.fusion import Placed, fusion_layers, sorted_levels
+from lemis.layers.unet import SLOPE, block, check_divisible, part_of
+from lemis.preparation import keypoints as detection
+from lemis.sampling.keypoint_tensors import found_in, given_or_found
 
 DIMS = (2,)
 

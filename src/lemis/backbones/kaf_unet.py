@@ -3,7 +3,7 @@ Self-Supervised Learning for Medical Image Segmentation with Limited Annotation.
 https://arxiv.org/abs/2310.01680.
 
 After each of the four encoder levels the map is read at its keypoints, these attend to each other over any distance,
-and what they say is spread on the map and laid beside it (``parts/fusion.py``):
+and what they say is spread on the map and laid beside it (``layers/fusion.py``):
 
     level l: F_l (C_l = f 2^(l-1) channels) -> [F_l, diffuse(scatter(attend(gather(F_l))))], 2 C_l channels
 
@@ -27,11 +27,11 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from lemis import contracts
-from lemis.data import keypoints as detection
-from lemis.data.keypoint_tensors import found_in, given_or_found
-from lemis.parts import unet
-from lemis.parts.fusion import Placed, fusion_layers, sorted_levels
-from lemis.parts.layers import kaiming
+from lemis.layers import unet
+from lemis.layers.basic import kaiming
+from lemis.layers.fusion import Placed, fusion_layers, sorted_levels
+from lemis.preparation import keypoints as detection
+from lemis.sampling.keypoint_tensors import found_in, given_or_found
 
 DIMS = (2,)
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lemis import contracts
-from lemis.parts import unet, unet3d
-from lemis.parts.layers import kaiming
+from lemis.layers import unet, unet3d
+from lemis.layers.basic import kaiming
 
 DIMS = (3,)
 

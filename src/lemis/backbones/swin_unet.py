@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lemis import contracts
 from lemis.errors import UsageError
-from lemis.parts import unet
+from lemis.layers import unet
 
 DIMS = (2,)
 

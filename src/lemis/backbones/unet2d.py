@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lemis import contracts
-from lemis.parts import unet
-from lemis.parts.layers import kaiming
+from lemis.layers import unet
+from lemis.layers.basic import kaiming
 
 DIMS = (2,)
 

@@ -20,8 +20,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lemis import contracts
-from lemis.parts import unet, unet3d
-from lemis.parts.layers import BatchNorm, kaiming
+from lemis.layers import unet, unet3d
+from lemis.layers.basic import BatchNorm, kaiming
 
 DIMS = (3,)
 

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling
-from lemis.data import views
+from lemis.layers.basic import pool, precise
 from lemis.parts import heads
-from lemis.parts.layers import pool, precise
 from lemis.parts.momentum import follow, follower, towards_one
+from lemis.sampling import views
 
 DIMS = (2,)
 TRAINS = ("encoder",)

@@ -29,12 +29,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lemis import contracts
+from lemis import contracts, processes
 from lemis.contracts import Batch, Draw, Geometry, Outcome, Sampling, View
-from lemis.data import views
-from lemis.parts import heads, memory, processes
+from lemis.layers.basic import precise
+from lemis.parts import heads, memory
 from lemis.parts.contrast import base_factor, contrast, same
-from lemis.parts.layers import precise
+from lemis.sampling import views
 
 DIMS = (2,)
 TRAINS = ("encoder",)

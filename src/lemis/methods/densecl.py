@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling
-from lemis.data import views
+from lemis.layers.basic import unit
 from lemis.parts import heads
-from lemis.parts.layers import unit
 from lemis.parts.momentum import follow, follower
 from lemis.parts.queue import Queue, contrast_with_queue
+from lemis.sampling import views
 
 DIMS = (2,)
 TRAINS = ("encoder",)

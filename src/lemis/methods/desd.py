@@ -24,12 +24,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lemis import contracts
+from lemis import contracts, processes
 from lemis.contracts import Batch, Draw, Outcome, Sampling
-from lemis.data import views
-from lemis.parts import processes
-from lemis.parts.layers import BatchNorm, pool, precise, unit
+from lemis.layers.basic import BatchNorm, pool, precise, unit
 from lemis.parts.momentum import follow, follower, towards_one
+from lemis.sampling import views
 
 DIMS = (2,)
 TRAINS = ("encoder",)

@@ -35,14 +35,14 @@ from torch import Tensor, nn
 
 from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling
-from lemis.data import views
-from lemis.data.distorted import DistortedViews
+from lemis.layers.basic import precise
+from lemis.layers.unet import parts_to
 from lemis.parts import corrupt, heads
-from lemis.parts.layers import precise
 from lemis.parts.momentum import follow, follower
 from lemis.parts.queue import Queue, contrast_then_add
 from lemis.parts.restore import Restore
-from lemis.parts.unet import parts_to
+from lemis.sampling import views
+from lemis.sampling.distorted import DistortedViews
 
 DIMS = (2,)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")

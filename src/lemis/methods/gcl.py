@@ -31,11 +31,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lemis import contracts
+from lemis import contracts, processes
 from lemis.contracts import Batch, Draw, Outcome, Sampling
-from lemis.data import views
-from lemis.parts import heads, processes
+from lemis.parts import heads
 from lemis.parts.contrast import base_factor, contrast, pair_contrast, partition, same
+from lemis.sampling import views
 
 DIMS = (2,)
 TRAINS = ("encoder",)

@@ -28,14 +28,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lemis import contracts
+from lemis import contracts, processes
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
-from lemis.data import intensity, views
 from lemis.errors import UsageError
-from lemis.parts import heads, processes
+from lemis.layers.basic import BatchNorm
+from lemis.layers.unet import parts_to
+from lemis.parts import heads
 from lemis.parts.contrast import pair_contrast, partition, same
-from lemis.parts.layers import BatchNorm
-from lemis.parts.unet import parts_to
+from lemis.sampling import intensity, views
 
 DIMS = (2,)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3")

@@ -29,12 +29,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lemis import contracts
+from lemis import contracts, processes
 from lemis.contracts import Batch, Draw, KeypointBackbone, Outcome, Sampling, View
-from lemis.data import views
 from lemis.errors import UsageError
-from lemis.parts import heads, processes
-from lemis.parts.attention import (
+from lemis.layers.attention import (
     PlaceEncoding,
     PointAttention,
     PointMLP,
@@ -45,9 +43,11 @@ from lemis.parts.attention import (
     points_of,
     unpack,
 )
+from lemis.layers.basic import precise
+from lemis.parts import heads
 from lemis.parts.contrast import base_factor, contrast, near
-from lemis.parts.layers import precise
 from lemis.parts.transport import log_plan
+from lemis.sampling import views
 
 DIMS = (2,)
 TRAINS = ("encoder",)

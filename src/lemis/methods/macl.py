@@ -37,16 +37,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from lemis import contracts
+from lemis import contracts, processes
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
-from lemis.data import views
-from lemis.data.intensity import Intensity, augment
 from lemis.errors import UsageError
-from lemis.parts import heads, processes
+from lemis.layers.basic import kaiming, precise, unit
+from lemis.layers.unet import SLOPE, block, parts_to
+from lemis.parts import heads
 from lemis.parts.contrast import base_factor, near
-from lemis.parts.layers import kaiming, precise, unit
 from lemis.parts.momentum import follow, follower
-from lemis.parts.unet import SLOPE, block, parts_to
+from lemis.sampling import views
+from lemis.sampling.intensity import Intensity, augment
 
 DIMS = (2,)
 TRAINS = ("encoder", "decoder 1", "decoder 2")

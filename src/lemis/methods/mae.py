@@ -29,10 +29,10 @@ from torch import Tensor
 
 from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
-from lemis.data import views
 from lemis.errors import UsageError
+from lemis.layers.unet import parts_to
 from lemis.parts.restore import Restore, error_of_nothing, squared_error
-from lemis.parts.unet import parts_to
+from lemis.sampling import views
 
 DIMS = (2, 3)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")

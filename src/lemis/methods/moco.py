@@ -24,10 +24,10 @@ from pydantic import Field
 
 from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling
-from lemis.data import views
 from lemis.parts import heads
 from lemis.parts.momentum import follow, follower
 from lemis.parts.queue import Queue, contrast_then_add
+from lemis.sampling import views
 
 DIMS = (2,)
 TRAINS = ("encoder",)

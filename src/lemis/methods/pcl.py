@@ -23,11 +23,11 @@ from typing import Annotated, final
 import torch
 from pydantic import Field
 
-from lemis import contracts
+from lemis import contracts, processes
 from lemis.contracts import Batch, Draw, Outcome, Sampling
-from lemis.data import views
-from lemis.parts import heads, processes
+from lemis.parts import heads
 from lemis.parts.contrast import base_factor, contrast, near
+from lemis.sampling import views
 
 DIMS = (2, 3)
 TRAINS = ("encoder",)

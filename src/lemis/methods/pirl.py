@@ -23,12 +23,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lemis import contracts
+from lemis import contracts, processes
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
-from lemis.data import views
 from lemis.errors import UsageError
-from lemis.parts import heads, memory, processes
-from lemis.parts.layers import unit
+from lemis.layers.basic import unit
+from lemis.parts import heads, memory
+from lemis.sampling import views
 
 DIMS = (2,)
 TRAINS = ("encoder",)

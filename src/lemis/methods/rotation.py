@@ -21,8 +21,8 @@ from pydantic import Field
 
 from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
-from lemis.data import views
 from lemis.parts import heads
+from lemis.sampling import views
 
 DIMS = (2, 3)
 TRAINS = ("encoder",)

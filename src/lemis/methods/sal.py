@@ -27,13 +27,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lemis import contracts
+from lemis import contracts, processes
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
-from lemis.data import views
-from lemis.parts import heads, processes
+from lemis.layers.basic import centre, unit
+from lemis.parts import heads
 from lemis.parts.alignment import alignment_loss
 from lemis.parts.contrast import base_factor, contrast, near, same
-from lemis.parts.layers import centre, unit
+from lemis.sampling import views
 
 DIMS = (2,)
 TRAINS = ("encoder",)

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
-from lemis.data import views
+from lemis.layers.basic import precise
 from lemis.parts import heads
-from lemis.parts.layers import precise
+from lemis.sampling import views
 
 DIMS = (2,)
 TRAINS = ("encoder",)

@@ -26,11 +26,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lemis import contracts
+from lemis import contracts, processes
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
-from lemis.data import views
-from lemis.parts import heads, processes
-from lemis.parts.layers import pool, precise, unit
+from lemis.layers.basic import pool, precise, unit
+from lemis.parts import heads
+from lemis.sampling import views
 
 DIMS = (2,)
 TRAINS = ("encoder",)

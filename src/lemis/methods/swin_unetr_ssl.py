@@ -36,13 +36,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lemis import contracts
+from lemis import contracts, processes
 from lemis.contracts import Batch, Draw, Geometry, Outcome, Sampling, View
-from lemis.data import views
 from lemis.errors import UsageError
-from lemis.parts import corrupt, processes
+from lemis.layers.basic import pool, precise
+from lemis.parts import corrupt
 from lemis.parts.contrast import contrast, same
-from lemis.parts.layers import pool, precise
+from lemis.sampling import views
 
 DIMS = (2, 3)
 TRAINS = ("encoder",)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lemis.parts.layers import precise, unit
+from lemis.layers.basic import precise, unit
 
 
 def contrast(z: Tensor, positives: Tensor, temperature: float) -> Tensor:

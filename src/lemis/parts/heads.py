@@ -6,7 +6,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from lemis.parts.layers import BatchNorm, centre, pool
+from lemis.layers.basic import BatchNorm, centre, pool
 
 
 @final

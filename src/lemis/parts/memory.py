@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lemis import processes
 from lemis.errors import UsageError
-from lemis.parts import processes
 
 
 def entries(index: Tensor, size: int, setting: str) -> Tensor:

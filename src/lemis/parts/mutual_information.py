@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lemis.parts.layers import precise
+from lemis.layers.basic import precise
 
 Over = Literal["uncollapsed", "collapsed"]
 

@@ -7,8 +7,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from lemis.parts import processes
-from lemis.parts.layers import precise, unit
+from lemis import processes
+from lemis.layers.basic import precise, unit
 
 
 @final

@@ -7,10 +7,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from lemis import processes
 from lemis.contracts import Backbone
-from lemis.parts import processes
+from lemis.layers.basic import precise
 from lemis.parts.corrupt import image_channels
-from lemis.parts.layers import precise
 
 
 @final

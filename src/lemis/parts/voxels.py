@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lemis import processes
 from lemis.errors import UsageError
-from lemis.parts import processes
-from lemis.parts.layers import BatchNorm
+from lemis.layers.basic import BatchNorm
 
 Cell = Literal["centre", "corner"]
 

@@ -19,8 +19,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lemis import plugins
-from lemis.data.index import Index, Scan, by_slice_axis
-from lemis.data.layouts import TITLES
+from lemis.datasets.index import Index, Scan, by_slice_axis
+from lemis.datasets.layouts import TITLES
 from lemis.measure.tables import count
 from lemis.report import figures
 

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from lemis import terminal
-from lemis.data import single_image
-from lemis.data.single_image import Stack, beside
 from lemis.measure.clusters import Overlap
 from lemis.measure.tables import count
+from lemis.one_image import single_image
+from lemis.one_image.single_image import Stack, beside
 from lemis.report import overlay
 
 Facts = dict[str, Any]

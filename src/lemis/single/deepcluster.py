@@ -27,8 +27,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lemis.contracts import Segmented
-from lemis.parts import solo, starts
-from lemis.parts.pixel_cnn import Trunk
+from lemis.one_image import solo, starts
+from lemis.one_image.pixel_cnn import Trunk
 
 _SPLIT = 1e-3  # of its values: how far the two means of a cluster that was split start from it
 

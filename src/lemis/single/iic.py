@@ -27,11 +27,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lemis.contracts import Geometry, Segmented
-from lemis.data import views
-from lemis.parts import mutual_information, solo
+from lemis.one_image import solo
+from lemis.one_image.pixel_cnn import Trunk
+from lemis.one_image.solo import Networks, Optimiser, Step
+from lemis.parts import mutual_information
 from lemis.parts.mutual_information import Over
-from lemis.parts.pixel_cnn import Trunk
-from lemis.parts.solo import Networks, Optimiser, Step
+from lemis.sampling import views
 
 _GREY = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 

@@ -33,8 +33,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lemis.contracts import Segmented
 from lemis.errors import UsageError
-from lemis.parts import solo
-from lemis.parts.solo import Networks, Step
+from lemis.one_image import solo
+from lemis.one_image.solo import Networks, Step
 
 _WIDER = 4  # hidden channels of the feed-forward layers, times the width
 

@@ -30,9 +30,10 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from lemis.contracts import Geometry, Segmented
-from lemis.data import views
-from lemis.parts import edges, solo
-from lemis.parts.deform import deform_conv
+from lemis.layers.deform import deform_conv
+from lemis.one_image import solo
+from lemis.parts import edges
+from lemis.sampling import views
 
 
 def _odd(size: int) -> int:

@@ -27,9 +27,9 @@ from pydantic import Field
 from torch import Tensor
 
 from lemis.contracts import Segmented
-from lemis.parts import solo
-from lemis.parts.pixel_cnn import Trunk
-from lemis.parts.solo import Networks, Step
+from lemis.one_image import solo
+from lemis.one_image.pixel_cnn import Trunk
+from lemis.one_image.solo import Networks, Step
 
 ContextOf = Literal["softmax", "released"]
 

@@ -18,11 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lemis import files, terminal
-from lemis.data import directions, frame, layouts, volume
-from lemis.data import index as indexing
-from lemis.data.check import Fault, Findings, Seen, examine
-from lemis.data.index import Index, Scan
-from lemis.data.listing import LeftOut
+from lemis.checking.check import Fault, Findings, Seen, examine
+from lemis.datasets import frame, layouts
+from lemis.datasets import index as indexing
+from lemis.datasets.index import Index, Scan
+from lemis.datasets.listing import LeftOut
+from lemis.formats import directions, volume
 from lemis.measure.tables import count
 from lemis.settings import plain
 

@@ -1,7 +1,7 @@
 """``lemis compare``: methods x labelled subjects x folds x seeds on one data set, and whether pre-training is worth it.
 
 Every training is a cell, found again by the hash of all that decides on its outcome, so the same command again does
-only what is missing; see ``engine/cells.py`` for the files.
+only what is missing; see ``comparison/cells.py`` for the files.
 """
 
 from __future__ import annotations
@@ -21,14 +21,11 @@ import torch
 from rich.console import Console
 
 from lemis import files, plugins
-from lemis.data import index as index_file
-from lemis.data import preprocess, public
-from lemis.data.index import Index
-from lemis.data.keypoints import Settings as Keypoints
-from lemis.data.store import Store, open_store
-from lemis.engine import cells, executors, memory, pairing, plan_files, results, single_cells, slurm
-from lemis.engine.cells import Cell, Grid
-from lemis.engine.comparison import (
+from lemis.comparison import cells, executors, plan_files, results, single_cells, slurm
+from lemis.comparison.cells import Cell, Grid
+from lemis.comparison.executors import Task
+from lemis.comparison.pace import Pace, duration, print_dry_run
+from lemis.comparison.plans import (
     Plan,
     Way,
     load_plan,
@@ -38,15 +35,21 @@ from lemis.engine.comparison import (
     require_layout,
     ways,
 )
-from lemis.engine.executors import Task
-from lemis.engine.pace import Pace, duration, print_dry_run
-from lemis.engine.run import environment, messages
+from lemis.datasets import index as index_file
+from lemis.datasets import public
+from lemis.datasets.index import Index
 from lemis.errors import DataFault, UsageError
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
+from lemis.preparation import preprocess
+from lemis.preparation.keypoints import Settings as Keypoints
+from lemis.preparation.store import Store, open_store
 from lemis.records import read_table
 from lemis.report import comparison as output_page
+from lemis.runs import memory
+from lemis.runs.run import environment, messages
 from lemis.settings import write_yaml
+from lemis.training import pairing
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.finetune import finetune

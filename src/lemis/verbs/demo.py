@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lemis.data import phantom
-from lemis.engine.run import messages
+from lemis import phantom
+from lemis.runs.run import messages
 from lemis.verbs.fit import fit
 
 SUBJECTS = 16  # made-up hearts

@@ -26,13 +26,15 @@ from rich.table import Table
 from rich.text import Text
 
 from lemis import files, terminal
-from lemis.data import csv_list, dataset_json, freshness, layouts, material, volume
-from lemis.data import index as indexing
-from lemis.data import labels as label_maps
-from lemis.data.identity import subject_of
-from lemis.data.scans import image_digest
+from lemis.datasets import csv_list, dataset_json, layouts
+from lemis.datasets import index as indexing
+from lemis.datasets.identity import subject_of
+from lemis.datasets.scans import image_digest
 from lemis.errors import DataFault, UsageError, shown
+from lemis.formats import labels as label_maps
+from lemis.formats import volume
 from lemis.measure import scores, statistics, tables
+from lemis.runs import freshness, material
 from lemis.work_files import run as run_files
 from lemis.work_files.evaluation import read_summary
 from lemis.work_files.predictions import read as read_predictions

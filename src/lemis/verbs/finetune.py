@@ -10,20 +10,23 @@ import torch
 from torch import Tensor
 
 from lemis import files
-from lemis.data import exposure, index, material, views
-from lemis.data.exposure import Likeness
-from lemis.data.material import TrainedOn
-from lemis.data.preprocess import Facts
-from lemis.data.split import BUDGET_SEED, choose
-from lemis.data.store import Store, open_store
-from lemis.engine import build, folders, guards, launch, loop, pairing, plan, sources
-from lemis.engine import held_out as held_out_score
-from lemis.engine.run import Run, fill, is_done, load_model, messages
-from lemis.engine.transfer import load_pretrained, print_table, transfer
+from lemis.datasets import index
+from lemis.datasets.split import BUDGET_SEED, choose
 from lemis.errors import UsageError
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
+from lemis.preparation import exposure
+from lemis.preparation.exposure import Likeness
+from lemis.preparation.preprocess import Facts
+from lemis.preparation.store import Store, open_store
+from lemis.runs import folders, material
+from lemis.runs.material import TrainedOn
+from lemis.runs.run import Run, fill, is_done, load_model, messages
+from lemis.sampling import views
 from lemis.settings import plain
+from lemis.training import build, guards, launch, loop, pairing, run_settings, sources
+from lemis.training import held_out as held_out_score
+from lemis.training.transfer import load_pretrained, print_table, transfer
 from lemis.work_files.run import PretrainedModel
 
 _POOLED = "held_out/pooled_dice"
@@ -61,7 +64,7 @@ def finetune(
         pretrained: A finished pre-training run; None trains from scratch.
         fold: Whose test subjects are held out; None trains on every labelled subject and holds out none.
         labelled: How many of the fold's training subjects give their labels (M); all by default.
-        split: Scheme of the folds, see ``data/split.py``; by default the data set's own, else ``pcl``.
+        split: Scheme of the folds, see ``datasets/split.py``; by default the data set's own, else ``pcl``.
         selection_seed: Of the choice of M subjects; by default the protocol's.
         backbone: File name in ``backbones/``, or a dotted name; by default that of ``pretrained``, else the preset's,
             else ``unet2d``.
@@ -82,13 +85,13 @@ def finetune(
     Raises:
         UsageError: Another network than the pre-trained one, or scans prepared without the keypoints it looks at.
     """
-    tree = plan.base(preset, settings_file)
+    tree = run_settings.base(preset, settings_file)
     weights: dict[str, Tensor] = {}
     before: PretrainedModel | None = None
     if pretrained is not None:
         weights, before = load_pretrained(pretrained, trust.also(backbone, tree.get("backbone")))
     backbone = pairing.backbone_after(before, pretrained, backbone, tree)
-    settings = plan.finetuning(backbone, tree, overrides, auxiliary=auxiliary, prefix=prefix)
+    settings = run_settings.finetuning(backbone, tree, overrides, auxiliary=auxiliary, prefix=prefix)
     keypoints = pairing.keypoints_of(backbone, settings.backbone_settings)
     files.require_writable(work / "runs")
     store = open_store(work / "prepared")
@@ -127,7 +130,7 @@ def finetune(
         scans=material.seen(store, train, labels=True, known=known),
         held_out=material.seen(store, held_out, labels=True, known=known),
         start=material.digest_of_file(pretrained / "model.safetensors") if pretrained else None,
-        code=plan.code(backbone=backbone, auxiliary=settings.auxiliary),
+        code=run_settings.code(backbone=backbone, auxiliary=settings.auxiliary),
     )
     trained = is_done(path) and not material.changes(was, now)
     if trained and folders.is_current(was, now):
@@ -209,7 +212,7 @@ def finetune(
 def _usual_name(
     pretrained: Path | None,
     before: PretrainedModel | None,
-    settings: plan.Finetuning,
+    settings: run_settings.Finetuning,
     labelled: int,
     fold: int | None,
     seed: int,

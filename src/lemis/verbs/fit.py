@@ -13,17 +13,18 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from lemis.data import index as index_file
-from lemis.data.index import Index
-from lemis.data.keypoints import preparation
-from lemis.data.split import Split, choose, number_of_folds
-from lemis.engine import asked, build, pairing, plan
-from lemis.engine.pairing import SCRATCH
-from lemis.engine.run import messages
+from lemis import asked
+from lemis.datasets import index as index_file
+from lemis.datasets.index import Index
+from lemis.datasets.split import Split, choose, number_of_folds
 from lemis.errors import DataFault
 from lemis.measure.tables import count
 from lemis.plugins import Trust
+from lemis.preparation.keypoints import preparation
+from lemis.runs.run import messages
 from lemis.settings import of_dims
+from lemis.training import build, pairing, run_settings
+from lemis.training.pairing import SCRATCH
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.finetune import finetune
@@ -85,15 +86,15 @@ def fit(
     console = messages()
     asked.refuse_processes("fit")
     asked.refuse_inductive(inductive, fold)
-    given = plan.by_section(overrides)
-    tree = plan.base(preset, settings_file)
+    given = run_settings.by_section(overrides)
+    tree = run_settings.base(preset, settings_file)
     named = method
-    method, backbone = plan.choose(method, backbone, tree, given["finetune"])
+    method, backbone = run_settings.choose(method, backbone, tree, given["finetune"])
     # All settings are resolved here once, so that a mistyped one is refused before any work.
     before = None
     if method != SCRATCH:
-        before = plan.pretraining(method, backbone, tree, given["pretrain"], prefix="pretrain.")
-    tuning = plan.finetuning(backbone, tree, given["finetune"], auxiliary=auxiliary, prefix="finetune.")
+        before = run_settings.pretraining(method, backbone, tree, given["pretrain"], prefix="pretrain.")
+    tuning = run_settings.finetuning(backbone, tree, given["finetune"], auxiliary=auxiliary, prefix="finetune.")
     sections = of_dims(tree, tuning.dims)
     images, keypoints = preparation(sections.get("prepare", {}), given["prepare"], prefix="prepare.")
     wanted = pairing.keypoints_of(backbone, tuning.backbone_settings)

@@ -24,12 +24,12 @@ SCRATCH: Facts = {
 
 # Who takes settings that belong to no plug-in -> folder, file, class.
 SHARED = {
-    "prepare": ("data", "preprocess", "Settings"),
-    "keypoints (prepare, networks that look at them)": ("data", "keypoints", "Settings"),
-    "pretrain, finetune": ("engine", "schedule", "Settings"),
-    "objective (finetune)": ("engine", "supervised", "Settings"),
-    "spatial (methods, objective)": ("data", "views", "Spatial"),
-    "intensity (objective)": ("data", "intensity", "Intensity"),
+    "prepare": ("preparation", "preprocess", "Settings"),
+    "keypoints (prepare, networks that look at them)": ("preparation", "keypoints", "Settings"),
+    "pretrain, finetune": ("training", "schedule", "Settings"),
+    "objective (finetune)": ("training", "supervised", "Settings"),
+    "spatial (methods, objective)": ("sampling", "views", "Spatial"),
+    "intensity (objective)": ("sampling", "intensity", "Intensity"),
 }
 
 

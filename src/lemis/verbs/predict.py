@@ -18,23 +18,24 @@ from rich.text import Text
 
 from lemis import files, terminal
 from lemis.contracts import Backbone
-from lemis.data import exposure, preprocess, volume
-from lemis.data import frame as frames
-from lemis.data import index as index_file
-from lemis.data.exposure import SLICE_DIRECTION, Known, Strange
-from lemis.data.frame import Frame
-from lemis.data.index import Index, Scan
-from lemis.data.layouts import scan_folder
-from lemis.data.preprocess import Facts
-from lemis.data.scans import image_digest, read_image
-from lemis.data.volume import Source
-from lemis.engine import tiles
-from lemis.engine.inference import Cost, cost, load_network, predict_scan, probe
-from lemis.engine.launch import chosen_device
-from lemis.engine.run import messages
+from lemis.datasets import frame as frames
+from lemis.datasets import index as index_file
+from lemis.datasets.frame import Frame
+from lemis.datasets.index import Index, Scan
+from lemis.datasets.layouts import scan_folder
+from lemis.datasets.scans import image_digest, read_image
 from lemis.errors import UsageError
+from lemis.formats import volume
+from lemis.formats.volume import Source
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
+from lemis.prediction import tiles
+from lemis.prediction.inference import Cost, cost, load_network, predict_scan, probe
+from lemis.preparation import exposure, preprocess
+from lemis.preparation.exposure import SLICE_DIRECTION, Known, Strange
+from lemis.preparation.preprocess import Facts
+from lemis.runs.device import chosen_device
+from lemis.runs.run import messages
 from lemis.settings import parse_overrides, plain, resolve
 from lemis.work_files import predictions
 from lemis.work_files.predictions import Prediction, Predictions

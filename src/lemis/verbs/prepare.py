@@ -24,17 +24,19 @@ from rich.console import Console
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lemis import children, files, terminal
-from lemis.data import frame, preprocess, store, volume
-from lemis.data import index as index_file
-from lemis.data import keypoints as detection
-from lemis.data import labels as label_maps
-from lemis.data.index import Index, Scan
-from lemis.data.preprocess import Facts, Settings
-from lemis.data.scans import image_digest, read_image, read_label, source_fingerprint
-from lemis.data.store import Store
+from lemis.datasets import frame
+from lemis.datasets import index as index_file
+from lemis.datasets.index import Index, Scan
+from lemis.datasets.scans import image_digest, read_image, read_label, source_fingerprint
 from lemis.errors import DataFault, UsageError
+from lemis.formats import labels as label_maps
+from lemis.formats import volume
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
+from lemis.preparation import keypoints as detection
+from lemis.preparation import preprocess, store
+from lemis.preparation.preprocess import Facts, Settings
+from lemis.preparation.store import Store
 from lemis.settings import plain, resolve
 
 Item = TypeVar("Item")

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 
 from lemis import files
-from lemis.data import exposure, index, material
-from lemis.data.material import TrainedOn
-from lemis.data.split import choose
-from lemis.data.store import open_store
-from lemis.engine import build, folders, guards, launch, loop, pairing, plan, sources
-from lemis.engine.run import Run, is_done, messages
+from lemis.datasets import index
+from lemis.datasets.split import choose
+from lemis.preparation import exposure
+from lemis.preparation.store import open_store
+from lemis.runs import folders, material
+from lemis.runs.material import TrainedOn
+from lemis.runs.run import Run, is_done, messages
 from lemis.settings import plain
+from lemis.training import build, guards, launch, loop, pairing, run_settings, sources
 
 
 def pretrain(
@@ -46,7 +48,7 @@ def pretrain(
         settings_file: YAML over the preset.
         overrides: ``key=value`` over both.
         fold: Its test subjects are left out, for results that are not transductive.
-        split: Scheme of the folds, see ``data/split.py``; by default the data set's own, else ``pcl``.
+        split: Scheme of the folds, see ``datasets/split.py``; by default the data set's own, else ``pcl``.
         seed: All randomness follows from it.
         device: ``auto``, ``cpu`` or ``cuda``.
         prefix: What the user typed before the schedule's keys, for messages.
@@ -57,9 +59,9 @@ def pretrain(
     Raises:
         UsageError: A network that the method does not work on, or scans prepared without the keypoints it looks at.
     """
-    tree = plan.base(preset, settings_file)
-    method, backbone = plan.choose(method, backbone, tree, overrides)
-    settings = plan.pretraining(method, backbone, tree, overrides, prefix=prefix)
+    tree = run_settings.base(preset, settings_file)
+    method, backbone = run_settings.choose(method, backbone, tree, overrides)
+    settings = run_settings.pretraining(method, backbone, tree, overrides, prefix=prefix)
     wanted = pairing.keypoints_of(settings.backbone, settings.backbone_settings)
     files.require_writable(work / "runs")
     store = open_store(work / "prepared")
@@ -85,7 +87,7 @@ def pretrain(
     now = TrainedOn(
         facts=material.facts_of(store),
         scans=material.seen(store, scans, labels=False, known=before.scans if before else None),
-        code=plan.code(method=method, backbone=settings.backbone),
+        code=run_settings.code(method=method, backbone=settings.backbone),
     )
     if is_done(path) and folders.is_current(before, now):
         console.print(f"{path}: nothing to do")

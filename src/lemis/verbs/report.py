@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemis import files, terminal
-from lemis.data import freshness, layouts, volume
-from lemis.data import index as indexing
-from lemis.data.directions import Axes
-from lemis.data.store import read_meta
+from lemis.datasets import index as indexing
+from lemis.datasets import layouts
 from lemis.errors import UsageError
+from lemis.formats import volume
+from lemis.formats.directions import Axes
 from lemis.plugins import NO_TRUST, Trust, nearest
+from lemis.preparation.store import read_meta
 from lemis.records import Record
 from lemis.report import figures, page
+from lemis.runs import freshness
 from lemis.work_files import checks, evaluation, predictions
 from lemis.work_files import run as run_files
 
@@ -390,7 +392,9 @@ def choose_slices(reference: Array, predicted: Array, structures: dict[str, int]
 
 
 def _similarity(work: Path, text: str, runs: Sequence[str], device: str, trust: Trust) -> page.Similarity:
-    from lemis.engine import similarity as engine  # here, as it imports PyTorch, which no other part of a report needs
+    from lemis.prediction import (
+        similarity as engine,  # here, as it imports PyTorch, which no other part of a report needs
+    )
 
     query = engine.parse(text)
     found = engine.similarity(work, query, runs=runs, device=device, trust=trust)

@@ -15,19 +15,18 @@ import torch
 from rich.console import Console
 
 from lemis import files, terminal
-from lemis.data import single_image, single_sets
-from lemis.data.single_sets import Pair, Set
-from lemis.engine import one_image, one_image_record, side_by_side
-from lemis.engine.launch import chosen_device
-from lemis.engine.one_image import Array, Asked, Facts, Job
-from lemis.engine.run import messages
-from lemis.engine.side_by_side import Found, Pace
 from lemis.errors import UsageError
 from lemis.measure import tables
 from lemis.measure.choosing import Choice, choose
 from lemis.measure.clusters import Protocol
+from lemis.one_image import image_request, mask_record, side_by_side, single_image, single_sets
+from lemis.one_image.image_request import Array, Asked, Facts, Job
+from lemis.one_image.side_by_side import Found, Pace
+from lemis.one_image.single_sets import Pair, Set
 from lemis.report import single as told
 from lemis.report.single import Outcome
+from lemis.runs.device import chosen_device
+from lemis.runs.run import messages
 
 SUMMARY = "summary.csv"
 
@@ -69,7 +68,7 @@ def segment_one(
         image: A picture, a DICOM slice, a volume, or the folder of one DICOM series.
         output: The mask to write, in a format that the image's can be compared with; with ``batch``, a folder.
         batch: A folder: every image in it, several side by side. One that fails does not stop the others. Also a set
-            of images with its references, as ``data/single_sets.py`` lists them: those are scored.
+            of images with its references, as ``one_image/single_sets.py`` lists them: those are scored.
         method: File name in ``single/``, or a dotted name; ``s3net`` by default.
         preset: A name in the method's ``PRESETS``, or a YAML file of its settings; by default ``small``, if it has one.
         overrides: ``key=value`` of the method's settings.
@@ -96,8 +95,8 @@ def segment_one(
     asked = Asked(
         method=method, preset=preset, overrides=tuple(overrides), seed=seed, size=size, slices=slices, window=window
     )
-    one_image.refuse_contradictions(image, batch, pick, click)
-    one_image.refuse_other_references(batch, reference, references)
+    image_request.refuse_contradictions(image, batch, pick, click)
+    image_request.refuse_other_references(batch, reference, references)
     files.require_writable(output if batch is not None else output.parent)
     target = torch.device(chosen_device(device))
     pace = Pace(at_once, target)
@@ -114,21 +113,21 @@ def _one(
     image: Path, mask: Path, asked: Asked, pick: str | None, click: str | None, reference: Path | None,
     protocol: Protocol, pace: Pace, json: bool,
 ) -> Facts:  # fmt: skip
-    stored = one_image_record.stored(mask)
+    stored = mask_record.stored(mask)
     choosing = pick is not None or click is not None
-    made_from = one_image.made_from(image, asked, stored if choosing else None)
-    again = one_image_record.is_made(stored, made_from, mask)
-    job = one_image.opened(image, mask, made_from)
-    marked = one_image_record.reference(reference, job.stack)
+    made_from = image_request.made_from(image, asked, stored if choosing else None)
+    again = mask_record.is_made(stored, made_from, mask)
+    job = image_request.opened(image, mask, made_from)
+    marked = mask_record.reference(reference, job.stack)
     console = messages()
     for note in job.stack.notes:
         console.print(f"{image}: {note}")
     if again:
         assert stored is not None
         console.print(f"{stored['files']['labels']}: made before from the same image, not made again")
-        found, label_map = stored["slices"], one_image_record.label_map(stored, job)
+        found, label_map = stored["slices"], mask_record.label_map(stored, job)
     else:
-        found, label_map = one_image.described(job, _answers(job, pace, console))
+        found, label_map = image_request.described(job, _answers(job, pace, console))
     chosen, by = choose(found, label_map, job.stack.shape, pick, click)
     record = _written(job, found, label_map, chosen, by, marked, protocol)
     if json:
@@ -159,9 +158,9 @@ def _written(
     marked: Mapping[int, Array] | None, protocol: Protocol,
 ) -> Facts:  # fmt: skip
     """Write everything; all of it is computed before the first file."""
-    masked = one_image_record.masked(found, label_map, chosen, marked, protocol)
+    masked = mask_record.masked(found, label_map, chosen, marked, protocol)
     pictures = told.pictures(job.image.name, job.made_from["method"], job.stack, masked.slices, label_map)
-    return one_image_record.write(job, label_map, masked, by, pictures)
+    return mask_record.write(job, label_map, masked, by, pictures)
 
 
 # ---------------------------------------------------------------------------------------------------------- a folder
@@ -174,9 +173,9 @@ def _batch(
     found = single_sets.find(folder)
     pairs = _with_references(found.pairs, references)
     _refuse_output(output, [file.parent for pair in pairs for file in (pair.image, pair.reference) if file])
-    method = asked.method or one_image.METHOD
-    settings = one_image.settings_of(method, asked.preset, asked.overrides)  # refused now, not once per image
-    one_image.refuse_unreadable(asked)
+    method = asked.method or image_request.METHOD
+    settings = image_request.settings_of(method, asked.preset, asked.overrides)  # refused now, not once per image
+    image_request.refuse_unreadable(asked)
     console = messages()
     said = f"{tables.count(len(pairs), 'image')} with {method}"
     console.print(f"{folder}: {said}, {', '.join(f'{key}={value}' for key, value in settings.items())}")
@@ -199,7 +198,7 @@ def _batch(
         "images": len(pairs),
         "failed": {row["image"]: row["problem"] for row in rows if row["status"] == "failed"},
         "without_reference": [pair.name for pair in pairs if scoring and pair.reference is None],
-        "means": one_image_record.means([row["facts"] for row in rows if "facts" in row]),
+        "means": mask_record.means([row["facts"] for row in rows if "facts" in row]),
         "summary": str(output / SUMMARY),
     }
     print(json_text.dumps(record, indent=1)) if json else told.show_folder(record)
@@ -263,23 +262,23 @@ def _some(
 
 def _opened_or_kept(pair: Pair, output: Path, asked: Asked, protocol: Protocol) -> Job | Outcome:
     """An image ready to be segmented; or, where that was done before, what was found then."""
-    made_from = one_image.made_from(pair.image, one_image.as_in_set(asked, pair))
+    made_from = image_request.made_from(pair.image, image_request.as_in_set(asked, pair))
     mask = output / f"{pair.name}{single_image.mask_suffix(pair.image)}"
-    stored = one_image_record.stored(mask)
-    kept = stored is not None and one_image_record.is_made(stored, made_from, mask) and mask.is_file()
+    stored = mask_record.stored(mask)
+    kept = stored is not None and mask_record.is_made(stored, made_from, mask) and mask.is_file()
     if stored is not None and kept:
-        job = None if pair.reference is None else one_image.opened(pair.image, mask, made_from)
-        return Outcome(one_image_record.scored_again(stored, job, pair.reference, protocol), kept=True)
-    job = one_image.opened(pair.image, mask, made_from)
-    one_image_record.reference(pair.reference, job.stack)  # refused before the training, not after it
+        job = None if pair.reference is None else image_request.opened(pair.image, mask, made_from)
+        return Outcome(mask_record.scored_again(stored, job, pair.reference, protocol), kept=True)
+    job = image_request.opened(pair.image, mask, made_from)
+    mask_record.reference(pair.reference, job.stack)  # refused before the training, not after it
     return job
 
 
 def _finished(job: Job, answers: Mapping[int, Found], reference: Path | None, protocol: Protocol) -> Outcome:
     try:
-        found, label_map = one_image.described(job, answers)
+        found, label_map = image_request.described(job, answers)
         chosen, by = choose(found, label_map, job.stack.shape)
-        marked = one_image_record.reference(reference, job.stack)
+        marked = mask_record.reference(reference, job.stack)
         return Outcome(_written(job, found, label_map, chosen, by, marked, protocol))
     except Exception as error:
         return Outcome(None, error=error)

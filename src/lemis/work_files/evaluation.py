@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from lemis.data.exposure import Strange
 from lemis.measure.scores import Status
+from lemis.preparation.exposure import Strange
 from lemis.records import Count, Name, Record, each_row, find, read_table
 
 SUMMARY, PER_CASE = "summary.json", "per_case.csv"

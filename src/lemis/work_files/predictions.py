@@ -12,9 +12,9 @@ from filelock import FileLock
 from pydantic import Field
 
 from lemis import files
-from lemis.data.directions import Axes
-from lemis.data.exposure import Strange
-from lemis.data.index import Scan
+from lemis.datasets.index import Scan
+from lemis.formats.directions import Axes
+from lemis.preparation.exposure import Strange
 from lemis.records import Name, Record, find, text_of
 
 RECORD = "predictions.json"

@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from lemis import files, plugins
-from lemis.data import preprocess
-from lemis.data.exposure import Known, Likeness
-from lemis.data.frame import StoredFrame
+from lemis.datasets.frame import StoredFrame
 from lemis.errors import UsageError, shown
 from lemis.plugins import NO_TRUST, Trust
+from lemis.preparation import preprocess
+from lemis.preparation.exposure import Known, Likeness
 from lemis.records import Count, Name, Record, Size, find, parse, read, text_of
 from lemis.settings import read_yaml, resolve
 

@@ -1,0 +1,1 @@
+"""Comparisons: the plan, its cells, where they run, and their tables."""

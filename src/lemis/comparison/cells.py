@@ -1,0 +1,295 @@
+"""The cells of a comparison: every training once, found again by the hash of all that decides on its outcome.
+
+```
+WORK/comparisons/NAME/  plan.yaml  facts.json  results.csv  cases.csv  ...
+    cells/KEY/  cell.json    what it is made of
+                status.json  state, times, error
+                log.txt      all that it said
+                result.json  what came out; written last, so where it is, the cell is done
+WORK/runs/NAME-KEY8/    the training itself
+```
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator
+
+from lemis import __version__, files, plugins
+from lemis.comparison.plans import Place, Plan, Way
+from lemis.errors import UsageError, shown
+from lemis.plugins import Trust
+from lemis.preparation.store import Store
+from lemis.records import one_name
+from lemis.runs import material as data
+from lemis.runs.folders import effective
+from lemis.runs.material import digest as digest
+from lemis.training import pairing
+from lemis.training.run_settings import NAMES, Finetuning, Pretraining
+from lemis.training.run_settings import code as code
+from lemis.work_files import comparison as cell_files
+from lemis.work_files.comparison import read_cell_status, read_result
+from lemis.work_files.run import detectors_in
+
+UPSTREAM = "upstream"  # folder in WORK with the other data set's index, prepared scans and runs
+_SMALL = ("cell.json", "status.json", "log.txt", "result.json")  # what a cell of another comparison is known by
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training, as plain JSON types."""
+
+    kind: Literal["pretrain", "finetune", "single"]
+    key: str  # hash of ``made_of``
+    title: str  # for people
+    run: str  # name of its folder in runs/
+    work: str  # its work folder: "" is WORK, else a folder in it
+    needs: tuple[str, ...]  # keys
+    made_of: dict[str, Any]
+    call: dict[str, Any]  # what the verb is called with
+    labelled: tuple[str, ...] = ()  # subjects
+    test: tuple[str, ...] = ()  # ids of the scans that are scored
+
+
+def _stays(cell: Cell) -> Cell:
+    if cell.work not in ("", UPSTREAM) or (cell.run and one_name(cell.run) != cell.run):
+        raise ValueError("should be of a run in this work folder")
+    return cell
+
+
+_CELL = Annotated[Cell, AfterValidator(_stays)]
+
+
+class Use(NamedTuple):
+    """Where the result of a cell goes."""
+
+    row: str
+    labelled: int
+    fold: int
+    seed: int
+    cell: str
+    pretrained: str | None  # key
+    transductive: bool
+
+
+class Material(NamedTuple):
+    """A prepared data set, as far as results depend on it."""
+
+    facts: dict[str, Any]
+    subject_of: dict[str, str]  # by scan id, in the store's order
+    image: dict[str, str]  # digests
+    label: dict[str, str]  # digests of those that have one
+
+
+class Grid(NamedTuple):
+    """All cells in the order in which they run, and their places in the table."""
+
+    cells: dict[str, Cell]
+    uses: tuple[Use, ...]
+
+
+def material(store: Store) -> Material:
+    """Digests of everything prepared; reads it all once."""
+    seen = data.seen(store, range(len(store.scans)), labels=True)
+    return Material(
+        data.facts_of(store),
+        {id: scan.subject for id, scan in seen.items()},
+        {id: scan.image for id, scan in seen.items()},
+        {id: scan.label for id, scan in seen.items() if scan.label is not None},
+    )
+
+
+def expand(plan: Plan, ways: Sequence[Way], places: Sequence[Place], here: Material, there: Material | None) -> Grid:
+    """Every cell of a plan. A pre-training serves all M, and all folds where it sees the test subjects' images too.
+
+    Args:
+        plan: For what holds for all rows.
+        ways: Its rows, any budget already turned into steps.
+        places: Its columns.
+        here: The data set that is compared on.
+        there: The one to pre-train on, where it is another.
+    """
+    cells: dict[str, Cell] = {}
+    uses = []
+    for seed in plan.seeds:
+        for way in ways:
+            for place in (place for place in places if place.seed == seed):
+                before = None
+                if way.pretraining is not None:
+                    before = _pretraining_cell(plan, way.row.title, way.pretraining, place, here, there)
+                    cells.setdefault(before.key, before)
+                after = _finetuning_cell(plan, way, place, here, before)
+                cells.setdefault(after.key, after)
+                saw_test = before is not None and there is None and not plan.inductive
+                uses.append(
+                    Use(
+                        way.row.title, place.labelled, place.fold, seed, after.key,
+                        before.key if before else None, saw_test,
+                    )
+                )  # fmt: skip
+    return Grid(cells, tuple(uses))
+
+
+def _pretraining_cell(
+    plan: Plan, title: str, settings: Pretraining, place: Place, here: Material, there: Material | None
+) -> Cell:
+    excluded = set(place.split.test_subjects) if plan.inductive and there is None else set()
+    source = there or here
+    seen = [[id, subject, source.image[id]] for id, subject in source.subject_of.items() if subject not in excluded]
+    stored = settings.stored()
+    made_of = {
+        "kind": "pretrain", "lemis": __version__, **source.facts, "scans": digest(seen), "seed": place.seed,
+        "settings": effective(stored), "code": code(method=settings.method, backbone=settings.backbone),
+    }  # fmt: skip
+    key = digest(made_of)[:16]
+    start = pairing.run_name(settings.method, settings.backbone)
+    without = f", without fold {place.fold}" if excluded else ""
+    return Cell(
+        kind="pretrain", key=key, title=f"{title}: pre-training, seed {place.seed}{without}",
+        run=f"{start}-{key[:8]}", work=UPSTREAM if there else "", needs=(), made_of=made_of,
+        call={
+            "method": settings.method, "backbone": settings.backbone, "seed": place.seed, "split": plan.split,
+            "fold": place.fold if excluded else None, "overrides": _as_overrides(stored),
+        },
+    )  # fmt: skip
+
+
+def _finetuning_cell(plan: Plan, way: Way, place: Place, here: Material, before: Cell | None) -> Cell:
+    settings: Finetuning = way.finetuning
+    stored = settings.stored()
+    train, test = (
+        [id for id, subject in here.subject_of.items() if subject in subjects and id in here.label]
+        for subjects in (set(place.split.labelled_subjects), set(place.split.test_subjects))
+    )
+    made_of = {
+        "kind": "finetune", "lemis": __version__, **here.facts, "seed": place.seed,
+        "train": digest([_whole(here, id) for id in train]), "test": digest([_whole(here, id) for id in test]),
+        # In the order of their draw, which the run folder holds too: it takes no run with another.
+        "labelled": list(place.split.labelled_subjects),
+        "settings": effective(stored), "pretrained": before.key if before else None,
+        "code": code(backbone=settings.backbone, auxiliary=settings.auxiliary),
+    }  # fmt: skip
+    key = digest(made_of)[:16]
+    method = way.pretraining.method if way.pretraining else pairing.SCRATCH
+    start = pairing.with_auxiliary(pairing.run_name(method, settings.backbone), settings.auxiliary)
+    return Cell(
+        kind="finetune", key=key, title=f"{way.row.title}: M = {place.labelled}, fold {place.fold}, seed {place.seed}",
+        run=f"{start}-m{place.labelled}-fold{place.fold}-{key[:8]}", work="",
+        needs=(before.key,) if before else (), made_of=made_of,
+        labelled=place.split.labelled_subjects, test=tuple(test),
+        call={
+            "backbone": settings.backbone, "auxiliary": settings.auxiliary, "fold": place.fold,
+            "labelled": place.wanted, "split": plan.split, "selection_seed": place.selection_seed,
+            "seed": place.seed, "overrides": _as_overrides(stored),
+        },
+    )  # fmt: skip
+
+
+def _as_overrides(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Resolved settings as overrides that resolve to the same, without any preset."""
+    return {
+        key: {name: value for name, value in section.items() if name != "name"} if key in NAMES else section
+        for key, section in stored.items()
+    }
+
+
+def _whole(here: Material, id: str) -> list[str]:
+    return [id, here.subject_of[id], here.image[id], here.label[id]]
+
+
+# ------------------------------------------------------------------------------------------------------- on the disk
+
+
+def write_cell(folder: Path, cell: Cell) -> None:
+    """``cells/KEY/cell.json`` of a comparison."""
+    (folder / "cells" / cell.key).mkdir(parents=True, exist_ok=True)
+    files.write(folder / "cells" / cell.key / "cell.json", json.dumps(asdict(cell), indent=1, ensure_ascii=False))
+
+
+def read_cell(folder: Path, key: str) -> Cell | None:
+    """What ``write_cell`` wrote; None where there is no such cell.
+
+    Raises:
+        UsageError: The file is damaged.
+    """
+    cell: Cell | None = cell_files.read_cell(folder, key, _CELL)
+    return cell
+
+
+def write_status(folder: Path, key: str, state: str, message: str = "") -> None:
+    """State of a cell, and when it began and ended."""
+    status = read_cell_status(folder, key).model_dump(exclude_unset=True)
+    if state == "running":
+        status = {"started": round(time.time(), 1)}
+    elif "started" in status:
+        status |= {"ended": round(time.time(), 1)}
+    text = json.dumps({**status, "state": state, "message": message}, indent=1, ensure_ascii=False)
+    files.write(folder / "cells" / key / "status.json", text)
+
+
+def refuse_modules(folder: Path, cell: Cell, trust: Trust) -> None:
+    """Refuse a cell of a folder from anybody whose file names modules that are not ours.
+
+    Raises:
+        UsageError: It names one; nothing of it was imported.
+    """
+    for name in foreign_modules(cell):
+        if name not in trust:
+            raise UsageError(
+                f"{folder / 'cells' / cell.key / 'cell.json'} names the module {shown(name)}, "
+                "which is not of Lemis and would be run",
+                allowed="what Lemis brings; the modules of others where you know who wrote them",
+                next=f"--cell {cell.key} --trust",
+            )
+
+
+def foreign_modules(cell: Cell) -> list[str]:
+    """Modules and functions from outside that a cell names."""
+    kinds = {
+        "method": "single" if cell.kind == "single" else "methods", "backbone": "backbones", "auxiliary": "auxiliary",
+    }  # fmt: skip
+    named = [
+        str(cell.call[key]) for key, kind in kinds.items() if cell.call.get(key) not in (None, *plugins.names(kind))
+    ]
+    overrides = cell.call.get("overrides")
+    return named + (detectors_in(overrides) if isinstance(overrides, Mapping) else [])
+
+
+def run_folder(work: Path, cell: Cell) -> Path:
+    """Where its training lies."""
+    return work / cell.work / "runs" / cell.run
+
+
+def adopt(folder: Path, keys: Iterable[str]) -> int:
+    """Take over what other comparisons in the same work folder have done; how many cells that were."""
+    count = 0
+    for key in keys:
+        own = folder / "cells" / key
+        others = (other / "cells" / key for other in sorted(folder.parent.iterdir()) if other != folder)
+        done = next((other for other in others if (other / "result.json").is_file()), None)
+        if done is None or (own / "result.json").is_file():
+            continue
+        own.mkdir(parents=True, exist_ok=True)
+        for name in _SMALL:  # the result comes last
+            if (done / name).is_file():
+                files.write(own / name, (done / name).read_bytes())
+        count += 1
+    return count
+
+
+def missing(folder: Path, work: Path, grid: Grid) -> list[Cell]:
+    """What is to be run, in order: trainings without a result, and the pre-trainings whose weights they need."""
+    after = {key for key, cell in grid.cells.items() if cell.kind != "pretrain" and read_result(folder, key) is None}
+    needed = {key for after_key in after for key in grid.cells[after_key].needs}
+    before = {
+        key
+        for key in needed
+        if read_result(folder, key) is None or not (run_folder(work, grid.cells[key]) / "model.json").is_file()
+    }
+    return [cell for key, cell in grid.cells.items() if key in after or key in before]

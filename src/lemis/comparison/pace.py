@@ -1,0 +1,156 @@
+"""What a comparison will take: probes of its trainings, a budget turned into steps, and the table of a dry run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from lemis import files, records, terminal
+from lemis.comparison import cells
+from lemis.comparison.cells import Cell, Grid, Use
+from lemis.comparison.plans import Budget, Place, Plan, Way
+from lemis.measure.tables import count
+from lemis.preparation.store import Store
+from lemis.runs.device import chosen_device
+from lemis.settings import plain
+from lemis.training import probe
+from lemis.training.probe import Probe
+
+
+@final
+class Pace:
+    """Probes of the trainings of a comparison, each made once and kept in its folder, so that a budget stays one.
+
+    Args:
+        folder: Of the comparison.
+        here: The scans that are compared on.
+        there: Those that are pre-trained on; mostly the same.
+        device: As the user gave it.
+        console: For a line about each probe.
+    """
+
+    def __init__(self, folder: Path, here: Store, there: Store, device: str, console: Console) -> None:
+        self.here, self.there, self.device = here, there, device
+        self._file, self._console = folder / "probe.json", console
+        again = f"delete {self._file} and run the same command again: it probes anew"
+        self._known: dict[str, Probe] = records.find(self._file, dict[str, Probe], next=again) or {}
+
+    def of_pretraining(self, way: Way) -> Probe:
+        """On all scans."""
+        assert way.pretraining is not None, "a method"
+        settings, every = way.pretraining, range(len(self.there.scans))
+        return self._probe(
+            "pretrain", way, self.there, settings.stored(),
+            lambda: probe.of_pretraining(self.there, every, settings, self.device),
+        )  # fmt: skip
+
+    def of_finetuning(self, way: Way, labelled: Iterable[str]) -> Probe:
+        """On the labelled scans of some subjects."""
+        subjects = set(labelled)
+        some = [i for i, scan in enumerate(self.here.scans) if scan.labelled and scan.subject in subjects]
+        return self._probe(
+            "finetune", way, self.here, way.finetuning.stored(),
+            lambda: probe.of_finetuning(self.here, some, way.finetuning, self.device),
+        )  # fmt: skip
+
+    def budgeted(self, plan: Plan, way: Way) -> Way:
+        """With as many steps of pre-training as the plan's budget allows."""
+        if way.pretraining is None or plan.budget == Budget():
+            return way
+        found = self.of_pretraining(way)
+        if plan.budget.images is not None:
+            steps = round(plan.budget.images / found.images)
+        else:
+            steps = round(60 * (plan.budget.minutes or 0) / found.seconds)
+        schedule = dataclasses.replace(way.pretraining.schedule, steps=max(1, steps))
+        return way._replace(pretraining=dataclasses.replace(way.pretraining, schedule=schedule))
+
+    def _probe(self, verb: str, way: Way, store: Store, stored: Mapping[str, Any], make: Callable[[], Probe]) -> Probe:
+        # Not the length: a probe serves before and after a budget was turned into steps.
+        settings = {key: value for key, value in stored.items() if key not in ("steps", "epochs")}
+        facts = [verb, settings, self.device, plain(store.settings), [scan.id for scan in store.scans]]
+        key = cells.digest(facts)[:16]
+        if key not in self._known:
+            found = self._known[key] = make()
+            self._console.print(
+                f"probe: {way.row.title}, {verb}: {found.seconds:.2g} s and {found.images:.0f} images a step"
+            )
+            known = {name: one._asdict() for name, one in self._known.items()}
+            files.write(self._file, json.dumps(known, indent=1))
+        return self._known[key]
+
+
+class _Cost(NamedTuple):
+    """Of one row."""
+
+    before: set[str]  # keys of its pre-trainings
+    after: set[str]  # of its other trainings
+    one: tuple[float, ...]  # seconds of one pre-training and of the longest other training
+    missing: float  # seconds
+    memory_gb: float
+    disk_gb: float
+
+
+def print_dry_run(pace: Pace, rows: Sequence[Way], columns: Sequence[Place], grid: Grid, todo: Sequence[Cell]) -> None:
+    """The cells of each row, what is shared, and what the missing ones will take."""
+    left = {cell.key for cell in todo}
+    table = Table("row", "pre-trainings", "trainings", "of one", "of what is missing", "GB", box=SIMPLE_HEAD)
+    costs: list[_Cost] = []
+    for way in rows:
+        uses = [use for use in grid.uses if use.row == way.row.title]
+        above = set().union(*(cost.before | cost.after for cost in costs))
+        cost = _cost(pace, way, columns[0], grid, uses, left - above)
+        costs.append(cost)
+        shared = ", of a row above" if cost.before & above else ""
+        table.add_row(
+            way.row.title, f"{len(cost.before)}{shared}" if cost.before else "none", str(len(cost.after)),
+            " + ".join(map(duration, cost.one)), duration(cost.missing), f"{cost.memory_gb:.1f}",
+        )  # fmt: skip
+    out = terminal.console()
+    terminal.print_table(out, table)
+    free_gb = shutil.disk_usage(pace.here.path).free / 1e9
+    out.print(
+        f"{count(len(grid.cells), 'cell')}, {len(todo)} missing: about {duration(sum(cost.missing for cost in costs))} "
+        f"one after the other on {chosen_device(pace.device)}, scoring on top; "
+        f"{max(cost.memory_gb for cost in costs):.1f} GB of memory each while it trains (large scans take more when "
+        "they are predicted and scored), "
+        f"{sum(cost.disk_gb for cost in costs):.2g} GB of disk ({free_gb:.0f} GB free). Nothing was trained."
+    )
+
+
+def _cost(pace: Pace, way: Way, column: Place, grid: Grid, uses: Sequence[Use], left: set[str]) -> _Cost:
+    before, after = {use.pretrained for use in uses if use.pretrained}, {use.cell for use in uses}
+    tuning = pace.of_finetuning(way, column.split.labelled_subjects)
+    seconds = {key: _length(tuning, way, grid.cells[key], pace.here) for key in after}
+    one, probes = [max(seconds.values())], [tuning]
+    if way.pretraining is not None:
+        first = pace.of_pretraining(way)
+        once = first.seconds * first.steps(way.pretraining.schedule)
+        seconds |= dict.fromkeys(before, once)
+        one, probes = [once, *one], [first, tuning]
+    missing = [value for key, value in seconds.items() if key in left]
+    memory = max(found.memory_gb or 0.0 for found in probes)
+    return _Cost(before, after, tuple(one), sum(missing), memory, len(missing) * tuning.weights_gb)
+
+
+def _length(found: Probe, way: Way, cell: Cell, store: Store) -> float:
+    """Seconds that a fine-tuning will take."""
+    subjects = set(cell.labelled)
+    slices = sum(scan.slices for scan in store.scans if scan.labelled and scan.subject in subjects)
+    return found.seconds * found.steps(way.finetuning.schedule, slices if way.finetuning.dims == 2 else None)
+
+
+def duration(seconds: float) -> str:
+    """In words: ``41 s``, ``12.5 min``."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"

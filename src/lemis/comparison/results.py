@@ -1,0 +1,143 @@
+"""The tables of a comparison, from what its cells left: ``results.csv`` and ``cases.csv``."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lemis import files
+from lemis.comparison.cells import Grid, Use
+from lemis.comparison.plans import Plan, Way
+from lemis.measure.tables import comma_separated
+from lemis.work_files import run as run_files
+from lemis.work_files.comparison import CellCase, Result, read_cell_status, read_result
+
+RESULTS = (
+    "row", "method", "backbone", "auxiliary", "labelled", "fold", "seed", "structure", "pooled_dice_best",
+    "pooled_dice_last", "dice", "hd95_mm", "assd_mm", "scans", "missed", "pretraining_core_seconds",
+    "finetuning_core_seconds", "pretraining_seconds", "finetuning_seconds", "peak_memory_gb", "transductive", "cell",
+)  # fmt: skip
+CASES = (
+    "row", "labelled", "fold", "seed", "subject", "scan", "structure", "dice", "hd95_mm", "assd_mm", "status", "cell",
+)  # fmt: skip
+SINGLE = ("hm", "xor")  # of images without labels: distance of Hammoude, and exclusive or
+_METRICS = ("dice", "hd95_mm", "assd_mm")
+MEAN = "mean"  # as a structure
+
+
+def trained(run: Path) -> dict[str, Any]:
+    """What a run's own files say of its cost, and why it learned nothing, where that is so."""
+    status = run_files.read_status(run)
+    return {
+        "seconds": status.seconds, "core_seconds": status.core_seconds, "peak_memory_gb": status.peak_memory_gb,
+        "learned_nothing": status.learned_nothing,
+    }  # fmt: skip
+
+
+def learned_nothing(folder: Path, grid: Grid) -> dict[str, dict[str, Any]]:
+    """Rows with pre-trainings that learned nothing: how many, of how many that are done, and why the first one."""
+    found = {}
+    for row in dict.fromkeys(use.row for use in grid.uses):
+        keys = dict.fromkeys(use.pretrained for use in grid.uses if use.row == row and use.pretrained)
+        done = [result for key in keys if (result := read_result(folder, key)) is not None]
+        why = [result.learned_nothing for result in done if result.learned_nothing]
+        if why:
+            found[row] = {"runs": len(why), "of": len(done), "why": why[0]}
+    return found
+
+
+def pooled(run: Path) -> dict[str, dict[str, float]]:
+    """The papers' Dice, pooled over the held-out fold: of the best and of the last scored step, by structure."""
+    name = "held_out/pooled_dice"
+    scored = [line for line in run_files.read_metrics(run) if name in line]
+    if not scored:  # finetune.evaluations=0
+        return {}
+    best = max(scored, key=lambda line: line[name])
+    return {
+        which: {
+            MEAN: line[name],
+            **{key.removeprefix(f"{name}/"): value for key, value in line.items() if key.startswith(f"{name}/")},
+        }
+        for which, line in (("best", best), ("last", scored[-1]))
+    }
+
+
+def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> list[dict[str, Any]]:
+    """Write ``results.csv`` and ``cases.csv`` of what is done.
+
+    Args:
+        folder: Of the comparison.
+        grid: Its cells.
+        plan: Its plan.
+        ways: Its rows; none of single images.
+
+    Returns:
+        What is missing: row, labelled, fold, seed and the reason.
+    """
+    rows = {
+        row.title: {"method": row.method, "backbone": row.backbone, "auxiliary": row.auxiliary} for row in plan.rows
+    }
+    networks = {way.row.title: {"backbone": way.finetuning.backbone} for way in ways}
+    results, cases, left = [], [], []
+    for use in grid.uses:
+        place = {"row": use.row, "labelled": use.labelled, "fold": use.fold, "seed": use.seed}
+        result = read_result(folder, use.cell)
+        if result is None:
+            left.append({**place, "reason": _reason(folder, use)})
+            continue
+        before = (read_result(folder, use.pretrained) if use.pretrained else None) or Result()
+        whose = {**place, **rows[use.row], **networks.get(use.row, {})}
+        results += [{**whose, **line} for line in _lines(use, result, before)]
+        cases += [{**place, **case.model_dump(exclude_unset=True), "cell": use.cell} for case in result.cases]
+    more = SINGLE if plan.kind == "single" else ()
+    files.write(folder / "results.csv", comma_separated(results, (*RESULTS, *more)))
+    files.write(folder / "cases.csv", comma_separated(cases, (*CASES, *more)))
+    return left
+
+
+def core_seconds(folder: Path, grid: Grid) -> float:
+    """What the processors worked on all cells that are done, pre-training that several share counted once."""
+    done = (result for key in grid.cells if (result := read_result(folder, key)))
+    return sum(result.core_seconds or 0.0 for result in done)
+
+
+def _lines(use: Use, result: Result, before: Result) -> list[dict[str, Any]]:
+    """A line for each structure and one for their mean."""
+    memory = [one.peak_memory_gb for one in (before, result) if one.peak_memory_gb is not None]
+    shared = {
+        "pretraining_core_seconds": before.core_seconds, "finetuning_core_seconds": result.core_seconds,
+        "pretraining_seconds": before.seconds, "finetuning_seconds": result.seconds,
+        "peak_memory_gb": max(memory, default=None), "transductive": str(use.transductive).lower(), "cell": use.cell,
+    }  # fmt: skip
+    structures = list(dict.fromkeys(case.structure for case in result.cases))
+    best, last = (result.pooled.get(which, {}) for which in ("best", "last"))
+    lines = []
+    for name in (*structures, MEAN):
+        found = [case for case in result.cases if name in (MEAN, case.structure)]
+        scores = {metric: _mean_over_scans(found, metric) for metric in (*_METRICS, *SINGLE)}
+        counts = {
+            "scans": len({case.scan for case in found}),
+            "missed": sum(case.status == "missed" for case in found),
+        }
+        both = {"pooled_dice_best": best.get(name), "pooled_dice_last": last.get(name)}
+        lines.append({"structure": name, **both, **scores, **counts, **shared})
+    return lines
+
+
+def _mean_over_scans(cases: Sequence[CellCase], metric: str) -> float | None:
+    """Each scan's mean over its structures first, then the mean over scans, as ``evaluate`` does."""
+    per_scan: dict[str, list[float]] = {}
+    for case in cases:
+        value = float(getattr(case, metric) or "nan")
+        if not math.isnan(value):
+            per_scan.setdefault(case.scan, []).append(value)
+    means = [statistics.fmean(values) for values in per_scan.values()]
+    return statistics.fmean(means) if means else None
+
+
+def _reason(folder: Path, use: Use) -> str:
+    status = read_cell_status(folder, use.cell)
+    return status.message or status.state or "not run"

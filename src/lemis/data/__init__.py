@@ -1,1 +1,0 @@
-"""Scans: from a folder of files to batches of views on the device."""

@@ -1,0 +1,1 @@
+"""Which file is what: from a folder or a list to an index of scans, their subjects, frame and folds."""

@@ -1,1 +1,0 @@
-"""The training loop, the run folder and prediction."""

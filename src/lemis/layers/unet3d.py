@@ -1,0 +1,147 @@
+"""Pieces of the three-dimensional U-Nets (Cicek et al., MICCAI 2016, https://arxiv.org/abs/1606.06650).
+
+Maps of f, 2f, 4f, ... channels at strides 1, 2, 4, ... A network holds its layers itself, under the names ``encoder``,
+``decoder`` and ``head``; ``encode`` here and ``parts.unet.decode`` go through them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lemis.errors import UsageError
+from lemis.layers.basic import BatchNorm
+
+Norm = Literal["instance", "batch", "group"]
+
+SLOPE = 0.0  # of ReLU, for the Kaiming initialisation that goes with it
+
+
+@final
+class Up(nn.Module):
+    """The deeper map enlarged twice by nearest neighbours, concatenation with the skip, two convolutions.
+
+    Args:
+        deeper: Channels of the deeper map.
+        channels: Of the skip and of the result.
+        norm: As of ``norm_of``.
+        gate: (deeper map, skip) -> how much of the skip passes, (B, 1, *space of the skip); None: all of it.
+    """
+
+    def __init__(self, deeper: int, channels: int, norm: Norm, *, gate: nn.Module | None = None) -> None:
+        super().__init__()
+        self.gate = gate
+        self.first = nn.Conv3d(deeper + channels, channels, 3, padding=1, bias=False)
+        self.then = nn.Sequential(
+            norm_of(norm, channels), nn.ReLU(inplace=True), *convolution(channels, channels, norm)
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(B, deeper, n, H, W), (B, channels, 2n, 2H, 2W) -> (B, channels, 2n, 2H, 2W)."""
+        if self.gate is not None:
+            skip = self.gate(x, skip) * skip
+        joined: Tensor = self.then(convolve_joined(x, skip, self.first.weight))
+        return joined
+
+
+def convolve_joined(x: Tensor, skip: Tensor, weight: Tensor) -> Tensor:
+    """The 3x3x3 convolution of ``x``, enlarged twice by nearest neighbours, and ``skip`` side by side.
+
+    Neither the enlarged map nor the joined one is made: the convolution of an enlarged map is a transposed convolution
+    of the small one with a kernel of side 4, which needs 8 products a voxel in place of 27.
+
+    Args:
+        x: (B, C, n, H, W).
+        skip: (B, S, 2n, 2H, 2W).
+        weight: (out, C + S, 3, 3, 3), of a convolution with padding 1.
+
+    Returns:
+        (B, out, 2n, 2H, 2W).
+    """
+    of_x, of_skip = weight.split([x.shape[1], skip.shape[1]], dim=1)
+    joined = F.conv_transpose3d(x, enlarged(of_x).transpose(0, 1), stride=2, padding=1)
+    joined += F.conv3d(skip, of_skip, padding=1)
+    return joined
+
+
+def enlarged(weight: Tensor) -> Tensor:
+    """(out, in, 3, 3, 3) of a convolution -> (out, in, 4, 4, 4) of the transposed one that enlarges first.
+
+    Along each axis the kernel is turned round and smeared over the two voxels that share a value.
+    """
+    for axis in (2, 3, 4):
+        first, second, third = weight.unbind(axis)
+        weight = torch.stack([third, second + third, first + second, first], axis)
+    return weight
+
+
+def norm_of(norm: Norm, channels: int) -> nn.Module:
+    """Normalisation of a map: each channel of each image, each channel of the batch, or groups of up to 8 channels."""
+    if norm == "instance":
+        return nn.InstanceNorm3d(channels)
+    return BatchNorm(channels) if norm == "batch" else nn.GroupNorm(math.gcd(8, channels), channels)
+
+
+def convolution(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
+    """Conv3x3x3 without bias, normalisation, ReLU."""
+    return nn.Sequential(
+        nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False),
+        norm_of(norm, out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def doubled(base_width: int, levels: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Channels and strides of ``levels`` maps, finest first; both double from one to the next."""
+    strides = tuple(2**level for level in range(levels))
+    return tuple(base_width * stride for stride in strides), strides
+
+
+def encoder(in_channels: int, channels: Sequence[int], norm: Norm) -> nn.ModuleList:
+    """For each map two convolutions, of which the first gives half the map's channels.
+
+    Args:
+        in_channels: Of the image.
+        channels: Of the maps, finest first.
+        norm: As of ``norm_of``.
+    """
+    sizes = zip([in_channels, *channels[:-1]], channels, strict=True)
+    return nn.ModuleList([nn.Sequential(convolution(i, o // 2, norm), convolution(o // 2, o, norm)) for i, o in sizes])
+
+
+def encode(levels: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
+    """An image through the layers of ``encoder``, with a max-pooling between any two -> their maps, finest first."""
+    maps: list[Tensor] = []
+    for level in levels:
+        x = level(F.max_pool3d(x, 2) if maps else x)
+        maps.append(x)
+    return maps
+
+
+def check_sides(x: Tensor, divisor: int, *, one_cell: bool) -> None:
+    """Refuse a volume whose sides the poolings do not divide, or that they leave nothing of to normalise.
+
+    Args:
+        x: (B, C, n, H, W).
+        divisor: Stride of the coarsest map.
+        one_cell: Whether that map may be a single voxel; its variance over one image is not defined.
+
+    Raises:
+        UsageError: With the size that would do.
+    """
+    sides = list(x.shape[2:])
+    small = not one_cell and max(sides) <= divisor
+    if any(side % divisor for side in sides) or small:
+        cure = [-(-side // divisor) * divisor for side in sides]
+        cure[-1] = max(cure[-1], 2 * divisor if small else 0)
+        raise UsageError(
+            f"a volume of {' x '.join(map(str, sides))} voxels",
+            allowed=f"sides that are multiples of {divisor}"
+            + ("" if one_cell else f", and not all {divisor}: one cell has no variance"),
+            next=f"pad or crop it to {' x '.join(map(str, cure))}",
+        )

@@ -1,0 +1,1 @@
+"""Prediction back on the scan's own grid."""

@@ -1,0 +1,254 @@
+"""Prediction, by slices or by tiles of a volume, back on the scan's own grid; memory is bounded by a slab of slices.
+
+Probabilities of an ensemble are averaged (not logits), then resampled linearly to the scan's grid, class after class,
+and the most probable class is kept: no label map is ever interpolated, and no class is ever there as a whole volume.
+
+Axis letters: K classes; n prepared slices of h x w; N slices of H x W on the scan's own grid.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lemis import plugins
+from lemis.contracts import Backbone
+from lemis.plugins import NO_TRUST, Trust
+from lemis.prediction import tiles
+from lemis.prediction.padding import padded_logits
+from lemis.preparation.preprocess import Facts, insert_slices
+from lemis.runs.memory import peak_memory_gb
+from lemis.runs.run import fill, load_model
+from lemis.settings import resolve
+from lemis.work_files.run import FinetunedModel, Model, read_finetuned
+
+SLAB_BYTES = 256 * 2**20  # of the probabilities of slices at once, at most (but at least one slice); volumes: see tiles
+PROBE_SECONDS = 0.5  # that tiles are timed for; two at least, the first of which warms up
+
+
+def load_network(run: Path, device: torch.device, trust: Trust = NO_TRUST) -> tuple[Backbone, FinetunedModel]:
+    """The fine-tuned network of a run, ready to predict, and its ``model.json``.
+
+    Raises:
+        UsageError: The run is not finished, was a pre-training without classes, or is of a module that ``trust`` does
+            not hold.
+    """
+    model = read_finetuned(run, trust)
+    weights, _ = load_model(run)
+    backbone = build_backbone(model)
+    fill(backbone, weights, run)
+    return backbone.eval().to(device), model
+
+
+def build_backbone(model: Model) -> Backbone:
+    """A fresh network as ``model.json`` describes it."""
+    module = plugins.load("backbones", model.backbone)
+    settings = resolve(module.Settings, model.backbone_settings, prefix="backbone.")
+    network: Backbone = module.Backbone(settings, in_channels=len(model.channels), num_classes=len(model.label_names))
+    return network
+
+
+@torch.inference_mode()
+def predict_scan(
+    networks: Sequence[Backbone],
+    image: NDArray[np.float16],
+    facts: Facts,
+    device: torch.device,
+    patch_px: Sequence[int] | None = None,
+    settings: tiles.Settings | None = None,
+) -> NDArray[Any]:
+    """Class indices of one prepared scan on its canonical grid.
+
+    Args:
+        networks: In evaluation mode; several are an ensemble.
+        image: (n, C, h, w) prepared slices, in memory or memory-mapped.
+        facts: Of the scan.
+        device: Where the networks are.
+        patch_px: (slices, rows, columns) of a tile where the networks are three-dimensional, else None.
+        settings: Of the tiles; by default their defaults.
+
+    Returns:
+        (X, Y, Z) uint8.
+    """
+    if patch_px is None:
+        slabs = _by_slices(networks, image, facts, device)
+    else:
+        slabs = tiles.probabilities(networks, image, patch_px, settings or tiles.Settings(), device)
+    return insert_slices(_on_own_grid(slabs, facts), facts)
+
+
+def _by_slices(
+    networks: Sequence[Backbone], image: NDArray[np.float16], facts: Facts, device: torch.device
+) -> Iterator[Tensor]:
+    """Slabs (K, s, h, w) of a scan that two-dimensional networks see slice by slice."""
+    slab, start = 1, 0
+    while start < len(image):
+        slices = torch.from_numpy(np.array(image[start : start + slab])).to(device).float()
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=False):
+            probabilities = torch.stack([padded_logits(network, slices).softmax(1) for network in networks]).mean(0)
+        yield probabilities.movedim(1, 0)
+        start += slab
+        pixels = max(math.prod(facts.slice_shape), math.prod(facts.prepared_shape))
+        slab = max(1, SLAB_BYTES // (4 * probabilities.shape[1] * pixels))
+
+
+def _on_own_grid(slabs: Iterator[Tensor], facts: Facts) -> NDArray[np.uint8]:
+    """Slabs (K, s, h, w) of the n prepared slices, in order -> (N, H, W) classes, each slice as soon as it can be."""
+    lower, upper, share = _between(facts.slices, facts.canonical_slices)
+    at_once = max(1, tiles.MAP_BYTES // (4 * math.prod(facts.slice_shape)))
+    out = np.empty((facts.canonical_slices, *facts.slice_shape), np.uint8)
+    done, first = 0, 0  # own slices that are written, prepared slices that came before this slab
+    before: Tensor | None = None  # the last of them
+    for slab in slabs:
+        ready = int(np.searchsorted(upper, first + slab.shape[1]))
+        for begin in range(done, ready, at_once):
+            own = slice(begin, min(begin + at_once, ready))
+            maps = _own_maps(slab, before, lower[own] - first, upper[own] - first, share[own], facts)
+            out[own] = tiles.most_probable(maps).cpu().numpy()
+        done, first = max(done, ready), first + slab.shape[1]
+        before = slab[:, -1:].clone()
+    return out
+
+
+def _between(prepared: int, own: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Of each own slice, the two prepared slices that it lies between and its way from one to the other.
+
+    The two grids share their outer edges, as in the plane; beyond the middle of the outermost slice there is no other.
+    """
+    place = np.clip((np.arange(own) + 0.5) * prepared / own - 0.5, 0, prepared - 1)
+    lower, upper = np.floor(place).astype(np.intp), np.ceil(place).astype(np.intp)
+    return lower, upper, (place - lower).astype(np.float32)
+
+
+def _own_maps(
+    slab: Tensor,
+    before: Tensor | None,
+    lower: NDArray[np.intp],
+    upper: NDArray[np.intp],
+    share: NDArray[np.float32],
+    facts: Facts,
+) -> Iterator[Tensor]:
+    """(N', H, W) of each class in turn; ``lower`` and ``upper`` count from the slab's first slice, -1 is ``before``."""
+    low, high = int(lower[0]), int(upper[-1]) + 1
+    below, above, way = (torch.from_numpy(part).to(slab.device) for part in (lower - low, upper - low, share))
+    for number, prepared in enumerate(slab):
+        maps = prepared[max(low, 0) : high]
+        if low < 0 and before is not None:
+            maps = torch.cat([before[number], maps])
+        if facts.slices != facts.canonical_slices:
+            maps = torch.lerp(maps[below], maps[above], way[:, None, None])
+        yield _in_plane(maps, facts, outside=1.0 if number == 0 else 0.0)
+
+
+def _in_plane(maps: Tensor, facts: Facts, outside: float) -> Tensor:
+    """(N', h, w) on the prepared field -> (N', H, W) at the scan's own resolution, ``outside`` beyond the field."""
+    field, (rows, cols) = facts.field, facts.resampled_shape
+    # Negative padding cuts off what the field of view adds around a small slice.
+    margins = [field.col0, cols - field.col0 - field.width, field.row0, rows - field.row0 - field.height]
+    if any(margins):
+        maps = F.pad(maps, margins, value=outside)
+    if maps.shape[1:] == facts.slice_shape:
+        return maps
+    return F.interpolate(maps[None], facts.slice_shape, mode="bilinear", align_corners=False)[0]
+
+
+# ------------------------------------------------------------------------------------------------ what it will cost
+
+
+class Probe(NamedTuple):
+    """What a tile, or a slice, took here: all networks and mirror images together, the fastest after a warm-up."""
+
+    seconds: float
+    pixels: int
+    num_classes: int
+    peak_gb: float  # of this process so far, on the GPU where it uses one
+
+
+@torch.inference_mode()
+def probe(
+    networks: Sequence[Backbone],
+    facts: Facts,
+    channels: int,
+    device: torch.device,
+    patch_px: Sequence[int] | None = None,
+    settings: tiles.Settings | None = None,
+) -> Probe:
+    """Predict a tile of noise, or a slice of the size in ``facts``, a few times; arguments as of ``predict_scan``.
+
+    Where several tiles go through the network at once, as many are predicted and the time is that of one.
+    """
+    settings = settings or tiles.Settings()
+    slices, rows, cols = patch_px or (1, *facts.prepared_shape)
+    num_classes, count = 0, 1
+    if patch_px is not None:
+        count, step = settings.at_once, max(1, int(cols * (1 - settings.overlap)))
+        cols += (count - 1) * step
+    image = np.random.default_rng(0).standard_normal((slices, channels, rows, cols), np.float32).astype(np.float16)
+    times: list[float] = []
+    while len(times) < 2 or sum(times) < PROBE_SECONDS:
+        _finish(device)
+        begin = time.perf_counter()
+        if patch_px is None:
+            slabs = _by_slices(networks, image, facts, device)
+        else:
+            slabs = tiles.probabilities(networks, image, patch_px, settings, device)
+        num_classes = [slab.shape[0] for slab in slabs][-1]
+        _finish(device)
+        times.append(time.perf_counter() - begin)
+    return Probe(
+        min(times[1:]) / count, math.prod(patch_px or facts.prepared_shape), num_classes, peak_memory_gb() or math.nan
+    )
+
+
+class Cost(NamedTuple):
+    """What the prediction of a scan is expected to take, without reading it."""
+
+    parts: int  # tiles or slices
+    seconds: float
+    peak_gb: float
+
+
+def cost(
+    facts: Facts,
+    probe: Probe,
+    channels: int,
+    device: torch.device,
+    patch_px: Sequence[int] | None = None,
+    settings: tiles.Settings | None = None,
+) -> Cost:
+    """Time and memory of one scan by what one tile or slice took.
+
+    Memory is the process's after that tile or slice and, of the scan:
+        on a CPU, the larger of preparation (4 bytes of a stored voxel; 8 of a prepared one, and 8 of those of one
+        channel at a time) and prediction (2 bytes of a prepared voxel, the sums of the tiles, 3 of a label's voxel);
+        on a GPU, the sums of the tiles.
+    The sums of the tiles are ``tiles.ring_bytes``; of slices, ``SLAB_BYTES`` at most.
+    """
+    settings = settings or tiles.Settings()
+    size = (facts.slices, *facts.prepared_shape)
+    if patch_px is None:
+        parts, pixels = facts.slices, math.prod(facts.prepared_shape)
+        sums = min(SLAB_BYTES, 4 * probe.num_classes * math.prod(size))
+    else:
+        parts, pixels = tiles.count(size, patch_px, settings.overlap), probe.pixels
+        sums = tiles.ring_bytes(size, patch_px, probe.num_classes)
+    seconds = parts * probe.seconds * pixels / probe.pixels
+    own, prepared = math.prod(facts.canonical_shape), math.prod(size)
+    preparation = 4 * channels * own + (8 * channels + 8) * prepared
+    prediction = 2 * channels * prepared + sums + 3 * own
+    more = sums if device.type == "cuda" else max(preparation, prediction)
+    return Cost(parts, seconds, probe.peak_gb + more / 1e9)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,1 @@
+"""Scans resampled, normalised and stored once, with their keypoints, for every run of a work folder."""

@@ -1,0 +1,172 @@
+"""What a training had seen: which scans, known again by their content, and how far a new scan is from them.
+
+A name is no identity: a scan may be stored anew under another one, in another format, or turned. So a run keeps the
+digests of the images and labels of its data set with their subjects, and what its scans were like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from lemis.preparation.preprocess import Facts
+
+# Scanners of one data set differ by so much without harm: ACDC's pixels are 0.7 to 1.9 mm wide.
+MOST_SPACING_FACTOR = 1.5
+# Images are normalised, so that scale alone does little; a unit or a kind of image that was never seen is beyond this.
+MOST_STD_FACTOR, MOST_MEAN_STDS = 3.0, 1.0
+SLICE_DIRECTION = "slice direction"
+_AXES = ("sagittal", "coronal", "axial")
+_UNNAMED = ("image", "channel ")  # what channels are called where nothing names them
+
+Range = tuple[float, float]  # least and most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """Scans by digest (``scans.image_digest``)."""
+
+    images: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # subjects; several where a scan is there twice
+    labels: Mapping[str, str] = field(default_factory=dict)  # subject; without labels that several subjects share
+
+    def subjects(self, image: str, label: str = "") -> frozenset[str]:
+        """Who a scan is by its content; empty for one that was never seen."""
+        return frozenset([*self.images.get(image, ()), *([self.labels[label]] if label in self.labels else [])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """Within what the scans of a training lay."""
+
+    pixel_mm: Range
+    slice_mm: Range  # from slice to slice
+    slice_axes: tuple[int, ...]
+    mean: tuple[Range, ...]  # of the intensities of a scan, for each channel
+    std: tuple[Range, ...]
+
+
+class Strange(NamedTuple):
+    """One way in which a scan is far from all that a run was trained on."""
+
+    kind: str
+    seen: str  # with the numbers
+
+
+def known(scans: Iterable[Facts]) -> Known:
+    """Of prepared scans."""
+    images: dict[str, set[str]] = {}
+    labels: dict[str, set[str]] = {}
+    for scan in scans:
+        for digests, digest in ((images, scan.image_digest), (labels, scan.label_digest)):
+            if digest:
+                digests.setdefault(digest, set()).add(scan.subject)
+    return Known(
+        images={digest: tuple(sorted(subjects)) for digest, subjects in images.items()},
+        labels={digest: subject for digest, (subject, *others) in labels.items() if not others},
+    )
+
+
+def joined(parts: Iterable[Known]) -> Known:
+    """All that any of them knows."""
+    images: dict[str, tuple[str, ...]] = {}
+    labels: dict[str, str] = {}
+    for part in parts:
+        labels |= part.labels
+        for digest, subjects in part.images.items():
+            images[digest] = tuple(sorted({*images.get(digest, ()), *subjects}))
+    return Known(images=images, labels=labels)
+
+
+def likeness(scans: Sequence[Facts]) -> Likeness:
+    """Of prepared scans, one at least."""
+    pixels = [mm for scan in scans for mm in _pixel_mm(scan)]
+    between = [_slice_mm(scan) for scan in scans]
+    channels = list(zip(*(scan.intensity for scan in scans), strict=True))
+    return Likeness(
+        pixel_mm=(min(pixels), max(pixels)),
+        slice_mm=(min(between), max(between)),
+        slice_axes=tuple(sorted({scan.slice_axis for scan in scans})),
+        mean=tuple((min(one.mean for one in channel), max(one.mean for one in channel)) for channel in channels),
+        std=tuple((min(one.std for one in channel), max(one.std for one in channel)) for channel in channels),
+    )
+
+
+def wider(one: Likeness, other: Likeness) -> Likeness:
+    """What holds the scans of both."""
+    return Likeness(
+        pixel_mm=_around(one.pixel_mm, other.pixel_mm),
+        slice_mm=_around(one.slice_mm, other.slice_mm),
+        slice_axes=tuple(sorted({*one.slice_axes, *other.slice_axes})),
+        mean=tuple(map(_around, one.mean, other.mean)),
+        std=tuple(map(_around, one.std, other.std)),
+    )
+
+
+def strange(scan: Facts, like: Likeness, channels: Sequence[str]) -> list[Strange]:
+    """In what a prepared scan is far from all that a run was trained on.
+
+    Args:
+        scan: Prepared as the run wants it.
+        like: What the run was trained on.
+        channels: Their names, for the words.
+    """
+    found = []
+    for kind, seen, (low, high) in (
+        ("pixel size", _pixel_mm(scan), like.pixel_mm),
+        ("distance of slices", (_slice_mm(scan),), like.slice_mm),
+    ):
+        if min(seen) * MOST_SPACING_FACTOR < low or max(seen) > high * MOST_SPACING_FACTOR:
+            found.append(Strange(kind, f"{_times(seen)} mm; trained on {_range((low, high))} mm"))
+    if scan.slice_axis not in like.slice_axes:
+        trained = " and ".join(_AXES[axis] for axis in like.slice_axes)
+        found.append(Strange(SLICE_DIRECTION, f"{_AXES[scan.slice_axis]} slices; trained on {trained} ones"))
+    for name, own, mean, std in zip(channels, scan.intensity, like.mean, like.std, strict=True):
+        reach = MOST_MEAN_STDS * max(std[1], own.std)
+        if (
+            not mean[0] - reach <= own.mean <= mean[1] + reach
+            or not std[0] / MOST_STD_FACTOR <= own.std <= std[1] * MOST_STD_FACTOR
+        ):
+            found.append(
+                Strange(
+                    "intensities",
+                    f"{name} has a mean of {_short(own.mean)} and a standard deviation of {_short(own.std)}; "
+                    f"trained on means of {_range(mean)} and standard deviations of {_range(std)}",
+                )
+            )
+    return found
+
+
+def other_channels(names: Sequence[str], trained: Sequence[str]) -> list[Strange]:
+    """Channels that are called otherwise than those of a training; where nothing names them, nothing is known."""
+    return [
+        Strange("channel", f"channel {number} is {name}; trained on {before}")
+        for number, (name, before) in enumerate(zip(names, trained, strict=True))
+        if name.casefold() != before.casefold() and not any(one.startswith(_UNNAMED) for one in (name, before))
+    ]
+
+
+def _pixel_mm(scan: Facts) -> tuple[float, ...]:
+    return tuple(mm for axis, mm in enumerate(scan.canonical_spacing_mm) if axis != scan.slice_axis)
+
+
+def _slice_mm(scan: Facts) -> float:
+    return scan.canonical_spacing_mm[scan.slice_axis]
+
+
+def _around(one: Range, other: Range) -> Range:
+    return min(one[0], other[0]), max(one[1], other[1])
+
+
+def _times(lengths: Sequence[float]) -> str:
+    return " x ".join(f"{mm:.3g}" for mm in lengths)
+
+
+def _range(ends: Range) -> str:
+    low, high = map(_short, ends)
+    return low if low == high else f"{low} to {high}"
+
+
+def _short(value: float) -> str:
+    """Four digits that mean something, without an exponent where people would write none."""
+    return f"{float(f'{value:.4g}'):.9g}"

@@ -1,0 +1,1 @@
+"""From prepared scans to batches of views on the device."""

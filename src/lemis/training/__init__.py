@@ -1,0 +1,1 @@
+"""Training: what is trained, by which settings, and the one loop."""

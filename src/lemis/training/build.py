@@ -1,0 +1,85 @@
+"""What is trained: a network, and the method or the labelled objective that trains it. Seed PyTorch before."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from lemis import plugins
+from lemis.contracts import Backbone, Method
+from lemis.runs.device import chosen_device
+from lemis.training import guards, launch
+from lemis.training.run_settings import Finetuning, Pretraining
+from lemis.training.supervised import Objective
+
+
+class Prepared(Protocol):
+    """As much of a ``preparation.store.Store`` as networks and losses depend on."""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Of the images, by name."""
+
+    @property
+    def num_classes(self) -> int:
+        """Background included."""
+
+
+class Foreseen(NamedTuple):
+    """What a store will hold, before anything is prepared."""
+
+    channels: tuple[str, ...]
+    num_classes: int
+
+
+def try_out(before: Pretraining | None, tuning: Finetuning, store: Prepared, device: str) -> None:
+    """Build all that ``fit`` trains and let it go again: what any part refuses is refused before hours of work.
+
+    Args:
+        before: The pre-training, if any.
+        tuning: The fine-tuning after it.
+        store: What will be trained on.
+        device: As the user gave it.
+
+    Raises:
+        UsageError: A network, method or extra loss that refuses the others or the data, or a batch or precision that
+            cannot be had here.
+    """
+    processor = chosen_device(device)
+    for settings, prefix in ((before, "pretrain."), (tuning, "finetune.")):
+        if settings is not None:
+            launch.precision(settings.schedule, processor, settings.dims, prefix)
+    objective(tuning, network(tuning, store), store)
+    guards.refuse_batch(tuning.objective.batch_size, tuning.schedule.accumulate, 1, "finetune.")
+    if before is not None:
+        built = method(before, network(before, store))
+        guards.refuse_batch(built.sampling.batch_size, before.schedule.accumulate, 1, "pretrain.")
+
+
+def network(settings: Pretraining | Finetuning, store: Prepared) -> Backbone:
+    """With random weights, for the channels and structures of a store."""
+    module = plugins.load("backbones", settings.backbone)
+    built: Backbone = module.Backbone(
+        settings.backbone_settings, in_channels=len(store.channels), num_classes=store.num_classes
+    )
+    return built
+
+
+def method(settings: Pretraining, backbone: Backbone) -> Method:
+    """On a network, of which only what the method trains asks for gradients from here on.
+
+    Raises:
+        UsageError: The method refuses the network.
+    """
+    built: Method = settings.method_module.Method(backbone, settings.method_settings)
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(backbone.part_of(name) in built.trains)
+    return built
+
+
+def objective(settings: Finetuning, backbone: Backbone, store: Prepared) -> Objective:
+    """The loss of fine-tuning on a network, with the extra loss if the settings name one."""
+    if settings.auxiliary is None:
+        return Objective(backbone, settings.objective, None)
+    module = plugins.load("auxiliary", settings.auxiliary)
+    extra = module.Auxiliary(backbone, settings.auxiliary_settings, num_classes=store.num_classes)
+    return Objective(backbone, settings.objective, extra)

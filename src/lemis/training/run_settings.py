@@ -1,0 +1,330 @@
+"""All settings of a run, resolved once: defaults < preset < YAML file < ``key=value``.
+
+A preset (and a settings file) names a ``method``, a ``backbone`` and an ``auxiliary`` loss, and has the sections
+``prepare``, ``backbones.<name>``, ``pretrain``, ``methods.<name>``, ``schedules.<name>`` (what differs from
+``pretrain`` for one method), ``finetune`` and ``auxiliaries.<name>``; and ``volumes``, where networks of three
+dimensions differ, with all of these again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from lemis import plugins, yaml_text
+from lemis.errors import UsageError, shown
+from lemis.settings import load_preset, merge, of_dims, parse_overrides, plain, read_yaml, resolve
+from lemis.training.pairing import BACKBONE, default_backbone, refuse_pair
+
+if TYPE_CHECKING:
+    from lemis.training import schedule, supervised
+
+Loader = Callable[[str, str], Any]  # folder, name: ``plugins.load``, or ``plugins.outlined`` before PyTorch is imported
+NAMES = {"method": "methods", "backbone": "backbones", "auxiliary": "auxiliary"}  # what is chosen, and the folder
+FOLDERS = {
+    "backbones": "backbones", "methods": "methods", "schedules": "methods", "auxiliaries": "auxiliary",
+}  # sections by file name  # fmt: skip
+SECTIONS = (*NAMES, "prepare", "pretrain", "finetune", *FOLDERS, "volumes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """A method on a backbone under a schedule."""
+
+    method: str
+    method_module: ModuleType
+    method_settings: Any
+    backbone: str
+    backbone_settings: Any
+    dims: int  # of the network, which its settings may decide
+    schedule: schedule.Settings
+
+    def stored(self) -> dict[str, Any]:
+        """As plain YAML types."""
+        return {
+            "method": {"name": self.method, **plain(self.method_settings)},
+            "backbone": {"name": self.backbone, **plain(self.backbone_settings)},
+            **plain(self.schedule),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetuning:
+    """A labelled objective on a backbone under a schedule."""
+
+    objective: supervised.Settings
+    backbone: str
+    backbone_settings: Any
+    dims: int  # of the network, which its settings may decide
+    schedule: schedule.Settings
+    auxiliary: str | None  # an extra loss
+    auxiliary_settings: Any
+
+    def stored(self) -> dict[str, Any]:
+        """As plain YAML types."""
+        extra = {"auxiliary": {"name": self.auxiliary, **plain(self.auxiliary_settings)}} if self.auxiliary else {}
+        return {
+            "objective": plain(self.objective),
+            "backbone": {"name": self.backbone, **plain(self.backbone_settings)},
+            **extra,
+            **plain(self.schedule),
+        }
+
+
+def base(preset: str | None, settings_file: Path | None, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Preset, settings file and ``more`` sections as one tree.
+
+    Raises:
+        UsageError: A section, or a method or network in one, that does not exist.
+    """
+    tree: dict[str, Any] = {}
+    if preset is not None:
+        tree = merge(tree, load_preset(preset))
+    if settings_file is not None:
+        tree = merge(tree, read_yaml(settings_file))
+    _refuse_unknown(tree, str(settings_file or preset))
+    if more:
+        _refuse_unknown(more, "settings")
+        tree = merge(tree, more)
+    return tree
+
+
+def by_section(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings of a whole way, by verb: of ``prepare``, of ``pretrain`` and of ``finetune``.
+
+    ``method.*`` and ``backbone.*`` go to pre-training, ``backbone.*`` and ``auxiliary.*`` to fine-tuning.
+
+    Raises:
+        UsageError: A setting in no section.
+    """
+    tree = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    sections = ("prepare", "pretrain", "method", "backbone", "finetune", "auxiliary")
+    for key, value in tree.items():
+        if key not in sections or not isinstance(value, dict):
+            somewhere = f"{key}.SETTING=..." if key in sections else f"pretrain.{key}=... or finetune.{key}=..."
+            raise UsageError(
+                f"setting {shown(key, quoted=False)}",
+                allowed="settings that begin with " + ", ".join(f"{section}." for section in sections),
+                next=f"--{key} {shown(value, quoted=False)}" if key in NAMES else somewhere,
+            )
+    method, backbone, auxiliary = ({key: tree[key]} if key in tree else {} for key in NAMES)
+    return {
+        "prepare": tree.get("prepare", {}),
+        "pretrain": {**tree.get("pretrain", {}), **method, **backbone},
+        "finetune": {**tree.get("finetune", {}), **backbone, **auxiliary},
+    }
+
+
+def _refuse_unknown(tree: Mapping[str, Any], where: str) -> None:
+    for key in tree:
+        if key not in SECTIONS:
+            raise UsageError(
+                f"section {shown(key)} of {where}",
+                allowed=", ".join(SECTIONS),
+                next=f"{plugins.nearest(key, SECTIONS) or 'pretrain'}:",
+            )
+    for key in NAMES:
+        value = tree.get(key, "")
+        if not isinstance(value, str):
+            name = value.get("name", BACKBONE) if key == "backbone" and isinstance(value, Mapping) else "NAME"
+            section = next(section for section in FOLDERS if section != "schedules" and FOLDERS[section] == NAMES[key])
+            by_name = yaml_text.dump_in_line({section: {name: value}})
+            raise UsageError(
+                f"section {key!r} of {where}",
+                allowed=f"the name of a {key}; settings are in {section}, with a section for each",
+                next=by_name[1:-1],
+            )
+    for section in ("prepare", "pretrain", "finetune"):
+        _section(tree, section)
+    for section, folder in FOLDERS.items():
+        known = plugins.names(folder)
+        for name in _section(tree, section):
+            if name not in known and "." not in name:
+                raise UsageError(
+                    f"section {section}.{shown(name, quoted=False)} of {where}",
+                    allowed=", ".join(known),
+                    next=f"{plugins.nearest(name, known) or known[0]}:",
+                )
+            _section(_section(tree, section), name)
+    if "volumes" in tree:
+        _refuse_unknown(_section(tree, "volumes"), f"{where}, in volumes")
+
+
+def for_network(
+    tree: Mapping[str, Any], backbone: str, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> dict[str, Any]:
+    """The sections for a network: those for its number of dimensions."""
+    return of_dims(tree, dims_of(backbone, tree, overrides))
+
+
+def dims_of(backbone: str, tree: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> int:
+    """2 or 3: of the slices or volumes that a network with these settings reads."""
+    given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    settings = _backbone_settings(backbone, tree, _section(given, "backbone"), plugins.outlined)
+    return int(getattr(settings, "dims", getattr(plugins.outlined("backbones", backbone), "DIMS", (2,))[0]))
+
+
+def choose(
+    method: str | None,
+    backbone: str | None,
+    tree: Mapping[str, Any],
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+) -> tuple[str, str]:
+    """The method and the network that were asked for; where not, the preset's, else ``sal`` and the method's own.
+
+    A preset may name another method for volumes than for slices.
+    """
+    backbone = backbone or tree.get("backbone")
+    if method is None:
+        suited = tree if backbone is None else for_network(tree, backbone, overrides)
+        method = str(suited.get("method", "sal"))
+    return method, backbone or default_backbone(method)
+
+
+def pretraining(
+    method: str,
+    backbone: str | None,
+    tree: Mapping[str, Any],
+    overrides: Sequence[str] | Mapping[str, Any],
+    *,
+    prefix: str = "",
+    load: Loader = plugins.load,
+) -> Pretraining:
+    """Settings of one pre-training run.
+
+    Args:
+        method: File name in ``methods/``, or a dotted name.
+        backbone: File name in ``backbones/``, or a dotted name; None is the method's own.
+        tree: Sections of the preset and the settings file.
+        overrides: ``epochs=...``, ``method.<key>=...``, ``backbone.<key>=...``.
+        prefix: What the user typed before the schedule's keys, for messages.
+        load: ``plugins.outlined`` where the settings are only to be refused, not used.
+
+    Raises:
+        UsageError: A setting that does not exist, or a network that the method does not work on.
+    """
+    backbone = backbone or default_backbone(method)
+    given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    dims = dims_of(backbone, tree, given)
+    refuse_pair(method, backbone, dims)
+    tree = of_dims(tree, dims)
+    own, backbone_given = _section(given, "method"), _section(given, "backbone")
+    timing = {key: value for key, value in given.items() if key not in ("method", "backbone")}
+    _refuse_section(timing, "pretrain")
+    methods = load("methods", method)
+    preset, special = (_section(_section(tree, name), method) for name in ("methods", "schedules"))
+    return Pretraining(
+        method=method,
+        method_module=methods,
+        method_settings=resolve(methods.Settings, preset, own, prefix="method."),
+        backbone=backbone,
+        backbone_settings=_backbone_settings(backbone, tree, backbone_given, load),
+        dims=dims,
+        schedule=resolve(
+            load("training", "schedule").Settings, _section(tree, "pretrain"), special, timing, prefix=prefix
+        ),
+    )
+
+
+# The PCL protocol's fine-tuning on ACDC: Adam 5e-4 with a floor of 5e-5, 200 epochs.
+PROTOCOL = {"optimiser": "adam", "learning_rate": 5e-4, "floor": 5e-5, "epochs": 200}
+
+
+def finetuning(
+    backbone: str,
+    tree: Mapping[str, Any],
+    overrides: Sequence[str] | Mapping[str, Any],
+    *,
+    auxiliary: str | None = None,
+    prefix: str = "",
+    load: Loader = plugins.load,
+) -> Finetuning:
+    """Settings of one fine-tuning run.
+
+    Args:
+        backbone: File name in ``backbones/``, or a dotted name.
+        tree: Sections of the preset and the settings file.
+        overrides: ``epochs=...``, ``objective.<key>=...``, ``backbone.<key>=...``, ``auxiliary.<key>=...``.
+        auxiliary: File name in ``auxiliary/``, or a dotted name; by default what ``tree`` names, if it names one.
+        prefix: What the user typed before the keys of schedule and objective, for messages.
+        load: ``plugins.outlined`` where the settings are only to be refused, not used.
+
+    Raises:
+        UsageError: A setting that does not exist, or one of an auxiliary loss where there is none.
+    """
+    given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    dims = dims_of(backbone, tree, given)
+    tree = of_dims(tree, dims)
+    auxiliary = auxiliary or tree.get("auxiliary")
+    backbone_given, auxiliary_given = _section(given, "backbone"), _section(given, "auxiliary")
+    if auxiliary is None and auxiliary_given:
+        raise UsageError(
+            f"auxiliary.{next(iter(auxiliary_given))} without an auxiliary loss",
+            allowed="settings of the loss that --auxiliary names",
+            next=f"--auxiliary {plugins.names('auxiliary')[-1]}",
+        )
+    own = {key: value for key, value in given.items() if key not in ("backbone", "auxiliary")}
+    _refuse_section(own, "finetune")
+    layers = [_section(tree, "finetune"), own]
+    objectives = [_section(layer, "objective") for layer in layers]
+    schedules = [{key: value for key, value in layer.items() if key != "objective"} for layer in layers]
+    return Finetuning(
+        objective=resolve(load("training", "supervised").Settings, *objectives, prefix=f"{prefix}objective."),
+        backbone=backbone,
+        backbone_settings=_backbone_settings(backbone, tree, backbone_given, load),
+        dims=dims,
+        schedule=resolve(load("training", "schedule").Settings, PROTOCOL, *schedules, prefix=prefix),
+        auxiliary=auxiliary,
+        auxiliary_settings=None if auxiliary is None else _auxiliary_settings(auxiliary, tree, auxiliary_given, load),
+    )
+
+
+def _refuse_section(given: Mapping[str, Any], verb: str) -> None:
+    """``pretrain.epochs=3`` is how ``fit`` is told; ``pretrain`` itself is told ``epochs=3``."""
+    commands = {
+        "prepare": "lemis prepare WORK", "pretrain": "lemis pretrain WORK", "finetune": "lemis finetune WORK",
+    }  # fmt: skip
+    for section, command in commands.items():
+        if isinstance(given.get(section), Mapping):
+            key, value = next(iter(given[section].items()), ("KEY", "VALUE"))
+            typed = f"{shown(key, quoted=False)}={shown(value, quoted=False)}"
+            raise UsageError(
+                f"setting {section}.{shown(key, quoted=False)} of {verb}",
+                allowed=f"settings of {verb}, with nothing before them; {section}. is for lemis fit",
+                next=typed if section == verb else f"{command} {typed}",
+            )
+
+
+def _auxiliary_settings(auxiliary: str, tree: Mapping[str, Any], given: Mapping[str, Any], load: Loader) -> Any:
+    module = load("auxiliary", auxiliary)
+    return resolve(module.Settings, _section(_section(tree, "auxiliaries"), auxiliary), given, prefix="auxiliary.")
+
+
+def _backbone_settings(backbone: str, tree: Mapping[str, Any], given: Mapping[str, Any], load: Loader) -> Any:
+    module = load("backbones", backbone)
+    return resolve(module.Settings, _section(_section(tree, "backbones"), backbone), given, prefix="backbone.")
+
+
+def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = tree.get(name, {})
+    if not isinstance(section, Mapping):
+        raise UsageError(
+            f"{name}={shown(section)}",
+            allowed=f"settings below it: {name}.KEY=VALUE",
+            next=f"--{name} {shown(section, quoted=False)}" if name in NAMES else f"{name}.KEY=VALUE",
+        )
+    return section
+
+
+def code(**named: str | None) -> dict[str, str]:
+    """Digests of the files of dotted names, as of ``method="my_lab.idea"``: what is ours goes by its version."""
+    found = {}
+    for what, name in named.items():
+        if name is not None and "." in name:
+            file = plugins.load(NAMES.get(what, what), name).__file__
+            found[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    return found

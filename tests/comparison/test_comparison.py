@@ -1,0 +1,323 @@
+"""Plans and cells: everything is checked before anything runs, and a cell's key says all that decides on its result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lemis.comparison import cells, plan_files, plans, results
+from lemis.comparison.cells import Grid, Material, Use
+from lemis.comparison.plans import Plan, load_plan, places, ways
+from lemis.errors import UsageError
+from lemis.phantom import public_sets
+from lemis.training import run_settings
+
+TINY: dict[str, Any] = {"preset": "tiny", "rows": ["scratch", "pcl"], "labelled": [1, 2], "folds": [0, 1]}
+
+
+class Scan(NamedTuple):
+    """As much of a scan as a split needs."""
+
+    id: str
+    subject: str
+    label: str | None = "label"
+
+
+SCANS = [Scan(f"s{i}", f"s{i}") for i in range(1, 7)] + [Scan("s7", "s7", None)]
+
+
+def plan_of(tmp_path: Path, **changed: Any) -> Plan:
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(TINY | changed), encoding="utf-8")
+    return load_plan(path)
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def test_the_default_plan_compares_the_presets_method_with_none() -> None:
+    plan = load_plan()
+    assert [(row.method, row.backbone) for row in plan.rows] == [("scratch", "unet2d"), ("pcl", "unet2d")]
+    assert (plan.baseline, plan.labelled, plan.folds) == ("scratch", "auto", "all")
+    assert load_plan(overrides=["preset=paper/sal-acdc"]).rows[1].title == "sal"
+
+
+def test_rows_are_named_by_what_is_not_usual(tmp_path: Path) -> None:
+    rows = ["scratch", "kaf", {"method": "scratch", "backbone": "kaf_unet"}, {"title": "Mine", "method": "pcl"}]
+    rows += [{"method": "scratch", "auxiliary": "supervised_contrast"}]
+    titles = [row.title for row in plan_of(tmp_path, rows=rows).rows]
+    assert titles == ["scratch", "kaf", "scratch (kaf_unet)", "Mine", "scratch + supervised_contrast"]
+
+
+def test_the_presets_extra_loss_is_not_one_of_every_row(tmp_path: Path) -> None:
+    rows = [{"method": "scratch", "title": "U-Net"}, {"method": "scratch", "auxiliary": "voxel_siamese"}]
+    plain, extra = ways(plan_of(tmp_path, preset="paper/voxel-siamese", rows=rows))
+    assert plain.finetuning.backbone == extra.finetuning.backbone == "unet3d"
+    assert (plain.finetuning.auxiliary, extra.finetuning.auxiliary) == (None, "voxel_siamese")
+
+
+def test_settings_of_a_row_win_over_the_plans_and_those_over_the_preset(tmp_path: Path) -> None:
+    row = {"method": "pcl", "title": "mine", "settings": {"method": {"temperature": 0.5}, "finetune": {"steps": 5}}}
+    settings = {"methods": {"pcl": {"temperature": 0.2}}, "finetune": {"steps": 6}, "pretrain": {"epochs": 3}}
+    usual, mine = ways(plan_of(tmp_path, rows=["pcl", row], settings=settings))
+    assert usual.pretraining is not None
+    assert mine.pretraining is not None
+    assert (usual.pretraining.method_settings.temperature, usual.finetuning.schedule.steps) == (0.2, 6)
+    assert (mine.pretraining.method_settings.temperature, mine.finetuning.schedule.steps) == (0.5, 5)
+    assert mine.pretraining.schedule.epochs == usual.pretraining.schedule.epochs == 3
+    assert mine.pretraining.method_settings.size_px == 32  # the preset's
+
+
+def test_a_python_function_and_the_command_line_give_plans_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_plans.py").write_text(
+        "def few(): return {'preset': 'tiny', 'rows': ['scratch', 'pcl'], 'seeds': [0, 1]}\ndef wrong(): return 3\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    plan = load_plan("my_plans:few", ["seeds=[4]", "settings.finetune.steps=7"])
+    assert (plan.seeds, ways(plan)[0].finetuning.schedule.steps) == ((4,), 7)
+    with pytest.raises(UsageError, match="returned a int"):
+        load_plan("my_plans:wrong")
+    with pytest.raises(UsageError, match="has no attribute 'none'"):
+        load_plan("my_plans:none")
+
+
+def test_shipped_plans_have_titles_and_short_names() -> None:
+    assert plan_files.shipped()["default"].startswith("Is pre-training worth it")
+    assert plan_files.short_name("paper/kaf-table1-acdc") == "kaf-table1-acdc"
+    assert plan_files.short_name(Path("here/mine.yaml")) == "mine"
+    assert plan_files.short_name("my_lab:few") == "few"
+
+
+TWO_DETECTORS = [
+    {"method": "scratch", "backbone": "kaf_unet", "title": name, "settings": {"backbone": {"keypoints": detector}}}
+    for name, detector in (("a", {"detector": "sift"}), ("b", {"detector": "my_lab.points"}))
+]
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"lables": [2]}, r"unknown setting lables\n.*\n.*labelled"),
+    "no rows": ({"rows": []}, "a list of methods"),
+    "row without method": ({"rows": [{"title": "x"}]}, "a mapping with `method`"),
+    "unknown method": ({"rows": ["scratch", "pcll"]}, "'pcll' is not in methods"),
+    "unknown setting": ({"rows": [{"method": "pcl", "settings": {"method": {"tau": 1}}}]}, r"method\.tau"),
+    "unknown section": ({"settings": {"finetun": {"steps": 3}}}, "section 'finetun' of settings"),
+    "preparation elsewhere": ({"upstream_prepare": {"spacing": 1}}, r"upstream_prepare\.spacing"),
+    "settings no mapping": ({"settings": 3}, "sections over the preset"),
+    "network": ({"rows": ["scratch", {"method": "macl", "backbone": "unet3d"}]}, "method macl on the network unet3d"),
+    "one title twice": ({"rows": ["scratch", "pcl", "pcl"]}, "2 rows are called 'pcl'"),
+    "baseline": ({"baseline": "scrach"}, r"baseline 'scrach'[\s\S]*baseline: scratch"),
+    "two budgets": ({"budget": {"images": 5, "minutes": 1}}, "one of the two"),
+    "protocol": ({"protocol": "released"}, "default or paper"),
+    "twice": ({"seeds": [1, 1]}, "each once"),
+    "none": ({"labelled": []}, "one or more"),
+    "prepare of a row": ({"rows": [{"method": "pcl", "settings": {"prepare": {"a": 2}}}]}, "settings of prepare"),
+    "scratch pre-trained": ({"rows": [{"method": "scratch", "settings": {"pretrain": {}}}]}, "from scratch has"),
+    "2D and 3D": ({"rows": ["scratch", {"method": "scratch", "backbone": "unet3d"}]}, "prepared in different ways"),
+    "single": ({"kind": "single", "rows": [{"method": "kmeans", "settings": {"finetune": {}}}]}, "of single images"),
+    "size of no image": ({"size_px": 96}, r"size_px: 96 of a plan of kind comparison"),
+    "two detectors": ({"rows": TWO_DETECTORS}, "one detector for all rows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changed", "said"), REFUSED.values(), ids=REFUSED)
+def test_a_plan_that_cannot_be_run_is_refused(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        plan_of(tmp_path, **changed)
+
+
+def test_an_unknown_plan_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="--plan default"):
+        load_plan("defalt")
+    with pytest.raises(UsageError, match=r"next: +lemis compare --list"):
+        load_plan("my-own.yaml")
+
+
+def test_plans_are_listed_in_the_order_of_their_tables() -> None:
+    names = list(plan_files.shipped())
+    assert names.index("paper/kaf-table2-acdc") < names.index("paper/kaf-table10-acdc")
+
+
+# ------------------------------------------------------------------------------------------------- with the data there
+
+
+def test_places_are_seeds_times_labels_times_folds(tmp_path: Path) -> None:
+    found = places(plan_of(tmp_path, labelled=[1, "all"], folds="all", seeds=[0, 3]), SCANS, None)
+    assert len(found) == 2 * 2 * 5
+    assert {place.labelled for place in found if place.wanted is None} == {5}  # the most that a fold has
+    assert {subject for place in found for subject in place.split.test_subjects} == {f"s{i}" for i in range(1, 7)}
+    first, second = ({place.split.labelled_subjects for place in found if place.seed == seed} for seed in (0, 3))
+    assert first == second
+
+
+def test_seeded_selection_draws_other_subjects_for_each_seed_and_the_protocols_for_seed_0(tmp_path: Path) -> None:
+    protocol, seeded = (
+        places(plan_of(tmp_path, seeds=[0, 1, 2], selection=name), SCANS, None) for name in ("protocol", "seeded")
+    )
+    drawn = [{p.split.labelled_subjects for p in seeded if p.seed == seed} for seed in (0, 1, 2)]
+    assert drawn[0] == {p.split.labelled_subjects for p in protocol}
+    assert not drawn[0] == drawn[1] == drawn[2]
+
+
+@given(most=st.integers(1, 500))
+def test_auto_is_few_some_and_all(most: int) -> None:
+    plan = Plan(rows=(plans.Row(title="scratch", method="scratch"),))
+    found = plans._labelled(plan, most)
+    assert all(m is not None and 1 <= m <= most for m in found)
+    assert sorted(set(found), key=lambda m: m or 0) == found
+    assert found[-1] == most
+    assert len(found) == min(3, most - 1) or most <= 4
+
+
+def test_what_the_data_do_not_allow_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"labelled: 5\n.*1 to 4[\s\S]*labelled: \[1\]"):
+        places(plan_of(tmp_path, labelled=[1, 5]), SCANS, None)
+    with pytest.raises(UsageError, match="fold 7"):
+        places(plan_of(tmp_path, folds=[7]), SCANS, None)
+    with pytest.raises(UsageError, match="1 labelled subject\n"):
+        places(plan_of(tmp_path), SCANS[:1], None)
+
+
+def test_scans_are_read_in_the_layout_that_the_plan_is_for(tmp_path: Path, phantom_scans: Path) -> None:
+    assert plans.require_layout(plan_of(tmp_path), phantom_scans) is None
+    assert plans.require_layout(plan_of(tmp_path, data="nnunet"), phantom_scans) == "nnunet"
+    plan = plan_of(tmp_path, data="acdc", upstream="chd")
+    with pytest.raises(UsageError, match=r"in the layout nnunet, where the plan is for acdc[\s\S]*data=null"):
+        plans.require_layout(plan, phantom_scans)
+    with pytest.raises(UsageError, match="upstream=null"):
+        plans.require_layout(plan, phantom_scans, upstream=True)
+    isic = public_sets.write(tmp_path / "isic", "isic")
+    assert plans.require_layout(plan_of(tmp_path, data="isic_grey"), isic) == "isic_grey"
+
+
+# ---------------------------------------------------------------------------------------------------------------- cells
+
+
+def material(**digests: str) -> Material:
+    image = {scan.id: digests.get(scan.id, f"image of {scan.id}") for scan in SCANS}
+    label = {scan.id: digests.get(f"{scan.id}_label", "label") for scan in SCANS if scan.label}
+    return Material({"prepared": {}}, {scan.id: scan.subject for scan in SCANS}, image, label)
+
+
+def grid_of(plan: Plan, here: Material | None = None, there: Material | None = None) -> cells.Grid:
+    return cells.expand(plan, ways(plan), places(plan, SCANS, None), here or material(), there)
+
+
+def kinds(grid: cells.Grid) -> tuple[int, int]:
+    found = [cell.kind for cell in grid.cells.values()]
+    return found.count("pretrain"), found.count("finetune")
+
+
+def test_one_pretraining_serves_all_labels_and_where_transductive_all_folds(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    assert kinds(grid_of(plan)) == (1, 2 * 2 * 2)
+    assert kinds(grid_of(plan_of(tmp_path, seeds=[0, 1]))) == (2, 2 * 2 * 2 * 2)
+    inductive = plan_of(tmp_path, inductive=True)
+    assert kinds(grid_of(inductive)) == (2, 2 * 2 * 2)
+    assert {use.transductive for use in grid_of(plan).uses if use.row == "pcl"} == {True}
+    assert not any(use.transductive for use in grid_of(inductive).uses)
+    assert not any(use.transductive for use in grid_of(plan, there=material()).uses)
+    assert kinds(grid_of(inductive, there=material())) == (1, 8)
+
+
+def test_rows_with_equal_pretraining_share_it(tmp_path: Path) -> None:
+    more = {"method": "pcl", "title": "longer", "settings": {"finetune": {"steps": 9}}}
+    hotter = {"method": "pcl", "title": "hotter", "settings": {"method": {"temperature": 0.5}}}
+    assert kinds(grid_of(plan_of(tmp_path, rows=["scratch", "pcl", more]))) == (1, 12)
+    assert kinds(grid_of(plan_of(tmp_path, rows=["scratch", "pcl", hotter]))) == (2, 12)
+
+
+def test_cells_come_after_what_they_need(tmp_path: Path) -> None:
+    order = list(grid_of(plan_of(tmp_path, inductive=True)).cells.values())
+    for i, cell in enumerate(order):
+        assert set(cell.needs) <= {before.key for before in order[:i]}
+        assert cell.kind == "finetune" or not cell.needs
+        assert (cell.kind == "pretrain") == (not cell.test)
+
+
+CHANGES: dict[str, tuple[dict[str, Any], dict[str, str], tuple[int, int]]] = {
+    # what changes of the plan and the data, and how many pre-trainings and fine-tunings are other ones then
+    "nothing": ({}, {}, (0, 0)),
+    "how often it is logged": ({"settings": {"finetune": {"log_every_steps": 3}}}, {}, (0, 0)),
+    "the title": ({"title": "another"}, {}, (0, 0)),
+    "fine-tuning": ({"settings": {"finetune": {"steps": 9}}}, {}, (0, 8)),
+    "pre-training": ({"settings": {"pretrain": {"epochs": 9}}}, {}, (1, 4)),
+    "the seed": ({"seeds": [5]}, {}, (1, 8)),
+    "an unlabelled scan": ({}, {"s7": "other"}, (1, 4)),
+    "a labelled scan": ({}, {"s1": "other"}, (1, -1)),
+    "a label": ({}, {"s1_label": "other"}, (0, -1)),
+}
+
+
+@pytest.mark.parametrize(("plan", "data", "others"), CHANGES.values(), ids=CHANGES)
+def test_a_key_changes_with_what_decides_on_the_result_and_nothing_else(
+    tmp_path: Path, plan: dict[str, Any], data: dict[str, str], others: tuple[int, int]
+) -> None:
+    before = grid_of(plan_of(tmp_path)).cells
+    after = grid_of(plan_of(tmp_path, **plan), material(**data)).cells
+    new = [cell for key, cell in after.items() if key not in before]
+    pretrained, tuned = (sum(cell.kind == kind for cell in new) for kind in ("pretrain", "finetune"))
+    assert pretrained == others[0]
+    if others[1] >= 0:
+        assert tuned == others[1]
+    else:  # those that train or test on it: from scratch by what they see, pre-trained all
+        touched = [cell for cell in before.values() if "s1" in (*cell.labelled, *cell.test) and not cell.needs]
+        assert len([cell for cell in new if cell.kind == "finetune" and not cell.needs]) == len(touched) > 0
+
+
+def test_an_upstream_data_set_decides_and_the_scans_own_images_do_not(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    one, other = (grid_of(plan, there=material(s1=digest)).cells for digest in ("a", "b"))
+    assert [cell.kind for key, cell in other.items() if key not in one] == ["pretrain"] + 4 * ["finetune"]
+    assert {cell.work for cell in one.values() if cell.kind == "pretrain"} == {"upstream"}
+
+
+def test_the_source_of_a_dotted_name_is_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "my_other_lab"
+    package.mkdir()
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    (package / "idea.py").write_text("from lemis.methods.pcl import Method, Settings\n", encoding="utf-8")
+    plan = plan_of(tmp_path, rows=["scratch", "my_other_lab.idea"])
+    before = set(grid_of(plan).cells)
+    (package / "idea.py").write_text("from lemis.methods.pcl import Method, Settings\n# better\n", encoding="utf-8")
+    new = [cell.kind for key, cell in grid_of(plan).cells.items() if key not in before]
+    assert new == ["pretrain"] + 4 * ["finetune"]
+
+
+@pytest.mark.parametrize(
+    ("method", "preset"), [("kaf", "small"), ("macl", "tiny"), ("sal", "paper/sal-acdc"), ("mae", "small")]
+)
+def test_resolved_settings_given_as_overrides_resolve_to_the_same(method: str, preset: str) -> None:
+    tree = run_settings.base(preset, None)
+    before = run_settings.pretraining(method, None, tree, {"epochs": 3})
+    again = run_settings.pretraining(method, before.backbone, {}, cells._as_overrides(before.stored()))
+    assert again == before
+    auxiliary = "supervised_contrast"
+    tuned = run_settings.finetuning(before.backbone, tree, {"auxiliary": {"weight": 0.3}}, auxiliary=auxiliary)
+    assert (
+        run_settings.finetuning(before.backbone, {}, cells._as_overrides(tuned.stored()), auxiliary=auxiliary) == tuned
+    )
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=5))
+def test_a_digest_does_not_depend_on_the_order_of_keys(facts: dict[str, Any]) -> None:
+    assert cells.digest(facts) == cells.digest(dict(reversed(facts.items())))
+
+
+def test_pretrainings_that_learned_nothing_are_counted_by_row(tmp_path: Path) -> None:
+    uses = tuple(
+        Use(row, 2, fold, 0, f"{row}{fold}", before, True)
+        for fold, before in enumerate(["a", "b", "c", None])
+        for row in ("pcl", "sal")
+        if row == "pcl" or before == "a"
+    )
+    for key, why in (("a", None), ("b", "its loss stood still")):
+        (tmp_path / "cells" / key).mkdir(parents=True)
+        (tmp_path / "cells" / key / "result.json").write_text(json.dumps({"run": key, "learned_nothing": why}))
+    found = results.learned_nothing(tmp_path, Grid({}, uses))
+    assert found == {"pcl": {"runs": 1, "of": 2, "why": "its loss stood still"}}

@@ -1,0 +1,111 @@
+"""Two processes see the batch that one sees: the same losses, the same weights, every file written once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from lemis.runs.run import load_model
+
+CASES = {
+    "pcl": ("pcl",),
+    "pcl, one view at a time": ("pcl", "method.views_together=false"),
+    "simclr": ("simclr",),
+    "rotation": ("rotation",),
+    "sal, shared": ("sal", "method.geometry=shared", "method.centring=none"),
+    # Groups of three: with batches of eight, the second scan of each batch lies in both processes.
+    "sal, shared over the border": ("sal", "method.geometry=shared", "method.per_scan=3"),
+    "sal, independent": ("sal", "method.geometry=independent", "method.centring=batch"),
+    "sal, same slice": ("sal", "method.geometry=independent", "method.per_scan=3", "method.same_slice=true"),
+    "sal, no alignment": ("sal", "method.alignment_weight=0"),
+    "accumulated": ("rotation", "accumulate=2"),
+    "pcl, volumes": ("pcl:unet3d",),
+    "mae, volumes": ("mae:unet3d",),
+}
+STEPS = 5
+WORKER = """
+import json, sys
+from pathlib import Path
+from lemis.training import launch
+from lemis.verbs.pretrain import pretrain
+
+# In double precision rounding cannot tip a ReLU or a maximum over its edge, so nothing hides a wrong gradient.
+launch.precision = lambda settings, accelerator, dims, prefix: "64-true"
+work, cases, few = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+for name, (method, *overrides) in cases.items():
+    method, _, backbone = method.partition(":")
+    given = {"name": name, "preset": "tiny", "overrides": [*few, *overrides], "device": "cpu"}
+    pretrain(work, method=method, backbone=backbone or None, **given)
+"""
+FEW = (f"steps={STEPS}", "checkpoint_minutes=0.00001")
+
+
+class Trained(NamedTuple):
+    one: Path  # work folder of one process
+    two: Path
+    said: str  # by two
+
+
+@pytest.fixture(scope="module")
+def trained(prepared_work: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Every case in one process, and in two that torchrun starts."""
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "worker.py").write_text(WORKER)
+    said = ""
+    for name, launcher in (("one", ()), ("two", ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"))):
+        work = Path(shutil.copytree(prepared_work, folder / name))
+        arguments = (str(work), json.dumps(CASES), json.dumps(FEW))
+        command = [sys.executable, *launcher, str(folder / "worker.py"), *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=180, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        said = done.stderr
+    return Trained(folder / "one", folder / "two", said)
+
+
+def lines(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_equal_one(case: str, trained: Trained) -> None:
+    runs = [work / "runs" / case for work in (trained.one, trained.two)]
+    for alone, shared in zip(*map(lines, runs), strict=True):
+        assert alone.keys() == shared.keys()
+        for name, value in alone.items():
+            if name != "seconds" and not name.startswith("embedding/local"):  # which rows are watched may differ
+                assert shared[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+    (expected, _), (found, _) = map(load_model, runs)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_writes_and_speaks(trained: Trained) -> None:
+    assert trained.said.count("pre-training") == len(CASES)
+    for case in CASES:
+        one, two = (work / "runs" / case for work in (trained.one, trained.two))
+        assert [line["step"] for line in lines(two)] == list(range(1, STEPS + 1))
+        assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+        assert len(list((two / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_a_batch_that_two_processes_cannot_share_is_refused(prepared_work: Path, tmp_path: Path) -> None:
+    work = Path(shutil.copytree(prepared_work, tmp_path / "work"))
+    (tmp_path / "worker.py").write_text(WORKER)
+    arguments = (str(work), json.dumps({"odd": ("pcl", "method.batch_size=7")}), json.dumps(FEW))
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    command = [sys.executable, *launcher, str(tmp_path / "worker.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=180, check=False)
+    assert done.returncode != 0
+    assert "a batch of 7 on 2 processes" in done.stderr
