@@ -270,7 +270,11 @@ def signalling(number):
 @pytest.mark.parametrize("verb", [raising(KeyboardInterrupt()), signalling(signal.SIGINT), signalling(signal.SIGTERM)])
 def test_an_interruption_ends_with_130_and_says_how_to_go_on(monkeypatch, capsys, verb):
     before = signal.getsignal(signal.SIGTERM)
-    ended, stderr = end(monkeypatch, capsys, "report", verb, "my work")
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
+    try:
+        ended, stderr = end(monkeypatch, capsys, "report", verb, "my work")
+    finally:
+        signal.signal(signal.SIGINT, ignored)
     assert ended == 130
     assert stderr == (
         "interrupted; what is finished is kept, and the same command goes on\n  next:    lemis report 'my work'\n"

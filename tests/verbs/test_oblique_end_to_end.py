@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from lemis.verbs import report
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.finetune import finetune
+from lemis.verbs.fit import fit
 from lemis.verbs.predict import predict
 from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
@@ -126,6 +128,38 @@ def test_they_are_prepared_as_under_plain_headers_so_the_contrast_loss_falls_ali
     )
     assert losses(first) == losses(other)
     assert len(losses(first)) > 0
+
+
+@pytest.mark.slow
+def test_fit_goes_the_same_way_on_them_as_under_plain_headers(
+    scans: Path, plain_work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The default method compares slices by their position: with stacks that run both ways its loss cannot fall."""
+    steps = (
+        "pretrain.steps=150",
+        "pretrain.precision=32",
+        "method.batch_size=16",
+        "finetune.steps=2",
+        "finetune.precision=32",
+    )
+    runs = []
+    for folder, work in ((scans, tmp_path / "oblique"), (plain_work.parent / "scans", tmp_path / "plain")):
+        fit(folder, output=work, method="pcl", preset="tiny", fold=0, overrides=steps, device="cpu")
+        runs.append(work)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "warning" not in said
+    oblique, plain = (store.open_store(work / "prepared") for work in runs)
+    np.testing.assert_array_equal(oblique.slices.position, plain.slices.position)
+    falls = [losses(work / "runs" / "pcl") for work in runs]
+    assert falls[0] == falls[1]
+    assert np.mean(falls[0][-5:]) < np.mean(falls[0][:5]) - 0.1
+    first, other = (
+        list(csv.DictReader((work / "evaluation" / "per_case.csv").read_text().splitlines())) for work in runs
+    )
+    assert len(first) == len(other) > 0
+    for one, two in zip(first, other, strict=True):
+        assert float(one["dice"]) == float(two["dice"])
+        assert float(one["hd95_mm"]) == pytest.approx(float(two["hd95_mm"]), rel=1e-5)  # headers are rounded
 
 
 def test_scans_under_plain_headers_stay_in_the_order_of_the_body_axes(plain_work: Path) -> None:
