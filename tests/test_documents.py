@@ -1,0 +1,98 @@
+"""What the documents tell a reader to type is taken by the command line, and what they link to is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from lemis import cli
+from lemis.comparison import plan_files
+from lemis.comparison.plans import load_plan
+from test_advice import OPTIONS, known
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+# The change log and the decisions speak of commands as they were then.
+TODAY = [page for page in PAGES if page.name != "CHANGELOG.md" and page.parent.name != "decisions"]
+LEMIS = typer.main.get_command(cli.app)
+BLOCK = re.compile(r"^```(?:sh)?\n(.*?)^```|^((?: {4}\S.*\n)+)", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"\s*(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?lemis +(\S.*)")  # OMP_NUM_THREADS=1 lemis ...
+QUOTED = re.compile(r"`(lemis [^`]*)`")
+LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
+OURS = {"plan.yaml", "my_lab.plans:few"}  # plans that stand for the reader's own
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def in_blocks(page: Path) -> Iterator[list[str]]:
+    """The words after ``lemis`` of every line that is a whole command."""
+    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        for line in "".join(block).replace("\\\n", " ").splitlines():
+            if found := COMMAND.match(line):
+                yield shlex.split(found[1], comments=True)
+
+
+def in_text(page: Path) -> Iterator[list[str]]:
+    """The same of those inside sentences, which may be cut short: ``lemis predict --dry-run``."""
+    for command in QUOTED.findall(page.read_text(encoding="utf-8")):
+        yield shlex.split(" ".join(command.split()))[1:]
+
+
+WHOLE = [(name_of(page), words) for page in TODAY for words in in_blocks(page)]
+MENTIONED = [(name_of(page), words) for page in TODAY for words in in_text(page)]
+
+
+def ids(found: list[tuple[str, list[str]]]) -> list[str]:
+    return [f"{page}: {' '.join(words)}" for page, words in found]
+
+
+def test_there_are_commands() -> None:
+    assert len(WHOLE) > 50
+    assert {"README.md", "docs/getting-started.md", "docs/compare.md", "docs/data.md"} <= {page for page, _ in WHOLE}
+
+
+@pytest.mark.parametrize(("page", "words"), WHOLE, ids=ids(WHOLE))
+def test_a_command_is_one_that_the_command_line_takes(page: str, words: list[str]) -> None:
+    verb = LEMIS.commands.get(words[0])  # type: ignore[attr-defined]
+    assert verb is not None, f"{page}: there is no lemis {words[0]}"
+    context = verb.make_context(words[0], words[1:])
+    for word in (*(context.params.get("overrides") or ()), *(context.params.get("runs") or ())):
+        key = word.partition("=")[0]
+        assert "=" not in word or known(key), f"{page}: {word}"
+    plan = str(context.params.get("plan", plan_files.DEFAULT))
+    if plan not in OURS:
+        load_plan(ROOT / plan if plan.endswith(".yaml") else plan)
+
+
+@pytest.mark.parametrize(("page", "words"), MENTIONED, ids=ids(MENTIONED))
+def test_a_command_in_a_sentence_has_a_verb_and_options_that_are_there(page: str, words: list[str]) -> None:
+    assert words[0] in {*LEMIS.commands, "VERB"}, page  # type: ignore[attr-defined]
+    assert {word for word in words if word.startswith("--")} <= {*OPTIONS, "--help"}, page
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the headings, made of their words as GitHub does."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+LINKS = [(name_of(page), link) for page in PAGES for link in LINK.findall(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=[f"{page}: {link}" for page, link in LINKS])
+def test_a_link_leads_somewhere(page: str, link: str) -> None:
+    path, _, anchor = link.partition("#")
+    target = (ROOT / page).parent / path if path else ROOT / page
+    assert target.exists(), f"{page}: {link}"
+    assert not anchor or anchor in anchors(target), f"{page}: {link}"
