@@ -197,6 +197,7 @@ def _export(network: Any, file: Path) -> Map:
     import torch
 
     from lemis.formats import volume
+    from lemis.formats.source import Source
     from lemis.prediction.inference import predict_scan
     from lemis.preparation import preprocess
 
@@ -205,7 +206,7 @@ def _export(network: Any, file: Path) -> Map:
     scan = file.with_name("scan.nii.gz")
     volume.write_volume(np.zeros((*shape[:2], 1), np.uint8), np.eye(4), scan)
     header = volume.read_header(scan)
-    source = volume.Source(**{**vars(header), "shape": shape})
+    source = Source(**{**vars(header), "shape": shape})
     source.header.set_data_shape(shape)
     facts = preprocess.describe(
         id="large", subject="large", images=("large.nii.gz",), label=None, shape=shape, spacing_mm=(0.8, 0.8, 0.8),

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from lemis import cli, terminal
 from lemis.datasets.index import Index, Scan
-from lemis.formats.volume import is_picture
+from lemis.formats.paths import is_picture
 from lemis.verbs import check, doctor, evaluate
 from lemis.verbs import list as list_verb
 

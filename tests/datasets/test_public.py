@@ -15,6 +15,7 @@ from lemis.checking import check
 from lemis.datasets import layouts, public
 from lemis.errors import DataFault, UsageError
 from lemis.formats import volume
+from lemis.formats.paths import file_of, label_suffix
 from lemis.phantom import public_sets
 from lemis.verbs.prepare import prepare
 
@@ -255,10 +256,10 @@ def test_grey_pictures(written) -> None:
     assert path.name.endswith(".jpg#grey")
     header = volume.read_header(path)
     assert (header.channels, header.dtype) == (1, "L")
-    colours = volume.read(volume.file_of(path)).array.astype(float)
+    colours = volume.read(file_of(path)).array.astype(float)
     grey = volume.read(path).array
     assert np.abs(grey - colours @ [0.299, 0.587, 0.114]).max() < 1.5
-    assert volume.label_suffix(path) == ".png"
+    assert label_suffix(path) == ".png"
 
 
 def test_brats_without_a_channel(tmp_path: Path) -> None:
@@ -313,7 +314,7 @@ def test_a_label_map_of_a_frame_lies_on_its_grid(tmp_path: Path) -> None:
     file = tmp_path / "film.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.zeros((5, 4, 3, 6), np.int16), np.diag([-2.0, 2.0, 8.0, 1.0])), file)
     frame = Path(f"{file}#frame=2")
-    assert volume.label_suffix(frame) == ".nii.gz"
+    assert label_suffix(frame) == ".nii.gz"
     labels = np.arange(60).reshape(5, 4, 3).astype(np.uint8)
     out = volume.write_labels(labels, volume.read_header(frame), tmp_path / "label.nii.gz")
     assert np.array_equal(volume.read(out).array, labels)

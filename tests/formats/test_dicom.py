@@ -19,7 +19,8 @@ from lemis.checking import check
 from lemis.datasets import layouts
 from lemis.datasets.listing import LeftOut
 from lemis.errors import DataFault
-from lemis.formats import dicom, volume
+from lemis.formats import paths, volume
+from lemis.formats.dicom import folders as dicom
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(10, 2000, (6, 4, 5)).astype(np.uint16)
@@ -384,9 +385,9 @@ def test_several_series_in_a_folder_are_named_and_one_can_be_picked(tmp_path: Pa
     (tmp_path / "list.csv").write_text("id,image\na,both#series=4\n")
     index = layouts.recognise(tmp_path / "list.csv").index
     assert not check.examine(index, jobs=1).faults
-    stamp = volume.stamp(Path(f"{folder}#series=4"))
+    stamp = paths.stamp(Path(f"{folder}#series=4"))
     (folder / "soft0").write_bytes((folder / "soft0").read_bytes() + b"\0\0")
-    assert volume.stamp(Path(f"{folder}#series=4")) != stamp
+    assert paths.stamp(Path(f"{folder}#series=4")) != stamp
 
 
 def test_reports_contours_and_scouts_beside_a_series(tmp_path: Path) -> None:

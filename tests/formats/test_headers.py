@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lemis.errors import DataFault
 from lemis.formats import volume
+from lemis.formats.paths import stamp
 
 VOXELS = np.random.default_rng(0).integers(0, 200, (6, 5, 4)).astype(np.int16)  # (Z, Y, X)
 META = {
@@ -127,9 +128,9 @@ def test_data_files_beside_the_header(tmp_path: Path) -> None:
 def test_another_data_file_gives_another_stamp(tmp_path: Path) -> None:
     (tmp_path / "voxels.raw").write_bytes(VOXELS.tobytes())
     file = meta(tmp_path / "a.mhd", b"", ElementDataFile="voxels.raw")
-    before = volume.stamp(file)
+    before = stamp(file)
     (tmp_path / "voxels.raw").write_bytes(VOXELS.tobytes() + b"0")
-    assert volume.stamp(file) != before
+    assert stamp(file) != before
 
 
 def test_text_in_another_encoding_is_no_reason_to_refuse_a_scan(tmp_path: Path) -> None:

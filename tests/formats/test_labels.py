@@ -14,6 +14,7 @@ from PIL import Image
 
 from lemis.errors import DataFault
 from lemis.formats import labels, segments, volume
+from lemis.formats.source import Source
 
 RANDOM = np.random.default_rng(0)
 SIZE = (6, 5, 4)
@@ -42,11 +43,11 @@ def slicer(
     return path
 
 
-def scan(path: Path, turn: np.ndarray | None = None) -> volume.Source:
+def scan(path: Path, turn: np.ndarray | None = None) -> Source:
     return volume.read_header(slicer(path, np.zeros(SIZE, np.int16), {}, turn=turn))
 
 
-def placed(path: Path, image: volume.Source) -> volume.Volume:
+def placed(path: Path, image: Source) -> volume.Volume:
     return labels.read(path, image.axes, image)
 
 
@@ -173,7 +174,7 @@ def test_voxels_of_every_numbering_become_the_same(values: list[int]) -> None:
     wanted = dict(zip(names, (1, 2, 3, 4), strict=True))
     truth = np.arange(5)[RANDOM.integers(0, 5, SIZE)]
     theirs = np.array([0, *values], np.uint16)[truth]
-    source = volume.Source(
+    source = Source(
         path=Path("a.seg.nrrd"),
         format="nrrd",
         shape=SIZE,

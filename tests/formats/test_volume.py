@@ -18,7 +18,11 @@ from PIL import Image, ImageOps
 from scipy.spatial.transform import Rotation
 
 from lemis.errors import DataFault, LemisError, UsageError
-from lemis.formats import directions, volume
+from lemis.formats import directions, nifti, volume
+from lemis.formats.faults import unreadable
+from lemis.formats.grids import is_sheared
+from lemis.formats.paths import FORMATS, label_suffix, stamp, suffix_of
+from lemis.formats.source import Source
 
 RANDOM = np.random.default_rng(0)
 SHAPE = (4, 5, 6)
@@ -45,7 +49,7 @@ def write_itk(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
 
 
 def write(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
-    if volume.FORMATS[volume.suffix_of(path)] in ("nrrd", "meta"):
+    if FORMATS[suffix_of(path)] in ("nrrd", "meta"):
         write_itk(array, affine, path)
     elif path.suffix == ".mgz":
         nibabel.save(nibabel.MGHImage(array, affine), path)
@@ -164,7 +168,7 @@ def test_a_sheared_affine_is_kept_exactly(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.zeros(SHAPE, np.int16), affine), tmp_path / "scan.nii.gz")
     scan = volume.read(tmp_path / "scan.nii.gz")
     np.testing.assert_allclose(scan.affine, affine, atol=1e-6)
-    assert volume.is_sheared(scan.affine)
+    assert is_sheared(scan.affine)
     volume.write_labels(np.zeros(SHAPE, np.uint8), scan.source, tmp_path / "label.nii.gz")
     np.testing.assert_array_equal(volume.read(tmp_path / "label.nii.gz").affine, scan.affine)
 
@@ -272,7 +276,7 @@ def test_names_of_slicer_segments_are_read(tmp_path: Path) -> None:
         image.SetMetaData(key, value)
     sitk.WriteImage(image, str(tmp_path / "a.seg.nrrd"))
     assert volume.read_header(tmp_path / "a.seg.nrrd").segments == {"tumour": 3, "oedema": 1}
-    assert volume.suffix_of(tmp_path / "a.seg.nrrd") == ".nrrd"
+    assert suffix_of(tmp_path / "a.seg.nrrd") == ".nrrd"
 
 
 # ---------------------------------------------------------------- pictures
@@ -326,7 +330,7 @@ def test_alpha_is_dropped_and_tiff_pages_are_slices(tmp_path: Path) -> None:
 
 def test_labels_of_a_jpeg_are_png(tmp_path: Path) -> None:
     Image.new("L", (5, 3)).save(tmp_path / "a.jpg")
-    assert volume.label_suffix(tmp_path / "a.jpg") == ".png"
+    assert label_suffix(tmp_path / "a.jpg") == ".png"
     with pytest.raises(UsageError, match=r"written as \.png or \.tif"):
         volume.write_labels(np.zeros((5, 3, 1), int), volume.read_header(tmp_path / "a.jpg"), tmp_path / "label.jpg")
 
@@ -417,7 +421,7 @@ def test_unknown_formats_and_missing_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(UsageError, match=r"a\.txt: files of this format are not read(.|\n)*\.nii\.gz"):
         volume.read(tmp_path / "a.txt")
-    assert volume.suffix_of(tmp_path / "a.txt") == ""
+    assert suffix_of(tmp_path / "a.txt") == ""
 
 
 def test_labels_of_another_format_or_shape_are_refused(tmp_path: Path) -> None:
@@ -438,10 +442,10 @@ def test_a_label_map_that_lands_elsewhere_is_not_kept(tmp_path: Path, monkeypatc
     write(np.zeros(SHAPE, np.int16), np.eye(4), tmp_path / "a.nii.gz")
     source = volume.read_header(tmp_path / "a.nii.gz")
 
-    def wrong(stored: np.ndarray, _like: volume.Source, path: Path) -> None:
+    def wrong(stored: np.ndarray, _like: Source, path: Path) -> None:
         nibabel.save(nibabel.Nifti1Image(stored, np.diag([1, 1, 1.5, 1])), path)
 
-    monkeypatch.setattr(volume, "_write_nifti", wrong)
+    monkeypatch.setattr(nifti, "write_labels", wrong)
     with pytest.raises(LemisError, match=r"another grid(.|\n)*2.5 mm apart"):
         volume.write_labels(np.zeros(SHAPE, int), source, tmp_path / "label.nii.gz")
     assert [file.name for file in tmp_path.iterdir()] == ["a.nii.gz"]
@@ -482,7 +486,7 @@ def test_a_series_is_ordered_by_position_and_its_labels_are_nifti(tmp_path: Path
     np.testing.assert_array_equal(scan.array[::-1, ::-1], PIXELS)  # LPS is stored, RAS is read
     np.testing.assert_allclose(scan.spacing_mm, (0.5, 0.75, 2.0))
     np.testing.assert_allclose(scan.source.affine[:3, 3], (10.0, 20.0, 5.0))
-    assert volume.label_suffix(tmp_path / "scan") == ".nii.gz"
+    assert label_suffix(tmp_path / "scan") == ".nii.gz"
     labels = RANDOM.integers(0, 4, scan.array.shape)
     volume.write_labels(labels, scan.source, tmp_path / "label.nii.gz")
     back = volume.read(tmp_path / "label.nii.gz")
@@ -495,7 +499,7 @@ def test_a_tilted_gantry_is_a_shear(tmp_path: Path, write_series) -> None:
     positions = [(0.0, 0.4 * z, 2.0 * z) for z in range(5)]
     write_series(tmp_path / "scan", PIXELS, positions=positions)
     scan = volume.read(tmp_path / "scan")
-    assert volume.is_sheared(scan.source.affine)
+    assert is_sheared(scan.source.affine)
     np.testing.assert_allclose(scan.source.affine[:3, 2], (0, -0.4, 2.0))
     volume.write_labels(np.zeros((6, 4, 5), int), scan.source, tmp_path / "label.nii.gz")
     back = volume.read_header(tmp_path / "label.nii.gz")
@@ -557,31 +561,31 @@ def test_a_stamp_changes_with_the_files_that_a_path_stands_for(tmp_path: Path) -
     (tmp_path / "series").mkdir()
     for number, name in enumerate(names):
         (tmp_path / name).write_bytes(b"0" * number)
-    stamps = {path: volume.stamp(tmp_path / path) for path in ("ct.mhd", "series", "film.nii.gz#frame=3")}
-    assert stamps == {path: volume.stamp(tmp_path / path) for path in stamps}
-    assert volume.stamp(tmp_path / "film.nii.gz") == stamps["film.nii.gz#frame=3"]
+    stamps = {path: stamp(tmp_path / path) for path in ("ct.mhd", "series", "film.nii.gz#frame=3")}
+    assert stamps == {path: stamp(tmp_path / path) for path in stamps}
+    assert stamp(tmp_path / "film.nii.gz") == stamps["film.nii.gz#frame=3"]
     for name, changed in (("ct.raw", "ct.mhd"), ("series/2.dcm", "series"), ("film.nii.gz", "film.nii.gz#frame=3")):
         (tmp_path / name).write_bytes(b"other")
-        now = {path: volume.stamp(tmp_path / path) for path in stamps}
+        now = {path: stamp(tmp_path / path) for path in stamps}
         assert [path for path in stamps if now[path] != stamps[path]] == [changed]
         stamps = now
     (tmp_path / "other.raw").write_bytes(b"other")
-    assert stamps["ct.mhd"] == volume.stamp(tmp_path / "ct.mhd")
+    assert stamps["ct.mhd"] == stamp(tmp_path / "ct.mhd")
     for absent in ("no.nii", "no.mhd"):
         with pytest.raises(FileNotFoundError):
-            volume.stamp(tmp_path / absent)
+            stamp(tmp_path / absent)
 
 
 def test_a_file_of_the_same_size_and_time_has_another_stamp(tmp_path: Path) -> None:
     """As an archive unpacks it over the other: the time of its content is set."""
     file = tmp_path / "scan.nii"
     file.write_bytes(b"0" * 400)
-    before, state = volume.stamp(file), file.stat()
+    before, state = stamp(file), file.stat()
     while file.stat().st_ctime_ns == state.st_ctime_ns:  # as coarse as the disk's clock
         file.write_bytes(b"1" * 400)
         os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert (file.stat().st_size, file.stat().st_mtime_ns) == (state.st_size, state.st_mtime_ns)
-    assert volume.stamp(file) != before
+    assert stamp(file) != before
 
 
 def test_a_moved_file_can_have_the_same_stamp(tmp_path: Path) -> None:
@@ -589,11 +593,11 @@ def test_a_moved_file_can_have_the_same_stamp(tmp_path: Path) -> None:
     for folder in (file.parent, moved.parent):
         folder.mkdir()
     file.write_bytes(b"0")
-    before, state = volume.stamp(file, moved_is_other=False), file.stat()
+    before, state = stamp(file, moved_is_other=False), file.stat()
     file.rename(moved)
     while moved.stat().st_ctime_ns == state.st_ctime_ns:  # as coarse as the disk's clock
         os.utime(moved, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert volume.stamp(moved, moved_is_other=False) == before
+    assert stamp(moved, moved_is_other=False) == before
 
 
 # ---------------------------------------------------------------- files that are not what they say
@@ -614,14 +618,14 @@ def test_one_flipped_bit_of_a_packed_file_is_refused(name: str, tmp_path: Path) 
 def test_a_damaged_film_gives_no_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film = RANDOM.integers(0, 99, (*SHAPE, 3)).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(film, np.eye(4)), tmp_path / "film.nii.gz")
-    monkeypatch.setattr(volume, "_FILM_BYTES", 100)  # frame by frame, as of large ones
+    monkeypatch.setattr(nifti, "_FILM_BYTES", 100)  # frame by frame, as of large ones
     for number in (1, 3):
         frame = volume.read(Path(f"{tmp_path / 'film.nii.gz'}#frame={number}"))
         np.testing.assert_array_equal(frame.array, film[..., number - 1])
     damaged = bytearray((tmp_path / "film.nii.gz").read_bytes())
     damaged[-6] ^= 1
     for limit in (100, 10**9):
-        monkeypatch.setattr(volume, "_FILM_BYTES", limit)
+        monkeypatch.setattr(nifti, "_FILM_BYTES", limit)
         (tmp_path / f"{limit}.nii.gz").write_bytes(damaged)
         with pytest.raises(DataFault, match=r"#frame=1 cannot be read: CRC"):
             volume.read(Path(f"{tmp_path / f'{limit}.nii.gz'}#frame=1"))
@@ -644,7 +648,7 @@ def test_a_claim_beyond_the_file_is_refused_before_anything_is_read(name: str, t
 
 
 def test_what_is_no_file_is_refused_at_the_door(tmp_path: Path) -> None:
-    for suffix in volume.FORMATS:
+    for suffix in FORMATS:
         os.mkfifo(tmp_path / f"a{suffix}")
         with pytest.raises(DataFault, match="is a named pipe"):
             volume.read(tmp_path / f"a{suffix}")
@@ -658,11 +662,9 @@ def test_formats_that_are_not_read_are_named(name: str, what: str, tmp_path: Pat
 
 
 def test_the_whole_reason_is_told(tmp_path: Path) -> None:
-    fault = volume.unreadable(tmp_path / "a.nii", OSError("Expected 48 bytes, got 20\n - could the file be damaged?"))
+    fault = unreadable(tmp_path / "a.nii", OSError("Expected 48 bytes, got 20\n - could the file be damaged?"))
     assert fault.given.endswith("cannot be read: Expected 48 bytes, got 20 - could the file be damaged?")
-    fault = volume.unreadable(
-        tmp_path / "a.mha", RuntimeError("Exception thrown\nitk::ERROR: MetaImageIO(0x1): no size")
-    )
+    fault = unreadable(tmp_path / "a.mha", RuntimeError("Exception thrown\nitk::ERROR: MetaImageIO(0x1): no size"))
     assert fault.given.endswith("cannot be read: itk::ERROR: MetaImageIO(0x1): no size")
 
 

@@ -28,6 +28,10 @@ from lemis.datasets.split import FILE as SPLITS
 from lemis.datasets.split import faults_of_splits, in_no_fold
 from lemis.errors import DataFault, LemisError, UsageError
 from lemis.formats import labels, segments, volume
+from lemis.formats.grids import corner_distance_mm, is_sheared
+from lemis.formats.paths import file_of, suffix_of
+from lemis.formats.pictures import TRANSPARENT
+from lemis.formats.source import Source
 from lemis.settings import plain
 
 # Headers hold rounded numbers; beyond a twentieth of a voxel a label no longer lies where it was drawn.
@@ -166,14 +170,14 @@ class _Report(NamedTuple):
 
 def _examine_scan(index: Index, scan: Scan) -> Seen:
     found: list[Fault] = []
-    sources: list[volume.Source] = []
+    sources: list[Source] = []
     ranges: list[tuple[float, float]] = []
     digests: list[str] = []
     sketch: duplicates.Sketch = ()
     for image in scan.images:
         report = _Report(scan.id, image, found)
         path = Path(index.root) / image
-        if not volume.file_of(path).exists():
+        if not file_of(path).exists():
             _missing(scan, report)
             continue
         image_volume = _read(path, report)
@@ -228,14 +232,14 @@ def _read(path: Path, report: _Report) -> volume.Volume | None:
     try:
         return volume.read(path)
     except UsageError as error:
-        kind = "DICOM series" if path.is_dir() or volume.suffix_of(path) in ("", ".dcm") else "unreadable file"
+        kind = "DICOM series" if path.is_dir() or suffix_of(path) in ("", ".dcm") else "unreadable file"
         report.error(kind, error.given.removeprefix(str(path)).lstrip("/: "), error.next)
     except (LemisError, OSError, MemoryError) as error:
         report.error("unreadable file", f"{path}: {error}", "copy or export the file again")
     return None
 
 
-def _header_faults(source: volume.Source, report: _Report) -> None:
+def _header_faults(source: Source, report: _Report) -> None:
     for note in source.notes:
         report.warning(*note)
     if source.format != "picture" and not all(PLAUSIBLE_MM[0] <= mm <= PLAUSIBLE_MM[1] for mm in source.spacing_mm):
@@ -252,7 +256,7 @@ def _header_faults(source: volume.Source, report: _Report) -> None:
         )
     elif source.codes is not None and min(source.codes) > 0:
         _compare_forms(source, report)
-    if volume.is_sheared(source.affine):
+    if is_sheared(source.affine):
         report.warning(
             "sheared grid",
             f"axes not at right angles (gantry tilt): affine {np.round(source.affine[:3, :3], 4).tolist()}",
@@ -272,11 +276,11 @@ def _header_faults(source: volume.Source, report: _Report) -> None:
         )
 
 
-def _compare_forms(source: volume.Source, report: _Report) -> None:
+def _compare_forms(source: Source, report: _Report) -> None:
     qform, sform = source.header.get_qform(), source.header.get_sform()
-    off = volume.corner_distance_mm(qform, sform, source.shape) * source.unit_mm
+    off = corner_distance_mm(qform, sform, source.shape) * source.unit_mm
     # A qform cannot hold a shear, so a sheared sform always differs from it; that has its own warning.
-    if off > GRID_TOLERANCE_VOXELS * min(source.spacing_mm) and not volume.is_sheared(source.affine):
+    if off > GRID_TOLERANCE_VOXELS * min(source.spacing_mm) and not is_sheared(source.affine):
         spacings = [np.linalg.norm(form[:3, :3], axis=0) * source.unit_mm for form in (qform, sform)]
         report.warning(
             "qform and sform disagree",
@@ -324,7 +328,7 @@ def _few_greys(array: npt.NDArray[Any], report: _Report) -> None:
         )
 
 
-def _grid_faults(source: volume.Source, image: volume.Source, what: str, image_file: str, report: _Report) -> None:
+def _grid_faults(source: Source, image: Source, what: str, image_file: str, report: _Report) -> None:
     """Compare a label or a further channel with the first image, in the order of the image."""
     source = dataclasses.replace(source, along=image.axes)  # on its own, its rounded header may fall to another axis
     shape, wanted = source.canonical_shape, image.canonical_shape
@@ -336,7 +340,7 @@ def _grid_faults(source: volume.Source, image: volume.Source, what: str, image_f
         )
         return
     affine, wanted_affine = source.canonical_affine, image.canonical_affine
-    off = volume.corner_distance_mm(affine, wanted_affine, wanted)
+    off = corner_distance_mm(affine, wanted_affine, wanted)
     if off <= GRID_TOLERANCE_VOXELS * min(image.spacing_mm):
         return
     if source.axis_codes != image.axis_codes:
@@ -363,16 +367,14 @@ class _Label(NamedTuple):
     palette: dict[int, str] = {}  # noqa: RUF012
 
 
-def _examine_label(
-    index: Index, scan: Scan, image: volume.Source, image_digests: Sequence[str], report: _Report
-) -> _Label:
+def _examine_label(index: Index, scan: Scan, image: Source, image_digests: Sequence[str], report: _Report) -> _Label:
     label = _read(Path(index.root) / report.file, report)
     if label is None:
         return _Label()
     try:
         label = labels.single(label)
     except DataFault as fault:
-        transparent = any(note.kind == volume.TRANSPARENT for note in label.source.notes)
+        transparent = any(note.kind == TRANSPARENT for note in label.source.notes)
         kind = "mask with transparency" if transparent else "label with channels"
         report.error(kind, fault.given.removeprefix(str(label.source.path)).strip(), fault.next)
         return _Label()

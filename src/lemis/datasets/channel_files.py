@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lemis.datasets.listing import stem_of
 from lemis.errors import UsageError
-from lemis.formats import volume
+from lemis.formats.paths import is_picture, suffix_of
 
 CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 _MOST = 8  # channels; more numbers than any scanner has contrasts count scans or slices
@@ -69,7 +69,7 @@ def _are_channels(
             return True
         if declared == 1 or not few or not alike:
             return False
-        if len(groups) == 1 or any(map(volume.is_picture, images)):
+        if len(groups) == 1 or any(map(is_picture, images)):
             raise _both_ways(CHANNEL.sub(r"\1", min(of_files)), min(of_files))
         return True
     numbered = sum(CHANNEL.match(stem_of(image)) is not None for image in images)
@@ -114,5 +114,5 @@ def _order(files: Collection[int], channels: Sequence[int]) -> list[int]:
 
 def _file(name: str, files: dict[int, Path], number: int) -> Path:
     any_other = next(iter(files.values()))
-    suffix = any_other.name[-len(volume.suffix_of(any_other)) :]
+    suffix = any_other.name[-len(suffix_of(any_other)) :]
     return files.get(number, any_other.with_name(f"{name}_{number:04d}{suffix}"))

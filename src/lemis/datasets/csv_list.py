@@ -14,8 +14,9 @@ from pathlib import Path
 
 from lemis.datasets.listing import Case, Doubt, Found, LeftOut, stem_of
 from lemis.errors import DataFault, UsageError
-from lemis.formats import spreadsheet, volume
+from lemis.formats import spreadsheet
 from lemis.formats.names import readable
+from lemis.formats.paths import file_of
 from lemis.plugins import nearest
 
 SUBJECTS = "subjects.csv"
@@ -91,7 +92,7 @@ def _lists_images(file: Path) -> bool:
 
 def _names_file(table: Path, text: str) -> bool:
     try:
-        return bool(text) and volume.file_of(table.parent / text).exists()
+        return bool(text) and file_of(table.parent / text).exists()
     except (OSError, ValueError):  # too long, or with a NUL
         return False
 

@@ -12,8 +12,9 @@ from lemis.datasets.csv_list import SUBJECTS
 from lemis.datasets.dataset_json import Declared
 from lemis.datasets.index import Scan
 from lemis.datasets.listing import LABEL_FOLDER, Case, Doubt, Found, LeftOut, Tree, known, shown, stem_of
-from lemis.formats import dicom, volume
+from lemis.formats.dicom import folders as dicom
 from lemis.formats.names import readable
+from lemis.formats.paths import file_of, strange_format, suffix_of
 
 # Names that we look for, and that a slip of the pen or another system's capitals hide from us.
 _OURS = ("imagesTr", "imagesTs", "labelsTr", "dataset.json", "splits_final.json", SUBJECTS)
@@ -35,21 +36,19 @@ def dangling_links(tree: Tree) -> list[Doubt]:
             "fetch the files (git annex get, datalad get), or remove the links",
         )
         for link in links
-        if not link.exists() and (volume.suffix_of(link) or ("." not in link.name and link.name not in _TEXTS))
+        if not link.exists() and (suffix_of(link) or ("." not in link.name and link.name not in _TEXTS))
     ]
 
 
 def unused(tree: Tree, found: Found) -> tuple[LeftOut, ...]:
     """Image files of the folder that no scan of it uses; of a folder that holds nothing else, the folder."""
-    cases = [
-        volume.file_of(file) for case in found.cases for file in (*case.images, *([case.label] if case.label else []))
-    ]
+    cases = [file_of(file) for case in found.cases for file in (*case.images, *([case.label] if case.label else []))]
     used = {shown(tree.root, file) for file in cases} | {part.file for part in found.left_out}
     busy = {parent.as_posix() for file in used for parent in Path(file).parents}
     idle: dict[str, list[str]] = {}
     for file in tree.files:
         parents = [parent.as_posix() for parent in reversed(Path(file).parents)]
-        there = (known(Path(file)) or volume.strange_format(Path(file))) and (tree.root / file).exists()
+        there = (known(Path(file)) or strange_format(Path(file))) and (tree.root / file).exists()
         if there and "__MACOSX" not in parents and file not in used and not used.intersection(parents):
             idle.setdefault(next((parent for parent in parents if parent not in busy), file), []).append(file)
     return tuple(
@@ -62,7 +61,7 @@ def unused(tree: Tree, found: Found) -> tuple[LeftOut, ...]:
 
 
 def _reason(name: str, files: Sequence[str]) -> str:
-    if all(strange := [volume.strange_format(Path(file)) for file in files]):
+    if all(strange := [strange_format(Path(file)) for file in files]):
         return f"{strange[0]} are not read"
     if files == [name]:
         return "an image that belongs to no scan"
@@ -123,8 +122,8 @@ def one_patient(root: Path, scans: Sequence[Scan]) -> list[Doubt]:
     """
     subjects: dict[str, list[str]] = {}
     for scan in scans:
-        file = volume.file_of(root / scan.images[0])
-        if file.is_dir() or volume.suffix_of(file) in ("", ".dcm"):
+        file = file_of(root / scan.images[0])
+        if file.is_dir() or suffix_of(file) in ("", ".dcm"):
             subjects.setdefault(dicom.patient(file), []).append(scan.subject)
     subjects.pop("", None)
     groups = [tuple(sorted(set(some))) for some in subjects.values()]

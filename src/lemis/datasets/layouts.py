@@ -47,9 +47,12 @@ from lemis.datasets.listing import (
     stem_of,
 )
 from lemis.errors import UsageError
-from lemis.formats import dicom, packed, spreadsheet, volume
 from lemis.formats import labels as label_maps
+from lemis.formats import packed, spreadsheet, volume
+from lemis.formats.dicom import folders as dicom
 from lemis.formats.names import is_utf8, readable, unfit_text
+from lemis.formats.paths import FORMATS, is_picture, strange_format, suffix_of
+from lemis.formats.source import Source
 from lemis.plugins import nearest
 
 TITLES = {
@@ -187,7 +190,7 @@ def _imagestr(root: Path) -> _ImagesTr | None:
     kept = {part: [file for file in files if file.name.lower().endswith(ending)] for part, files in inside.items()}
     images = inside["imagesTr"] + inside["imagesTs"]
     if images and not kept["imagesTr"] + kept["imagesTs"]:
-        endings = sorted({volume.suffix_of(file) for file in images})
+        endings = sorted({suffix_of(file) for file in images})
         raise UsageError(
             f'{root / "dataset.json"}: "file_ending" is "{declared.file_ending}", but no image ends so',
             allowed=f"what the images end in: {', '.join(endings)}",
@@ -651,7 +654,7 @@ def _listing(root: Path, layout: str, found: Found, tree: Tree | None) -> Listin
 def _guessed(case: Case) -> str:
     if case.folder is not None:
         return subject_of(case.folder)
-    return subject_of(case.id, picture=volume.is_picture(case.images[0]))
+    return subject_of(case.id, picture=is_picture(case.images[0]))
 
 
 def _read_facts(index: Index, scan: Scan) -> tuple[Scan, int, dict[str, int]]:
@@ -666,7 +669,7 @@ def _read_facts(index: Index, scan: Scan) -> tuple[Scan, int, dict[str, int]]:
     return with_grid(index, scan, headers[0], values), sum(header.channels for header in headers), segments
 
 
-def with_grid(index: Index, scan: Scan, source: volume.Source, label_values: tuple[int, ...]) -> Scan:
+def with_grid(index: Index, scan: Scan, source: Source, label_values: tuple[int, ...]) -> Scan:
     """A scan of the index with the facts of its first image."""
     spacing = tuple(round(size, 6) for size in source.spacing_mm)
     return dataclasses.replace(
@@ -705,12 +708,12 @@ def _nothing(root: Path, layout: str | None) -> UsageError:
             allowed="files that are there",
             next=links[0].repair,
         )
-    strange = [file for file in tree.files if volume.strange_format(Path(file))]
+    strange = [file for file in tree.files if strange_format(Path(file))]
     if strange:
         first = Path(strange[0])
         return UsageError(
-            f"{seen}: {volume.strange_format(first)} are not read ({readable(strange[0])}, {len(strange)} such files)",
-            allowed=", ".join(volume.FORMATS),
+            f"{seen}: {strange_format(first)} are not read ({readable(strange[0])}, {len(strange)} such files)",
+            allowed=", ".join(FORMATS),
             next='convert each: python -c "import nibabel as n; '
             f"n.save(n.load('{root / first}'), '{first.stem}.nii.gz')\"",
         )

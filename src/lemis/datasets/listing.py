@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lemis.errors import UsageError
-from lemis.formats import volume
+from lemis.formats.paths import file_of, suffix_of
 
 # No archive unpacks deeper.
 _DEEPEST = 8
@@ -91,7 +91,7 @@ def _leads_back(folder: Path) -> bool:
 
 def known(file: Path) -> bool:
     """True for the name of an image file."""
-    return volume.suffix_of(file) not in ("", ".dcm")
+    return suffix_of(file) not in ("", ".dcm")
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -103,8 +103,8 @@ def files_in(folder: Path) -> list[Path]:
 
 def stem_of(file: Path) -> str:
     """The file's name without its suffix; accents are one letter each, however the file system writes them."""
-    name = volume.file_of(file).name
-    return unicodedata.normalize("NFC", name[: len(name) - len(volume.suffix_of(file))])
+    name = file_of(file).name
+    return unicodedata.normalize("NFC", name[: len(name) - len(suffix_of(file))])
 
 
 def shown(root: Path, file: Path) -> str:

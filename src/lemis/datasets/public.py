@@ -35,7 +35,7 @@ from pathlib import Path
 from lemis.datasets import index
 from lemis.datasets.listing import Case, Found, LeftOut, Tree, files_in, folders_of, only_image, shown, stem_of
 from lemis.errors import UsageError
-from lemis.formats import dicom
+from lemis.formats.dicom import folders as dicom
 
 TITLES = {
     "gibson": "abdominal CT with the multi-organ reference of Gibson et al.",

@@ -16,6 +16,8 @@ from lemis.datasets import index as index_file
 from lemis.datasets.index import Index, Scan
 from lemis.errors import DataFault
 from lemis.formats import labels, volume
+from lemis.formats.grids import corner_distance_mm
+from lemis.formats.paths import stamp
 from lemis.formats.volume import Volume
 from lemis.settings import plain
 
@@ -26,13 +28,13 @@ _DIGEST_BYTES = 16
 
 
 def file_stamps(index: Index, scan: Scan) -> list[tuple[str, str]]:
-    """Path and ``volume.stamp`` of each image of a scan, and of its label where it has one.
+    """Path and ``stamp`` of each image of a scan, and of its label where it has one.
 
     Raises:
         FileNotFoundError: One is gone; ``filename`` is its path.
     """
     files = [index_file.locate(index, file) for file in (*scan.images, *([scan.label] if scan.label else []))]
-    return [(str(file), volume.stamp(file)) for file in files]
+    return [(str(file), stamp(file)) for file in files]
 
 
 def source_fingerprint(index: Index, scan: Scan) -> str:
@@ -103,7 +105,7 @@ def _expect_grid(one: Volume, file: str, other: Volume, other_file: str) -> None
             allowed="one grid for all files of a scan",
             next="resample one onto the other's grid, or leave the scan out",
         )
-    apart = volume.corner_distance_mm(one.affine, other.affine, shape)
+    apart = corner_distance_mm(one.affine, other.affine, shape)
     if apart > GRID_TOLERANCE * min(other.spacing_mm):
         raise DataFault(
             f"{file} and {other_file} lie {apart:.2f} mm apart",

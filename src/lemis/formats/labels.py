@@ -19,8 +19,12 @@ from numpy.typing import NDArray
 from lemis.errors import DataFault
 from lemis.formats import volume
 from lemis.formats.directions import Axes
+from lemis.formats.faults import reading
+from lemis.formats.grids import corner_distance_mm
+from lemis.formats.pictures import TRANSPARENT, open_picture
 from lemis.formats.segments import key_of
-from lemis.formats.volume import Source, Volume
+from lemis.formats.source import Source
+from lemis.formats.volume import Volume
 
 Array = NDArray[Any]
 
@@ -65,7 +69,7 @@ def single(label: Volume) -> Volume:
         DataFault: Several values per voxel, or a picture whose transparency varies.
     """
     path, array = label.source.path, label.array
-    if any(note.kind == volume.TRANSPARENT for note in label.source.notes):
+    if any(note.kind == TRANSPARENT for note in label.source.notes):
         raise DataFault(
             f"{path} is transparent in part: the mask may be in its colours or in its transparency",
             allowed="a mask in grey values without transparency",
@@ -134,7 +138,7 @@ def palette(label: Source, values: Iterable[int]) -> dict[int, str]:
     """The colours (``#ff0000``) that a palette picture gives these values; empty for other files."""
     if label.dtype not in ("P", "PA"):
         return {}
-    with volume.open_picture(label.path) as picture, volume.reading(label.path):
+    with open_picture(label.path) as picture, reading(label.path):
         colours = picture.getpalette("RGB")
     return {value: "#" + bytes(colours[3 * value : 3 * value + 3]).hex() for value in values}
 
@@ -150,7 +154,7 @@ def placed(label: Volume, image: Source) -> Volume:
     first = np.rint(to_image[:3, 3]).astype(int)
     lattice = np.eye(4)
     lattice[:3, 3] = first
-    corners = volume.corner_distance_mm(to_image, lattice, label.source.canonical_shape)  # here in voxels
+    corners = corner_distance_mm(to_image, lattice, label.source.canonical_shape)  # here in voxels
     last = first + label.array.shape
     if corners > _LATTICE_TOLERANCE_VOXELS or (first < 0).any() or (last > image.canonical_shape).any():
         return label

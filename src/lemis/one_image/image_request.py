@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from lemis import plugins
 from lemis.errors import UsageError, shown
-from lemis.formats import volume
+from lemis.formats import paths
+from lemis.formats.paths import LABEL_SUFFIXES, suffix_of
 from lemis.measure import clusters
 from lemis.one_image import single_image
 from lemis.one_image.single_image import Stack
@@ -74,8 +75,8 @@ def opened(image: Path, mask: Path, made_from: Facts) -> Job:
         window=_window(made_from["window"]),
         stored_axis=made_from.get("stored_axis"),
     )
-    allowed = volume.LABEL_SUFFIXES[stack.source.format]
-    if volume.suffix_of(mask) not in allowed:
+    allowed = LABEL_SUFFIXES[stack.source.format]
+    if suffix_of(mask) not in allowed:
         raise UsageError(
             f"-o {mask} for {image.name}",
             allowed=f"a label map of this image is written as {' or '.join(allowed)}",
@@ -233,7 +234,7 @@ def _stamp(image: Path) -> Facts:
         raise UsageError(
             f"{image} does not exist", allowed="an image, or the folder of one DICOM series", next="check the path"
         )
-    return {"name": image.resolve().name, "stamp": volume.stamp(image, moved_is_other=False)}
+    return {"name": image.resolve().name, "stamp": paths.stamp(image, moved_is_other=False)}
 
 
 def _size(text: str) -> int | str:

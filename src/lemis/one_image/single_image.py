@@ -22,8 +22,13 @@ from numpy.typing import NDArray
 
 from lemis.datasets.index import slice_axis
 from lemis.errors import DataFault, UsageError
-from lemis.formats import dicom, labels, volume
-from lemis.formats.volume import Source, Volume
+from lemis.formats import labels, volume
+from lemis.formats.dicom.folders import is_dicom
+from lemis.formats.faults import reading
+from lemis.formats.paths import FORMATS, LABEL_SUFFIXES, is_picture, suffix_of
+from lemis.formats.pictures import open_picture, turn_of, upright
+from lemis.formats.source import Source
+from lemis.formats.volume import Volume
 from lemis.preparation.preprocess import in_plane, slices_first, slices_last
 
 Array = NDArray[Any]
@@ -165,14 +170,14 @@ def canonical_axis(source: Source, stored_axis: int) -> int:
 
 def beside(mask: Path, what: str, suffix: str | None = None) -> Path:
     """The name of a file beside a mask: ``mask.png`` -> ``mask`` + ``what`` + ``.png``, or another suffix."""
-    own = volume.suffix_of(mask)
+    own = suffix_of(mask)
     return mask.with_name(mask.name[: len(mask.name) - len(own)] + what + (own if suffix is None else suffix))
 
 
 def mask_suffix(image: Path) -> str:
     """The suffix that the mask of an image gets: the image's own where that keeps labels exactly."""
-    allowed = volume.LABEL_SUFFIXES[volume.FORMATS.get(volume.suffix_of(image), "dicom")]
-    return volume.suffix_of(image) if volume.suffix_of(image) in allowed else allowed[0]
+    allowed = LABEL_SUFFIXES[FORMATS.get(suffix_of(image), "dicom")]
+    return suffix_of(image) if suffix_of(image) in allowed else allowed[0]
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -184,11 +189,11 @@ def images_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder", allowed="a folder of images", next="check the path")
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    found = [path for path in files if volume.suffix_of(path) or _is_dicom(path)]
+    found = [path for path in files if suffix_of(path) or _is_dicom(path)]
     if not found:
         raise UsageError(
             f"{folder} holds no image",
-            allowed=", ".join(volume.FORMATS),
+            allowed=", ".join(FORMATS),
             next="give the folder that the images lie in",
         )
     return found
@@ -198,11 +203,11 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.is_file() and volume.is_picture(path)
+    return path.is_file() and is_picture(path)
 
 
 def _is_dicom(path: Path) -> bool:
-    return volume.suffix_of(path) in ("", ".dcm") and (volume.suffix_of(path) == ".dcm" or dicom.is_dicom(path))
+    return suffix_of(path) in ("", ".dcm") and (suffix_of(path) == ".dcm" or is_dicom(path))
 
 
 def _scan(path: Path) -> Volume:
@@ -215,8 +220,8 @@ def _picture(path: Path) -> tuple[Volume, list[str]]:
 
     notes: list[str] = []
     source = volume.read_header(path)
-    with volume.open_picture(path) as picture, volume.reading(path):
-        if (turn := volume.turn_of(picture)) != 1:
+    with open_picture(path) as picture, reading(path):
+        if (turn := turn_of(picture)) != 1:
             notes.append("turned as its camera says (EXIF), and the mask with it: as viewers show it")
         pages = [_page(picture, number, turn, notes) for number in range(source.shape[2])]
         stored = np.stack(pages, axis=2).swapaxes(0, 1)  # (rows, cols, page[, C]) -> (x, y, z[, C])
@@ -240,7 +245,7 @@ def _page(picture: Any, number: int, turn: int, notes: list[str]) -> Array:
         page = page.convert("L" if picture.mode == "LA" else "RGB")
     elif page.mode in ("P", "1"):
         page = page.convert("RGB" if page.mode == "P" else "L")
-    return np.asarray(volume.upright(page, turn))
+    return np.asarray(upright(page, turn))
 
 
 def _damaged(path: Path, error: Exception, repair: str) -> DataFault:

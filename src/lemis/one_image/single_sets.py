@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from lemis.errors import DataFault, UsageError
 from lemis.formats import volume
+from lemis.formats.paths import suffix_of
 from lemis.one_image import single_image
 
 MOST_LUNG_SLICES = 700  # S3-Net
@@ -207,7 +208,7 @@ def _only(folder: Path, stem: str) -> Path:
 
 
 def _two_folders(root: Path) -> Set | None:
-    if root.is_dir() and any(path.is_file() and volume.suffix_of(path) for path in root.iterdir()):
+    if root.is_dir() and any(path.is_file() and suffix_of(path) for path in root.iterdir()):
         return None  # the images are those that lie in the folder itself
     for ours, theirs in _FOLDERS:
         if (root / ours).is_dir():
@@ -219,4 +220,4 @@ def _two_folders(root: Path) -> Set | None:
 
 
 def _stem(path: Path) -> str:
-    return path.name[: len(path.name) - len(volume.suffix_of(path))]
+    return path.name[: len(path.name) - len(suffix_of(path))]

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from lemis import phantom
 from lemis.datasets import public
 from lemis.errors import UsageError
-from lemis.formats.volume import LPS_TO_RAS, write_volume
+from lemis.formats.grids import LPS_TO_RAS
+from lemis.formats.volume import write_volume
 from lemis.plugins import nearest
 
 Array = NDArray[Any]

@@ -23,7 +23,8 @@ from lemis.datasets import frame, layouts
 from lemis.datasets import index as indexing
 from lemis.datasets.index import Index, Scan
 from lemis.datasets.listing import LeftOut
-from lemis.formats import directions, volume
+from lemis.formats import directions
+from lemis.formats.paths import is_picture
 from lemis.measure.tables import count
 from lemis.settings import plain
 
@@ -188,7 +189,7 @@ def _summary(report: Report) -> Table:
     table.add_row("scans", _of_subjects(scans))
     table.add_row("labelled", f"{sum(scan.label is not None for scan in scans)} of {len(scans)}")
     if read:
-        flat = all(volume.is_picture(Path(scan.images[0])) for scan in read)
+        flat = all(is_picture(Path(scan.images[0])) for scan in read)
         unit = "pixels" if flat else "voxels"
         table.add_row("shape", _grouped(read, lambda group: f"{_spread([scan.shape for scan in group], 0)} {unit}"))
         spacing = _grouped(read, lambda group: f"{_spread([scan.spacing_mm for scan in group], 3)} mm")

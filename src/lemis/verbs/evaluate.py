@@ -33,6 +33,8 @@ from lemis.datasets.scans import image_digest
 from lemis.errors import DataFault, UsageError, shown
 from lemis.formats import labels as label_maps
 from lemis.formats import volume
+from lemis.formats.grids import corner_distance_mm
+from lemis.formats.paths import is_picture, suffix_of
 from lemis.measure import scores, statistics, tables
 from lemis.runs import freshness, material
 from lemis.work_files import run as run_files
@@ -230,8 +232,8 @@ def _made_by(record: Mapping[str, Any], scan: str) -> MadeBy:
 def _label_maps(folder: Path) -> dict[str, Path]:
     """Label maps of a folder by scan id."""
     _refuse_no_folder(folder)
-    files = (path for path in sorted(folder.iterdir()) if path.is_file() and volume.suffix_of(path))
-    return {path.name[: -len(volume.suffix_of(path))].removesuffix(".seg"): path for path in files}
+    files = (path for path in sorted(folder.iterdir()) if path.is_file() and suffix_of(path))
+    return {path.name[: -len(suffix_of(path))].removesuffix(".seg"): path for path in files}
 
 
 def _refuse_no_folder(folder: Path, *, next: str = "run `lemis predict` first, or check the path") -> None:
@@ -274,7 +276,7 @@ def _told(predictions: Path, references: Path | None, index: indexing.Index | No
 def _subject(id: str, folder: Path, file: Path) -> str:
     """Of a label map from who knows where: as a ``subjects.csv`` beside it says, else by its name."""
     table = csv_list.subjects(folder)
-    return table.get(id) or subject_of(id, picture=volume.is_picture(file))
+    return table.get(id) or subject_of(id, picture=is_picture(file))
 
 
 def _declared(predictions: Path, references: Path | None) -> dict[str, int]:
@@ -428,7 +430,7 @@ def _millimetres(cases: Sequence[Case], record: Mapping[str, Any]) -> str | None
     """Why there are no millimetres, or None where there are."""
     if record.get("nominal_spacing"):
         return "the spacing of these scans is nominal, so nothing is given in millimetres"
-    if any(volume.is_picture(case.reference) for case in cases):
+    if any(is_picture(case.reference) for case in cases):
         return "pictures have no spacing, so nothing is given in millimetres"
     return None
 
@@ -496,7 +498,7 @@ def _refuse_other_grid(case: Case, prediction: volume.Volume, reference: volume.
     # A tenth of a voxel: far above the rounding of float32 headers, far below what a person could correct.
     tolerance = 0.1 * min(reference.spacing_mm)
     if shapes[0] == shapes[1]:
-        apart = volume.corner_distance_mm(prediction.affine, reference.affine, reference.source.canonical_shape)
+        apart = corner_distance_mm(prediction.affine, reference.affine, reference.source.canonical_shape)
         if apart <= tolerance:
             return
         seen = f"{case.prediction} and {case.reference} lie {apart:.3g} mm apart"

@@ -26,7 +26,8 @@ from lemis.datasets.layouts import scan_folder
 from lemis.datasets.scans import image_digest, read_image
 from lemis.errors import UsageError
 from lemis.formats import volume
-from lemis.formats.volume import Source
+from lemis.formats.paths import label_suffix, stamp
+from lemis.formats.source import Source
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
 from lemis.prediction import tiles
@@ -313,7 +314,7 @@ def _predict_one(
     classes = predict_scan(networks, slices, described, device, *(tiling or ()))
     labels = _values(model.label_values)[classes]
     file = index_file.locate(index, scan.images[0])
-    path = volume.write_labels(labels, source, output / f"{scan.id}{volume.label_suffix(file)}")
+    path = volume.write_labels(labels, source, output / f"{scan.id}{label_suffix(file)}")
     return path, described
 
 
@@ -444,4 +445,4 @@ def _digest(file: Path) -> str:
 def _stamps(index: Index, scan: Scan) -> tuple[tuple[str, str], ...]:
     """Path and stamp of each file of a scan: another scan of the same name is predicted anew."""
     images = [index_file.locate(index, image) for image in scan.images]
-    return tuple((str(image.resolve()), volume.stamp(image)) for image in images)
+    return tuple((str(image.resolve()), stamp(image)) for image in images)

@@ -30,7 +30,7 @@ from lemis.datasets.index import Index, Scan
 from lemis.datasets.scans import image_digest, read_image, read_label, source_fingerprint
 from lemis.errors import DataFault, UsageError
 from lemis.formats import labels as label_maps
-from lemis.formats import volume
+from lemis.formats.paths import is_picture
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
 from lemis.preparation import keypoints as detection
@@ -494,7 +494,7 @@ def _grid(opened: Store) -> str:
     spacing, through = opened.settings["spacing_mm"], opened.settings.get("slice_spacing_mm")
     if opened.settings.get("whole_px") is not None:
         return f"in volumes of {most} x {rows} x {cols} voxels"
-    pictures = all(volume.is_picture(Path(file)) for facts in opened.scans for file in facts.images)
+    pictures = all(is_picture(Path(file)) for facts in opened.scans for file in facts.images)
     unit = "of the pictures' pixels" if pictures else "mm"
     at = f"at {spacing:.4g} {unit}" if isinstance(spacing, float) else "at native spacing"
     if through is None:

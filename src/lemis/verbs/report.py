@@ -17,6 +17,7 @@ from lemis.datasets import layouts
 from lemis.errors import UsageError
 from lemis.formats import volume
 from lemis.formats.directions import Axes
+from lemis.formats.paths import file_of, suffix_of
 from lemis.plugins import NO_TRUST, Trust, nearest
 from lemis.preparation.store import read_meta
 from lemis.records import Record
@@ -162,7 +163,7 @@ def _elsewhere(record: predictions.Predictions, references: Mapping[str, str] | 
 def _still_there(index: indexing.Index) -> indexing.Index:
     """Without scans whose files were moved or deleted since: there is no picture of them."""
     files = {scan.id: (*scan.images, *([scan.label] if scan.label else [])) for scan in index.scans}
-    kept = (scan for scan in index.scans if all(volume.file_of(Path(file)).exists() for file in files[scan.id]))
+    kept = (scan for scan in index.scans if all(file_of(Path(file)).exists() for file in files[scan.id]))
     return replace(index, scans=tuple(kept))
 
 
@@ -234,7 +235,7 @@ def _examples(
     predictions: Path, index: indexing.Index, per_case: Sequence[page.Facts], in_3d: bool
 ) -> tuple[page.Example, ...]:
     """The best, the median and the worst scan; ``in_3d``: segmented by a three-dimensional network."""
-    files = {_scan_of(path): path for path in sorted(predictions.glob("*")) if volume.suffix_of(path)}
+    files = {_scan_of(path): path for path in sorted(predictions.glob("*")) if suffix_of(path)}
     scans = {scan.id: scan for scan in index.scans}
     shown = [
         (name, dice)
@@ -250,7 +251,7 @@ def _examples(
 
 
 def _scan_of(path: Path) -> str:
-    return path.name[: -len(volume.suffix_of(path))].removesuffix(".seg")
+    return path.name[: -len(suffix_of(path))].removesuffix(".seg")
 
 
 def _pictures(index: indexing.Index, scan: indexing.Scan, prediction: Path, in_3d: bool) -> tuple[page.Slice, ...]:

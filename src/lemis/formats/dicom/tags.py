@@ -32,6 +32,7 @@ _TAGS = (
     *("RescaleIntercept", "RescaleSlope"),
 )
 IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN = (f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".1.99", ".2"))
+SLICED = ("CT", "MR", "PT", "NM")  # modalities of what lies in the body, where an X-ray looks through it
 LOCALISER = "LOCALIZER"  # as the standard spells it in Image Type
 # From a microscope's pixel to the step of a scout; beyond, no scan was meant.
 LENGTHS_MM = (1e-5, 1e3)

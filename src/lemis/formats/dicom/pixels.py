@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lemis.errors import DataFault
-from lemis.formats.dicom_tags import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Header, dataset_of, unreadable
+from lemis.formats.dicom.tags import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Header, dataset_of, unreadable
 
 Array = npt.NDArray[Any]
 

@@ -1,0 +1,1 @@
+"""DICOM: which files are (``folders``), one file (``tags``, ``grid``, ``pixels``), a scan (``series``, ``voxels``)."""
