@@ -25,6 +25,7 @@ from lemis.cli import keep_freed_memory
 from lemis.contracts import Batch
 from lemis.sampling import views
 from lemis.sampling.draw import Rows
+from lemis.sampling.spatial import Spatial
 
 TITLE = "(b) Views: flips, rotation, scale and elastic on 32 slices of 352 x 352 with labels"
 THREADS, ROUNDS, SLICES, SIZE_PX = 2, 5, 32, 352
@@ -112,7 +113,7 @@ def _serial_and_pooled(one: Callable[[int], Any]) -> list[Pass]:
 
 def lemis(image: np.ndarray, label: np.ndarray) -> list[Pass]:
     """As a method calls it, parameters drawn anew, labels int64 in and out; or half the batch to each worker."""
-    spatial = views.Spatial(p_spatial=1.0, elastic_sigma_px=(SIGMA_PX, SIGMA_PX), elastic_alpha_px=(ALPHA_PX, ALPHA_PX))
+    spatial = Spatial(p_spatial=1.0, elastic_sigma_px=(SIGMA_PX, SIGMA_PX), elastic_alpha_px=(ALPHA_PX, ALPHA_PX))
     zero = torch.zeros(SLICES, dtype=torch.int64)
     images, labels = torch.from_numpy(image)[:, None], torch.from_numpy(label).long()
     batch = Batch(images, zero, zero, zero, zero.float(), zero, label=labels)

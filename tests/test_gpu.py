@@ -14,10 +14,11 @@ from lemis.contracts import Batch, View
 from lemis.formats.volume import read
 from lemis.preparation.store import open_store
 from lemis.runs.run import load_model
-from lemis.sampling import intensity, views
+from lemis.sampling import intensity, resampling, views
 from lemis.sampling.draw import Rows
 from lemis.sampling.patches import Patches
 from lemis.sampling.samples import Slices, draw_batches
+from lemis.sampling.spatial import Interpolation, Spatial
 from lemis.training import launch, pairing, run_settings, schedule
 from lemis.training.supervised import Objective
 from lemis.verbs.finetune import finetune
@@ -75,15 +76,15 @@ def test_resident_batches_are_equal(prepared_work: Path) -> None:
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_views_are_equal(prepared_work: Path, interpolation: views.Interpolation) -> None:
-    settings = views.Spatial(interpolation=interpolation)
+def test_views_are_equal(prepared_work: Path, interpolation: Interpolation) -> None:
+    settings = Spatial(interpolation=interpolation)
     one, other = (
         views.random_view(settings, batch_of(prepared_work, device, with_labels=True), 48, Rows(1, 2, device))
         for device in (CPU, CUDA)
     )
     same_place(one, other)
     for turns in range(4):
-        same_place(views.quarter_turns(one, turns), views.quarter_turns(other, turns))
+        same_place(resampling.quarter_turns(one, turns), resampling.quarter_turns(other, turns))
 
 
 def test_intensities_are_equal(prepared_work: Path) -> None:
@@ -155,7 +156,7 @@ def patches_of(work: Path, device: torch.device) -> Batch:
     store = open_store(work / "prepared")
     labelled = [i for i, facts in enumerate(store.scans) if facts.labelled]
     sampling = contracts.Sampling(kind="slices", batch_size=2, patch_px=PATCH, foreground_share=0.5)
-    source = Patches(store, labelled, device, sampling, views.Spatial(), with_labels=True)
+    source = Patches(store, labelled, device, sampling, Spatial(), with_labels=True)
     assert source.resident
     return next(source.stream(source.draw(sampling, seed=0, epoch=0)[:1]))
 
@@ -167,8 +168,7 @@ def test_patches_and_their_views_are_equal(prepared_work: Path) -> None:
             assert getattr(other, name).device.type == CUDA.type
             torch.testing.assert_close(getattr(other, name).cpu(), values, rtol=0, atol=0)
     seen = (
-        views.random_view(views.Spatial(), batch, PATCH, Rows(1, 2, device))
-        for batch, device in ((one, CPU), (other, CUDA))
+        views.random_view(Spatial(), batch, PATCH, Rows(1, 2, device)) for batch, device in ((one, CPU), (other, CUDA))
     )
     same_place(*seen)
 

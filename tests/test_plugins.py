@@ -34,7 +34,7 @@ class Settings:
     # the paper does not say
     width: int = 2 * 64
     needed: str
-    spatial: "Spatial" = field(default_factory=views.Spatial)
+    spatial: "Spatial" = field(default_factory=Spatial)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def test_settings_are_read_from_the_source(folder):
         {"name": "temperature", "default": 0.1, "note": "tau [P]"},
         {"name": "width", "default": "2 * 64", "note": "the width of a head; the paper does not say"},
         {"name": "needed", "default": None, "note": ""},
-        {"name": "spatial", "default": "views.Spatial()", "note": ""},
+        {"name": "spatial", "default": "Spatial()", "note": ""},
     ]
     assert plugins.settings_of("methods", "idea", "Other") == [{"name": "side", "default": 3, "note": ""}]
     assert plugins.settings_of("methods", "_shared") == []
@@ -103,14 +103,14 @@ def lab(tmp_path, monkeypatch):
 
 OWN = """
 import torch
-from lemis.sampling import views
+from lemis.sampling.spatial import Spatial
 from lemis.methods.simclr import Method as _Method
 from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     tau: float = 0.1
-    spatial: views.Spatial = field(default_factory=views.Spatial)
+    spatial: Spatial = field(default_factory=Spatial)
 
 class Method(_Method):
     pass

@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from lemis import files, yaml_text
 from lemis.errors import UsageError, shown
@@ -26,6 +26,7 @@ Tree = dict[str, Any]
 PRESETS = Path(__file__).parent / "presets"
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what all generators of random numbers here take
+Probability = Annotated[float, Field(ge=0, le=1)]
 _LEAST, _MOST = 1e-37, 1e38  # of numbers in float32, in which networks compute
 _MOST_WHOLE = 2**31 - 1
 _MOST_PX = 16_384  # along any axis of what a network sees
@@ -101,6 +102,16 @@ def ordered(ends: tuple[float, float]) -> tuple[float, float]:
     if ends[0] > ends[1]:
         raise ValueError("a range is written [low, high] with low <= high")
     return ends
+
+
+def _positive(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] <= 0:
+        raise ValueError("both ends of this range are above 0")
+    return ends
+
+
+Range = Annotated[tuple[float, float], AfterValidator(ordered)]  # to draw from
+PositiveRange = Annotated[tuple[float, float], AfterValidator(ordered), AfterValidator(_positive)]
 
 
 def of_dims(tree: Mapping[str, Any], dims: int) -> Tree:

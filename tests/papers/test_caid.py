@@ -13,6 +13,7 @@ from lemis.methods.caid import TRAINS, Method, Settings, Views
 from lemis.parts.corrupt import Distortion
 from lemis.sampling import views
 from lemis.sampling.draw import Rows
+from lemis.sampling.spatial import Spatial
 from lemis.training.collapse import SMALLEST_SPREAD, spread
 
 RNG = (0, 0, "cpu")
@@ -55,7 +56,7 @@ def test_the_target_is_the_query_before_it_was_changed(make_batch: Any) -> None:
     batch = make_batch({0: [0, 2, 3, 5], 1: [1, 4]}, of={0: 6, 1: 6})
     low, high = batch.image.amin((1, 2, 3), True), batch.image.amax((1, 2, 3), True)
     intact = Views(Settings(size_px=32, photometric="identity", distortion=INTACT))(batch, Rows(*RNG))
-    seen = views.two_views(views.Spatial(), batch, 32, Rows(*RNG))
+    seen = views.two_views(Spatial(), batch, 32, Rows(*RNG))
     for name, view in (("query", "first"), ("key", "second")):
         torch.testing.assert_close(intact[name].image, seen[view].image.clamp(low, high), atol=1e-5, rtol=0)
     torch.testing.assert_close(intact["target"].image, (intact["query"].image - low) / (high - low), atol=1e-5, rtol=0)

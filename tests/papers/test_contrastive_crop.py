@@ -16,7 +16,7 @@ from lemis.contracts import Batch
 from lemis.errors import UsageError
 from lemis.methods import simclr
 from lemis.methods.contrastive_crop import Method, Settings, Views, symmetric_beta
-from lemis.sampling import views
+from lemis.sampling import correspondence, geometries, resampling
 from lemis.sampling.draw import Rows
 
 RNG = (0, 0, "cpu")
@@ -54,18 +54,18 @@ def test_quantiles_of_beta(alpha: float) -> None:
 
 def test_a_view_of_a_box() -> None:
     image = torch.randn(2, 1, 8, 12)
-    whole = views.of_box(torch.full((2, 2), -0.5), torch.tensor([[8.0, 12.0]] * 2), (8, 12))
-    torch.testing.assert_close(views.apply(whole, image).image, image, rtol=1e-4, atol=1e-4)
-    part = views.of_box(torch.tensor([[1.5, 2.5]] * 2), torch.tensor([[4.0, 6.0]] * 2), (4, 6))
-    torch.testing.assert_close(views.apply(part, image).image, image[:, :, 2:6, 3:9], rtol=1e-4, atol=1e-4)
-    mirrored = views.of_box(
+    whole = geometries.of_box(torch.full((2, 2), -0.5), torch.tensor([[8.0, 12.0]] * 2), (8, 12))
+    torch.testing.assert_close(resampling.apply(whole, image).image, image, rtol=1e-4, atol=1e-4)
+    part = geometries.of_box(torch.tensor([[1.5, 2.5]] * 2), torch.tensor([[4.0, 6.0]] * 2), (4, 6))
+    torch.testing.assert_close(resampling.apply(part, image).image, image[:, :, 2:6, 3:9], rtol=1e-4, atol=1e-4)
+    mirrored = geometries.of_box(
         torch.tensor([[1.5, 2.5]] * 2), torch.tensor([[4.0, 6.0]] * 2), (4, 6), torch.tensor([[1.0, -1.0]] * 2)
     )
     expected = image[:, :, 2:6, 3:9].flip(-1)
-    torch.testing.assert_close(views.apply(mirrored, image).image, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(resampling.apply(mirrored, image).image, expected, rtol=1e-4, atol=1e-4)
     # The edges of any view of a box lie on the edges of the box.
-    view = views.of_box(torch.tensor([[0.3, 1.7]]), torch.tensor([[5.2, 3.1]]), (16, 9))
-    edges = views.source_of(view, torch.tensor([[[-0.5, -0.5], [15.5, 8.5]]]))[0]
+    view = geometries.of_box(torch.tensor([[0.3, 1.7]]), torch.tensor([[5.2, 3.1]]), (16, 9))
+    edges = correspondence.source_of(view, torch.tensor([[[-0.5, -0.5], [15.5, 8.5]]]))[0]
     torch.testing.assert_close(edges, torch.tensor([[0.3, 1.7], [5.5, 4.8]]))
 
 
@@ -116,7 +116,7 @@ def crops(box: Tensor, shape: tuple[int, int], settings: Settings, seed: int = 0
     geometry = Views(settings).crop(box, shape, Rows(0, seed, "cpu"))
     side = settings.size_px
     corners = torch.tensor([[[-0.5, -0.5], [side - 0.5, side - 0.5]]]).expand(len(box), 2, 2)
-    ends = views.source_of(geometry, corners) + 0.5
+    ends = correspondence.source_of(geometry, corners) + 0.5
     return ends.amin(1), ends.amax(1) - ends.amin(1)
 
 
@@ -221,7 +221,7 @@ def test_views_are_cropped_by_the_boxes(batch: Batch, make_unet: Any) -> None:
     method.views = lambda *given: seen.append(inner(*given)) or seen[-1]  # type: ignore[assignment,func-returns-value]
     method(batch, Rows(*RNG))
     for view in seen[0].values():
-        centre = views.source_of(view.geometry, torch.full((5, 1, 2), 15.5))[:, 0] + 0.5
+        centre = correspondence.source_of(view.geometry, torch.full((5, 1, 2), 15.5))[:, 0] + 0.5
         half = 32 * view.geometry.to_source[..., :2].diagonal(dim1=1, dim2=2).abs() / 2
         expected = (torch.tensor([0.1, 0.7]) * 72).maximum(half).minimum(72 - half)
         torch.testing.assert_close(centre, expected, rtol=1e-3, atol=1e-2)

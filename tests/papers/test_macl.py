@@ -15,8 +15,9 @@ from lemis.contracts import Batch
 from lemis.errors import UsageError
 from lemis.methods.macl import Method, Settings, Views, positional_contrast
 from lemis.parts.contrast import contrast, near, same
-from lemis.sampling import views
+from lemis.sampling import resampling
 from lemis.sampling.draw import Rows
+from lemis.sampling.spatial import Spatial
 
 RNG = (0, 0, "cpu")
 POSITIONS = [0.1, 0.15, 0.4, 0.45, 0.9]
@@ -227,7 +228,7 @@ def test_it_learns_where_slices_change_slowly(make_unet: Any) -> None:
     before, share = (height * 4.999).long(), (height * 4.999 % 1).view(-1, 1, 1, 1)
     key = at([0.0] * 6, side=80).image
     image = key[before] * (1 - share) + key[before + 1] * share
-    mild = views.Spatial(p_mirror=0, p_elastic=0, rotation_degrees=(-15, 15))
+    mild = Spatial(p_mirror=0, p_elastic=0, rotation_degrees=(-15, 15))
     method = build(make_unet, embedding=32, spatial=mild)
     optimiser = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.02, momentum=0.9)
     for step in range(40):
@@ -278,7 +279,7 @@ def test_fixed_views_are_one_crop_and_varied_ones_differ() -> None:
     moved = [seen[key].geometry.to_source for key in ("varied_1", "varied_2")]
     assert not torch.equal(*moved)
     for view in seen.values():
-        torch.testing.assert_close(view.image, views.apply(view.geometry, batch.image).image)
+        torch.testing.assert_close(view.image, resampling.apply(view.geometry, batch.image).image)
 
 
 def test_released_views_change_intensities_on_the_same_pixels() -> None:
@@ -296,7 +297,7 @@ def test_released_views_change_intensities_on_the_same_pixels() -> None:
 
 def test_a_blank_slice_survives_the_released_jitter() -> None:
     blank = at(POSITIONS)._replace(image=torch.full((5, 1, 64, 64), -1.5))
-    still = views.Spatial(p_mirror=0, p_spatial=0)
+    still = Spatial(p_mirror=0, p_spatial=0)
     seen = Views(Settings(size_px=64, photometric="released", spatial=still))(blank, Rows(*RNG))
     for view in seen.values():
         torch.testing.assert_close(view.image, blank.image, rtol=1e-4, atol=1e-4)

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from lemis.errors import UsageError
 from lemis.methods.mae import Method, Settings, Views, hide
-from lemis.sampling import views
+from lemis.sampling import resampling
 from lemis.sampling.draw import Rows
+from lemis.sampling.spatial import CROP_ONLY, Spatial, shape_of
 
 RNG = (0, 0, "cpu")
 FEW = settings(max_examples=20, deadline=None)
-SMALL = Settings(size_px=32, patch_px=8, spatial=views.CROP_ONLY)
+SMALL = Settings(size_px=32, patch_px=8, spatial=CROP_ONLY)
 
 
 SHAPES = st.one_of(
@@ -32,7 +33,7 @@ SHAPES = st.one_of(
 @given(SHAPES, st.floats(0.01, 0.99), st.integers(0, 1000))
 def test_the_same_number_of_whole_patches_is_hidden_in_every_row(sizes: Any, ratio: float, seed: int) -> None:
     shape, patch_px = sizes
-    sides = views.shape_of(patch_px, len(shape))
+    sides = shape_of(patch_px, len(shape))
     grid = [-(-n // side) for n, side in zip(shape, sides, strict=True)]
     if prod(grid) < 2:
         return
@@ -59,7 +60,7 @@ def test_the_target_is_the_view_itself(make_batch: Any) -> None:
     batch = make_batch({0: [1, 4], 1: [2]}, of={0: 9, 1: 7}, side=40)
     drawn = Views(SMALL)(batch, Rows(*RNG))
     target, masked = drawn["target"], drawn["masked"]
-    torch.testing.assert_close(views.apply(target.geometry, batch.image).image, target.image)
+    torch.testing.assert_close(resampling.apply(target.geometry, batch.image).image, target.image)
     hidden = ~masked.inside
     assert hidden.float().mean() == pytest.approx(0.75)
     assert masked.image[hidden].eq(0).all()
@@ -90,7 +91,7 @@ def test_loss_is_the_formula(make_batch: Any, make_unet: Any, says: Any) -> None
 
 
 def test_in_3d_the_loss_is_the_formula(make_volumes: Any, make_unet3d: Any, says: Any) -> None:
-    size_px, small = (8, 8, 12), Settings(size_px=(8, 8, 12), patch_px=(2, 4, 4), spatial=views.CROP_ONLY)
+    size_px, small = (8, 8, 12), Settings(size_px=(8, 8, 12), patch_px=(2, 4, 4), spatial=CROP_ONLY)
     batch = make_volumes(2, (12, 12, 16))
     inside = torch.ones_like(batch.image, dtype=torch.bool)
     inside[1, :, 6:] = False  # the scan ends there
@@ -155,7 +156,7 @@ def test_it_learns_to_fill_in(make_unet: Any, train: Any) -> None:
 
 @pytest.mark.slow
 def test_in_3d_it_learns_to_fill_in(make_unet3d: Any, make_volumes: Any) -> None:
-    how = Settings(size_px=16, patch_px=4, ratio=0.5, spatial=views.Spatial(p_spatial=0.0))
+    how = Settings(size_px=16, patch_px=4, ratio=0.5, spatial=Spatial(p_spatial=0.0))
     method, batch = Method(make_unet3d(), how), make_volumes(8, (24, 24, 24))
     optimiser = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.02, momentum=0.9)
     for step in range(240):

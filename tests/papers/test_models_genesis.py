@@ -16,13 +16,14 @@ from torch import Tensor
 from lemis.errors import UsageError
 from lemis.methods import models_genesis
 from lemis.methods.models_genesis import Method, Settings, Views, bend, bezier, boxes, paint, shuffle, strips
-from lemis.sampling import views
+from lemis.sampling import resampling
 from lemis.sampling.draw import Rows
+from lemis.sampling.spatial import CROP_ONLY
 from lemis.settings import resolve
 
 RNG = (0, 0, "cpu")
 FEW = settings(max_examples=20, deadline=None)
-SMALL = Settings(size_px=32, spatial=views.CROP_ONLY)
+SMALL = Settings(size_px=32, spatial=CROP_ONLY)
 SOUND = {"p_shuffle": 0.0, "p_nonlinear": 0.0, "p_paint": 0.0}
 
 
@@ -227,7 +228,7 @@ def test_without_corruptions_the_view_is_its_target(make_batch: Any) -> None:
     batch = make_batch({0: [1, 4], 1: [2]}, of={0: 9, 1: 7}, side=40)
     drawn = Views(Settings(size_px=32, **SOUND))(batch, Rows(*RNG))
     torch.testing.assert_close(drawn["spoilt"].image, drawn["target"].image, rtol=0, atol=1e-5)
-    torch.testing.assert_close(views.apply(drawn["target"].geometry, batch.image).image, drawn["target"].image)
+    torch.testing.assert_close(resampling.apply(drawn["target"].geometry, batch.image).image, drawn["target"].image)
 
 
 def test_corruptions_come_in_their_order_and_as_often_as_set(make_batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +280,7 @@ def test_loss_is_the_formula_and_its_limits(make_batch: Any, make_unet: Any, say
 
 
 def test_in_3d_the_loss_is_the_formula(make_volumes: Any, make_unet3d: Any, says: Any) -> None:
-    how = Settings(size_px=(16, 20, 24), spatial=views.CROP_ONLY)
+    how = Settings(size_px=(16, 20, 24), spatial=CROP_ONLY)
     batch = make_volumes(2, (20, 24, 28))
     inside = torch.ones_like(batch.image, dtype=torch.bool)
     inside[1, :, 10:] = False  # the scan ends there

@@ -15,8 +15,9 @@ from lemis.contracts import Batch
 from lemis.errors import UsageError
 from lemis.methods.pcl import Method, Settings, Views
 from lemis.parts.contrast import near
-from lemis.sampling import views
+from lemis.sampling import resampling
 from lemis.sampling.draw import Rows
+from lemis.sampling.spatial import Spatial
 
 RNG = (0, 0, "cpu")
 POSITIONS = [0.1, 0.2, 0.6, 0.9]
@@ -176,14 +177,14 @@ def test_the_head(make_unet: Any) -> None:
 
 def test_views_change_geometry_only() -> None:
     batch = at(POSITIONS)
-    still = views.Spatial(p_mirror=0, p_spatial=0, crop="centre")
+    still = Spatial(p_mirror=0, p_spatial=0, crop="centre")
     for view in Views(Settings(size_px=32, spatial=still))(batch, Rows(*RNG)).values():
         torch.testing.assert_close(view.image, batch.image, rtol=1e-4, atol=1e-4)
     pair = Views(Settings(size_px=32))(batch, Rows(*RNG))
     first, second = (pair[key].geometry.to_source for key in ("first", "second"))
     assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True)), "drawn independently"
     for view in pair.values():
-        torch.testing.assert_close(view.image, views.apply(view.geometry, batch.image).image)
+        torch.testing.assert_close(view.image, resampling.apply(view.geometry, batch.image).image)
 
 
 def test_both_views_share_batch_statistics_or_do_not(make_unet: Any) -> None:

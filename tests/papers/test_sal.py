@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from lemis.contracts import Batch
 from lemis.methods import pcl
 from lemis.methods.sal import Method, Settings, Views
-from lemis.sampling import views
+from lemis.sampling import resampling
 from lemis.sampling.draw import Rows
+from lemis.sampling.spatial import Spatial
 
 RNG = (0, 0, "cpu")
-STILL = views.Spatial(p_mirror=0, p_spatial=0, crop="centre")
+STILL = Spatial(p_mirror=0, p_spatial=0, crop="centre")
 CHOSEN, OF = {0: [0, 7, 8, 6], 1: [1, 3]}, {0: 20, 1: 9}  # slices 0 and 7 of 20 are exactly t = 0.35 apart
 SMALL: dict[str, Any] = {"size_px": 64, "embedding": 8}
 
@@ -162,7 +163,7 @@ def test_no_neighbour_in_the_batch(geometry: Any, make_unet: Any, make_batch: An
 
 def test_slices_of_one_scan_share_the_geometry_of_a_view(make_batch: Any) -> None:
     batch = make_batch(CHOSEN, of=OF)
-    pair = Views(Settings(**SMALL, spatial=views.Spatial(p_spatial=1.0)))(batch, Rows(*RNG))
+    pair = Views(Settings(**SMALL, spatial=Spatial(p_spatial=1.0)))(batch, Rows(*RNG))
     for view in pair.values():
         to_source, elastic = view.geometry.to_source, view.geometry.elastic
         for i in range(len(batch.scan)):
@@ -170,14 +171,14 @@ def test_slices_of_one_scan_share_the_geometry_of_a_view(make_batch: Any) -> Non
                 alike = bool(batch.scan[i] == batch.scan[j])
                 assert torch.equal(to_source[i], to_source[j]) == alike
                 assert torch.equal(elastic.noise[i], elastic.noise[j]) == alike
-        torch.testing.assert_close(view.image, views.apply(view.geometry, batch.image).image)
+        torch.testing.assert_close(view.image, resampling.apply(view.geometry, batch.image).image)
     first, second = (pair[key].geometry.to_source for key in ("first", "second"))
     assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True)), "the two views differ"
 
 
 def test_or_every_slice_and_view_has_its_own(make_batch: Any) -> None:
     batch = make_batch(CHOSEN, of=OF)
-    given = Settings(**SMALL, geometry="independent", spatial=views.Spatial(p_spatial=1.0))
+    given = Settings(**SMALL, geometry="independent", spatial=Spatial(p_spatial=1.0))
     pair = Views(given)(batch, Rows(*RNG))
     drawn = torch.cat([view.geometry.to_source for view in pair.values()]).flatten(1)
     assert len(drawn.unique(dim=0)) == 2 * len(batch.scan)
@@ -210,7 +211,7 @@ def test_only_independent_geometry_tells_anatomy_from_the_place_in_the_view(
     loss = {}
     for name, (say, channels) in {"brightness": (brightness, 4), "place": (place, 16)}.items():
         for geometry in ("shared", "independent"):
-            spatial = views.Spatial(p_spatial=1.0)
+            spatial = Spatial(p_spatial=1.0)
             given = Settings(
                 size_px=128, embedding=4, alignment_weight=1.0, window=window, geometry=geometry, same_slice=True,
                 spatial=spatial,
@@ -224,7 +225,7 @@ def test_only_independent_geometry_tells_anatomy_from_the_place_in_the_view(
 
 def test_maps_are_compared_on_the_grid_of_the_source(told: Any, make_batch: Any) -> None:
     batch = make_batch({0: [4, 5]}, of=OF, side=96, blobs=4)
-    given = Settings(size_px=128, embedding=4, geometry="independent", spatial=views.Spatial(p_spatial=1.0))
+    given = Settings(size_px=128, embedding=4, geometry="independent", spatial=Spatial(p_spatial=1.0))
     x, valid = local_of(plain_embedding(Method(told(brightness, 4), given)), batch)
     assert x.shape == (4, 4, 12, 12)
     expected = F.normalize(brightness(batch.image, 8), dim=1).repeat(2, 1, 1, 1)

@@ -12,6 +12,7 @@ from lemis.contracts import Batch
 from lemis.methods import pcl, simsiam
 from lemis.methods.simtriplet import Method, Settings, Views, symmetric
 from lemis.sampling.draw import Rows
+from lemis.sampling.spatial import Spatial
 from lemis.training.collapse import SMALLEST_SPREAD, spread
 
 RNG = (0, 0, "cpu")
@@ -81,7 +82,7 @@ def test_neighbours_touch_by_default(make_unet: Any) -> None:
 
 
 def test_equal_neighbours_and_views_make_both_terms_one(make_unet: Any, make_batch: Any) -> None:
-    still = pcl.views.Spatial(p_mirror=0, p_spatial=0, crop="centre")
+    still = Spatial(p_mirror=0, p_spatial=0, crop="centre")
     rows = torch.arange(4)
     batch = with_neighbours(make_batch({0: list(range(4))}, of={0: 4}), rows, rows)
     losses = Method(make_unet(), Settings(**SMALL, spatial=still))(batch, Rows(*RNG)).losses

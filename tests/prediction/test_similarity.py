@@ -23,7 +23,7 @@ from lemis.prediction.similarity import Query, parse, similarity
 from lemis.preparation.preprocess import inside_field
 from lemis.preparation.store import open_store
 from lemis.runs.run import Run, load_model
-from lemis.sampling import views
+from lemis.sampling import correspondence, geometries, resampling
 from lemis.settings import plain
 from lemis.work_files.run import model_of
 from work_files_made import ENVIRONMENT, model
@@ -68,14 +68,14 @@ def test_refuses_a_query_that_is_not_written_so(text: str):
 def test_the_other_view_shows_the_whole_slice(height: int, width: int):
     geometry = engine._other_view((height, width), CPU)
     edges = torch.tensor([[[r, c] for r in (-0.5, height - 0.5) for c in (-0.5, width - 0.5)]])
-    seen = views.view_of(geometry, edges)
+    seen = correspondence.view_of(geometry, edges)
     assert (seen >= -0.51).all()
     assert (seen <= torch.tensor(geometry.shape) - 0.49).all()
 
 
 def test_the_other_view_is_turned_clockwise_and_shrunk():
     geometry = engine._other_view((65, 65), CPU)
-    middle, above = views.view_of(geometry, torch.tensor([[[32.0, 32.0], [20.0, 32.0]]]))[0]
+    middle, above = correspondence.view_of(geometry, torch.tensor([[[32.0, 32.0], [20.0, 32.0]]]))[0]
     angle = np.radians(engine.TURN_DEGREES)
     wanted = 12 / engine.ZOOM * np.array([-np.cos(angle), np.sin(angle)])  # what was above is above and to the right
     assert (above - middle).numpy() == pytest.approx(wanted, abs=1e-4)
@@ -111,8 +111,8 @@ def test_a_network_that_knows_places_finds_the_query_again(row: int, col: int):
     rows, cols = torch.meshgrid(torch.arange(50.0), torch.arange(62.0), indexing="ij")
     image = 7 * torch.exp(-((rows - row).square() + (cols - col).square()) / 40)[None, None]
     inside = torch.ones(1, 1, 50, 62, dtype=torch.bool)
-    here = View(image, views.identity(1, (50, 62)), inside=inside)
-    there = views.apply(engine._other_view((50, 62), CPU), image, inside=inside)
+    here = View(image, geometries.identity(1, (50, 62)), inside=inside)
+    there = resampling.apply(engine._other_view((50, 62), CPU), image, inside=inside)
     facts = model_of(model("pretrain", backbone="places", method="knows"))
     maps = engine._maps("run", facts, Places(), here, there, Query("a", 1, row, col))
     assert maps.away_px < 6  # a place is 4 x 4 pixels
@@ -162,8 +162,9 @@ def test_the_query_is_where_the_other_view_shows_it(case: Case):
     found = similarity(case.work, case.query, device="cpu")
     geometry = engine._other_view(found.image.shape, CPU)
     place = torch.tensor([[found.place_in_view]])
-    assert views.source_of(geometry, place)[0, 0].tolist() == pytest.approx([case.query.row, case.query.col], abs=1e-3)
-    best = views.source_of(geometry, torch.tensor([[found.maps[1].best_in_view]]))[0, 0].numpy()
+    shown = correspondence.source_of(geometry, place)[0, 0]
+    assert shown.tolist() == pytest.approx([case.query.row, case.query.col], abs=1e-3)
+    best = correspondence.source_of(geometry, torch.tensor([[found.maps[1].best_in_view]]))[0, 0].numpy()
     assert found.maps[1].away_px == pytest.approx(np.hypot(*(best - [case.query.row, case.query.col])), abs=1e-3)
 
 

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from lemis.contracts import Batch, Sampling
 from lemis.errors import UsageError
 from lemis.preparation import preprocess, store
-from lemis.sampling import views
+from lemis.sampling import geometries, views
 from lemis.sampling.draw import Rows
 from lemis.sampling.patches import Patches
+from lemis.sampling.spatial import CROP_ONLY, Spatial, reach_px
 
 CPU = torch.device("cpu")
 SHAPES = ((7, 20, 12), (9, 12, 26), (3, 9, 10))  # (slices, rows, cols) of three scans
-STILL = dataclasses.replace(views.CROP_ONLY, crop="centre")
+STILL = dataclasses.replace(CROP_ONLY, crop="centre")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_a_patch_lies_in_its_scan_or_the_scan_in_the_middle_of_it(
                 assert 0 <= start <= n - size
             else:
                 assert (size - n) // 2 <= -start <= (size - n + 1) // 2
-                assert views.identity(1, (n,), (size,)).to_source[0, 0, -1] == start
+                assert geometries.identity(1, (n,), (size,)).to_source[0, 0, -1] == start
 
 
 def test_an_epoch_has_every_scan_once_and_small_sets_fill_a_batch(opened: store.Store) -> None:
@@ -126,15 +127,15 @@ def test_without_labels_or_structures_any_place_is_drawn(opened: store.Store, tm
 
 
 @pytest.mark.parametrize("patch", [(4, 8, 6), (12, 9, 30), (3, 5, 7)])
-@pytest.mark.parametrize("spatial", [STILL, views.Spatial()])
+@pytest.mark.parametrize("spatial", [STILL, Spatial()])
 @pytest.mark.parametrize("resident", [True, False])
 def test_a_region_is_what_lies_around_the_patch(
-    opened: store.Store, patch: tuple[int, int, int], spatial: views.Spatial, resident: bool
+    opened: store.Store, patch: tuple[int, int, int], spatial: Spatial, resident: bool
 ) -> None:
     source, sampling = patches(opened, patch, batch_size=3, spatial=spatial, resident=resident)
     (rows,) = source.draw(sampling, seed=0, epoch=0)
     (batch,) = source.stream([rows])
-    region = views.reach_px(spatial, patch)
+    region = reach_px(spatial, patch)
     assert batch.image.shape == (3, 1, *region)
     for k, (row, *first) in enumerate(rows.tolist()):
         start = tuple(f - (r - p) // 2 for f, r, p in zip(first, region, patch, strict=True))
@@ -163,7 +164,7 @@ def test_memory_and_disk_give_the_same_batches(opened: store.Store) -> None:
 
 @pytest.mark.parametrize("crop", ["centre", "random"])
 def test_a_still_view_is_the_patch_and_a_random_one_stays_in_the_region(opened: store.Store, crop: Any) -> None:
-    spatial = views.Spatial(crop=crop, p_mirror=0, p_spatial=0)
+    spatial = Spatial(crop=crop, p_mirror=0, p_spatial=0)
     source, sampling = patches(opened, (3, 6, 4), batch_size=3, spatial=spatial)
     (rows,) = source.draw(sampling, seed=0, epoch=0)
     (batch,) = source.stream([rows])
@@ -172,7 +173,7 @@ def test_a_still_view_is_the_patch_and_a_random_one_stays_in_the_region(opened: 
         view = views.random_view(spatial, batch, (3, 6, 4), Rows(0, step, "cpu"))
         for k, (row, *first) in enumerate(rows.tolist()):
             shift = view.geometry.to_source[k, :, 3] - torch.tensor(
-                [(r - p) // 2 for r, p in zip(views.reach_px(spatial, (3, 6, 4)), (3, 6, 4), strict=True)]
+                [(r - p) // 2 for r, p in zip(reach_px(spatial, (3, 6, 4)), (3, 6, 4), strict=True)]
             )
             moved.add(tuple(shift.int().tolist()))
             place = tuple(int(f + s) for f, s in zip(first, shift.tolist(), strict=True))

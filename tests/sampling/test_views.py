@@ -13,9 +13,14 @@ from torch import Tensor
 from lemis.contracts import Batch, Elastic, Geometry
 from lemis.errors import UsageError
 from lemis.methods import pcl
-from lemis.sampling import views
+from lemis.sampling import correspondence, views
+from lemis.sampling import spatial as spatial_augmentation
+from lemis.sampling.correspondence import carry_back, source_of, view_of
 from lemis.sampling.draw import Rows
-from lemis.sampling.views import CROP_ONLY, Spatial, apply, carry_back, identity, source_of, view_of
+from lemis.sampling.elastic import displacement, displacement_and_slope, on_grid
+from lemis.sampling.geometries import identity
+from lemis.sampling.resampling import Follow, apply, quarter_turns
+from lemis.sampling.spatial import CROP_ONLY, Size, Spatial, reach_px, shape_of
 from lemis.settings import resolve
 
 SHAPES = [((60, 48), (52, 64)), ((10, 40, 34), (12, 36, 40))]  # source, view
@@ -24,7 +29,7 @@ ELASTIC = Spatial(p_spatial=1.0, elastic_sigma_px=(6.0, 8.0), elastic_alpha_px=(
 
 
 def draw(spatial: Spatial, rows: int, source: tuple[int, ...], out: tuple[int, ...], seed: int = 0) -> Geometry:
-    return views.draw(spatial, rows, source, out, Rows(seed, 0, "cpu"))
+    return spatial_augmentation.draw(spatial, rows, source, out, Rows(seed, 0, "cpu"))
 
 
 def pixels(shape: tuple[int, ...], rows: int = 1) -> Tensor:
@@ -286,7 +291,7 @@ def test_displacement_is_as_strong_and_as_smooth_as_batchgenerators() -> None:
     spatial = Spatial(p_spatial=1, elastic_sigma_px=(sigma, sigma), elastic_alpha_px=(alpha, alpha))
     elastic = draw(spatial, 24, (n, n), (n, n)).elastic
     assert elastic is not None
-    ours = views._field(elastic, [torch.arange(n, dtype=torch.float32)] * 2).flatten(0, 1)  # (48, n, n)
+    ours = on_grid(elastic, [torch.arange(n, dtype=torch.float32)] * 2).flatten(0, 1)  # (48, n, n)
     expected = alpha * math.sqrt(1 / 3) / (2 * sigma * math.sqrt(math.pi))
     assert ours.std().item() == pytest.approx(expected, rel=0.04)
 
@@ -306,7 +311,7 @@ def test_3d_displacement_strength() -> None:
     spatial = Spatial(p_spatial=1, elastic_sigma_px=(4, 4), elastic_alpha_px=(50, 50))
     elastic = draw(spatial, 4, (24, 40, 40), (24, 40, 40)).elastic
     assert elastic is not None
-    field = views._field(elastic, [torch.arange(n, dtype=torch.float32) for n in (24, 40, 40)])
+    field = on_grid(elastic, [torch.arange(n, dtype=torch.float32) for n in (24, 40, 40)])
     expected = 50 * math.sqrt(1 / 3) * (2 * 4 * math.sqrt(math.pi)) ** -1.5
     assert field.std().item() == pytest.approx(expected, rel=0.06)
 
@@ -315,8 +320,8 @@ def test_3d_displacement_strength() -> None:
 def test_displacement_of_grid_and_of_points_are_one_formula(source: tuple, out: tuple) -> None:
     elastic = draw(ELASTIC, 3, source, out).elastic
     assert elastic is not None
-    grid = views._field(elastic, [torch.arange(n, dtype=torch.float32) for n in out])
-    points = views._displacement(elastic, pixels(out, 3)[:, ::7]).mT
+    grid = on_grid(elastic, [torch.arange(n, dtype=torch.float32) for n in out])
+    points = displacement(elastic, pixels(out, 3)[:, ::7]).mT
     torch.testing.assert_close(points, grid.flatten(2)[..., ::7], atol=1e-4, rtol=0)
 
 
@@ -326,19 +331,19 @@ def test_slope_is_the_derivative(source: tuple, out: tuple) -> None:
     assert elastic is not None
     elastic = Elastic(elastic.noise.double(), elastic.sigma_px.double(), elastic.step_px, elastic.origin_px.double())
     points = (torch.rand(2, 20, len(out)) * torch.tensor(out)).double()
-    _, slope = views._displacement_and_slope(elastic, points)
+    _, slope = displacement_and_slope(elastic, points)
     for axis in range(len(out)):
         little = 1e-4 * torch.eye(len(out), dtype=torch.float64)[axis]
-        numeric = (views._displacement(elastic, points + little) - views._displacement(elastic, points - little)) / 2e-4
+        numeric = (displacement(elastic, points + little) - displacement(elastic, points - little)) / 2e-4
         torch.testing.assert_close(slope[..., axis], numeric, atol=1e-6, rtol=1e-5)
 
 
 def test_small_systems_are_solved_and_singular_ones_give_no_step() -> None:
     for d in (2, 3):
         matrix, right = torch.randn(7, 5, d, d), torch.randn(7, 5, d)
-        solved = views._solve(matrix, right)
+        solved = correspondence._solve(matrix, right)
         torch.testing.assert_close((matrix @ solved[..., None])[..., 0], right, atol=1e-3, rtol=1e-3)
-        assert torch.equal(views._solve(torch.zeros(1, d, d), torch.ones(1, d)), torch.zeros(1, d))
+        assert torch.equal(correspondence._solve(torch.zeros(1, d, d), torch.ones(1, d)), torch.zeros(1, d))
 
 
 @pytest.mark.parametrize("off", [{"p_elastic": 0.0}, {"p_spatial": 0.0}, {"elastic_alpha_px": (0.0, 0.0)}])
@@ -447,14 +452,14 @@ def test_what_is_inside_is_everything_unless_the_batch_says_otherwise() -> None:
 
 
 @pytest.mark.parametrize(("size", "shape"), [(24, (24, 24, 24)), ((5, 24, 16), (5, 24, 16))])
-def test_a_view_of_a_volume_has_one_side_or_three(size: views.Size, shape: tuple[int, ...]) -> None:
+def test_a_view_of_a_volume_has_one_side_or_three(size: Size, shape: tuple[int, ...]) -> None:
     batch = batch_of(torch.rand(2, 1, 7, 40, 36))
     assert views.random_view(Spatial(), batch, size, Rows(0, 0, "cpu")).image.shape == (2, 1, *shape)
 
 
 def test_three_sides_of_a_slice_are_refused() -> None:
     with pytest.raises(UsageError, match=r"size_px=\[5, 24, 16\] for a network of 2 dimensions") as caught:
-        views.shape_of((5, 24, 16), 2)
+        shape_of((5, 24, 16), 2)
     assert caught.value.next == "method.size_px=16 to pre-train, objective.size_px=16 to fine-tune"
 
 
@@ -473,7 +478,7 @@ SPATIALS = [
 def test_no_view_reads_beyond_its_reach(spatial: Spatial, out: tuple[int, ...]) -> None:
     if len(out) == 2:  # where only a volume's view moves by a part of its side
         spatial = dataclasses.replace(spatial, crop="centre")
-    region = torch.tensor(views.reach_px(spatial, out))
+    region = torch.tensor(reach_px(spatial, out))
     assert ((region - torch.tensor(out)) % 2 == 0).all(), "the middle of the region is the middle of the patch"
     image = torch.ones(64, 1, *region)
     worst = torch.zeros(len(out))
@@ -482,7 +487,7 @@ def test_no_view_reads_beyond_its_reach(spatial: Spatial, out: tuple[int, ...]) 
             1
         ]
         corners = torch.cartesian_prod(*[torch.tensor([-0.5, n - 0.5]) for n in geometry.shape]).expand(64, -1, -1)
-        away = (views.source_of(geometry, corners) - (region - 1) / 2).abs().flatten(0, 1).amax(0)
+        away = (source_of(geometry, corners) - (region - 1) / 2).abs().flatten(0, 1).amax(0)
         worst = torch.maximum(worst, away)
     assert (worst <= region / 2 + 1e-2).all(), "what is read lies in the region"
     if spatial.p_elastic == 0 or spatial.p_spatial == 0:
@@ -496,7 +501,7 @@ def test_quarter_turns_carry_their_geometry(turns: int, source: tuple, out: tupl
     label = (image[:, 0] * 9).long()
     inside = image > 0.2
     view = apply(draw(ELASTIC, 3, source, out), image, label, inside)
-    turned = views.quarter_turns(view, turns)
+    turned = quarter_turns(view, turns)
     assert torch.equal(turned.image, view.image.rot90(turns, (-2, -1)))
     assert turned.image.shape[2:] == turned.geometry.shape
     again = apply(turned.geometry, image, label, inside)
@@ -513,7 +518,7 @@ def keypoints_in(shape: tuple[int, ...], rows: int, count: int, seed: int = 0) -
     return Rows(seed, 2, "cpu").uniform(rows, count, len(shape)) * (torch.tensor(shape) + 1) - 1
 
 
-def followed(geometry: Geometry, keypoints: Tensor, source: tuple[int, ...], follow: views.Follow = "exact") -> Tensor:
+def followed(geometry: Geometry, keypoints: Tensor, source: tuple[int, ...], follow: Follow = "exact") -> Tensor:
     image = torch.zeros(len(keypoints), 1, *source)
     seen = apply(geometry, image, keypoints=keypoints, follow=follow).keypoints
     assert seen is not None
@@ -590,7 +595,7 @@ def test_the_index_map_equals_a_slow_version(spatial: Spatial, source: tuple, ou
     follow=st.sampled_from(["exact", "index_map"]),
 )
 def test_keypoints_of_any_draw(
-    seed: int, source: tuple[int, int], out: tuple[int, int], more: int, follow: views.Follow
+    seed: int, source: tuple[int, int], out: tuple[int, int], more: int, follow: Follow
 ) -> None:
     geometry = draw(resolve(Spatial, {"elastic_alpha_px": [10, 100]}), 3, source, out, seed)
     keypoints = keypoints_in(source, 3, 12, seed)
@@ -615,14 +620,14 @@ def test_keypoints_of_any_draw(
 
 @pytest.mark.parametrize("source", [(31, 47), (5, 16, 21)])
 @pytest.mark.parametrize("follow", ["exact", "index_map"])
-def test_identity_keeps_every_keypoint(source: tuple, follow: views.Follow) -> None:
+def test_identity_keeps_every_keypoint(source: tuple, follow: Follow) -> None:
     every = pixels(source, 2).clone()
     every[1, 3:] = torch.nan
     assert same(followed(identity(2, source), every, source, follow), every)
 
 
 @pytest.mark.parametrize("follow", ["exact", "index_map"])
-def test_a_mirror_turns_columns_round(follow: views.Follow) -> None:
+def test_a_mirror_turns_columns_round(follow: Follow) -> None:
     rows, columns = 9, 14
     mirror = given_affine([[1.0, 0.0, 0.0], [0.0, -1.0, columns - 1.0]], (rows, columns))
     keypoints = torch.tensor([[[0.0, 0.0], [3.0, 13.0], [8.0, 5.0]]])
@@ -681,7 +686,7 @@ def test_keypoints_in_folds_are_right_or_gone() -> None:
 
 
 @pytest.mark.parametrize("follow", ["exact", "index_map"])
-def test_keypoints_and_images_of_double_precision(follow: views.Follow) -> None:
+def test_keypoints_and_images_of_double_precision(follow: Follow) -> None:
     geometry = draw(ELASTIC, 2, (40, 36), (30, 32))
     keypoints = keypoints_in((40, 36), 2, 20).round()
     view = apply(geometry, torch.rand(2, 1, 40, 36).double(), keypoints=keypoints.double(), follow=follow)
@@ -703,7 +708,7 @@ def test_keypoints_leave_the_rest_of_a_view_alone() -> None:
 
 
 @pytest.mark.parametrize("follow", ["exact", "index_map"])
-def test_random_views_carry_the_keypoints_of_the_batch(follow: views.Follow) -> None:
+def test_random_views_carry_the_keypoints_of_the_batch(follow: Follow) -> None:
     keypoints = keypoints_in((40, 40), 5, 30).round()
     batch = batch_of(torch.rand(5, 1, 40, 40), keypoints=keypoints)
     view = views.random_view(Spatial(), batch, 32, Rows(3, 4, "cpu"), follow=follow)
@@ -722,9 +727,9 @@ def test_random_views_carry_the_keypoints_of_the_batch(follow: views.Follow) -> 
 def test_quarter_turns_carry_keypoints(turns: int, source: tuple, out: tuple) -> None:
     keypoints = keypoints_in(source, 3, 40)
     view = apply(draw(ELASTIC, 3, source, out), torch.rand(3, 1, *source), keypoints=keypoints)
-    turned = views.quarter_turns(view, turns).keypoints
+    turned = quarter_turns(view, turns).keypoints
     assert turned is not None
-    expected = view_of(views.quarter_turns(view, turns).geometry, keypoints)
+    expected = view_of(quarter_turns(view, turns).geometry, keypoints)
     there = turned.isfinite().all(-1)
     assert view.keypoints is not None
     assert torch.equal(there, view.keypoints.isfinite().all(-1))

@@ -11,7 +11,7 @@ import pytest
 from lemis import outline, plugins
 from lemis.errors import UsageError
 from lemis.preparation.keypoints import preparation
-from lemis.sampling import views
+from lemis.sampling.spatial import reach_px
 from lemis.settings import load_preset, of_dims, plain, presets, resolve
 from lemis.training import pairing, run_settings, schedule, supervised
 
@@ -237,7 +237,7 @@ def test_the_preset_of_voxel_siamese_has_the_papers_values() -> None:
     assert given.schedule == "poly"
     assert (tuned.objective.loss, tuned.objective.batch_size) == ("dice_squared", 4)
     assert tuned.objective.size_px == (64, 128, 128)
-    assert views.reach_px(tuned.objective.spatial, (64, 128, 128)) == (64, 128, 128)
+    assert reach_px(tuned.objective.spatial, (64, 128, 128)) == (64, 128, 128)
     assert tuned.auxiliary == "voxel_siamese"
     how = tuned.auxiliary_settings
     assert (how.layers, how.voxels, how.false_negatives, how.hidden) == (3, 1700, 1000, 64)

@@ -13,8 +13,8 @@ from lemis import plugins
 from lemis.contracts import Auxiliary, Batch, Draw, KeypointBackbone, Outcome
 from lemis.errors import UsageError
 from lemis.parts.overlap import soft_dice_loss
-from lemis.sampling import views
 from lemis.sampling.draw import Rows
+from lemis.sampling.spatial import Size, Spatial, shape_of
 from lemis.settings import resolve
 from lemis.training.supervised import Objective, Settings
 
@@ -58,7 +58,7 @@ def given(share: tuple[float, float], step: int = 0) -> Tensor:
         keypoints=torch.rand(4, 1000, 2, generator=torch.Generator().manual_seed(0)) * 31,
     )  # fmt: skip
     network = Remembers()
-    still = views.Spatial(p_mirror=0, p_spatial=0)
+    still = Spatial(p_mirror=0, p_spatial=0)
     Objective(network, Settings(size_px=32, spatial=still, keypoint_share=share))(batch, Rows(0, step, "cpu"))
     (keypoints,) = network.given
     assert keypoints is not None
@@ -111,12 +111,12 @@ class Counts(Auxiliary):
     ],
 )
 @pytest.mark.parametrize(("backbone", "size"), [("unet2d", 32), ("unet3d", (16, 16, 32))])
-def test_losses_and_the_auxiliary_loss_beside_them(loss: Any, terms: set[str], backbone: str, size: views.Size) -> None:
+def test_losses_and_the_auxiliary_loss_beside_them(loss: Any, terms: set[str], backbone: str, size: Size) -> None:
     module = plugins.load("backbones", backbone)
     torch.manual_seed(0)
     network = module.Backbone(resolve(module.Settings, {"base_width": 4}), in_channels=1, num_classes=3)
-    settings = Settings(size_px=size, loss=loss, spatial=views.Spatial(p_mirror=0, p_spatial=0, crop="centre"))
-    shape = views.shape_of(size, network.dims)
+    settings = Settings(size_px=size, loss=loss, spatial=Spatial(p_mirror=0, p_spatial=0, crop="centre"))
+    shape = shape_of(size, network.dims)
     batch = labelled_batch(*shape)
     plain = Objective(network, settings)(batch, Rows(0, 0, "cpu"))
     assert plain.losses.keys() == terms

@@ -29,6 +29,7 @@ from lemis.layers.basic import pool, precise
 from lemis.parts import heads
 from lemis.parts.momentum import follow, follower, towards_one
 from lemis.sampling import views
+from lemis.sampling.spatial import Spatial
 
 DIMS = (2,)
 TRAINS = ("encoder",)
@@ -43,7 +44,7 @@ class Settings:
     hidden: Annotated[int, Field(gt=0)] = 4096  # width of projector and predictor (paper)
     embedding: Annotated[int, Field(gt=0)] = 256  # paper
     size_px: Annotated[int, Field(gt=0)] = 352  # side of a view, as PCL
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL
+    spatial: Spatial = field(default_factory=Spatial)  # as PCL
 
 
 Views = views.TwoViews  # ``first`` and ``second`` of every slice

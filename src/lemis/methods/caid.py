@@ -36,8 +36,8 @@ from lemis.parts import corrupt, heads
 from lemis.parts.momentum import follow, follower
 from lemis.parts.queue import Queue, contrast_then_add
 from lemis.parts.restore import Restore
-from lemis.sampling import views
 from lemis.sampling.distorted import DistortedViews
+from lemis.sampling.spatial import Spatial
 
 DIMS = (2,)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")
@@ -56,7 +56,7 @@ class Settings:
     photometric: Literal["released", "identity"] = "released"  # jitter and blur of [C], or none as in PCL
     distortion: corrupt.Distortion = field(default_factory=corrupt.Distortion)  # [C]
     size_px: Annotated[int, Field(gt=0)] = 352  # side of a view, as PCL; 224 [C]
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL; [C]: a resized crop, mirrored or not
+    spatial: Spatial = field(default_factory=Spatial)  # as PCL; [C]: a resized crop, mirrored or not
 
 
 Views = DistortedViews  # ``query``, ``key``, and ``target``: the query before it was distorted

@@ -34,7 +34,8 @@ from lemis.contracts import Batch, Draw, Geometry, Outcome, Sampling, View
 from lemis.layers.basic import precise
 from lemis.parts import heads, memory
 from lemis.parts.contrast import base_factor, contrast, same
-from lemis.sampling import views
+from lemis.sampling import geometries, resampling
+from lemis.settings import PositiveRange, Probability
 
 DIMS = (2,)
 TRAINS = ("encoder",)
@@ -52,9 +53,9 @@ class Settings:
     temperature_base: Annotated[float, Field(gt=0)] | None = 0.07  # PCL: the loss times tau / 0.07; None: as printed
     embedding: Annotated[int, Field(gt=0)] = 512  # as PCL
     size_px: Annotated[int, Field(gt=0)] = 352  # side of a view, as PCL
-    area_share: views.PositiveRange = (0.2, 1.0)  # of the slice [C]
-    width_to_height: views.PositiveRange = (3 / 4, 4 / 3)  # [C]
-    p_mirror: views.Probability = 0.5  # each axis on its own, as PCL
+    area_share: PositiveRange = (0.2, 1.0)  # of the slice [C]
+    width_to_height: PositiveRange = (3 / 4, 4 / 3)  # [C]
+    p_mirror: Probability = 0.5  # each axis on its own, as PCL
     alpha: Annotated[float, Field(gt=0)] = 0.6  # of Beta; below 1 the ends are favoured; 0.6 default, 0.1 CIFAR [C]
     box_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1  # k [C]
     refresh_every: Annotated[float, Field(gt=0, le=1)] = 0.2  # share of training [C]
@@ -79,7 +80,7 @@ class Views:
         if box is None:
             box = _whole(len(batch.image), batch.image.device)
         crops = [self.crop(box, batch.image.shape[2:], rng) for _ in range(2)]
-        shown = [views.apply(crop, batch.image, batch.label, batch.inside) for crop in crops]
+        shown = [resampling.apply(crop, batch.image, batch.label, batch.inside) for crop in crops]
         return dict(zip(("first", "second"), shown, strict=True))
 
     def crop(self, box: Tensor, shape: tuple[int, ...], rng: Draw) -> Geometry:
@@ -101,7 +102,7 @@ class Views:
         none = ~fits.any(1, keepdim=True)
         size, first = torch.where(none, largest, size), torch.where(none, (whole - largest) / 2, first)
         mirror = 1 - 2 * (rng.uniform(rows, 2) < given.p_mirror).float()
-        return views.of_box(first - 0.5, size, (given.size_px, given.size_px), mirror)
+        return geometries.of_box(first - 0.5, size, (given.size_px, given.size_px), mirror)
 
 
 @final

@@ -29,6 +29,7 @@ from lemis.contracts import Batch, Draw, Outcome, Sampling
 from lemis.layers.basic import BatchNorm, pool, precise, unit
 from lemis.parts.momentum import follow, follower, towards_one
 from lemis.sampling import views
+from lemis.sampling.spatial import Spatial
 
 DIMS = (2,)
 TRAINS = ("encoder",)
@@ -50,7 +51,7 @@ class Settings:
     momentum_centre: Annotated[float, Field(ge=0, le=1)] = 0.9  # of c [C]
     transfer: Literal["teacher", "student"] = "teacher"  # whose encoder is kept at the end of training [C]
     size_px: Annotated[int, Field(gt=0)] = 352  # side of a view, as PCL
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL
+    spatial: Spatial = field(default_factory=Spatial)  # as PCL
 
 
 Views = views.TwoViews  # ``first`` and ``second`` of every slice

@@ -36,6 +36,7 @@ from lemis.contracts import Batch, Draw, Outcome, Sampling
 from lemis.parts import heads
 from lemis.parts.contrast import base_factor, contrast, pair_contrast, partition, same
 from lemis.sampling import views
+from lemis.sampling.spatial import Spatial
 
 DIMS = (2,)
 TRAINS = ("encoder",)
@@ -52,7 +53,7 @@ class Settings:
     temperature_base: Annotated[float, Field(gt=0)] | None = 0.07  # [C]: form pcl times tau / 0.07; None: as printed
     embedding: Annotated[int, Field(gt=0)] = 512  # [C]; 128 [P]
     size_px: Annotated[int, Field(gt=0)] = 352  # side of a view; 512 on CHD [C]
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # the chain of [C]
+    spatial: Spatial = field(default_factory=Spatial)  # the chain of [C]
 
 
 Views = views.TwoViews  # ``first`` and ``second`` of every slice

@@ -36,6 +36,8 @@ from lemis.layers.unet import parts_to
 from lemis.parts import heads
 from lemis.parts.contrast import pair_contrast, partition, same
 from lemis.sampling import intensity, views
+from lemis.sampling.spatial import CROP_ONLY, Spatial
+from lemis.settings import PositiveRange
 
 DIMS = (2,)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3")
@@ -59,9 +61,9 @@ class Settings:
     neighbours: Annotated[int, Field(gt=0, lt=len(PLACES))] = 5  # regions in Neg(r), each in both views [P]
     local_embedding: Annotated[int, Field(gt=0)] = 128  # of a region [P]
     brightness: Annotated[float, Field(ge=0)] = 1.2  # largest shift: 0.3 of the grey range [P], 4 deviations wide
-    contrast_factor: views.PositiveRange = (0.7, 1.3)  # [P]
+    contrast_factor: PositiveRange = (0.7, 1.3)  # [P]
     size_px: Annotated[int, Field(gt=0)] = 352  # side of a view [C]
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # of the global views [C]
+    spatial: Spatial = field(default_factory=Spatial)  # of the global views [C]
 
 
 @final
@@ -81,7 +83,7 @@ class Views:
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``first``, ``second``, ``local first``, ``local second``, each (B, C, size_px, size_px)."""
         drawn = views.two_views(self.settings.spatial, batch, self.settings.size_px, rng)
-        crop = views.random_view(views.CROP_ONLY, batch, self.settings.size_px, rng)
+        crop = views.random_view(CROP_ONLY, batch, self.settings.size_px, rng)
         for name in ("local first", "local second"):
             changed = intensity.augment(crop.image, self.intensity, rng)
             drawn[name] = crop._replace(image=changed.to(crop.image.dtype))

@@ -48,6 +48,7 @@ from lemis.parts import heads
 from lemis.parts.contrast import base_factor, contrast, near
 from lemis.parts.transport import log_plan
 from lemis.sampling import views
+from lemis.sampling.spatial import Spatial
 
 DIMS = (2,)
 TRAINS = ("encoder",)
@@ -78,7 +79,7 @@ class Settings:
     matcher_heads: Annotated[int, Field(gt=0)] = 4  # of each attention [C]
     follow: Literal["exact", "index_map"] = "exact"  # keypoints through a view; "index_map" [P] loses and moves some
     size_px: Annotated[int, Field(gt=0)] = 512  # side of a view; 352 on ACDC
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL
+    spatial: Spatial = field(default_factory=Spatial)  # as PCL
 
 
 @final

@@ -45,8 +45,9 @@ from lemis.layers.unet import SLOPE, block, parts_to
 from lemis.parts import heads
 from lemis.parts.contrast import base_factor, near
 from lemis.parts.momentum import follow, follower
-from lemis.sampling import views
+from lemis.sampling import resampling, views
 from lemis.sampling.intensity import Intensity, augment
+from lemis.sampling.spatial import CROP_ONLY, Spatial
 
 DIMS = (2,)
 TRAINS = ("encoder", "decoder 1", "decoder 2")
@@ -80,7 +81,7 @@ class Settings:
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999  # of the EMA encoder; not published, MoCo's
     photometric: Literal["identity", "released"] = "identity"  # of all views: none [P], or the jitter of [C]
     size_px: Annotated[int, Field(gt=0)] = 384  # side of a view; 512 [C]; the PCL protocol's 352 is no multiple of 64
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # of V1 and V2, the chain of [C]
+    spatial: Spatial = field(default_factory=Spatial)  # of V1 and V2, the chain of [C]
 
 
 @final
@@ -93,13 +94,13 @@ class Views:
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``fixed_1``, ``fixed_2``, ``varied_1`` and ``varied_2``, each (B, C, size_px, size_px)."""
         how = self.settings
-        crop = views.random_view(views.CROP_ONLY, batch, how.size_px, rng)
+        crop = views.random_view(CROP_ONLY, batch, how.size_px, rng)
         seen = {}
         for number in ("1", "2"):
             image = batch.image if how.photometric == "identity" else _jitter(batch.image, rng)
             seen[f"fixed_{number}"] = crop
             if how.photometric == "released":
-                seen[f"fixed_{number}"] = views.apply(crop.geometry, image, batch.label, batch.inside)
+                seen[f"fixed_{number}"] = resampling.apply(crop.geometry, image, batch.label, batch.inside)
             seen[f"varied_{number}"] = views.random_view(how.spatial, batch._replace(image=image), how.size_px, rng)
         return seen
 

@@ -33,6 +33,7 @@ from lemis.errors import UsageError
 from lemis.layers.unet import parts_to
 from lemis.parts.restore import Restore, error_of_nothing, squared_error
 from lemis.sampling import views
+from lemis.sampling.spatial import Size, Spatial, patch_of, shape_of
 
 DIMS = (2, 3)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")
@@ -43,10 +44,10 @@ class Settings:
     """[P] the paper; the frame is the PCL protocol's."""
 
     batch_size: Annotated[int, Field(gt=0)] = 32  # slices or volumes, as PCL; 4,096 [P]
-    patch_px: views.Size = 16  # side of a hidden patch [P], and of a block in OpenMind; also [slices, rows, cols] in 3D
+    patch_px: Size = 16  # side of a hidden patch [P], and of a block in OpenMind; also [slices, rows, cols] in 3D
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75  # share of the patches that is hidden [P]
-    size_px: views.Size = 352  # side of a view, as PCL; 224 [P]; also [slices, rows, cols] in 3D
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL; [P]: a resized crop, mirrored or not
+    size_px: Size = 352  # side of a view, as PCL; 224 [P]; also [slices, rows, cols] in 3D
+    spatial: Spatial = field(default_factory=Spatial)  # as PCL; [P]: a resized crop, mirrored or not
 
 
 @final
@@ -73,8 +74,8 @@ class Method(contracts.Method):
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        _refuse_patches(settings.patch_px, views.shape_of(settings.size_px, backbone.dims))
-        patch_px = views.patch_px(settings.size_px, backbone.dims)  # of the whole view, not of what is hidden in it
+        _refuse_patches(settings.patch_px, shape_of(settings.size_px, backbone.dims))
+        patch_px = patch_of(settings.size_px, backbone.dims)  # of the whole view, not of what is hidden in it
         self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
         self.trains = parts_to(len(backbone.decoder_channels))
         self.views = Views(settings)
@@ -92,9 +93,9 @@ class Method(contracts.Method):
         return Outcome({"restoration": loss}, {}, {"restoration": error_of_nothing(target.image, hidden)})
 
 
-def hide(rows: int, shape: Sequence[int], patch_px: views.Size, ratio: float, rng: Draw) -> Tensor:
+def hide(rows: int, shape: Sequence[int], patch_px: Size, ratio: float, rng: Draw) -> Tensor:
     """(rows, 1, *shape) bool: the same number of patches in every row, all choices alike; border patches may be cut."""
-    sides = views.shape_of(patch_px, len(shape))
+    sides = shape_of(patch_px, len(shape))
     grid = [-(-n // side) for n, side in zip(shape, sides, strict=True)]
     count = min(max(round(ratio * prod(grid)), 1), prod(grid) - 1)
     order = rng.uniform(rows, prod(grid)).argsort(1).argsort(1)  # each patch's place among the shuffled ones
@@ -104,7 +105,7 @@ def hide(rows: int, shape: Sequence[int], patch_px: views.Size, ratio: float, rn
     return hidden
 
 
-def _refuse_patches(patch_px: views.Size, view: Sequence[int]) -> None:
+def _refuse_patches(patch_px: Size, view: Sequence[int]) -> None:
     """Raises UsageError: Three sides for slices, or patches of which a view has only one."""
     if not isinstance(patch_px, int) and len(patch_px) != len(view):
         raise UsageError(
@@ -112,7 +113,7 @@ def _refuse_patches(patch_px: views.Size, view: Sequence[int]) -> None:
             allowed="one number for slices; one, or [slices, rows, cols], for volumes",
             next=f"method.patch_px={patch_px[-1]}",
         )
-    if all(n <= side for n, side in zip(view, views.shape_of(patch_px, len(view)), strict=True)):
+    if all(n <= side for n, side in zip(view, shape_of(patch_px, len(view)), strict=True)):
         raise UsageError(
             f"patch_px={patch_px} in views of {' x '.join(map(str, view))} pixels, which are one patch",
             allowed="patches smaller than a view, so that some are hidden and some are seen",

@@ -28,6 +28,7 @@ from lemis.parts import heads
 from lemis.parts.momentum import follow, follower
 from lemis.parts.queue import Queue, contrast_then_add
 from lemis.sampling import views
+from lemis.sampling.spatial import Spatial
 
 DIMS = (2,)
 TRAINS = ("encoder",)
@@ -43,7 +44,7 @@ class Settings:
     queue: Annotated[int, Field(gt=0)] = 2048  # keys: about the slices of ACDC; 65,536 for 1.3 million images (paper)
     embedding: Annotated[int, Field(gt=0)] = 128  # paper
     size_px: Annotated[int, Field(gt=0)] = 352  # side of a view, as PCL
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL
+    spatial: Spatial = field(default_factory=Spatial)  # as PCL
 
 
 Views = views.TwoViews  # ``first`` for the queries, ``second`` for the keys

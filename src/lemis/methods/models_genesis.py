@@ -34,9 +34,11 @@ from torch import Tensor
 from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
 from lemis.layers.unet import parts_to
-from lemis.parts.corrupt import Probability, covered, value_range
+from lemis.parts.corrupt import covered, value_range
 from lemis.parts.restore import Restore, error_of_nothing, squared_error
 from lemis.sampling import views
+from lemis.sampling.spatial import Spatial, patch_of
+from lemis.settings import Probability
 
 DIMS = (2, 3)
 TRAINS = ("encoder", "decoder 1", "decoder 2", "decoder 3", "decoder 4")
@@ -61,7 +63,7 @@ class Settings:
     p_paint: Probability = 0.9  # of in-painting or out-painting [C]
     p_inpaint: Probability = 0.2  # given the above: in-painting; out-painting otherwise [C]
     size_px: Size = 352  # side of a view, as PCL; [32, 64, 64] is [C] in 3D
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL; mirrored only [C]
+    spatial: Spatial = field(default_factory=Spatial)  # as PCL; mirrored only [C]
 
 
 @final
@@ -95,7 +97,7 @@ class Method(contracts.Method):
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        patch_px = views.patch_px(settings.size_px, backbone.dims)
+        patch_px = patch_of(settings.size_px, backbone.dims)
         self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
         self.trains = parts_to(len(backbone.decoder_channels))
         self.views = Views(settings)

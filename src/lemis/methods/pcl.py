@@ -28,6 +28,7 @@ from lemis.contracts import Batch, Draw, Outcome, Sampling
 from lemis.parts import heads
 from lemis.parts.contrast import base_factor, contrast, near
 from lemis.sampling import views
+from lemis.sampling.spatial import Size, Spatial, patch_of
 
 DIMS = (2, 3)
 TRAINS = ("encoder",)
@@ -43,8 +44,8 @@ class Settings:
     temperature_base: Annotated[float, Field(gt=0)] | None = 0.07  # [C]: the loss times tau / 0.07; None: as printed
     embedding: Annotated[int, Field(gt=0)] = 512  # [C]
     views_together: bool = True  # False: one forward pass a view, as [C]
-    size_px: views.Size = 352  # side of a view; 512 on CHD [C]; also [slices, rows, cols] in 3D
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # the chain of [C]
+    size_px: Size = 352  # side of a view; 512 on CHD [C]; also [slices, rows, cols] in 3D
+    spatial: Spatial = field(default_factory=Spatial)  # the chain of [C]
 
 
 Views = views.TwoViews  # ``first`` and ``second`` of every slice or patch
@@ -57,7 +58,7 @@ class Method(contracts.Method):
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        patch_px = views.patch_px(settings.size_px, backbone.dims)
+        patch_px = patch_of(settings.size_px, backbone.dims)
         self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
         self.trains = TRAINS
         self.views = Views(settings)

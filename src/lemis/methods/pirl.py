@@ -29,6 +29,7 @@ from lemis.errors import UsageError
 from lemis.layers.basic import unit
 from lemis.parts import heads, memory
 from lemis.sampling import views
+from lemis.sampling.spatial import Spatial
 
 DIMS = (2,)
 TRAINS = ("encoder",)
@@ -49,7 +50,7 @@ class Settings:
     jigsaw_weight: Annotated[float, Field(ge=0, le=1)] = 0.5  # lambda [C] [P]
     size_px: Annotated[int, Field(gt=0)] = 352  # side of a view, as PCL; 256 [C]
     patch_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # of a cell, cut to whole strides: 80 px of 85 as [C]
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # of both views, as PCL
+    spatial: Spatial = field(default_factory=Spatial)  # of both views, as PCL
 
 
 @final

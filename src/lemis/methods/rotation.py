@@ -22,7 +22,8 @@ from pydantic import Field
 from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
 from lemis.parts import heads
-from lemis.sampling import views
+from lemis.sampling import resampling, views
+from lemis.sampling.spatial import CROP_ONLY, Size, patch_of
 
 DIMS = (2, 3)
 TRAINS = ("encoder",)
@@ -33,7 +34,7 @@ class Settings:
     """The PCL authors' values for this baseline."""
 
     batch_size: Annotated[int, Field(gt=0)] = 16  # slices or patches; four times as many images
-    size_px: views.Size = 352  # side of a view, as PCL; also [slices, rows, cols] in 3D, with rows = cols
+    size_px: Size = 352  # side of a view, as PCL; also [slices, rows, cols] in 3D, with rows = cols
 
 
 @final
@@ -45,8 +46,8 @@ class Views:
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``0`` to ``3``: quarter turns of the same crop, each (B, C, *out)."""
-        crop = views.random_view(views.CROP_ONLY, batch, self.settings.size_px, rng)
-        return {str(turns): views.quarter_turns(crop, turns) for turns in range(4)}
+        crop = views.random_view(CROP_ONLY, batch, self.settings.size_px, rng)
+        return {str(turns): resampling.quarter_turns(crop, turns) for turns in range(4)}
 
 
 @final
@@ -56,7 +57,7 @@ class Method(contracts.Method):
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        patch_px = views.patch_px(settings.size_px, backbone.dims, square=True)
+        patch_px = patch_of(settings.size_px, backbone.dims, square=True)
         self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
         self.trains = TRAINS
         self.views = Views(settings)

@@ -34,6 +34,8 @@ from lemis.parts import heads
 from lemis.parts.alignment import alignment_loss
 from lemis.parts.contrast import base_factor, contrast, near, same
 from lemis.sampling import views
+from lemis.sampling.correspondence import carry_back
+from lemis.sampling.spatial import Spatial
 
 DIMS = (2,)
 TRAINS = ("encoder",)
@@ -61,7 +63,7 @@ class Settings:
     geometry: Literal["shared", "independent"] = "shared"  # by all slices of a scan in a view, or none
     same_slice: bool = False  # independent geometry: the two views of one slice are a pair too
     size_px: Annotated[int, Field(gt=0)] = 352  # side of a view
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL
+    spatial: Spatial = field(default_factory=Spatial)  # as PCL
 
 
 @final
@@ -146,7 +148,7 @@ class Method(contracts.Method):
         if self.settings.geometry == "independent":
             stride = self.backbone_stride()
             halves = zip(x.chunk(2), views_of, strict=True)
-            carried = [views.carry_back(half, view.geometry, stride, batch.image.shape[2:]) for half, view in halves]
+            carried = [carry_back(half, view.geometry, stride, batch.image.shape[2:]) for half, view in halves]
             x, valid = torch.cat([c[0] for c in carried]), torch.cat([c[1] for c in carried])[:, 0]
         else:
             valid = torch.ones_like(x[:, 0], dtype=torch.bool)

@@ -21,6 +21,7 @@ from lemis.contracts import Batch, Draw, Outcome, Sampling
 from lemis.parts import heads
 from lemis.parts.contrast import base_factor, contrast, same
 from lemis.sampling import views
+from lemis.sampling.spatial import Size, Spatial, patch_of
 
 DIMS = (2, 3)
 TRAINS = ("encoder",)
@@ -34,8 +35,8 @@ class Settings:
     temperature: Annotated[float, Field(gt=0)] = 0.1  # tau
     temperature_base: Annotated[float, Field(gt=0)] | None = 0.07  # PCL: the loss times tau / 0.07; None: as printed
     embedding: Annotated[int, Field(gt=0)] = 512  # as PCL
-    size_px: views.Size = 352  # side of a view, as PCL; also [slices, rows, cols] in 3D
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL
+    size_px: Size = 352  # side of a view, as PCL; also [slices, rows, cols] in 3D
+    spatial: Spatial = field(default_factory=Spatial)  # as PCL
 
 
 Views = views.TwoViews  # ``first`` and ``second`` of every slice or patch
@@ -48,7 +49,7 @@ class Method(contracts.Method):
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        patch_px = views.patch_px(settings.size_px, backbone.dims)
+        patch_px = patch_of(settings.size_px, backbone.dims)
         self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
         self.trains = TRAINS
         self.views = Views(settings)

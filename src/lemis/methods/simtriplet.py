@@ -29,6 +29,7 @@ from lemis.contracts import Batch, Draw, Outcome, Sampling, View
 from lemis.layers.basic import precise
 from lemis.parts import heads
 from lemis.sampling import views
+from lemis.sampling.spatial import Spatial
 
 DIMS = (2,)
 TRAINS = ("encoder",)
@@ -44,7 +45,7 @@ class Settings:
     embedding: Annotated[int, Field(gt=0)] = 2048  # SimSiam's, as the paper
     bottleneck: Annotated[int, Field(gt=0)] = 512  # hidden width of the predictor; SimSiam's, as the paper
     size_px: Annotated[int, Field(gt=0)] = 352  # side of a view, as PCL
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL
+    spatial: Spatial = field(default_factory=Spatial)  # as PCL
 
 
 @final

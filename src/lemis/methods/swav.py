@@ -31,6 +31,7 @@ from lemis.contracts import Batch, Draw, Outcome, Sampling, View
 from lemis.layers.basic import pool, precise, unit
 from lemis.parts import heads
 from lemis.sampling import views
+from lemis.sampling.spatial import Spatial
 
 DIMS = (2,)
 TRAINS = ("encoder",)
@@ -50,7 +51,7 @@ class Settings:
     crops: Annotated[int, Field(ge=0)] = 0  # smaller views per slice; six in the paper's multi-crop
     crop_px: Annotated[int, Field(gt=0)] = 144  # their side; the paper's 96 of 224, in multiples of 16
     size_px: Annotated[int, Field(gt=0)] = 352  # side of a view, as PCL
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # as PCL
+    spatial: Spatial = field(default_factory=Spatial)  # as PCL
 
 
 @final

@@ -42,7 +42,8 @@ from lemis.errors import UsageError
 from lemis.layers.basic import pool, precise
 from lemis.parts import corrupt
 from lemis.parts.contrast import contrast, same
-from lemis.sampling import views
+from lemis.sampling import resampling, views
+from lemis.sampling.spatial import CROP_ONLY, Size, patch_of, shape_of
 
 DIMS = (2, 3)
 TRAINS = ("encoder",)
@@ -61,7 +62,7 @@ class Settings:
     most_corrupted: Annotated[float, Field(gt=0, le=1)] = 0.3  # share of a view, by noise and again by another view [C]
     block_share: corrupt.Share = (0.05, 0.25)  # of each side of the view, a block [C]
     read: Literal["average", "places"] = "average"  # of turn and z: ours, or two places of the map [C]
-    size_px: views.Size = 352  # side of a view, as PCL; also [slices, rows, cols] in 3D, with rows = cols; 96 [C]
+    size_px: Size = 352  # side of a view, as PCL; also [slices, rows, cols] in 3D, with rows = cols; 96 [C]
 
 
 @final
@@ -73,7 +74,7 @@ class Views:
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``first`` and ``second``, and ``first corrupted`` and ``second corrupted``, each (B, C, *out)."""
-        crop = views.random_view(views.CROP_ONLY, batch, self.settings.size_px, rng)
+        crop = views.random_view(CROP_ONLY, batch, self.settings.size_px, rng)
         low, span = corrupt.value_range(batch.image, batch.inside)
         drawn = {}
         for name in ("first", "second"):
@@ -110,12 +111,12 @@ class Method(contracts.Method):
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        patch_px = views.patch_px(settings.size_px, backbone.dims, square=True)
+        patch_px = patch_of(settings.size_px, backbone.dims, square=True)
         self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
         self.trains = TRAINS
         self.views = Views(settings)
         self.backbone = backbone
-        _refuse_size(views.shape_of(settings.size_px, backbone.dims), backbone.strides[-1])
+        _refuse_size(shape_of(settings.size_px, backbone.dims), backbone.strides[-1])
         width = backbone.channels[-1]
         self.classify = nn.Linear(width, 4)
         self.project = nn.Linear(width, settings.embedding)
@@ -154,7 +155,7 @@ def turned(view: View, rng: Draw) -> View:
     """Each row of a square view by its own number of quarter turns, all four alike likely."""
     rows = torch.arange(len(view.image), device=view.image.device)
     turn = (rng.uniform(len(rows)) * 4).long()
-    every = [views.quarter_turns(view, k) for k in range(4)]
+    every = [resampling.quarter_turns(view, k) for k in range(4)]
     image = torch.stack([one.image for one in every])[turn, rows]
     to_source = torch.stack([one.geometry.to_source for one in every])[turn, rows]
     return View(image, Geometry(to_source, view.geometry.shape))

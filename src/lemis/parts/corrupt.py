@@ -13,10 +13,11 @@ from operator import mul
 from typing import Annotated
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from lemis.contracts import Draw
+from lemis.settings import Probability
 
 
 def _share(ends: tuple[float, float]) -> tuple[float, float]:
@@ -25,7 +26,6 @@ def _share(ends: tuple[float, float]) -> tuple[float, float]:
     return ends
 
 
-Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[tuple[float, float], AfterValidator(_share)]
 
 MOST_BOXES = 10  # of a cut-out, of a cut-around, and swaps of a shuffling; CAiD's and DiRA's code

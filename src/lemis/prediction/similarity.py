@@ -27,7 +27,7 @@ from lemis.preparation.preprocess import inside_field
 from lemis.preparation.store import Store, open_store
 from lemis.runs.device import chosen_device
 from lemis.runs.run import fill, load_model
-from lemis.sampling import views
+from lemis.sampling import correspondence, geometries, resampling
 from lemis.settings import plain
 from lemis.work_files.run import Model, PretrainedModel, read_environment, read_model, refuse_modules
 
@@ -116,8 +116,8 @@ def similarity(
     target = torch.device(chosen_device(device))
     x = torch.from_numpy(image)[None].to(target)  # (1, C, H, W)
     seen = torch.from_numpy(inside)[None, None].to(target)
-    here = View(x, views.identity(1, x.shape[2:], device=target), inside=seen)
-    there = views.apply(_other_view(x.shape[2:], target), x, inside=seen)
+    here = View(x, geometries.identity(1, x.shape[2:], device=target), inside=seen)
+    there = resampling.apply(_other_view(x.shape[2:], target), x, inside=seen)
     loaded = [(name, *load_model(work / "runs" / name)) for name in names]
     for name, _, model in loaded:
         refuse_modules(work / "runs" / name, model, trust, next=f"lemis report {work} --similarity {of(query)} --trust")
@@ -129,7 +129,7 @@ def similarity(
         scan.prepared_spacing_mm[1] / scan.prepared_spacing_mm[2],
         _seen(x[:, :1], here),
         _seen(there.image[:, :1], there),
-        _pair(views.view_of(there.geometry, place)),
+        _pair(correspondence.view_of(there.geometry, place)),
         tuple(
             _maps(name, model, network.to(target), here, there, query)
             for name, model, network in _networks(work / "runs", loaded)
@@ -230,7 +230,7 @@ def _maps(run: str | None, model: Model, network: Backbone, here: View, there: V
     )
     best = np.unravel_index(np.nanargmax(of_view), of_view.shape)
     centre = tuple(float(k // stride * stride + (stride - 1) / 2) for k in best)
-    source = _pair(views.source_of(there.geometry, torch.tensor([[centre]], device=wanted.device)))
+    source = _pair(correspondence.source_of(there.geometry, torch.tensor([[centre]], device=wanted.device)))
     away = float(np.hypot(source[0] - query.row, source[1] - query.col))
     method = "scratch" if run is None else model.method
     return Maps(method, run, model.backbone, stride, of_slice, of_view, (centre[0], centre[1]), away)

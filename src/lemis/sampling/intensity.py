@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lemis.contracts import Draw
-from lemis.sampling.views import PositiveRange, Probability, Range
+from lemis.settings import PositiveRange, Probability, Range
 
 
 @dataclass(frozen=True, kw_only=True)

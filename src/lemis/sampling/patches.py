@@ -19,8 +19,8 @@ from torch import Tensor
 from lemis.contracts import Batch, Sampling
 from lemis.errors import UsageError
 from lemis.preparation.store import Store
-from lemis.sampling import views
 from lemis.sampling.samples import RESIDENT_SHARE, memory_of, read_ahead
+from lemis.sampling.spatial import Spatial, reach_px
 
 PLACES = 10_000  # labelled voxels of a structure of a scan that patches are drawn at, at most; nnU-Net v2's number
 
@@ -51,7 +51,7 @@ class Patches:
         scans: Sequence[int],
         device: torch.device,
         sampling: Sampling,
-        spatial: views.Spatial,
+        spatial: Spatial,
         *,
         with_labels: bool = False,
         resident: bool | None = None,
@@ -68,7 +68,7 @@ class Patches:
         self.subject = np.array([place[one.subject] for one in facts], dtype=np.int64)
         self.shape = np.array([(one.slices, *one.prepared_shape) for one in facts])
         self.patch_px = np.array(sampling.patch_px)
-        self.region_px = np.array(views.reach_px(spatial, tuple(sampling.patch_px)))
+        self.region_px = np.array(reach_px(spatial, tuple(sampling.patch_px)))
         self._places = [_places(self._label(row)) for row in range(len(scans))] if with_labels else []
         size = int(self.shape.prod(axis=1).sum()) * (2 * len(store.channels) + with_labels)
         self.resident = size < RESIDENT_SHARE * memory_of(device) if resident is None else resident
@@ -120,7 +120,7 @@ class Patches:
             first = structure[rng.integers(len(structure))] - self.patch_px // 2
         else:
             first = rng.integers(0, np.maximum(spare, 0) + 1)
-        # The same middle as ``views.identity`` has: of an odd number of zeros, one more lies behind.
+        # The same middle as ``geometries.identity`` has: of an odd number of zeros, one more lies behind.
         first = np.where(spare >= 0, np.clip(first, 0, np.maximum(spare, 0)), -(-spare // 2))
         return (row, *(int(value) for value in first))
 

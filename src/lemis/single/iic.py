@@ -32,7 +32,9 @@ from lemis.one_image.pixel_cnn import Trunk
 from lemis.one_image.solo import Networks, Optimiser, Step
 from lemis.parts import mutual_information
 from lemis.parts.mutual_information import Over
-from lemis.sampling import views
+from lemis.sampling import correspondence, resampling
+from lemis.sampling.spatial import Spatial, draw
+from lemis.settings import Probability
 
 _GREY = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
 
@@ -47,7 +49,7 @@ class Settings:
     lamb: Annotated[float, Field(gt=0)] = 1.0  # weight of the marginals' entropy [C]; 1.5 for a second head in one run
     over: Over = "uncollapsed"  # mean of I over displacements [C]; collapsed: I of the sum of P_t
     width: Annotated[int, Field(gt=0)] = 100  # of the CNN: SGSCN's
-    p_mirror: views.Probability = 0.5  # of the copy, each axis on its own; INFERRED
+    p_mirror: Probability = 0.5  # of the copy, each axis on its own; INFERRED
     rotation_deg: Annotated[float, Field(ge=0, le=180)] = 0.0  # of the copy, at most, either way; none, INFERRED
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.1  # brightness, contrast, saturation: factors of 1 -+ this [C]
     optimiser: Optimiser = "sgd"  # INFERRED: gets farther in 50 iterations than Adam at 1e-4 [C]
@@ -85,7 +87,7 @@ class Clustering(Networks):
         losses, maps = {}, []
         for name, head in zip(("clusters", "over_clusters"), self.heads, strict=False):
             phi = head(features).softmax(1)
-            back, inside = views.carry_back(head(of_copy).softmax(1), geometry, 1, images.shape[2:])
+            back, inside = correspondence.carry_back(head(of_copy).softmax(1), geometry, 1, images.shape[2:])
             losses[name] = mutual_information.loss(
                 phi, back, inside[:, 0], reach_px=how.reach_px, lamb=how.lamb, over=how.over
             )
@@ -95,13 +97,13 @@ class Clustering(Networks):
     def transform(self, images: Tensor) -> tuple[Tensor, Geometry]:
         """(N, C, H, W) -> g x of the same shape, and g."""
         how, shape, rng = self.settings, images.shape[2:], _Own(self.rngs, images.device)
-        spatial = views.Spatial(
+        spatial = Spatial(
             crop="centre", p_mirror=how.p_mirror, p_spatial=1.0, p_elastic=0.0, p_scale=0.0,
             rotation_degrees=(-how.rotation_deg, how.rotation_deg),
         )  # fmt: skip
-        geometry = views.draw(spatial, len(images), shape, shape, rng)
+        geometry = draw(spatial, len(images), shape, shape, rng)
         factors = rng.uniform(len(images), 3, low=1 - how.jitter, high=1 + how.jitter)
-        return views.apply(geometry, jitter(images, factors)).image, geometry
+        return resampling.apply(geometry, jitter(images, factors)).image, geometry
 
 
 def jitter(images: Tensor, factors: Tensor) -> Tensor:

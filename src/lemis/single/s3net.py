@@ -33,7 +33,8 @@ from lemis.contracts import Geometry, Segmented
 from lemis.layers.deform import deform_conv
 from lemis.one_image import solo
 from lemis.parts import edges
-from lemis.sampling import views
+from lemis.sampling import resampling
+from lemis.settings import PositiveRange
 
 
 def _odd(size: int) -> int:
@@ -71,7 +72,7 @@ class Settings:
     affine: Affine = "input"  # INFERRED; feature: of the auxiliary scores [P]; released: those, by 90 degrees [C]
     rotation_deg: Annotated[float, Field(ge=0, le=180)] = 90.0  # at most, either way, INFERRED: no ranges in [P]
     translation: Annotated[float, Field(ge=0, lt=0.5)] = 0.1  # at most, share of the side, INFERRED
-    scale: views.PositiveRange = (0.8, 1.2)  # drawn between, INFERRED; below 1 magnifies
+    scale: PositiveRange = (0.8, 1.2)  # drawn between, INFERRED; below 1 magnifies
     shear_deg: Annotated[float, Field(ge=0, lt=90)] = 10.0  # at most, either way, INFERRED
     learning_rate: Positive = 0.36  # SGD [P]; 0.2 [C]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # [P]
@@ -148,13 +149,13 @@ class Networks(solo.Networks):
             return cross_entropy(told, torch.rot90(scores, 1, (2, 3)).argmax(1))
         geometry = draw_affine(how, self.rngs, images)
         inside = torch.ones_like(images[:, :1], dtype=torch.bool)
-        target = views.apply(geometry, scores, inside=inside)
+        target = resampling.apply(geometry, scores, inside=inside)
         if how.affine == "feature":
-            told = views.apply(geometry, self.auxiliary(x)).image
+            told = resampling.apply(geometry, self.auxiliary(x)).image
         else:
             # Outside is the image's mean, not black: normalisation sees all pixels, those that do not count too.
             mean = images.mean((2, 3), keepdim=True)
-            told = self.auxiliary(self.encode(views.apply(geometry, images - mean).image + mean))
+            told = self.auxiliary(self.encode(resampling.apply(geometry, images - mean).image + mean))
         return cross_entropy(told, target.image.argmax(1), target.inside)
 
 

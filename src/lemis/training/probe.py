@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from lemis.contracts import Backbone, KeypointBackbone, Sampling
 from lemis.preparation.store import Store
 from lemis.runs.memory import peak_memory_gb, reset_peak_memory
-from lemis.sampling import views
 from lemis.sampling.draw import Rows
 from lemis.sampling.samples import Source
+from lemis.sampling.spatial import shape_of
 from lemis.training import build, launch, pairing, schedule, sources
 from lemis.training.loop import channels_last
 from lemis.training.run_settings import Finetuning, Pretraining
@@ -61,7 +61,7 @@ def of_finetuning(store: Store, scans: Sequence[int], settings: Finetuning, devi
     torch.manual_seed(0)
     network = build.network(settings, store)
     found = pairing.keypoints_of(settings.backbone, settings.backbone_settings)
-    patch_px = views.shape_of(settings.objective.size_px, 3) if settings.dims == 3 else None
+    patch_px = shape_of(settings.objective.size_px, 3) if settings.dims == 3 else None
     most = found.most if found else 0
     source, sampling = sources.of_labels(store, scans, fabric.device, settings.objective, patch_px, most)
     return _probe(build.objective(settings, network, store), network, source, sampling, settings.schedule, fabric)

@@ -10,9 +10,9 @@ import torch
 from lemis.contracts import Method, Sampling
 from lemis.preparation import keypoints as detection
 from lemis.preparation.store import Store
-from lemis.sampling import views
 from lemis.sampling.patches import Patches
 from lemis.sampling.samples import Slices
+from lemis.sampling.spatial import CROP_ONLY
 from lemis.training import supervised
 
 
@@ -36,7 +36,7 @@ def of_method(
     """
     if method.sampling.patch_px is not None:
         # A method without a choice of geometry cuts patches as they are.
-        return Patches(store, scans, device, method.sampling, getattr(settings, "spatial", views.CROP_ONLY))
+        return Patches(store, scans, device, method.sampling, getattr(settings, "spatial", CROP_ONLY))
     most, descriptors = found.most if found else 0, method.sampling.kind == "neighbours"
     return Slices(store, scans, device, keypoints=most, descriptors=descriptors)
 

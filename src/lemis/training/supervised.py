@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from lemis.contracts import Auxiliary, Backbone, Batch, Draw, KeypointBackbone, Outcome
 from lemis.parts.overlap import cross_entropy, soft_dice_loss
 from lemis.sampling import intensity, views
-from lemis.settings import ordered
+from lemis.sampling.spatial import Size, Spatial
+from lemis.settings import Probability, ordered
 
-Share = Annotated[tuple[views.Probability, views.Probability], AfterValidator(ordered)]
+Share = Annotated[tuple[Probability, Probability], AfterValidator(ordered)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +25,10 @@ class Settings:
     batch_size: Annotated[int, Field(gt=0)] = 10  # slices, or patches of volumes
     # dice_squared: over all classes with squares in the denominator, as V-Net prints it (Voxel Siamese, equation 3).
     loss: Literal["cross_entropy", "dice_and_cross_entropy", "dice_squared"] = "cross_entropy"
-    size_px: views.Size = 352  # of a training view; in 3D also [slices, rows, cols]
-    foreground_share: views.Probability = 1 / 3  # 3D: of a batch's patches, at a labelled voxel; nnU-Net v2's
+    size_px: Size = 352  # of a training view; in 3D also [slices, rows, cols]
+    foreground_share: Probability = 1 / 3  # 3D: of a batch's patches, at a labelled voxel; nnU-Net v2's
     keypoint_share: Share = (1.0, 1.0)  # of a view's keypoints that the network is given; KAF's code: a random part
-    spatial: views.Spatial = field(default_factory=views.Spatial)  # views.CROP_ONLY's values on CHD
+    spatial: Spatial = field(default_factory=Spatial)  # CROP_ONLY's values on CHD
     intensity: intensity.Intensity = field(default_factory=intensity.Intensity)  # none, as in the protocol
 
 

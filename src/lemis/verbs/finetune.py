@@ -22,7 +22,7 @@ from lemis.preparation.store import Store, open_store
 from lemis.runs import folders, material
 from lemis.runs.material import TrainedOn
 from lemis.runs.run import Run, fill, is_done, load_model, messages
-from lemis.sampling import views
+from lemis.sampling.spatial import shape_of
 from lemis.settings import plain
 from lemis.training import build, guards, launch, loop, pairing, run_settings, sources
 from lemis.training import held_out as held_out_score
@@ -137,7 +137,7 @@ def finetune(
         console.print(f"{path}: nothing to do")
         return path
 
-    patch_px = views.shape_of(settings.objective.size_px, 3) if settings.dims == 3 else None
+    patch_px = shape_of(settings.objective.size_px, 3) if settings.dims == 3 else None
     dice = None
     if held_out:
         dice = held_out_score.scorer(network, store, held_out, fabric.device, patch_px=patch_px, keypoints=most)

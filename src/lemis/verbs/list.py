@@ -28,7 +28,7 @@ SHARED = {
     "keypoints (prepare, networks that look at them)": ("preparation", "keypoints", "Settings"),
     "pretrain, finetune": ("training", "schedule", "Settings"),
     "objective (finetune)": ("training", "supervised", "Settings"),
-    "spatial (methods, objective)": ("sampling", "views", "Spatial"),
+    "spatial (methods, objective)": ("sampling", "spatial", "Spatial"),
     "intensity (objective)": ("sampling", "intensity", "Intensity"),
 }
 
