@@ -34,6 +34,7 @@ VERBS = [
     "evaluate",
     "report",
     "segment-one",
+    "check-method",
 ]
 RESULT = types.SimpleNamespace(errors=0, healthy=True, failed=(), folder=Path("comparison"))
 

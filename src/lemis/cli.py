@@ -31,8 +31,8 @@ HEAVY = {"pretrain", "finetune", "predict", "fit", "demo", "compare", "segment-o
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a fault of Lemis, or what was tried did not come off (a training that diverged, a cell of "
-    "compare, something to fix that doctor found); 2 your input or your disk; 3 scans that must be repaired; "
-    "130 interrupted (Ctrl-C, SIGTERM): the same command goes on."
+    "compare, something to fix that doctor or check-method found); 2 your input or your disk; 3 scans that must be "
+    "repaired; 130 interrupted (Ctrl-C, SIGTERM): the same command goes on."
 )
 
 app = typer.Typer(
@@ -585,6 +585,33 @@ def check(
 
     if verb(folder, output=output, json=json, layout=layout, jobs=jobs).errors:
         raise typer.Exit(3)
+
+
+@app.command(name="check-method", epilog="Example: lemis check-method my_lab.idea", rich_help_panel="Your own modules")
+def check_method(
+    module: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE",
+            help="Dotted name of your module: my_lab.idea for my_lab/idea.py in this folder, or an installed one.",
+            show_default=False,
+        ),
+    ],
+    json: Json = False,
+) -> None:
+    """Does your own method, network, extra loss or method for one image keep what Lemis asks of it?
+
+    A line for each promise: passed, FAILED with what was found and what is asked, or a note where it is asked of files
+    of Lemis only. What the module is follows from what it defines beside `Settings`: `Method` (pre-training, as the
+    files of src/lemis/methods), `Backbone` (a network), `Auxiliary` (an extra loss of fine-tuning), or `segment` (one
+    image without labels). It runs on made-up scans, in about a minute. A setting that acts only where another is set is
+    told in the module, `CHECKED_WITH = {"momentum": {"encoder": "ema"}}`, and one that cannot act in one step too,
+    `NOT_CHECKED = {"transfer": "acts after the last step"}`. Exit code 1 when a promise is not kept.
+    """
+    from lemis.verbs.check_method import check_method as verb
+
+    if verb(module, json=json).failed:
+        raise typer.Exit(1)
 
 
 @app.command(

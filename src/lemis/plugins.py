@@ -242,7 +242,10 @@ def _comment_above(comments: dict[int, str], line: int, source: str) -> str:
 
 
 def _source(folder: str, name: str) -> str:
-    return (_ROOT / folder / f"{name}.py").read_text(encoding="utf-8")
+    file = _ROOT / folder / f"{name}.py"
+    if "." in name:  # of the user's
+        file = outline.source(name) or file
+    return file.read_text(encoding="utf-8")
 
 
 def _assignment(node: ast.stmt) -> tuple[str, ast.expr | None]:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from lemis import plugins
-from lemis.settings import plain, resolve
+from lemis.promises import own_settings
 
 FOLDERS = ("methods", "auxiliary", "single", "backbones")
 PLUGINS = [(folder, name) for folder in FOLDERS for name in plugins.names(folder)]
@@ -15,12 +15,8 @@ PLUGINS = [(folder, name) for folder in FOLDERS for name in plugins.names(folder
 
 @pytest.mark.parametrize(("folder", "name"), PLUGINS)
 def test_settings_are_frozen_and_have_defaults(folder: str, name: str) -> None:
+    own_settings.settings_are_frozen_and_have_defaults(folder, name)
+    own_settings.each_setting_says_where_its_default_is_from(folder, name)
     cls = plugins.load(folder, name).Settings
-    defaults = cls()
-    fields = dataclasses.fields(cls)
-    assert all(field.kw_only for field in fields)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(defaults, fields[0].name, None)
-    assert resolve(cls, plain(defaults)) == defaults, "the defaults pass their own checks, and survive YAML"
-    silent = [row["name"] for row in plugins.settings_of(folder, name) if not row["note"]]
-    assert not silent, "each default says where it is from, at the end of its line: `lemis list` shows it"
+        setattr(cls(), dataclasses.fields(cls)[0].name, None)

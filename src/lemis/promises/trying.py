@@ -1,0 +1,101 @@
+"""How promises are tried, and how one that is not kept is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from lemis import plugins
+from lemis.errors import UsageError, shown
+
+_OTHERS = (Path(__file__).parents[1], *(Path(sysconfig.get_path(key)) for key in ("stdlib", "purelib", "platlib")))
+
+State = Literal["kept", "broken", "noted"]
+
+
+class Broken(Exception):
+    """A promise that is not kept: what was found instead."""
+
+
+class NotTried(Exception):
+    """A promise that could not be tried, and why."""
+
+
+def expect(kept: bool, found: str) -> None:
+    """Go on where a promise is kept.
+
+    Raises:
+        Broken: It is not; says what was found.
+    """
+    if not kept:
+        raise Broken(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """One promise, as it was tried."""
+
+    promise: str  # a sentence
+    state: State  # noted: not asked of a module outside the package, or not to be tried here
+    found: str = ""  # what there was instead
+    asked: str = ""  # what is asked, and what to do
+
+
+def attempt(promise: Callable[..., None], *given: Any, of: str = "", needed: bool = True) -> Tried:
+    """Try one promise.
+
+    Args:
+        promise: A function that raises where it is not kept.
+        given: What it takes.
+        of: What it is tried on, where it is tried several times (``in 3D``).
+        needed: Whether it is asked of this module; one that is not, and is not kept, is noted.
+    """
+    sentence = promise.__name__.replace("_", " ") + (f" ({of})" if of else "")
+    asked = " ".join((promise.__doc__ or "").split())
+    try:
+        promise(*given)
+    except NotTried as error:
+        return Tried(sentence, "noted", str(error))
+    except Broken as error:
+        found = str(error)
+    except UsageError as error:
+        found = f"{error.given}; allowed: {error.allowed}"
+    except Exception as error:
+        if isinstance(error, OSError) and not _place(error):  # the disk, and nothing of theirs
+            raise
+        found = f"{_place(error)}{type(error).__name__}: {shown(str(error), quoted=False)}"
+    else:
+        return Tried(sentence, "kept")
+    return Tried(sentence, "broken" if needed else "noted", found, asked)
+
+
+def _place(error: Exception) -> str:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    theirs = [frame for frame in frames if not _of_others(Path(frame.filename))]
+    return f"{theirs[-1].filename}, line {theirs[-1].lineno}: " if theirs else ""
+
+
+def _of_others(file: Path) -> bool:
+    return any(file.is_relative_to(root) for root in _OTHERS)
+
+
+def of_module(folder: str, name: str) -> ModuleType:
+    """The module that a plug-in is."""
+    return plugins.load(folder, name)
+
+
+def known(module: ModuleType, *layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Of these settings those that the module has."""
+    has = {field.name for field in dataclasses.fields(module.Settings)}
+    return {key: value for layer in layers for key, value in layer.items() if key in has}
+
+
+def names(values: Iterable[str]) -> str:
+    """Some of them, for a message."""
+    every = sorted(values)
+    return ", ".join(every[:4]) + (f" and {len(every) - 4} more" if len(every) > 4 else "")
