@@ -1,6 +1,7 @@
 """Names on the terminal stand as they are: neither a style nor a control code, and no number is cut."""
 
 import io
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -15,8 +16,11 @@ from typer.testing import CliRunner
 from lemis import cli, terminal
 from lemis.datasets.index import Index, Scan
 from lemis.formats.paths import is_picture
-from lemis.verbs import check, doctor, evaluate
+from lemis.report import scores_table
+from lemis.verbs import check, doctor
 from lemis.verbs import list as list_verb
+from lemis.work_files.evaluation import COUNTS, Summary
+from work_files_made import ESTIMATE, SCORES, SUMMARY
 
 NAMES = ["sc[/bold]", "[/red]", "[LV]", "[red]", "[link=file:///etc]x", ":heart:", "{0}", "{task.x}", "100%", "\\[a]"]
 
@@ -130,18 +134,18 @@ def test_check_shows_folders_structures_and_faults_as_they_are(name, monkeypatch
 
 @pytest.mark.parametrize("width", [40, 80])
 def test_evaluate_shows_structures_and_numbers_whole(width, monkeypatch, tmp_path):
-    estimate = {"mean": 0.912, "low": 0.881, "high": 0.943}
-    facts = {"dice": estimate, "hd95_mm": estimate, "nsd": estimate, **dict.fromkeys(evaluate.COUNTS, 17)}
+    estimate = {**ESTIMATE, "mean": 0.912, "low": 0.881, "high": 0.943}
+    facts = {**SCORES, "dice": estimate, "hd95_mm": estimate, "nsd": estimate, **dict.fromkeys(COUNTS, 17)}
     summary = {
-        "scans": 3, "subjects": 3, "settings": {"intervals": {"level": 0.95}}, "not_scored": {"[why]": ["a"]},
-        "training_not_recorded": [], "subjects_labelled_in_training": None, "transductive": None, "strange": {},
+        **SUMMARY, "scans": 3, "subjects": 3, "not_scored": {"[why]": ["a"]}, "transductive": None,
+        "subjects_labelled_in_training": None,
         "protocols": {"default": {
-            "tolerance_mm": 2.0, "without_millimetres": "", "structures": {"[/red]": facts, "[LV]": facts},
+            **SUMMARY["protocols"]["default"], "structures": {"[/red]": facts, "[LV]": facts},
             "overall": {**facts, "missed": 0, "invented": 0},
         }},
     }  # fmt: skip
     out = spoken(monkeypatch, width=width, terminal_=True)
-    evaluate._print(summary, tmp_path / "[/bold]")
+    scores_table.show(Summary.model_validate_json(json.dumps(summary)), tmp_path / "[/bold]")
     for what in ("[/red]", "[LV]", "[why]", "[/bold]"):
         assert what in out.getvalue()
     assert out.getvalue().count("0.912") == 6

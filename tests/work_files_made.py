@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from lemis.records import plain
+from lemis.verbs.evaluate import evaluate as evaluate_verb
+
 _TRAINED: dict[str, Any] = {
     "version": 1, "method": "sal", "backbone": "unet2d", "backbone_settings": {}, "channels": ["MR"],
     "label_names": ["background", "pool"], "label_values": [0, 1], "labelled_subjects": [], "prepared": {}, "seed": 0,
@@ -22,7 +25,36 @@ META: dict[str, Any] = {
     "label_names": ["background", "pool"], "label_values": [0, 1], "scans": ["a"],
 }  # fmt: skip
 
+ESTIMATE: dict[str, Any] = {
+    "mean": 0.9,
+    "low": None,
+    "high": None,
+    "median": 0.9,
+    "std": 0.0,
+    "scans": 1,
+    "subjects": 1,
+}
+SCORES: dict[str, Any] = {
+    **dict.fromkeys(("dice", "hd95_mm", "assd_mm", "nsd", "hd95_pooled_mm", "assd_of_means_mm"), ESTIMATE),
+    **dict.fromkeys(("scored", "missed", "invented", "absent"), 1),
+}
+SUMMARY: dict[str, Any] = {
+    "version": 1, "scans": 1, "subjects": 1, "not_scored": {}, "runs": ["a"], "transductive": False,
+    "training_not_recorded": [], "subjects_tested": ["s"], "subjects_labelled_in_training": [],
+    "subjects_in_pretraining": [], "versions": {},
+    "settings": {"scores": {"tolerance_mm": 2.0}, "intervals": {"level": 0.95}},
+    "protocols": {"default": {
+        "what": "w", "definitions": {"hd95_mm": "d", "interval": "i"}, "tolerance_mm": 2.0,
+        "without_millimetres": None, "structures": {"pool": SCORES}, "overall": SCORES,
+    }},
+}  # fmt: skip
+
 
 def model(verb: str, **more: Any) -> dict[str, Any]:
     """``model.json`` of a run of this verb."""
     return {**(PRETRAINED if verb == "pretrain" else FINETUNED), **more}
+
+
+def evaluate(*arguments: Any, **more: Any) -> dict[str, Any]:
+    """What the verb gives, as ``summary.json`` has it."""
+    return plain(evaluate_verb(*arguments, **more))

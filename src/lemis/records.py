@@ -87,9 +87,25 @@ def refused(error: ValidationError, *, where: str, next: str) -> UsageError:
     return UsageError(f"{where}: {field or 'the whole'} is {found}", allowed=_allowed(first["msg"], field), next=next)
 
 
+def plain(record: Record) -> dict[str, Any]:
+    """As plain JSON types, fields in the model's order; what was never said is left out."""
+    return record.model_dump(mode="json", exclude_unset=True)
+
+
 def text_of(record: Record) -> str:
-    """JSON for people, fields in the model's order."""
-    return json.dumps(record.model_dump(mode="json", exclude_unset=True), indent=1, ensure_ascii=False) + "\n"
+    """JSON for people."""
+    return json.dumps(plain(record), indent=1, ensure_ascii=False) + "\n"
+
+
+def write(path: Path, record: Record) -> None:
+    """Replace a JSON file, once its text was read back: what a reader would refuse does not take a good file's place.
+
+    Raises:
+        ValidationError: It is nothing that could be read; a mistake of ours.
+    """
+    text = text_of(record)
+    _adapter(type(record)).validate_json(text, strict=True)
+    files.write(path, text)
 
 
 def read_table(path: Path, columns: Sequence[str], *, next: str) -> list[dict[str, str]]:

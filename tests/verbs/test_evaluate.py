@@ -21,8 +21,9 @@ from lemis.datasets import index as indexing
 from lemis.errors import DataFault, UsageError
 from lemis.formats import volume
 from lemis.measure import scores
-from lemis.verbs.evaluate import METRICS, Settings, evaluate
-from work_files_made import model
+from lemis.scoring.summing_up import Settings
+from lemis.work_files.evaluation import METRICS
+from work_files_made import evaluate, model
 
 SHAPE = (16, 14, 5)
 AFFINE = np.diag([-1.5, -1.5, 8.0, 1.0])  # stored LPS: canonical reading has to flip
@@ -434,7 +435,7 @@ def test_refuses_predictions_without_any_reference(tmp_path: Path):
 
 
 def test_mean_of_structures_ignores_absent_ones():
-    from lemis.verbs.evaluate import _mean
+    from lemis.scoring.summing_up import _mean
 
     assert _mean([1.0, math.nan, 0.0]) == 0.5
     assert math.isnan(_mean([math.nan]))

@@ -22,12 +22,12 @@ from lemis.preparation import store
 from lemis.verbs import predict as predict_verb
 from lemis.verbs import report
 from lemis.verbs.check import check
-from lemis.verbs.evaluate import evaluate
 from lemis.verbs.finetune import finetune
 from lemis.verbs.fit import fit
 from lemis.verbs.predict import predict
 from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
+from work_files_made import evaluate
 
 SUBJECTS, SHAPE = 6, (36, 40, 6)
 FEW = ("steps=2", "precision=32")

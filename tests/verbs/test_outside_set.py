@@ -15,13 +15,13 @@ import SimpleITK as sitk  # noqa: N813
 from lemis import phantom
 from lemis.errors import UsageError
 from lemis.formats import volume
-from lemis.verbs.evaluate import evaluate
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
 from lemis.verbs.pretrain import pretrain
 from lemis.verbs.report import report
 from lemis.work_files import run as run_files
 from pages import parsed
+from work_files_made import evaluate
 
 FEW = ("steps=2", "precision=32")
 

@@ -20,23 +20,8 @@ from lemis.preparation import store
 from lemis.records import read_table
 from lemis.work_files import checks, comparison, evaluation, predictions, run
 from lemis.work_files.predictions import Prediction, Predictions
-from work_files_made import ENVIRONMENT, FINETUNED, META, PRETRAINED
+from work_files_made import ENVIRONMENT, FINETUNED, META, PRETRAINED, SUMMARY
 
-ESTIMATE = {"mean": 0.9, "low": None, "high": None, "median": 0.9, "std": 0.0, "scans": 1, "subjects": 1}
-SCORES = {
-    **dict.fromkeys(("dice", "hd95_mm", "assd_mm", "nsd", "hd95_pooled_mm", "assd_of_means_mm"), ESTIMATE),
-    **dict.fromkeys(("scored", "missed", "invented", "absent"), 1),
-}
-SUMMARY: dict[str, Any] = {
-    "version": 1, "scans": 1, "subjects": 1, "not_scored": {}, "runs": ["a"], "transductive": False,
-    "training_not_recorded": [], "subjects_tested": ["s"], "subjects_labelled_in_training": [],
-    "subjects_in_pretraining": [], "versions": {},
-    "settings": {"scores": {"tolerance_mm": 2.0}, "intervals": {"level": 0.95}},
-    "protocols": {"default": {
-        "what": "w", "definitions": {"hd95_mm": "d", "interval": "i"}, "tolerance_mm": 2.0,
-        "without_millimetres": None, "structures": {"pool": SCORES}, "overall": SCORES,
-    }},
-}  # fmt: skip
 FAULT = {"severity": "error", "scan": "a", "file": "f", "kind": "k", "seen": "s", "repair": "r"}
 PREDICTIONS: dict[str, Any] = {
     "version": 1, "pretraining_subjects": ["s"],

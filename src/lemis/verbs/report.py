@@ -142,7 +142,7 @@ def _references(
     scores: Path, summary: evaluation.Summary | None, record: predictions.Predictions
 ) -> dict[str, str] | None:
     """The label maps that were scored by, of each scan; None where those are beside the scans."""
-    where = summary.of["references"] if summary and summary.of else None
+    where = summary.of.references if summary and summary.of else None
     if where is None:
         return None
     found = layouts.references(scores.joinpath(where).resolve(), record.scans.keys())

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from lemis import files
+from lemis.measure import tables
 from lemis.measure.scores import Status
 from lemis.preparation.exposure import Strange
 from lemis.records import Count, Name, Record, each_row, find, read_table
+from lemis.records import write as write_record
 
 SUMMARY, PER_CASE = "summary.json", "per_case.csv"
+IN_MM = ("hd95_mm", "assd_mm", "nsd", "hd95_pooled_mm", "assd_of_means_mm")
+METRICS = ("dice", *IN_MM)
+COUNTS = ("missed", "invented", "absent")
 Positive = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -45,9 +52,17 @@ class Scores(Record):
 
 
 class Definitions(Record):
-    """How each score is computed, in words; those that a report quotes by name."""
+    """How each score is computed, in words; a report quotes those of the 95th percentile and of the interval."""
 
+    dice: str = ""
+    surface: str = ""
     hd95_mm: str
+    assd_mm: str = ""
+    hd95_pooled_mm: str = ""
+    assd_of_means_mm: str = ""
+    nsd: str = ""
+    spacing: str = ""
+    empty: str = ""
     interval: str
 
 
@@ -102,8 +117,15 @@ class Tolerance(Record):
 class EvaluationSettings(Record):
     """With which it was computed."""
 
-    intervals: Intervals
     scores: Tolerance
+    intervals: Intervals
+
+
+class Compared(Record):
+    """Folders of label maps and of references, as seen from the scores."""
+
+    predictions: str
+    references: str | None = None
 
 
 class Summary(Record):
@@ -119,7 +141,7 @@ class Summary(Record):
     subjects_tested: tuple[str, ...]
     subjects_labelled_in_training: tuple[str, ...] | None
     subjects_in_pretraining: tuple[str, ...] | None
-    of: dict[str, str | None] | None = None  # folders of label maps and of references, as seen from here
+    of: Compared | None = None  # None: of before it was written down
     strange: dict[str, tuple[Strange, ...]] = Field(default_factory=dict)  # scans unlike what was trained on
     settings: EvaluationSettings
     protocols: Protocols
@@ -148,6 +170,8 @@ class CaseScore(Record):
     hd95_mm: _Cell
     assd_mm: _Cell
     nsd: _Cell
+    hd95_pooled_mm: _Cell = math.nan
+    assd_of_means_mm: _Cell = math.nan
     reference_ml: _Cell
     predicted_ml: _Cell
     status: Status
@@ -172,5 +196,14 @@ def read_cases(scores: Path) -> list[CaseScore]:
     path, again = scores / PER_CASE, f"lemis evaluate {scores.parent}"
     if not path.exists():
         return []
-    rows = read_table(path, tuple(CaseScore.model_fields), next=again)
+    columns = tuple(name for name, field in CaseScore.model_fields.items() if field.is_required())
+    rows = read_table(path, columns, next=again)
     return each_row(path, rows, CaseScore.model_validate, next=again)
+
+
+def write(scores: Path, summary: Summary, cases: Sequence[CaseScore]) -> None:
+    """Write both files of an evaluation, the summary last; the folder is made where it is missing."""
+    scores.mkdir(parents=True, exist_ok=True)
+    rows = [case.model_dump() for case in cases]
+    files.write(scores / PER_CASE, tables.comma_separated(rows, tuple(CaseScore.model_fields)))
+    write_record(scores / SUMMARY, summary)

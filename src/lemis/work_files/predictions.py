@@ -11,11 +11,10 @@ from typing import Any, Literal
 from filelock import FileLock
 from pydantic import Field
 
-from lemis import files
 from lemis.datasets.index import Scan
 from lemis.formats.directions import Axes
 from lemis.preparation.exposure import Strange
-from lemis.records import Name, Record, find, text_of
+from lemis.records import Name, Record, find, write
 
 RECORD = "predictions.json"
 _WAIT_S = 60  # for another process, which holds the lock for milliseconds
@@ -66,6 +65,14 @@ class Predictions(Record):
     layout: str | None = None
     frame: Axes | None = None
 
+    def made(self, scan: str) -> Prediction:
+        """How the label map of a scan was made: as its entry says, else as what holds for all does."""
+        entry = self.scans.get(scan) or Prediction()
+        shared = ("runs", "run", "labelled_subjects", "pretraining_subjects")
+        return entry.model_copy(
+            update={name: getattr(self, name) for name in shared if name not in entry.model_fields_set}
+        )
+
 
 def read(folder: Path) -> Predictions | None:
     """What is known of the label maps of a folder; None where nobody wrote it down.
@@ -96,4 +103,4 @@ def add(folder: Path, scan: str, made: Prediction, shared: Predictions) -> None:
             "known_labels": {**before.known_labels, **shared.known_labels},
             "run_folders": {**before.run_folders, **shared.run_folders},
         }
-        files.write(folder / RECORD, text_of(before.model_copy(update=changed)))
+        write(folder / RECORD, before.model_copy(update=changed))

@@ -1,0 +1,125 @@
+"""One label map against its reference, on the reference's own grid; many at once, in threads."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemis import terminal
+from lemis.datasets.scans import image_digest
+from lemis.errors import DataFault
+from lemis.formats import labels as label_maps
+from lemis.formats import volume
+from lemis.formats.grids import corner_distance_mm
+from lemis.measure import scores
+from lemis.scoring.cases import Case
+from lemis.work_files.evaluation import IN_MM, CaseScore
+
+
+class Scored(NamedTuple):
+    """Of one scan."""
+
+    rows: tuple[CaseScore, ...]  # one for each structure
+    farthest_mm: float  # the diagonal of the image, beyond which no distance lies
+    label_digest: str  # of the reference, as ``Facts.label_digest``
+
+
+class How(NamedTuple):
+    """What holds for all scans."""
+
+    structures: Mapping[str, int]
+    ignored: Sequence[int]  # values that count as background
+    millimetres: bool
+    settings: scores.Settings
+
+
+def score_all(cases: Sequence[Case], how: How, jobs: int | None) -> list[Scored]:
+    """Every scan, in the order of ``cases``.
+
+    Args:
+        cases: What to score.
+        how: What holds for all of them.
+        jobs: Threads; by default one per core.
+
+    Raises:
+        DataFault: As of ``score``.
+    """
+    # Threads: reading and the distance transforms are C code that lets go of the interpreter.
+    out = terminal.console(stderr=True)
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+        results = pool.map(partial(score, how=how), cases)
+        with terminal.progress(out, "scoring", transient=True) as bar:
+            return list(bar.track(results, total=len(cases)))
+
+
+def score(case: Case, *, how: How) -> Scored:
+    """One scan.
+
+    Raises:
+        DataFault: The label map is on another grid than its reference, or has values that no structure has.
+    """
+    reference = label_maps.single(volume.read(case.reference))
+    prediction = label_maps.single(volume.read(case.prediction, reference.source.axes))
+    reference = label_maps.renumbered(label_maps.placed(reference, prediction.source), how.structures)
+    prediction = label_maps.renumbered(prediction, how.structures)
+    _refuse_other_grid(case, prediction, reference)
+    maps = _structured(prediction, how.ignored), _structured(reference, how.ignored)
+    for labels, path in zip(maps, (case.prediction, case.reference), strict=True):
+        unknown = sorted({int(value) for value in np.unique(labels)} - {0, *how.structures.values()})
+        if unknown:
+            raise DataFault(
+                f"{path} holds the value{'s' if len(unknown) > 1 else ''} {', '.join(map(str, unknown))}",
+                allowed=", ".join(f"{value} ({name})" for name, value in {"background": 0, **how.structures}.items()),
+                next="name the values in dataset.json and run `lemis check` again, or repair the file",
+            )
+    labels = label_maps.whole(reference.array, case.reference)
+    found = scores.score_structures(*maps, how.structures, reference.spacing_mm, how.settings)
+    voxel_ml = abs(float(np.linalg.det(reference.affine[:3, :3]))) / 1000 if how.millimetres else math.nan
+    return Scored(
+        tuple(_row(case, name, result, voxel_ml, how.millimetres) for name, result in found.items()),
+        scores.diagonal_mm(reference.array.shape[:3], reference.spacing_mm),
+        image_digest([labels]) if labels.any() else "",
+    )
+
+
+def _structured(scan: volume.Volume, ignored: Sequence[int]) -> NDArray[np.int64]:
+    labels = label_maps.whole(scan.array, scan.source.path).astype(np.int64)
+    return np.where(np.isin(labels, ignored), 0, labels) if ignored else labels
+
+
+def _row(case: Case, structure: str, result: scores.Score, voxel_ml: float, millimetres: bool) -> CaseScore:
+    return CaseScore(
+        scan=case.scan,
+        subject=case.subject,
+        structure=structure,
+        dice=result.dice,
+        **{name: getattr(result, name) if millimetres else math.nan for name in IN_MM},
+        reference_ml=result.reference_voxels * voxel_ml,
+        predicted_ml=result.predicted_voxels * voxel_ml,
+        status=result.status,
+    )
+
+
+def _refuse_other_grid(case: Case, prediction: volume.Volume, reference: volume.Volume) -> None:
+    shapes = prediction.array.shape[:3], reference.array.shape[:3]
+    # A tenth of a voxel: far above the rounding of float32 headers, far below what a person could correct.
+    tolerance = 0.1 * min(reference.spacing_mm)
+    if shapes[0] == shapes[1]:
+        apart = corner_distance_mm(prediction.affine, reference.affine, reference.source.canonical_shape)
+        if apart <= tolerance:
+            return
+        seen = f"{case.prediction} and {case.reference} lie {apart:.3g} mm apart"
+    else:
+        seen = f"{case.prediction} has shape {shapes[0]}, {case.reference} {shapes[1]}"
+    raise DataFault(
+        seen,
+        allowed="prediction and reference on one grid (shape and affine)",
+        next="predict again on the scan that the reference was drawn on (`lemis predict` keeps its grid)",
+    )
