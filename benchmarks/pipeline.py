@@ -19,7 +19,7 @@ from lemis import phantom
 from lemis.backbones import unet2d
 from lemis.contracts import Batch, Draw, Outcome, View
 from lemis.datasets.index import save
-from lemis.datasets.layouts import scan_folder
+from lemis.datasets.scan_facts import scan_folder
 from lemis.methods import pcl
 from lemis.preparation import preprocess
 from lemis.preparation.store import open_store

@@ -15,7 +15,7 @@ import numpy as np
 
 from lemis import phantom
 from lemis.datasets.index import Index, locate, save
-from lemis.datasets.layouts import scan_folder
+from lemis.datasets.scan_facts import scan_folder
 from lemis.preparation import preprocess
 from lemis.preparation.store import Store, open_store
 from lemis.verbs.prepare import prepare

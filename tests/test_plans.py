@@ -14,7 +14,7 @@ import torch
 from lemis import plugins
 from lemis.comparison import plan_files
 from lemis.comparison.plans import Plan, Row, Way, load_plan, preparation, single_settings, ways
-from lemis.datasets import layouts
+from lemis.datasets.layouts.recognised import TITLES
 from lemis.measure import published
 from lemis.settings import PRESETS, load_preset, resolve
 from lemis.training import pairing
@@ -102,12 +102,12 @@ def test_rows_and_columns_are_those_of_the_published_table(name: str) -> None:
 def test_data_and_protocol_fit(name: str) -> None:
     plan = plan_files.read(name)
     paper = name.removeprefix("paper/").split("-")[0]
-    assert plan["data"] in layouts.TITLES
+    assert plan["data"] in TITLES
     assert plan["split"] == {"sal": "pcl", "kaf": "pcl", "macl": "macl", "voxel": "voxel_siamese"}[paper]
     assert plan["folds"] == ("all" if plan["split"] == "pcl" else [0])
     assert plan["protocol"] == ("default" if paper == "voxel" else "paper")
     assert ("upstream" in plan) == (paper == "macl")
-    assert plan.get("upstream", "chd") in layouts.TITLES
+    assert plan.get("upstream", "chd") in TITLES
     assert load_preset(plan["preset"])
 
 

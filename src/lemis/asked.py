@@ -16,8 +16,8 @@ from typing import Any
 from lemis import outline, plugins
 from lemis.comparison import plan_files, plans
 from lemis.datasets import index as index_file
-from lemis.datasets import layouts
 from lemis.datasets.index import Index
+from lemis.datasets.recognition import recognise
 from lemis.datasets.split import choose, number_of_folds
 from lemis.errors import UsageError
 from lemis.one_image import image_request
@@ -71,7 +71,7 @@ def fit(
     preparation(of_dims(tree, tuning.dims).get("prepare", {}), given["prepare"], prefix="prepare.")
     _device(device)
     if fold is not None or labelled is not None:
-        listed = layouts.recognise(folder).index
+        listed = recognise(folder).index
         root = Path(listed.root)
         folds = 1 if fold is not None else number_of_folds(listed.scans, root=root)
         for number in range(folds) if folds > 1 else [fold]:

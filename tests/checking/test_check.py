@@ -18,7 +18,8 @@ from PIL import Image
 
 from lemis.checking import check
 from lemis.checking.check import Fault
-from lemis.datasets import layouts
+from lemis.datasets.recognition import recognise
+from lemis.datasets.scan_facts import scan_folder
 from lemis.datasets.scans import read_image, read_label
 from lemis.errors import DataFault
 
@@ -45,7 +46,7 @@ def write(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
 
 
 def find(root: Path) -> list[Fault]:
-    return check.faults(layouts.recognise(root).index, jobs=2)
+    return check.faults(recognise(root).index, jobs=2)
 
 
 def only(root: Path) -> Fault:
@@ -67,10 +68,10 @@ def pair(tmp_path: Path) -> Path:
 
 def test_a_sound_folder_has_no_faults_and_a_complete_index(pair: Path) -> None:
     ticks: list[None] = []
-    findings = check.examine(layouts.recognise(pair).index, done=lambda: ticks.append(None))
+    findings = check.examine(recognise(pair).index, done=lambda: ticks.append(None))
     assert findings.faults == ()
     assert findings.errors == 0
-    assert findings.index == layouts.scan_folder(pair)
+    assert findings.index == scan_folder(pair)
     assert len(ticks) == 2
     assert findings.seen[0].intensities == ((float(scan(1).min()), float(scan(1).max())),)
 
@@ -273,7 +274,7 @@ def test_unreadable_files(pair: Path) -> None:
 
 
 def test_a_label_without_its_image(pair: Path) -> None:
-    index = layouts.recognise(pair).index
+    index = recognise(pair).index
     (pair / "a.nii.gz").unlink()
     (fault,) = check.faults(index)
     assert (fault.severity, fault.scan, fault.file, fault.kind) == (ERROR, "a", "a.nii.gz", "label without its image")
@@ -327,7 +328,7 @@ def test_label_values_between_integers(pair: Path) -> None:
 
 def test_label_values_near_integers(pair: Path) -> None:
     write(pair / "a_seg.nii.gz", label(1, 2.000001, dtype=np.float64))
-    findings = check.examine(layouts.recognise(pair).index)
+    findings = check.examine(recognise(pair).index)
     assert [(fault.severity, fault.kind) for fault in findings.faults] == [(WARNING, "label values near integers")]
     assert findings.index.scans[0].label_values == (0, 1, 2)
 
@@ -380,7 +381,7 @@ def test_ignored_values_are_neither_named_nor_wrong(tmp_path: Path) -> None:
 
 def test_any_integers_are_fine_where_nothing_is_declared(pair: Path) -> None:
     write(pair / "a_seg.nii.gz", label(500, 205, 420, dtype=np.int16))
-    findings = check.examine(layouts.recognise(pair).index)
+    findings = check.examine(recognise(pair).index)
     assert findings.faults == ()
     assert findings.index.labels == {"background": 0, "label 205": 205, "label 420": 420, "label 500": 500}
 
@@ -440,12 +441,12 @@ def test_segments_are_matched_by_their_names(tmp_path: Path) -> None:
             label(*[liver] * 5, *[spleen] * 3),
             sorted([("liver", liver), ("spleen", spleen)], key=lambda item: item[1]),
         )
-    findings = check.examine(layouts.recognise(tmp_path).index)
+    findings = check.examine(recognise(tmp_path).index)
     (fault,) = findings.faults
     assert (fault.severity, fault.file, fault.kind) == (WARNING, "b.seg.nrrd", "structures numbered differently")
     assert "the file has 1 spleen, 2 liver; by their names they become" in fault.seen
     assert findings.index.labels == {"background": 0, "liver": 1, "spleen": 2}
-    assert findings.index == layouts.scan_folder(tmp_path)
+    assert findings.index == scan_folder(tmp_path)
     for one in findings.index.scans:
         voxels = read_label(findings.index, one, read_image(findings.index, one))
         np.testing.assert_array_equal(np.bincount(voxels.ravel())[1:], [5, 3])
@@ -454,7 +455,7 @@ def test_segments_are_matched_by_their_names(tmp_path: Path) -> None:
 def test_segments_of_one_name_are_both_shown(pair: Path) -> None:
     (pair / "a_seg.nii.gz").unlink()
     segmentation(pair / "a.seg.nrrd", label(1, 2), [("tumour", 1), ("tumour", 2)])
-    findings = check.examine(layouts.recognise(pair).index)
+    findings = check.examine(recognise(pair).index)
     assert findings.index.labels == {"background": 0, "tumour": 1, "tumour (2)": 2}
     (fault,) = findings.faults
     assert (fault.severity, fault.kind) == (WARNING, "segments of one name")
@@ -464,7 +465,7 @@ def test_segments_of_one_name_are_both_shown(pair: Path) -> None:
 def test_a_cropped_segmentation_is_no_fault(pair: Path) -> None:
     (pair / "a_seg.nii.gz").unlink()
     segmentation(pair / "a.seg.nrrd", label(1, 2)[:3, :4, :2], [("liver", 1), ("spleen", 2)])
-    findings = check.examine(layouts.recognise(pair).index)
+    findings = check.examine(recognise(pair).index)
     assert findings.faults == ()
     voxels = read_label(findings.index, findings.index.scans[0], read_image(findings.index, findings.index.scans[0]))
     assert voxels.shape == SHAPE
@@ -698,7 +699,7 @@ def test_whatever_a_library_raises_is_a_fault_of_that_file(
         return load(path, **options)
 
     monkeypatch.setattr(nibabel, "load", broken)
-    findings = check.examine(layouts.recognise(pair).index)
+    findings = check.examine(recognise(pair).index)
     assert [(fault.severity, fault.file, fault.kind) for fault in findings.faults] == [
         (ERROR, "b.nii.gz", "unreadable file")
     ]
@@ -765,7 +766,7 @@ def test_scans_of_one_subject_have_to_be_on_one_side_of_the_splits(doubled: Path
 
 @pytest.mark.parametrize("file", ["a.nii.gz", "a_seg.nii.gz"])
 def test_one_flipped_bit_in_a_scan_or_its_label(pair: Path, file: str) -> None:
-    index = layouts.recognise(pair).index
+    index = recognise(pair).index
     damaged = bytearray((pair / file).read_bytes())
     damaged[-6] ^= 1
     (pair / file).write_bytes(damaged)

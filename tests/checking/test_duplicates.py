@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from lemis.checking import check, duplicates
-from lemis.datasets import layouts
+from lemis.datasets.recognition import recognise
 
 Array = np.ndarray
 AFFINE = np.diag([1.5, 1.5, 8.0, 1.0])
@@ -73,7 +73,7 @@ def write(folder: Path, **scans: Array) -> Path:
 
 
 def twins(folder: Path) -> list[check.Fault]:
-    found = check.examine(layouts.recognise(folder).index, jobs=1).faults
+    found = check.examine(recognise(folder).index, jobs=1).faults
     return [fault for fault in found if "voxels" in fault.kind]
 
 
@@ -178,7 +178,7 @@ def test_scans_of_nothing_have_no_sketch(shape: tuple[int, int, int], value: flo
 
 def test_what_was_found_once_is_remembered(tmp_path: Path) -> None:
     write(tmp_path / "scans", a=body(1), b=body(1)[::-1], c=body(2))
-    index = layouts.recognise(tmp_path / "scans").index
+    index = recognise(tmp_path / "scans").index
     first = check.examine(index, jobs=1)
     again = check.examine(index, jobs=1, known=first.known)
     assert again.faults == first.faults

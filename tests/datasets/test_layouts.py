@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemis.datasets import layouts
 from lemis.datasets.index import Scan
 from lemis.datasets.listing import LeftOut, Tree
+from lemis.datasets.recognition import Listing, recognise
+from lemis.datasets.scan_facts import scan_folder
 from lemis.errors import DataFault, UsageError
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
@@ -45,8 +46,8 @@ def wanted(cohort: dict[str, list[str]], labelled: list[bool]) -> dict[str, tupl
     return {name: (person, flag) for (name, person), flag in zip(ids, flags, strict=False)}
 
 
-def found(root: Path, layout: str) -> tuple[layouts.Listing, dict[str, tuple[str, bool]]]:
-    listing = layouts.recognise(root)
+def found(root: Path, layout: str) -> tuple[Listing, dict[str, tuple[str, bool]]]:
+    listing = recognise(root)
     assert listing.index.layout == layout
     for scan in listing.index.scans:
         for file in [*scan.images, *([scan.label] if scan.label else [])]:
@@ -148,7 +149,7 @@ def test_bids_names_its_structures_in_a_table(tmp_path: Path) -> None:
         tmp_path / "derivatives/x/sub-2/anat/sub-2_dseg.nii.gz",
     )
     (tmp_path / "derivatives/x/dseg.tsv").write_text("index\tname\n1\tcsf\n2\tgrey\n")
-    listing = layouts.recognise(tmp_path)
+    listing = recognise(tmp_path)
     assert listing.index.labels == {"background": 0, "csf": 1, "grey": 2}
     assert [part.file for part in listing.left_out] == ["derivatives/x/sub-2/anat/sub-2_dseg.nii.gz"]
 
@@ -232,9 +233,7 @@ def test_images_and_labels_side_by_side(folder, cohort, labelled, suffix, images
 def test_a_label_without_an_image_is_named(tmp_path: Path) -> None:
     touch(*[tmp_path / "imagesTr" / f"a_{c:04d}.nii.gz" for c in range(2)], tmp_path / "labelsTr" / "a.nii.gz")
     touch(tmp_path / "labelsTr" / "b.nii.gz")
-    assert layouts.recognise(tmp_path).left_out == (
-        LeftOut("labelsTr/b.nii.gz", "a label without an image of its name"),
-    )
+    assert recognise(tmp_path).left_out == (LeftOut("labelsTr/b.nii.gz", "a label without an image of its name"),)
 
 
 def test_dicom_series_as_images(tmp_path: Path, write_series) -> None:
@@ -299,20 +298,20 @@ def test_gibson(abdomen: Path) -> None:
 def test_gibson_with_scans_that_are_missing(abdomen: Path) -> None:
     touch(*[abdomen / "label_tciapancreasct_multiorgan" / f"label{n:04d}.nii.gz" for n in (3, 25)])
     touch(abdomen / "label_btcv_multiorgan" / "label0007.nii.gz")
-    listing = layouts.recognise(abdomen)
+    listing = recognise(abdomen)
     files = {scan.id: (abdomen / scan.images[0]).exists() for scan in listing.index.scans}
     assert [name for name, there in files.items() if not there] == ["btcv_0007", "pancreas_0003"]
     assert "pancreas_0025" not in files
     assert "withdrawn from Pancreas-CT" in listing.left_out[-1].reason
     touch(abdomen / "PANCREAS_0025.nii.gz")
     assert found(abdomen / "nii", "flat")
-    assert "pancreas_0025" in {scan.id for scan in layouts.recognise(abdomen).index.scans if scan.label}
+    assert "pancreas_0025" in {scan.id for scan in recognise(abdomen).index.scans if scan.label}
 
 
 def test_gibson_with_one_scan_twice(abdomen: Path) -> None:
     touch(abdomen / "nii" / "PANCREAS_0002.nii.gz")
     with pytest.raises(UsageError, match=r"pancreas_0002 has 2 images: Pancreas-CT/PANCREAS_0002/\S+, nii/PANCREAS"):
-        layouts.recognise(abdomen)
+        recognise(abdomen)
 
 
 def test_gibson_has_axial_slices_however_thin(tmp_path: Path) -> None:
@@ -320,8 +319,8 @@ def test_gibson_has_axial_slices_however_thin(tmp_path: Path) -> None:
     for file in ("img0001.nii.gz", "label_btcv_multiorgan/label0001.nii.gz", "flat/a.nii.gz"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(zeros, thin), tmp_path / file)
-    assert layouts.scan_folder(tmp_path).scans[0].slice_axis == 2
-    assert layouts.scan_folder(tmp_path / "flat").scans[0].slice_axis == 1
+    assert scan_folder(tmp_path).scans[0].slice_axis == 2
+    assert scan_folder(tmp_path / "flat").scans[0].slice_axis == 1
 
 
 # ---------------------------------------------------------------- CSV
@@ -344,7 +343,7 @@ def test_csv(folder, cohort, labelled, named, columns) -> None:
         rows.append([*files, label, f"person {number}" if named else "f"])
     (root / "list.csv").write_text("\n".join(",".join(row) for row in rows) + "\n,,\n", encoding="utf-8-sig")
     for path in (root, root / "list.csv"):
-        listing = layouts.recognise(path)
+        listing = recognise(path)
         assert listing.index.layout == "csv"
         assert listing.index.root == str(root)
         seen = {scan.id: (scan.subject, scan.label is not None) for scan in listing.index.scans}
@@ -358,24 +357,24 @@ def test_csv(folder, cohort, labelled, named, columns) -> None:
 def test_csv_with_one_name_in_many_folders(tmp_path: Path) -> None:
     touch(tmp_path / "a/scan.nii.gz", tmp_path / "b/scan.nii.gz")
     (tmp_path / "list.csv").write_text("image\na/scan.nii.gz\nb/scan.nii.gz\n")
-    assert [scan.id for scan in layouts.recognise(tmp_path).index.scans] == ["a_scan", "b_scan"]
+    assert [scan.id for scan in recognise(tmp_path).index.scans] == ["a_scan", "b_scan"]
 
 
 def test_csv_that_is_wrong(tmp_path: Path) -> None:
     table = tmp_path / "list.csv"
     table.write_text("image,label\nnothing.nii.gz,\n")
     with pytest.raises(DataFault, match=r"list\.csv, line 2: image nothing\.nii\.gz"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
     table.write_text("image,label\n,\n,a\n")
     with pytest.raises(DataFault, match="line 3: image is empty"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
     table.write_text("scan,label\na,b\n")
     with pytest.raises(UsageError, match=r"columns scan, label(.|\n)*rename the column 'scan' to `image`"):
-        layouts.recognise(table)
+        recognise(table)
     table.write_text("image\n")
     (tmp_path / "again.csv").write_text("image\n")
     with pytest.raises(UsageError, match=r"2 lists of images: again\.csv, list\.csv"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
 
 
 def test_a_table_of_patients_is_no_list_of_scans(tmp_path: Path) -> None:
@@ -390,10 +389,10 @@ def test_a_table_of_patients_is_no_list_of_scans(tmp_path: Path) -> None:
 def test_a_table_of_subjects_is_obeyed(tmp_path: Path) -> None:
     touch(tmp_path / "a.nii.gz", tmp_path / "b_ED.nii.gz", tmp_path / "c.nii.gz")
     (tmp_path / "subjects.csv").write_text("id,subject\na,ann\nc,ann\n")
-    assert [scan.subject for scan in layouts.recognise(tmp_path).index.scans] == ["ann", "b", "ann"]
+    assert [scan.subject for scan in recognise(tmp_path).index.scans] == ["ann", "b", "ann"]
     (tmp_path / "subjects.csv").write_text("scan,person\na,ann\n")
     with pytest.raises(UsageError, match=r"columns scan, person(.|\n)*id, subject"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
 
 
 # ---------------------------------------------------------------- what is refused
@@ -402,39 +401,39 @@ def test_a_table_of_subjects_is_obeyed(tmp_path: Path) -> None:
 def test_nothing_that_we_know(tmp_path: Path) -> None:
     touch(*[tmp_path / f"page{n}.txt" for n in range(9)])
     with pytest.raises(UsageError, match=r"page0\.txt(.|\n)*and 1 more(.|\n)*imagesTr(.|\n)*CSV") as caught:
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
     assert "page8.txt" not in str(caught.value)
     with pytest.raises(UsageError, match=r"page0\.txt is a file"):
-        layouts.recognise(tmp_path / "page0.txt")
+        recognise(tmp_path / "page0.txt")
     with pytest.raises(UsageError, match="does not exist"):
-        layouts.recognise(tmp_path / "nowhere")
+        recognise(tmp_path / "nowhere")
 
 
 def test_a_folder_of_data_sets(tmp_path: Path) -> None:
     touch(tmp_path / "one/imagesTr/a_0000.nii.gz", tmp_path / "two/imagesTr/a_0000.nii.gz")
     with pytest.raises(UsageError, match=r"holds 2 data set\(s\): one, two(.|\n)*give .*one"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
 
 
 def test_one_file(tmp_path: Path) -> None:
     touch(tmp_path / "a_ED.nii.gz", tmp_path / "b.nii.gz")
-    listing = layouts.recognise(tmp_path / "a_ED.nii.gz")
+    listing = recognise(tmp_path / "a_ED.nii.gz")
     assert [(scan.id, scan.subject, scan.images) for scan in listing.index.scans] == [("a_ED", "a", ("a_ED.nii.gz",))]
 
 
 def test_a_layout_that_is_asked_for(tmp_path: Path) -> None:
     touch(tmp_path / "a.nii.gz")
     with pytest.raises(UsageError, match=r"not the layout BIDS"):
-        layouts.recognise(tmp_path, "bids")
+        recognise(tmp_path, "bids")
     with pytest.raises(UsageError, match=r"'nnunett'(.|\n)*--layout nnunet"):
-        layouts.recognise(tmp_path, "nnunett")
-    assert layouts.recognise(tmp_path, "flat").index.layout == "flat"
+        recognise(tmp_path, "nnunett")
+    assert recognise(tmp_path, "flat").index.layout == "flat"
 
 
 def test_two_labels_for_one_scan(tmp_path: Path) -> None:
     touch(tmp_path / "a.nii.gz", tmp_path / "a_seg.nii.gz", tmp_path / "a_mask.nii.gz")
     with pytest.raises(UsageError, match=r"a has 2 labels: a_mask\.nii\.gz, a_seg\.nii\.gz"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
 
 
 def test_channels_that_differ(tmp_path: Path) -> None:
@@ -442,20 +441,20 @@ def test_channels_that_differ(tmp_path: Path) -> None:
         touch(tmp_path / person / "t1.nii.gz", tmp_path / person / "t2.nii.gz")
     touch(tmp_path / "p3" / "dwi.nii.gz")
     with pytest.raises(UsageError, match=r"p3 has the files dwi, t1, t2; most others have t1, t2"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
 
 
 def test_one_id_twice(tmp_path: Path) -> None:
     touch(tmp_path / "imagesTr" / "a_0000.nii.gz", tmp_path / "imagesTs" / "a_0000.nii.gz")
     with pytest.raises(UsageError, match="ids that occur twice: a"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
 
 
 def test_an_id_that_is_no_file_name(tmp_path: Path) -> None:
     touch(tmp_path / "a.nii.gz")
     (tmp_path / "list.csv").write_text("id,image\np1/a,a.nii.gz\n")
     with pytest.raises(UsageError, match=r"ids that cannot be used: p1/a \(holds /\)"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -471,7 +470,7 @@ def test_a_dataset_json_that_we_cannot_use(text: str, message: str, tmp_path: Pa
     touch(tmp_path / "imagesTr" / "a_0000.nii.gz")
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(UsageError, match=message):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
 
 
 # ---------------------------------------------------------------- reading
@@ -488,7 +487,7 @@ def test_scan_folder_reads_grids_and_values(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(image, affine), tmp_path / "a.nii.gz")
     nibabel.save(nibabel.Nifti1Image(label, affine), tmp_path / "a_seg.nii.gz")
     nibabel.save(nibabel.Nifti1Image(image, affine[[0, 2, 1, 3]]), tmp_path / "b.nii.gz")
-    index = layouts.scan_folder(tmp_path, jobs=2)
+    index = scan_folder(tmp_path, jobs=2)
     assert index.scans == (
         Scan(
             id="a",
@@ -518,13 +517,13 @@ def test_scan_folder_reads_grids_and_values(tmp_path: Path) -> None:
 
 def test_channels_inside_the_files_are_counted(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.zeros((5, 6, 4, 2), np.int16), np.eye(4)), tmp_path / "a.nii.gz")
-    assert layouts.scan_folder(tmp_path).channels == ("channel 0", "channel 1")
+    assert scan_folder(tmp_path).channels == ("channel 0", "channel 1")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not here (../shared/data)")
 @pytest.mark.parametrize("split", sorted(SHARED.glob("Dataset*/splits_final.json")), ids=lambda file: file.parent.name)
 def test_ids_and_subjects_fit_the_splits_that_come_with_a_data_set(split: Path) -> None:
-    subjects = {scan.id: scan.subject for scan in layouts.recognise(split.parent).index.scans}
+    subjects = {scan.id: scan.subject for scan in recognise(split.parent).index.scans}
     folds = json.loads(split.read_text(encoding="utf-8"))
     assert set(subjects) == {name for fold in folds for part in fold.values() for name in part}
     for fold in folds:
@@ -546,7 +545,7 @@ def test_a_channel_that_is_missing_keeps_its_place(tmp_path: Path) -> None:
     touch(*[tmp_path / "imagesTr" / f"c{n}_{channel:04d}.NII.GZ" for n in range(3) for channel in range(2)])
     (tmp_path / "imagesTr" / "c1_0000.NII.GZ").unlink()
     touch(*[tmp_path / "labelsTr" / f"c{n}.nii.gz" for n in range(3)])
-    scans = layouts.recognise(tmp_path).index.scans
+    scans = recognise(tmp_path).index.scans
     assert scans[1].images == ("imagesTr/c1_0000.NII.GZ", "imagesTr/c1_0001.NII.GZ")
 
 
@@ -569,9 +568,9 @@ def test_a_file_ending_that_no_file_has(tmp_path: Path) -> None:
     touch(tmp_path / "imagesTr" / "a_0000.nii.gz")
     (tmp_path / "dataset.json").write_text('{"file_ending": ".nii"}')
     with pytest.raises(UsageError, match=r'"file_ending" is "\.nii", but no image ends so(.|\n)*\.nii\.gz'):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
     touch(tmp_path / "imagesTr" / "b_0000.nii")
-    (left,) = layouts.recognise(tmp_path).left_out
+    (left,) = recognise(tmp_path).left_out
     assert left == ("imagesTr/a_0000.nii.gz", "does not end in .nii, the file_ending of dataset.json")
 
 
@@ -600,7 +599,7 @@ def test_a_word_for_a_label_may_begin_its_name(
 ) -> None:
     touch(*[tmp_path / folders[0] / f"{image.format(number)}.nii" for number in range(3)])
     touch(*[tmp_path / folders[1] / f"{label.format(number)}.nii" for number in range(2)])
-    scans = layouts.recognise(tmp_path).index.scans
+    scans = recognise(tmp_path).index.scans
     assert [scan.id for scan in scans] == [image.format(number) for number in range(3)]
     assert [scan.label is not None for scan in scans] == [True, True, False]
 
@@ -625,7 +624,7 @@ def test_images_that_no_scan_uses_are_named_once_per_folder(tmp_path: Path) -> N
     touch(tmp_path / "extra.nii.gz", *[tmp_path / "scribblesTr" / f"{n}.nii.gz" for n in range(3)])
     touch(tmp_path / "old" / "deep" / "c.nii.gz", tmp_path / "old" / "d.hdr", tmp_path / "old" / "notes.txt")
     touch(tmp_path / "__MACOSX" / "a.nii.gz", tmp_path / ".hidden" / "a.nii.gz")
-    assert layouts.recognise(tmp_path).left_out == (
+    assert recognise(tmp_path).left_out == (
         ("extra.nii.gz", "an image that belongs to no scan"),
         ("labelsTs/ (1 image)", "labels of the test set are left alone"),
         ("old/ (2 images)", "images that belong to no scan"),
@@ -637,7 +636,7 @@ def test_links_to_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     touch(tmp_path / "imagesTr/a_0000.nii.gz", tmp_path / "imagesTr/b_0000.nii.gz", tmp_path / "labelsTr/a.nii.gz")
     (tmp_path / "labelsTr/b.nii.gz").symlink_to("../.git/annex/objects/b")
     (tmp_path / "README").symlink_to("nowhere")
-    listing = layouts.recognise(tmp_path)
+    listing = recognise(tmp_path)
     ((file, kind, seen, repair),) = listing.doubts
     assert (file, kind) == ("labelsTr/b.nii.gz", "link to a file that is not there")
     assert seen == "points to ../.git/annex/objects/b"
@@ -656,14 +655,14 @@ def test_links_that_lead_back_are_not_followed_and_others_are(tmp_path: Path) ->
 def test_only_links_to_files_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "a.nii.gz").symlink_to("../annex/a")
     with pytest.raises(UsageError, match=r"a\.nii\.gz, one of 1 links, points to \.\./annex/a(.|\n)*git annex get"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["labelsTr", "IM0001", "sub-03"])
 def test_a_folder_that_is_a_link_to_nothing_is_named(name: str, tmp_path: Path) -> None:
     touch(tmp_path / "imagesTr/a_0000.nii.gz")
     (tmp_path / name).symlink_to("../annex/x")
-    (doubt,) = layouts.recognise(tmp_path).doubts
+    (doubt,) = recognise(tmp_path).doubts
     assert (doubt.file, doubt.kind) == (name, "link to a file that is not there")
 
 
@@ -674,35 +673,35 @@ def test_a_folder_that_is_a_link_to_nothing_is_named(name: str, tmp_path: Path) 
 )
 def test_names_that_are_nearly_ours_are_told(name: str, ours: str, tmp_path: Path) -> None:
     touch(tmp_path / "imagesTr/a_0000.nii.gz", tmp_path / name)
-    (doubt,) = layouts.recognise(tmp_path).doubts
+    (doubt,) = recognise(tmp_path).doubts
     assert doubt == (
         name.split("/")[0],
         "name that is nearly ours",
         f"is not read; we read {ours}",
         f"rename it to {ours}",
     )
-    assert layouts.recognise(tmp_path / "imagesTr" / "a_0000.nii.gz").doubts == ()
+    assert recognise(tmp_path / "imagesTr" / "a_0000.nii.gz").doubts == ()
 
 
 @pytest.mark.parametrize(("name", "told"), [("liver", 1), ("Background", 0), ("unlabelled", 0), ("0", 0), ("BG", 0)])
 def test_a_structure_with_the_value_of_the_background_is_told(name: str, told: int, tmp_path: Path) -> None:
     touch(tmp_path / "imagesTr/a_0000.nii.gz")
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {name: 0, "b": 1}}))
-    assert [doubt.kind for doubt in layouts.recognise(tmp_path).doubts] == ["structure with the value 0"] * told
+    assert [doubt.kind for doubt in recognise(tmp_path).doubts] == ["structure with the value 0"] * told
 
 
 def test_one_file_says_itself_what_is_meant(tmp_path: Path) -> None:
     touch(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", tmp_path / "others" / "c.nii.gz")
-    listing = layouts.recognise(tmp_path / "a.nii.gz")
+    listing = recognise(tmp_path / "a.nii.gz")
     assert (listing.left_out, listing.doubts) == ((), ())
 
 
 def test_formats_that_are_not_read_are_called_by_their_name(tmp_path: Path) -> None:
     touch(*[tmp_path / f"s{n}.{end}" for n in range(2) for end in ("hdr", "img")])
     with pytest.raises(UsageError, match=r"NIfTI or Analyze pairs \(\.hdr and \.img\) are not read(.|\n)*nibabel"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
     touch(tmp_path / "a.nii.gz")
-    assert {part.reason for part in layouts.recognise(tmp_path).left_out} == {
+    assert {part.reason for part in recognise(tmp_path).left_out} == {
         "NIfTI or Analyze pairs (.hdr and .img) are not read"
     }
 
@@ -731,16 +730,16 @@ def test_a_table_of_structures_that_is_wrong(row: str, tmp_path: Path) -> None:
     touch(tmp_path / "sub-1/anat/sub-1_T1w.nii.gz")
     (tmp_path / "dseg.tsv").write_text(f"index\tname\n{row}\n")
     with pytest.raises(UsageError, match=r"dseg\.tsv, line [23]: index "):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
 
 
 # ---------------------------------------------------------------- lists and tables
 
 
-def listed(folder: Path, text: str) -> layouts.Listing:
+def listed(folder: Path, text: str) -> Listing:
     touch(*[folder / f"{name}.nii.gz" for name in ("a", "b", "a_seg")], folder / "deep" / "a.nii.gz")
     (folder / "list.csv").write_text(text, encoding="utf-8")
-    return layouts.recognise(folder)
+    return recognise(folder)
 
 
 @pytest.mark.parametrize(
@@ -797,18 +796,18 @@ def test_accents_that_are_one_letter_or_two_are_one_name(image: Normal, label: N
     lists.write_text(f"image,label\nflat/{mask}.nii.gz,flat/{scan}_seg.nii.gz\n", encoding="utf-8")
     (tmp_path / "flat" / "subjects.csv").write_text(f"id,subject\n{mask},Anna\n", encoding="utf-8")
     for root in (tmp_path / "flat", tmp_path / "raw", lists):
-        (one,) = layouts.recognise(root).index.scans
+        (one,) = recognise(root).index.scans
         assert one.id == unicodedata.normalize("NFC", name)
         assert one.label is not None
         assert all(
             (root.parent if root.is_file() else root).joinpath(file).exists() for file in (*one.images, one.label)
         )
-    assert layouts.recognise(tmp_path / "flat").index.scans[0].subject == "Anna"
+    assert recognise(tmp_path / "flat").index.scans[0].subject == "Anna"
 
 
 def test_a_folder_of_labels_under_another_usual_name(tmp_path: Path) -> None:
     touch(*[tmp_path / folder / f"p{number}.nii.gz" for folder in ("Images", "Ground Truth") for number in range(3)])
-    scans = layouts.recognise(tmp_path).index.scans
+    scans = recognise(tmp_path).index.scans
     assert [(scan.id, scan.label) for scan in scans] == [(f"p{n}", f"Ground Truth/p{n}.nii.gz") for n in range(3)]
 
 
@@ -847,7 +846,7 @@ def test_what_a_dataset_json_lists_is_held_against_what_is_there(
 ) -> None:
     touch(*[tmp_path / "imagesTr" / f"{name}_0000.nii.gz" for name in "ab"], tmp_path / "labelsTr" / "a.nii.gz")
     (tmp_path / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
-    assert [doubt.seen for doubt in layouts.recognise(tmp_path).doubts] == words
+    assert [doubt.seen for doubt in recognise(tmp_path).doubts] == words
 
 
 def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
@@ -870,9 +869,9 @@ def test_a_list_that_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:
     touch(tmp_path / "a.nii.gz")
     (tmp_path / "list.csv").write_bytes("image,subject\na.nii.gz,Müller\n".encode("cp1252"))
     with pytest.raises(UsageError, match=r"list\.csv is not UTF-8: the byte 0xfc in line 2(.|\n)*CSV UTF-8"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
     (tmp_path / "list.csv").write_bytes("image\tsubject\na.nii.gz\tMüller\n".encode("utf-16"))
-    assert [scan.subject for scan in layouts.recognise(tmp_path).index.scans] == ["Müller"]
+    assert [scan.subject for scan in recognise(tmp_path).index.scans] == ["Müller"]
 
 
 @pytest.mark.parametrize(
@@ -888,13 +887,13 @@ def test_a_table_of_subjects_that_is_wrong(text: str, words: str, tmp_path: Path
     touch(tmp_path / "a.nii.gz")
     (tmp_path / "subjects.csv").write_text(text)
     with pytest.raises(UsageError, match=rf"subjects\.csv(.|\n)*{words}"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
 
 
 def test_ids_in_the_table_of_subjects_that_nobody_has_are_named(tmp_path: Path) -> None:
     touch(tmp_path / "a1.nii.gz", tmp_path / "b1.nii.gz")
     (tmp_path / "subjects.csv").write_text("id,subject\na1.nii,p\nb1,p\n")
-    (doubt,) = layouts.recognise(tmp_path).doubts
+    (doubt,) = recognise(tmp_path).doubts
     assert (doubt.kind, doubt.seen) == ("ids that are no scan here", "a1.nii, 1 of 2")
 
 
@@ -911,11 +910,11 @@ def test_time_points_in_names_of_folders_are_of_one_person(tmp_path: Path) -> No
 
 def test_who_may_be_one_person_is_said_until_a_table_decides(tmp_path: Path) -> None:
     touch(*[tmp_path / f"{name}.nii.gz" for name in ("p01_L", "p01_R", "P02", "p02", "p03")])
-    (doubt,) = layouts.recognise(tmp_path).doubts
+    (doubt,) = recognise(tmp_path).doubts
     assert doubt.kind == "subjects that may be one person"
     assert "P02, p02; p01_L, p01_R: taken for different people" in doubt.seen
     (tmp_path / "subjects.csv").write_text("id,subject\np01_L,p01\np01_R,p01\nP02,P02\np02,p02\n")
-    listing = layouts.recognise(tmp_path)
+    listing = recognise(tmp_path)
     assert listing.doubts == ()
     assert [scan.subject for scan in listing.index.scans] == ["P02", "p01", "p01", "p02", "p03"]
 
@@ -926,19 +925,19 @@ def test_who_may_be_one_person_is_said_until_a_table_decides(tmp_path: Path) -> 
 def test_a_name_that_is_not_utf8_is_refused_readably(tmp_path: Path) -> None:
     touch(tmp_path / os.fsdecode(b"caf\xe9.nii.gz"))
     with pytest.raises(UsageError, match=r"ids that cannot be used: caf\\udce9 \(is not UTF-8\)"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
 
 
 def test_what_is_left_out_is_named_readably(tmp_path: Path) -> None:
     touch(tmp_path / "a.nii.gz", tmp_path / os.fsdecode(b"caf\xe9_seg.nii.gz"))
-    assert [part.file for part in layouts.recognise(tmp_path).left_out] == [r"caf\udce9_seg.nii.gz"]
+    assert [part.file for part in recognise(tmp_path).left_out] == [r"caf\udce9_seg.nii.gz"]
 
 
 def test_a_folder_whose_path_is_not_utf8_is_refused_readably(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     touch(folder / "a.nii.gz")
     with pytest.raises(UsageError, match=r"caf\\udce9 is not UTF-8"):
-        layouts.recognise(folder)
+        recognise(folder)
 
 
 def test_a_pipe_beside_the_scans_is_not_waited_for(tmp_path: Path) -> None:
@@ -952,13 +951,13 @@ def test_a_pipe_beside_the_scans_is_not_waited_for(tmp_path: Path) -> None:
 def test_names_that_later_steps_cannot_use_are_refused_at_once(name: str, tmp_path: Path) -> None:
     touch(tmp_path / f"{name}.nii.gz", tmp_path / "b.nii.gz")
     with pytest.raises(UsageError, match="ids that cannot be used"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
 
 
 def test_what_is_neither_file_nor_folder_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.nii")
     with pytest.raises(DataFault, match=r"pipe\.nii is a named pipe"):
-        layouts.recognise(tmp_path / "pipe.nii")
+        recognise(tmp_path / "pipe.nii")
     (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(UsageError, match="circle does not exist"):
-        layouts.recognise(tmp_path / "circle")
+        recognise(tmp_path / "circle")

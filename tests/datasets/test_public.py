@@ -12,7 +12,10 @@ from PIL import Image
 
 from lemis import phantom
 from lemis.checking import check
-from lemis.datasets import layouts, public
+from lemis.datasets.layouts.recognised import PUBLIC_TITLES
+from lemis.datasets.layouts.structures import LABELS
+from lemis.datasets.recognition import recognise
+from lemis.datasets.scan_facts import scan_folder
 from lemis.errors import DataFault, UsageError
 from lemis.formats import volume
 from lemis.formats.paths import file_of, label_suffix
@@ -37,7 +40,7 @@ def written(tmp_path_factory: pytest.TempPathFactory):
 
 
 def listed(root: Path, layout: str | None = None) -> dict[str, tuple[str, bool]]:
-    return {scan.id: (scan.subject, scan.label is not None) for scan in layouts.recognise(root, layout).index.scans}
+    return {scan.id: (scan.subject, scan.label is not None) for scan in recognise(root, layout).index.scans}
 
 
 # Scans, labelled ones, and what the labels are called there.
@@ -61,20 +64,20 @@ CONTENT = {
 
 
 def test_every_layout_is_tested() -> None:
-    assert set(CONTENT) == set(public.TITLES)
+    assert set(CONTENT) == set(PUBLIC_TITLES)
 
 
 @pytest.mark.parametrize("layout", CONTENT)
 def test_a_layout_is_recognised_checked_and_prepared(written, layout: str, tmp_path: Path) -> None:
     scans, labelled, names = CONTENT[layout]
     asked = layout if layout in ("acdc_ed_es", "isic_grey") else None  # there, another one is found first
-    found = check.examine(layouts.recognise(written(layout), asked).index, jobs=1)
+    found = check.examine(recognise(written(layout), asked).index, jobs=1)
     assert found.index.layout == layout
     assert not found.faults
     assert len(found.index.scans) == scans
     assert sum(scan.label is not None for scan in found.index.scans) == labelled
     if names:
-        assert found.index.labels == public.LABELS[names]
+        assert found.index.labels == LABELS[names]
     store = prepare(tmp_path, index=found.index, jobs=1)
     assert store.label_values == (0, *sorted(set(found.index.labels.values()) - {0}))
     assert store.channels == found.index.channels
@@ -85,7 +88,7 @@ def test_a_layout_is_recognised_checked_and_prepared(written, layout: str, tmp_p
 
 @pytest.mark.parametrize("name", ["msd_spleen", "msd_heart", "msd_hippocampus"])
 def test_decathlon_phantoms(written, name: str) -> None:
-    found = check.examine(layouts.recognise(written(name)).index, jobs=1)
+    found = check.examine(recognise(written(name)).index, jobs=1)
     assert found.index.layout == "msd"
     assert not found.faults
 
@@ -113,7 +116,7 @@ def test_acdc_wherever_one_points(written) -> None:
     assert listed(root / "database") == listed(root)
     assert {subject for subject, _ in listed(root / "database" / "training").values()} == {"patient001", "patient002"}
     # Labels of the test set: only where somebody asks for that folder.
-    unused = layouts.recognise(root).left_out
+    unused = recognise(root).left_out
     assert [Path(part.file).name for part in unused] == [f"patient101_frame0{n}_gt.nii.gz" for n in (1, 3)]
     tested = listed(root / "database" / "testing")
     assert tested["patient101_ED"] == ("patient101", True)
@@ -137,18 +140,18 @@ def patient(written, tmp_path: Path) -> Path:
 def test_acdc_without_the_frame_that_it_names(patient: Path) -> None:
     (patient / "patient002_frame03.nii.gz").unlink()
     with pytest.raises(UsageError, match=r"patient002_frame03\.nii\.gz is not there, but .* names frame 3 as ES"):
-        layouts.recognise(patient.parents[2])
+        recognise(patient.parents[2])
 
 
 def test_acdc_with_facts_that_are_none(patient: Path) -> None:
     (patient / "Info.cfg").write_text("ED: 1\nES: end\n")
     with pytest.raises(UsageError, match=r"Info\.cfg has ES: end(.|\n)*whole numbers"):
-        layouts.recognise(patient.parents[2])
+        recognise(patient.parents[2])
 
 
 def test_acdc_with_more_frames_stated_than_there_are(patient: Path) -> None:
     (patient / "Info.cfg").write_text("ED: 1\nES: 3\nNbFrame: 5\n")
-    found = check.examine(layouts.recognise(patient.parent).index, jobs=1)
+    found = check.examine(recognise(patient.parent).index, jobs=1)
     assert [(fault.scan, fault.kind) for fault in found.faults] == [("patient002_frame05", "unreadable file")]
 
 
@@ -165,7 +168,7 @@ def test_without_the_cine_file_there_are_two_frames(patient: Path) -> None:
 
 def test_chaos_labels_lie_on_their_slices(written) -> None:
     # The first file of the series is the highest slice.
-    index = layouts.recognise(written("chaos")).index
+    index = recognise(written("chaos")).index
     scan = index.scans[0]
     assert scan.id == "chaos_20"
     made = phantom.make("abdomen", subject=2, shape=SMALL)
@@ -180,14 +183,14 @@ def test_chaos_labels_lie_on_their_slices(written) -> None:
 def test_chaos_by_sequence(tmp_path: Path) -> None:
     for kind in ("chaos", "chaos_t1", "chaos_ct"):
         public_sets.write(tmp_path, kind, subjects=1, shape=SMALL)
-    listing = layouts.recognise(tmp_path)
+    listing = recognise(tmp_path)
     assert listing.index.layout == "chaos"
     assert [part.reason for part in listing.left_out] == [
         "other images: --layout chaos_t1",
         "other images: --layout chaos_ct",
     ]
-    assert layouts.recognise(tmp_path, "chaos_t1").index.channels == ("in phase", "out of phase")
-    assert layouts.recognise(tmp_path / "Train_Sets" / "CT").index.layout == "chaos_ct"
+    assert recognise(tmp_path, "chaos_t1").index.channels == ("in phase", "out of phase")
+    assert recognise(tmp_path / "Train_Sets" / "CT").index.layout == "chaos_ct"
 
 
 def test_chaos_with_a_picture_missing_or_of_another_size(tmp_path: Path) -> None:
@@ -212,17 +215,17 @@ def touch(*files: Path) -> None:
 
 
 def test_label_values_that_do_not_count(written) -> None:
-    index = layouts.recognise(written("chd")).index
+    index = recognise(written("chd")).index
     assert set(range(8, 256)) == set(index.ignored)
     label = volume.read(Path(index.root) / str(index.scans[0].label))
     assert 12 in label.array
-    assert layouts.recognise(written("mmwhs_mr")).index.ignored == (421,)
+    assert recognise(written("mmwhs_mr")).index.ignored == (421,)
 
 
 def test_mmwhs_with_both_modalities(tmp_path: Path) -> None:
     names = [f"{m}_train/{m}_train_1001_{part}.nii.gz" for m in ("ct", "mr") for part in ("image", "label")]
     touch(*[tmp_path / name for name in names], tmp_path / "ct_train/ct_train_1002_label.nii.gz")
-    listing = layouts.recognise(tmp_path)
+    listing = recognise(tmp_path)
     assert [scan.id for scan in listing.index.scans] == ["ct_train_1001"]
     assert [part.reason for part in listing.left_out] == [
         "a label without an image of its name",
@@ -234,7 +237,7 @@ def test_mmwhs_with_both_modalities(tmp_path: Path) -> None:
 def test_hvsmr_in_other_views(tmp_path: Path) -> None:
     touch(tmp_path / "training_axial_crop_pat0.nii.gz", tmp_path / "training_axial_crop_pat0-label.nii.gz")
     touch(tmp_path / "training_sa_crop_pat0.nii.gz", tmp_path / "testing_axial_crop_pat10.nii.gz")
-    listing = layouts.recognise(tmp_path)
+    listing = recognise(tmp_path)
     assert {scan.id: scan.label for scan in listing.index.scans} == {
         "pat0": "training_axial_crop_pat0-label.nii.gz",
         "pat10": None,
@@ -251,7 +254,7 @@ def test_masks_of_the_isic_test_set_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_grey_pictures(written) -> None:
-    index = layouts.recognise(written("isic"), "isic_grey").index
+    index = recognise(written("isic"), "isic_grey").index
     path = Path(index.root) / index.scans[0].images[0]
     assert path.name.endswith(".jpg#grey")
     header = volume.read_header(path)
@@ -266,7 +269,7 @@ def test_brats_without_a_channel(tmp_path: Path) -> None:
     name = "Brats18_2013_0_1"
     touch(*[tmp_path / "HGG" / name / f"{name}_{part}.nii.gz" for part in ("t1", "t2", "flair", "seg")])
     with pytest.raises(UsageError, match=r"Brats18_2013_0_1 has no t1ce(.|\n)*t1, t1ce, t2, flair"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
     touch(tmp_path / "HGG" / name / f"{name}_t1ce.nii.gz")
     assert listed(tmp_path) == {name: (name, True)}
 
@@ -274,7 +277,7 @@ def test_brats_without_a_channel(tmp_path: Path) -> None:
 def test_one_scan_in_two_folders(tmp_path: Path) -> None:
     touch(tmp_path / "a" / "ct_1001_image.nii.gz", tmp_path / "b" / "ct_1001_image.nii.gz")
     with pytest.raises(UsageError, match=r"ct_1001 has 2 images: a/ct_1001_image\.nii\.gz, b/"):
-        layouts.recognise(tmp_path)
+        recognise(tmp_path)
 
 
 def test_kits_without_a_label_is_for_pretraining(tmp_path: Path) -> None:
@@ -286,7 +289,7 @@ def test_kits_without_a_label_is_for_pretraining(tmp_path: Path) -> None:
 def test_axial_however_thin_the_slices(tmp_path: Path) -> None:
     thin, zeros = np.diag([0.8, 0.8, 0.5, 1.0]), np.zeros((5, 6, 4), np.int16)
     nibabel.save(nibabel.Nifti1Image(zeros, thin), tmp_path / "ct_1001_image.nii.gz")
-    assert layouts.scan_folder(tmp_path, jobs=1).scans[0].slice_axis == 2
+    assert scan_folder(tmp_path, jobs=1).scans[0].slice_axis == 2
 
 
 # ---------------------------------------------------------------- parts of files
@@ -324,7 +327,7 @@ def test_a_label_map_of_a_frame_lies_on_its_grid(tmp_path: Path) -> None:
 def test_frames_in_a_list(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.zeros((5, 4, 3, 6), np.int16), np.eye(4)), tmp_path / "film.nii.gz")
     (tmp_path / "list.csv").write_text("id,image\na,film.nii.gz#frame=2\nb,film.nii.gz#frame=3\n")
-    scans = layouts.scan_folder(tmp_path, jobs=1).scans
+    scans = scan_folder(tmp_path, jobs=1).scans
     assert [(scan.id, scan.images, scan.shape) for scan in scans] == [
         ("a", ("film.nii.gz#frame=2",), (5, 4, 3)),
         ("b", ("film.nii.gz#frame=3",), (5, 4, 3)),

@@ -16,8 +16,8 @@ from pydicom.encaps import encapsulate
 
 import dicoms
 from lemis.checking import check
-from lemis.datasets import layouts
 from lemis.datasets.listing import LeftOut
+from lemis.datasets.recognition import recognise
 from lemis.errors import DataFault
 from lemis.formats import paths, volume
 from lemis.formats.dicom import folders as dicom
@@ -306,7 +306,7 @@ def test_slices_are_known_by_their_content(tmp_path: Path, name: str) -> None:
     dicoms.write(tmp_path / "p2" / "s", PIXELS + 1, names=[name.format(z) for z in range(5)])
     (tmp_path / "p1" / "s" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
     (tmp_path / "p1" / "s" / "notes.log").write_text("08 of the 12 slices are fine" * 9)
-    index = layouts.recognise(tmp_path).index
+    index = recognise(tmp_path).index
     assert {scan.id: scan.images for scan in index.scans} == {"p1": ("p1/s",), "p2": ("p2/s",)}
     np.testing.assert_array_equal(stored(tmp_path / "p1" / "s"), PIXELS)
 
@@ -315,7 +315,7 @@ def test_series_below_study_and_patient(tmp_path: Path) -> None:
     for number, patient in enumerate(("p1", "p2")):
         dicoms.write(tmp_path / patient / "1.2.3" / f"9.8.{number}", PIXELS + number)
         dicoms.write(tmp_path / patient / "1.2.3" / "scout", PIXELS, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    listing = layouts.recognise(tmp_path)
+    listing = recognise(tmp_path)
     assert {scan.id: scan.images for scan in listing.index.scans} == {
         "p1": ("p1/1.2.3/9.8.0",),
         "p2": ("p2/1.2.3/9.8.1",),
@@ -334,7 +334,7 @@ def test_contours_and_segmentations_in_folders_of_their_own_are_left_aside(tmp_p
     segments.Modality = "SEG"
     (tmp_path / "p2" / "study" / "SEG").mkdir()
     segments.save_as(tmp_path / "p2" / "study" / "SEG" / "1.dcm", enforce_file_format=True)
-    listing = layouts.recognise(tmp_path)
+    listing = recognise(tmp_path)
     assert [scan.images for scan in listing.index.scans] == [("p1/study/CT",), ("p2/study/CT",)]
     assert [(left.file, left.reason[:21]) for left in listing.left_out] == [
         ("p1/study/RT", "DICOM without an imag"),
@@ -347,7 +347,7 @@ def test_links_that_lead_back_up_and_series_beside_loose_files(tmp_path: Path) -
     dicoms.write(tmp_path / "p1" / "study", PIXELS, names=list("sabcd"), ImageType=["A", "B", "LOCALIZER"])
     dicoms.write(tmp_path / "p1" / "study" / "ct", PIXELS)
     (tmp_path / "p1" / "study" / "up").symlink_to(tmp_path / "p1")
-    listing = layouts.recognise(tmp_path)
+    listing = recognise(tmp_path)
     assert [scan.images for scan in listing.index.scans] == [("p1/study/ct",)]
     assert [left.file for left in listing.left_out] == ["p1/study"]
 
@@ -356,7 +356,7 @@ def test_several_studies_are_scans_of_one_subject(tmp_path: Path) -> None:
     for study in ("2001", "2002"):
         dicoms.write(tmp_path / "p1" / study / "ct", PIXELS, StudyInstanceUID=f"1.2.{study}")
     dicoms.write(tmp_path / "p2" / "2001" / "ct", PIXELS)
-    scans = layouts.recognise(tmp_path).index.scans
+    scans = recognise(tmp_path).index.scans
     assert [(scan.id, scan.subject) for scan in scans] == [("p1_2001", "p1"), ("p1_2002", "p1"), ("p2", "p2")]
 
 
@@ -364,7 +364,7 @@ def test_series_of_a_study_are_channels_by_what_they_call_themselves(tmp_path: P
     for number, patient in enumerate(("p1", "p2")):
         for kind in ("T1", "T2"):
             dicoms.write(tmp_path / patient / f"9.{number}.{kind[1]}", PIXELS, SeriesDescription=kind)
-    index = layouts.recognise(tmp_path).index
+    index = recognise(tmp_path).index
     assert index.channels == ("T1", "T2")
     assert index.scans[1].images == ("p2/9.1.1", "p2/9.1.2")
 
@@ -383,7 +383,7 @@ def test_several_series_in_a_folder_are_named_and_one_can_be_picked(tmp_path: Pa
     with pytest.raises(DataFault, match="series 7, which none is, among 2 DICOM series"):
         volume.read(Path(f"{folder}#series=7"))
     (tmp_path / "list.csv").write_text("id,image\na,both#series=4\n")
-    index = layouts.recognise(tmp_path / "list.csv").index
+    index = recognise(tmp_path / "list.csv").index
     assert not check.examine(index, jobs=1).faults
     stamp = paths.stamp(Path(f"{folder}#series=4"))
     (folder / "soft0").write_bytes((folder / "soft0").read_bytes() + b"\0\0")
@@ -413,7 +413,7 @@ def test_x_rays_of_a_flat_folder_are_scans(tmp_path: Path) -> None:
         names = [f"x{number}.dcm"]
         dicoms.write(tmp_path, PIXELS[:, :, number : number + 1], names=names, SOPClassUID=dicoms.X_RAY, **tags)
     volume.write_volume(np.zeros((6, 4, 1), np.uint8), np.diag([-1.0, -1, 1, 1]), tmp_path / "x1_seg.nii.gz")
-    index = layouts.recognise(tmp_path).index
+    index = recognise(tmp_path).index
     assert [(scan.id, scan.label) for scan in index.scans] == [("x0", None), ("x1", "x1_seg.nii.gz"), ("x2", None)]
     findings = check.examine(index, jobs=1)
     assert {(fault.severity, fault.kind) for fault in findings.faults if fault.kind != "empty label"} == {
@@ -430,14 +430,14 @@ def test_one_damaged_x_ray_is_named_and_the_others_are_read(tmp_path: Path) -> N
     tags = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
     dicoms.write(tmp_path, PIXELS, SOPClassUID=dicoms.X_RAY, names=[f"x{number}.dcm" for number in range(5)], **tags)
     (tmp_path / "x0.dcm").write_bytes(b"no image")
-    findings = check.examine(layouts.recognise(tmp_path).index, jobs=1)
+    findings = check.examine(recognise(tmp_path).index, jobs=1)
     assert [(fault.scan, fault.severity) for fault in findings.faults] == [("x0", "error")]
     assert sum(bool(seen.channels) for seen in findings.seen) == 4
 
 
 def test_a_series_without_positions_is_refused_and_not_torn_into_images(tmp_path: Path) -> None:
     dicoms.write(tmp_path, PIXELS, ImagePositionPatient=None)
-    assert [scan.id for scan in layouts.recognise(tmp_path).index.scans] == [tmp_path.name]
+    assert [scan.id for scan in recognise(tmp_path).index.scans] == [tmp_path.name]
     with pytest.raises(DataFault, match="do not state their position"):
         volume.read(tmp_path)
     for file in sorted(tmp_path.iterdir())[1:]:
@@ -457,7 +457,7 @@ def test_one_file_of_a_series_is_not_taken_for_the_scan(tmp_path: Path) -> None:
 
 def test_check_says_what_it_took_for_granted(tmp_path: Path) -> None:
     dicoms.write(tmp_path, PIXELS, PixelSpacing=None, ImagerPixelSpacing=[0.3, 0.2])
-    (fault,) = check.examine(layouts.recognise(tmp_path).index, jobs=1).faults
+    (fault,) = check.examine(recognise(tmp_path).index, jobs=1).faults
     assert (fault.severity, fault.kind) == ("warning", "pixel size at the detector")
 
 
@@ -546,10 +546,10 @@ def test_many_frames_and_other_objects_are_refused_with_the_reason(tmp_path: Pat
 def test_subjects_whose_files_name_one_patient(ids: list[str], doubted: list[tuple[str, ...]], tmp_path: Path) -> None:
     for number, name in enumerate(ids):
         dicoms.write(tmp_path / f"p{number}", PIXELS, PatientID=name, SeriesInstanceUID=f"1.2.{number}")
-    seen = [doubt.seen for doubt in layouts.recognise(tmp_path).doubts]
+    seen = [doubt.seen for doubt in recognise(tmp_path).doubts]
     assert len(seen) == len(doubted)
     for words, group in zip(seen, doubted, strict=True):
         assert words.startswith(f"{', '.join(group)} have one Patient ID")
         assert "4711" not in words
     (tmp_path / "subjects.csv").write_text("id,subject\n" + "".join(f"p{n},s{n}\n" for n in range(3)))
-    assert layouts.recognise(tmp_path).doubts == ()
+    assert recognise(tmp_path).doubts == ()

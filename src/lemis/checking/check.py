@@ -22,7 +22,7 @@ from lemis import __version__
 from lemis.checking import duplicates
 from lemis.datasets import frame
 from lemis.datasets.index import Index, Scan, unfit_names
-from lemis.datasets.layouts import complete, with_grid
+from lemis.datasets.scan_facts import complete, with_grid
 from lemis.datasets.scans import channel_digests, file_stamps, joined_digest
 from lemis.datasets.split import FILE as SPLITS
 from lemis.datasets.split import faults_of_splits, in_no_fold
@@ -110,7 +110,7 @@ def examine(
     """Read every scan and its label, once.
 
     Args:
-        index: As ``layouts.recognise`` lists it, or complete.
+        index: As ``recognise`` lists it, or complete.
         jobs: Scans read at a time; the number of processors (8 at most) where None. They are threads: reading
             and unpacking release Python's lock.
         done: Called after each scan.

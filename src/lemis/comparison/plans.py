@@ -22,7 +22,7 @@ from pydantic import Field
 
 from lemis import plugins
 from lemis.comparison import plan_files
-from lemis.datasets.layouts import recognise
+from lemis.datasets.recognition import recognise
 from lemis.datasets.split import BUDGET_SEED, Scanned, Split, choose, number_of_folds
 from lemis.errors import UsageError, shown
 from lemis.preparation import keypoints as detection

@@ -116,3 +116,19 @@ def _file(name: str, files: dict[int, Path], number: int) -> Path:
     any_other = next(iter(files.values()))
     suffix = any_other.name[-len(suffix_of(any_other)) :]
     return files.get(number, any_other.with_name(f"{name}_{number:04d}{suffix}"))
+
+
+def common_channels(groups: dict[str, dict[str, Path]], what: str) -> tuple[str, ...]:
+    """The channel names that all scans share."""
+    sets = Counter(tuple(sorted(group)) for group in groups.values() if group)
+    if not sets:
+        return ()
+    usual = sets.most_common(1)[0][0]
+    odd = next((name for name, group in groups.items() if group and tuple(sorted(group)) != usual), None)
+    if odd is None:
+        return usual
+    raise UsageError(
+        f"{odd} has the {what} {', '.join(sorted(groups[odd]))}; most others have {', '.join(usual)}",
+        allowed="the same channels in every scan",
+        next="move the others away, or list the files you mean in a CSV (image_NAME, label, subject)",
+    )

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lemis.datasets import identity
-from lemis.datasets.csv_list import SUBJECTS
 from lemis.datasets.dataset_json import Declared
 from lemis.datasets.index import Scan
-from lemis.datasets.listing import LABEL_FOLDER, Case, Doubt, Found, LeftOut, Tree, known, shown, stem_of
+from lemis.datasets.label_names import LABEL_FOLDER
+from lemis.datasets.listing import Case, Doubt, Found, LeftOut, Tree, known, shown, stem_of
+from lemis.datasets.subjects_csv import FILE as SUBJECTS
 from lemis.formats.dicom import folders as dicom
 from lemis.formats.names import readable
 from lemis.formats.paths import file_of, strange_format, suffix_of

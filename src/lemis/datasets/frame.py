@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
-from lemis.datasets import public
 from lemis.datasets.index import Index, Scan
+from lemis.datasets.layouts.recognised import slice_axis
 from lemis.errors import UsageError
 from lemis.formats import directions
 from lemis.formats.directions import Axes, Matrix
@@ -155,7 +155,7 @@ def _turned(index: Index, scan: Scan, frame: Axes | None) -> Scan:
         scan,
         shape=tuple(scan.shape[axis] for axis in from_axis),
         spacing_mm=spacing_mm,
-        slice_axis=public.slice_axis(index.layout, spacing_mm),
+        slice_axis=slice_axis(index.layout, spacing_mm),
         axes=directions.as_axes(own @ turn),
     )
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from lemis.errors import UsageError
+from lemis.formats.dicom import folders as dicom
 from lemis.formats.paths import file_of, suffix_of
 
 # No archive unpacks deeper.
 _DEEPEST = 8
-LABEL_FOLDER = re.compile(
-    r"^(?:labels?|labelsTr|masks?|seg|segs|segmentations?|annotations?|gts?|ground[-_ ]?truths?)$", re.I
-)
 
 
 class LeftOut(NamedTuple):
@@ -125,3 +122,24 @@ def only_image(root: Path, name: str, files: Sequence[Path]) -> Path:
             next="move the others out of the folder",
         )
     return files[0]
+
+
+def one_each(files: Iterable[Path], named: Callable[[Path], str] = stem_of) -> dict[str, tuple[Path, ...]]:
+    """Every file a scan of its own.
+
+    Raises:
+        UsageError: Two files of one name (``a.nii``, ``a.nii.gz``).
+    """
+    groups: dict[str, tuple[Path, ...]] = {}
+    for file in files:
+        groups[named(file)] = (*groups.get(named(file), ()), file)
+    return {name: (only_image(files[0].parent, name, files),) for name, files in groups.items()}
+
+
+def series_below(folder: Path) -> tuple[list[Path], dict[Path, str]]:
+    """Folders of DICOM series below one; and those that are no scans, where there are others, with the reason."""
+    series = dicom.series_folders(folder)
+    others = {one: reason for one in series if (reason := dicom.no_scan(one))} if len(series) > 1 else {}
+    if len(others) == len(series):
+        return series, {}
+    return [one for one in series if one not in others], others

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemis import phantom
-from lemis.datasets import public
+from lemis.datasets.layouts.structures import LABELS
 from lemis.errors import UsageError
 from lemis.formats.grids import LPS_TO_RAS
 from lemis.formats.volume import write_volume
@@ -47,7 +47,7 @@ def write(
 
     Args:
         root: Where to; made when it is not there.
-        layout: One of ``public.TITLES``, or ``msd_spleen``, ``msd_heart``, ``msd_hippocampus``.
+        layout: A public one of ``layouts/recognised.py``, or ``msd_spleen``, ``msd_heart``, ``msd_hippocampus``.
         subjects: How many, all with a label; some layouts get one without.
         seed: Another seed, other subjects.
         shape: (X, Y, Z) of every scan.
@@ -101,7 +101,7 @@ def _acdc_patient(folder: Path, name: str, scan: _Scan) -> None:
 
 
 def _chd(root: Path, scan: _Scan) -> None:
-    label = _pieces(scan.label, public.LABELS["chd"])
+    label = _pieces(scan.label, LABELS["chd"])
     label[0, 0, 0] = 12  # real labels hold values above 7
     _pair(root, scan, label, f"ct_{1001 + scan.number}_image.nii.gz", f"ct_{1001 + scan.number}_label.nii.gz")
 
@@ -115,7 +115,7 @@ def _mmwhs_mr(root: Path, scan: _Scan) -> None:
 
 
 def _whole_heart(root: Path, scan: _Scan, modality: str) -> None:
-    label = _pieces(scan.label, public.LABELS["mmwhs"])
+    label = _pieces(scan.label, LABELS["mmwhs"])
     if modality == "mr":
         label[0, 0, 0] = 421
     name = f"{modality}_train/{modality}_train_{1001 + scan.number}"
@@ -128,7 +128,7 @@ def _whole_heart(root: Path, scan: _Scan, modality: str) -> None:
 
 
 def _hvsmr(root: Path, scan: _Scan) -> None:
-    label = _pieces(scan.label, public.LABELS["hvsmr"])
+    label = _pieces(scan.label, LABELS["hvsmr"])
     name = f"training_axial_full_pat{scan.number}"
     _pair(root, scan, label, f"Training dataset/{name}.nii.gz", f"Ground truth/{name}-label.nii.gz")
     cropped = f"Training dataset/training_axial_crop_pat{scan.number}.nii.gz"
@@ -136,7 +136,7 @@ def _hvsmr(root: Path, scan: _Scan) -> None:
 
 
 def _synapse(root: Path, scan: _Scan) -> None:
-    label = _pieces(scan.label, public.LABELS["synapse"])
+    label = _pieces(scan.label, LABELS["synapse"])
     folder, number = "RawData/Training", f"{scan.number + 1:04d}"
     _pair(root, scan, label, f"{folder}/img/img{number}.nii.gz", f"{folder}/label/label{number}.nii.gz")
 
@@ -152,7 +152,7 @@ def _gibson(root: Path, scan: _Scan) -> None:
 
 def _brats(root: Path, scan: _Scan) -> None:
     name = f"BraTS20_Training_{scan.number + 1:03d}"
-    label, bright = _pieces(scan.label, public.LABELS["brats"]), int(scan.image.max())
+    label, bright = _pieces(scan.label, LABELS["brats"]), int(scan.image.max())
     channels = {
         "t1": scan.image,
         "t1ce": scan.image + (200 * (label == 4)).astype(np.int16),
@@ -167,7 +167,7 @@ def _brats(root: Path, scan: _Scan) -> None:
 def _kits(root: Path, scan: _Scan) -> None:
     # The real files run through the slices along their first axis.
     affine = scan.affine[:, [2, 1, 0, 3]]
-    label = _pieces(scan.label, public.LABELS["kits"])
+    label = _pieces(scan.label, LABELS["kits"])
     folder = root / f"case_{scan.number:05d}"
     write_volume(np.ascontiguousarray(scan.image.T), affine, folder / "imaging.nii.gz")
     write_volume(np.ascontiguousarray(label.T), affine, folder / "segmentation.nii.gz")
@@ -189,14 +189,14 @@ def _isic(root: Path, scan: _Scan) -> None:
 
 
 def _chaos(root: Path, scan: _Scan) -> None:
-    label = _pieces(scan.label, public.LABELS["chaos"])
+    label = _pieces(scan.label, LABELS["chaos"])
     folder = root / "Train_Sets" / "MR" / str(_CHAOS_NUMBERS[scan.number]) / "T2SPIR"
     _write_series(folder / "DICOM_anon", scan.image, scan.affine, f"1.2.{scan.number}.1", "MR")
     _write_pictures(folder / "Ground", label)
 
 
 def _chaos_t1(root: Path, scan: _Scan) -> None:
-    label = _pieces(scan.label, public.LABELS["chaos"])
+    label = _pieces(scan.label, LABELS["chaos"])
     folder = root / "Train_Sets" / "MR" / str(_CHAOS_NUMBERS[scan.number]) / "T1DUAL"
     out_of_phase = (scan.image.max() - scan.image).astype(np.int16)
     for part, image in (("InPhase", scan.image), ("OutPhase", out_of_phase)):
@@ -205,7 +205,7 @@ def _chaos_t1(root: Path, scan: _Scan) -> None:
 
 
 def _chaos_ct(root: Path, scan: _Scan) -> None:
-    label = _pieces(scan.label, public.LABELS["chaos_ct"])
+    label = _pieces(scan.label, LABELS["chaos_ct"])
     folder = root / "Train_Sets" / "CT" / str(scan.number + 1)
     _write_series(folder / "DICOM_anon", scan.image, scan.affine, f"1.2.{scan.number}.2", "CT")
     _write_pictures(folder / "Ground", label, black_and_white=True)

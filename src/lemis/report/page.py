@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from lemis import plugins
 from lemis.datasets.index import Index, Scan, by_slice_axis
-from lemis.datasets.layouts import TITLES
+from lemis.datasets.layouts.recognised import TITLES
 from lemis.measure.tables import count
 from lemis.report import figures
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lemis.datasets import csv_list, dataset_json, layouts
+from lemis.datasets import dataset_json, label_names, subjects_csv
 from lemis.datasets import index as indexing
 from lemis.datasets.identity import subject_of
 from lemis.errors import UsageError, shown
@@ -77,7 +77,7 @@ def told(predictions: Path, references: Path | None, index: indexing.Index | Non
         refuse_no_folder(
             references, next=f"--references {references.parent}" if references.is_file() else "check the path"
         )
-        wanted = layouts.references(references, _label_maps(predictions).keys())
+        wanted = label_names.references(references, _label_maps(predictions).keys())
         subjects = {id: _subject(id, references, wanted[id]) for id in wanted} | subjects
     else:
         wanted = {scan.id: indexing.locate(index, scan.label) for scan in own if scan.label and index}
@@ -172,7 +172,7 @@ def _made_by(record: Predictions, scan: str) -> tuple[tuple[str, ...], frozenset
 
 def _subject(id: str, folder: Path, file: Path) -> str:
     """Of a label map from who knows where: as a ``subjects.csv`` beside it says, else by its name."""
-    table = csv_list.subjects(folder)
+    table = subjects_csv.read(folder)
     return table.get(id) or subject_of(id, picture=is_picture(file))
 
 

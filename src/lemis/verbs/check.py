@@ -19,10 +19,12 @@ from rich.text import Text
 
 from lemis import files, terminal
 from lemis.checking.check import Fault, Findings, Seen, examine
-from lemis.datasets import frame, layouts
+from lemis.datasets import frame
 from lemis.datasets import index as indexing
 from lemis.datasets.index import Index, Scan
+from lemis.datasets.layouts.recognised import TITLES
 from lemis.datasets.listing import LeftOut
+from lemis.datasets.recognition import recognise
 from lemis.formats import directions
 from lemis.formats.paths import is_picture
 from lemis.measure.tables import count
@@ -80,13 +82,13 @@ def check(
         folder: The folder of scans, or a CSV file.
         output: Work folder; gets ``check.json`` (all of this) and, if there is no error, ``index.json``.
         json: Print the content of ``check.json`` instead of tables.
-        layout: A key of ``layouts.TITLES``; recognised where None.
+        layout: A name in ``layouts/recognised.py``; recognised where None.
         jobs: Scans read at a time; as many as the processor takes where None.
 
     Raises:
         UsageError: The folder is not recognised, or its names are ambiguous.
     """
-    listing = layouts.recognise(Path(folder), layout)
+    listing = recognise(Path(folder), layout)
     if output is not None:
         files.require_writable(Path(output))
     memory = None if output is None else Path(output) / REMEMBERED
@@ -166,7 +168,7 @@ def _plain(report: Report) -> dict[str, Any]:
 
 def _print(report: Report, output: Path | None, console: Console) -> None:
     index = report.index
-    console.print(Text.assemble((terminal.visible(index.root), "bold"), f": {layouts.TITLES[index.layout]}"))
+    console.print(Text.assemble((terminal.visible(index.root), "bold"), f": {TITLES[index.layout]}"))
     terminal.print_table(console, _summary(report))
     if any(scan.label for scan in index.scans):
         terminal.print_table(console, _structures(index))

@@ -36,8 +36,8 @@ from lemis.comparison.plans import (
     ways,
 )
 from lemis.datasets import index as index_file
-from lemis.datasets import public
 from lemis.datasets.index import Index
+from lemis.datasets.layouts.recognised import PUBLIC_TITLES
 from lemis.errors import DataFault, UsageError
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
@@ -251,7 +251,7 @@ def _of_scans(
     rows = tuple(pace.budgeted(plan, way) for way in ways(plan))
     grid = cells.expand(plan, rows, columns, source, other)
     facts = {
-        "data": public.TITLES.get(index.layout, scans.resolve().name),
+        "data": PUBLIC_TITLES.get(index.layout, scans.resolve().name),
         "scans": len(index.scans), "subjects": len({scan.subject for scan in index.scans}),
         "labelled_subjects": len({scan.subject for scan in index.scans if scan.label is not None}),
         "upstream": (plan.upstream or upstream.name) if upstream else None,

@@ -22,7 +22,7 @@ from lemis.datasets import frame as frames
 from lemis.datasets import index as index_file
 from lemis.datasets.frame import Frame
 from lemis.datasets.index import Index, Scan
-from lemis.datasets.layouts import scan_folder
+from lemis.datasets.scan_facts import scan_folder
 from lemis.datasets.scans import image_digest, read_image
 from lemis.errors import UsageError
 from lemis.formats import volume

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lemis import files, terminal
 from lemis.datasets import index as indexing
-from lemis.datasets import layouts
+from lemis.datasets import label_names
 from lemis.errors import UsageError
 from lemis.formats import volume
 from lemis.formats.directions import Axes
@@ -145,7 +145,7 @@ def _references(
     where = summary.of.references if summary and summary.of else None
     if where is None:
         return None
-    found = layouts.references(scores.joinpath(where).resolve(), record.scans.keys())
+    found = label_names.references(scores.joinpath(where).resolve(), record.scans.keys())
     return {id: str(file) for id, file in found.items()}
 
 

@@ -1,6 +1,6 @@
-"""The tables that people write for us: a list of scans, and ``subjects.csv``.
+"""CSV list: a file with a line for each scan, given by its path or lying in the folder.
 
-A list has the columns ``image`` (or ``image_NAME``, one per channel), ``label``, ``subject`` and ``id``. Other columns
+It has the columns ``image`` (or ``image_NAME``, one per channel), ``label``, ``subject`` and ``id``. Other columns
 are not read, but named; one that looks as if it were meant for one of ours is refused.
 """
 
@@ -9,17 +9,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from lemis.datasets.listing import Case, Doubt, Found, LeftOut, stem_of
+from lemis.datasets.listing import Case, Doubt, Found, LeftOut, Tree, stem_of
 from lemis.errors import DataFault, UsageError
 from lemis.formats import spreadsheet
 from lemis.formats.names import readable
 from lemis.formats.paths import file_of
-from lemis.plugins import nearest
 
-SUBJECTS = "subjects.csv"
 _COLUMNS = ("label", "subject", "id")
 # Columns of other people's lists that may stand for ours: what they mean is for their owner to say.
 _MEANT = {
@@ -40,8 +38,9 @@ _BESIDE = {
 _NOTHING = ("na", "n/a", "nan", "none", "null", "-")
 
 
-def find(root: Path) -> Found | None:
-    """The layout ``csv``: a list given by its path, or the one in the folder."""
+def find(tree: Tree) -> Found | None:
+    """The scans of a list given by its path, or of the one in the folder."""
+    root = tree.root
     if root.is_file():
         tables = [root] if root.suffix.lower() == ".csv" else []
     else:
@@ -68,7 +67,8 @@ def find(root: Path) -> Found | None:
     channels = tuple(column.removeprefix("image_") for column in image_columns) if len(image_columns) > 1 else ()
     others = [name for name in table.columns if name not in (*image_columns, *_COLUMNS)]
     reason = "a column that is not read; we read image (or image_NAME), label, subject and id"
-    return Found(cases, channels, left_out=tuple(LeftOut(f"{table.file.name}: {name}", reason) for name in others))
+    left_out = tuple(LeftOut(f"{table.file.name}: {name}", reason) for name in others)
+    return Found(cases, channels, left_out=left_out, doubts=tuple(_doubtful(cases)))
 
 
 def _lists_images(file: Path) -> bool:
@@ -175,37 +175,7 @@ def _long_id(folder: Path, file: Path) -> str:
     return "_".join([*parents, stem_of(file)])
 
 
-def subjects(root: Path) -> dict[str, str]:
-    """Subject by id, of the folder's ``subjects.csv``; empty where there is none, or for an empty cell.
-
-    Raises:
-        UsageError: Other columns, a row without an id, or an id with two subjects.
-    """
-    file = root / SUBJECTS
-    if not file.is_file():
-        return {}
-    table = spreadsheet.read(file)
-    if not {"id", "subject"} <= set(table.columns):
-        raise UsageError(
-            f"{file} has the columns {', '.join(table.columns)}",
-            allowed="id, subject",
-            next="name the columns id and subject",
-        )
-    found: dict[str, str] = {}
-    for line, cells in table.rows:
-        id, subject = unicodedata.normalize("NFC", cells["id"]), cells["subject"]
-        if not id or found.get(id, subject) != subject:
-            given = "no id" if not id else f"the subject {subject!r} for {id!r}, which had {found[id]!r} before"
-            raise UsageError(
-                f"{file}, line {line}: {given}",
-                allowed="an id and its subject in every line, each id once",
-                next=f"correct line {line}",
-            )
-        found[id] = subject
-    return {id: subject for id, subject in found.items() if subject}
-
-
-def doubtful(cases: Sequence[Case]) -> list[Doubt]:
+def _doubtful(cases: Sequence[Case]) -> list[Doubt]:
     """What a list says of subjects that may be a slip: nothing of some, or the word for nothing of several."""
     empty = [case.id for case in cases if not case.subject]
     found = []
@@ -230,20 +200,3 @@ def doubtful(cases: Sequence[Case]) -> list[Doubt]:
         if count > 1
     ]
     return found
-
-
-def strangers(table: Mapping[str, str], ids: Collection[str]) -> list[Doubt]:
-    """Ids of the folder's ``subjects.csv`` that no scan has: what is said of them reaches nobody."""
-    odd = [id for id in table if id not in ids]
-    if not odd:
-        return []
-    guess = nearest(odd[0], list(ids))
-    return [
-        Doubt(
-            SUBJECTS,
-            "ids that are no scan here",
-            f"{', '.join(map(readable, odd[:5]))}{', ...' * (len(odd) > 5)}, {len(odd)} of {len(table)}",
-            f"correct the column id{f' (is {odd[0]} meant to be {guess}?)' if guess else ''}; fine if it is a "
-            "table of more scans than these",
-        )
-    ]
