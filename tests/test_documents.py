@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +31,7 @@ COMMAND = re.compile(r"\s*(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?lemis +(\S.*)")  # OM
 QUOTED = re.compile(r"`(lemis [^`]*)`")
 LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
 OURS = {"plan.yaml", "my_lab.plans:few"}  # plans that stand for the reader's own
+OWN_KEYS = {"method.bands"}  # settings of the modules that docs/extending.md writes
 
 
 def name_of(page: Path) -> str:
@@ -66,9 +70,10 @@ def test_a_command_is_one_that_the_command_line_takes(page: str, words: list[str
     verb = LEMIS.commands.get(words[0])  # type: ignore[attr-defined]
     assert verb is not None, f"{page}: there is no lemis {words[0]}"
     context = verb.make_context(words[0], words[1:])
+    theirs = any(word.startswith("my_lab.") for word in words)
     for word in (*(context.params.get("overrides") or ()), *(context.params.get("runs") or ())):
         key = word.partition("=")[0]
-        assert "=" not in word or known(key), f"{page}: {word}"
+        assert "=" not in word or known(key) or (theirs and key in OWN_KEYS), f"{page}: {word}"
     plan = str(context.params.get("plan", plan_files.DEFAULT))
     if plan not in OURS:
         load_plan(ROOT / plan if plan.endswith(".yaml") else plan)
@@ -78,6 +83,38 @@ def test_a_command_is_one_that_the_command_line_takes(page: str, words: list[str
 def test_a_command_in_a_sentence_has_a_verb_and_options_that_are_there(page: str, words: list[str]) -> None:
     assert words[0] in {*LEMIS.commands, "VERB"}, page  # type: ignore[attr-defined]
     assert {word for word in words if word.startswith("--")} <= {*OPTIONS, "--help"}, page
+
+
+OWN_FILES = dict(
+    re.findall(
+        r"`my_lab/(\w+)\.py`:\n\n```python\n(.*?)^```",
+        (ROOT / "docs/extending.md").read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+)
+QUICK = ("net", "one")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OWN_FILES]
+)
+def test_a_file_of_the_page_on_extending_passes_its_checks(name: str, tmp_path: Path) -> None:
+    (tmp_path / "my_lab").mkdir()
+    (tmp_path / "my_lab" / f"{name}.py").write_text(OWN_FILES[name], encoding="utf-8")
+    checked = subprocess.run(
+        [sys.executable, "-m", "lemis", "check-method", f"my_lab.{name}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert " 0 failed" in checked.stdout
+
+
+def test_the_page_on_extending_has_a_file_of_each_kind() -> None:
+    assert set(OWN_FILES) == {"idea", "net", "loss", "one"}
 
 
 def anchors(page: Path) -> set[str]:
