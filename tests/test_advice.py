@@ -87,6 +87,10 @@ def texts() -> Iterator[tuple[str, str, bool]]:
 
 TEXTS = list(texts())
 QUOTED = re.compile(r"`(lemis [^`]*)`")
+# Much of the help is in docstrings, which are not among the texts.
+HELP = [
+    (f"{verb} {one.name}", one.help) for verb, command in LEMIS.commands.items() for one in command.params if one.help
+]
 # Up to where a sentence goes on after the command.
 COMMANDS = [
     *((where, text) for where, text, is_next in TEXTS if is_next and text.startswith("lemis ")),
@@ -96,6 +100,7 @@ COMMANDS = [
         if text.startswith("Example: lemis ")
     ),
     *((where, command) for where, text, _ in TEXTS for command in QUOTED.findall(text)),
+    *((f"help of {verb}", command) for verb, text in HELP for command in QUOTED.findall(text)),
 ]
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import types
+import typing
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import typer
 from typer.testing import CliRunner
 
 from lemis import cli
+from lemis.cli import commands, derived
 from lemis.errors import DataFault, Interrupted, TrainingStopped, UsageError
 
 VERBS = [
@@ -47,7 +49,7 @@ def module_of(verb):
 def called(monkeypatch):
     """Every verb replaced by a recorder: a list of (verb, positional, keyword)."""
     calls = []
-    monkeypatch.setattr(cli, "_ask", lambda *given, **words: None)  # there are no scans
+    monkeypatch.setattr(commands, "_ask", lambda *given, **words: None)  # there are no scans
     for verb in VERBS:
         module = types.ModuleType(f"lemis.verbs.{module_of(verb)}")
 
@@ -61,7 +63,7 @@ def called(monkeypatch):
 
 
 def run(*words):
-    return CliRunner().invoke(cli.app, list(words))
+    return CliRunner().invoke(commands.app, list(words))
 
 
 def example(verb):
@@ -74,8 +76,8 @@ def example(verb):
 
 
 def test_the_list_of_verbs_is_complete():
-    assert {typer.main.get_command(cli.app).commands[verb].name for verb in VERBS} == set(VERBS)
-    assert set(typer.main.get_command(cli.app).commands) == set(VERBS)
+    assert {typer.main.get_command(commands.app).commands[verb].name for verb in VERBS} == set(VERBS)
+    assert set(typer.main.get_command(commands.app).commands) == set(VERBS)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -221,7 +223,7 @@ def test_version():
 
 def end(monkeypatch, capsys, verb, behave, *words):
     """Exit code and stderr of ``lemis verb ...`` as a process would end, where the verb does ``behave``."""
-    monkeypatch.setattr(cli, "_ask", lambda *given, **words: None)
+    monkeypatch.setattr(commands, "_ask", lambda *given, **words: None)
     module = types.ModuleType(f"lemis.verbs.{module_of(verb)}")
     setattr(module, module_of(verb), behave)
     monkeypatch.setitem(sys.modules, f"lemis.verbs.{module_of(verb)}", module)
@@ -306,7 +308,7 @@ def test_a_disk_that_is_full_is_the_users_and_names_the_file(monkeypatch, capsys
 
 def test_the_exit_codes_are_in_the_help_and_the_documentation():
     text = Path(__file__).parents[1].joinpath("docs", "getting-started.md").read_text(encoding="utf-8")
-    assert " ".join(cli.EXIT_CODES.split()) in " ".join(text.split())
+    assert " ".join(commands.EXIT_CODES.split()) in " ".join(text.split())
     assert "130 interrupted" in run("--help").output
 
 
@@ -409,7 +411,8 @@ REFUSED = [
 def test_a_refusal_is_told_before_pytorch_is_imported(words, tmp_path, monkeypatch, capsys):
     """As one process would end; that PyTorch is not there is seen by the one below."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_run", cli._ask if words[0] not in ("evaluate", "report", "prepare", "check") else None)
+    if words[0] in commands.HEAVY:  # the others import no PyTorch
+        monkeypatch.setattr(commands, "_function", lambda *where: pytest.fail("the verb was begun"))
     monkeypatch.setattr(sys, "argv", ["lemis", *words])
     with pytest.raises(SystemExit) as stop:
         cli.main()
@@ -509,7 +512,7 @@ def test_a_large_freed_block_is_reused_without_new_pages():
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_takes_what_the_command_line_gives(verb, monkeypatch):
-    monkeypatch.setattr(cli, "_ask", lambda *given, **words: None)
+    monkeypatch.setattr(commands, "_ask", lambda *given, **words: None)
     real = getattr(importlib.import_module(f"lemis.verbs.{module_of(verb)}"), module_of(verb))
     bound = []
 
@@ -521,3 +524,35 @@ def test_every_verb_takes_what_the_command_line_gives(verb, monkeypatch):
     done = run(*example(verb))
     assert done.exit_code == 0, done.exception
     assert len(bound) == 1
+
+
+# --- what the command line reads of the verbs
+
+
+def test_every_argument_and_option_says_what_it_is():
+    for verb, command in typer.main.get_command(commands.app).commands.items():
+        for one in command.params:
+            assert getattr(one, "help", None), f"{one.name} of {verb}"
+            assert "``" not in one.help, f"{one.name} of {verb}"
+
+
+def test_a_verb_is_read_from_its_file(tmp_path, monkeypatch):
+    (tmp_path / "made_up.py").write_text(
+        'from torch import nothing\n\n\ndef go(\n    work: Path,\n    *,\n    name: str | None = None,\n'
+        '    steps: int = 3,\n    trust: Trust = NO_TRUST,\n    prefix: str = "",\n) -> Path:\n'
+        '    """Said to who calls it.\n\n    Not without ``name``.\n\n    Args:\n        work: A\n            folder.\n'
+        "        name: Of it; by default the `usual`. With ``steps``.\n        steps: So many; by default few.\n"
+        '        trust: As it says.\n\n    Returns:\n        name: Of nothing.\n    """\n    return syntax error\n',
+        encoding="utf-8",
+    )  # fmt: skip
+    monkeypatch.syspath_prepend(tmp_path)
+    verb = derived.read("made_up", "go", ("prefix",))
+    flags = derived.flags(verb)
+    work, name, steps, trust = derived.parameters(verb, flags, {}, [], None)
+    assert derived.as_typed(verb.description, flags) == "Not without `--name`."
+    assert (work.default, name.default, steps.default, trust.default) == (inspect.Parameter.empty, None, 3, False)
+    kinds = [typing.get_args(one.annotation) for one in (work, name, steps, trust)]
+    assert [kind for kind, _ in kinds] == [Path, str | None, int, bool]
+    assert [info.help for _, info in kinds] == ["A folder.", "Of it. With `--steps`.", "So many; by default few.",
+                                                "As it says."]  # fmt: skip
+    assert [info.show_default for _, info in kinds] == [False, "the usual", True, True]

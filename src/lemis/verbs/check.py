@@ -82,8 +82,8 @@ def check(
         folder: The folder of scans, or a CSV file.
         output: Work folder; gets ``check.json`` (all of this) and, if there is no error, ``index.json``.
         json: Print the content of ``check.json`` instead of tables.
-        layout: A name in ``layouts/recognised.py``; recognised where None.
-        jobs: Scans read at a time; as many as the processor takes where None.
+        layout: Name of the layout, as docs/data.md lists them; by default recognised.
+        jobs: Scans read at a time; by default as many as the processor takes.
 
     Raises:
         UsageError: The folder is not recognised, or its names are ambiguous.

@@ -57,8 +57,15 @@ class Checked:
 def check_method(name: str, *, json: bool = False) -> Checked:
     """Try every promise of a method, a network, an extra loss or a method for one image, on made-up scans.
 
+    A line for each promise: passed, FAILED with what was found and what is asked, or a note where it is asked of files
+    of Lemis only. What the module is follows from what it defines beside ``Settings``: ``Method`` (pre-training, as the
+    files of src/lemis/methods), ``Backbone`` (a network), ``Auxiliary`` (an extra loss of fine-tuning), or ``segment``
+    (one image without labels). It takes about a minute. A setting that acts only where another is set is told in the
+    module, ``CHECKED_WITH = {"momentum": {"encoder": "ema"}}``, and one that cannot act in one step too,
+    ``NOT_CHECKED = {"transfer": "acts after the last step"}``.
+
     Args:
-        name: Dotted name of a module outside the package; what it is follows from what it defines.
+        name: Dotted name of your module: my_lab.idea for my_lab/idea.py in this folder, or an installed one.
         json: Print JSON instead of lines.
 
     Returns:

@@ -81,8 +81,8 @@ class Job(NamedTuple):
 def compare(
     scans: Path,
     *,
-    output: Path,
-    plan: str | Path = plan_files.DEFAULT,
+    output: Path = Path("work"),
+    plan: str | Path = "default",
     name: str | None = None,
     upstream: Path | None = None,
     overrides: Sequence[str] = (),
@@ -99,21 +99,25 @@ def compare(
     """Run what is missing of a plan, and write its tables, figure, verdicts and page.
 
     Args:
-        scans: A folder of scans, labelled ones among them.
+        scans: A folder of scans, or a CSV that lists them; labelled ones among them.
         output: The work folder; what other comparisons there have trained is taken over.
-        plan: One that ships (``paper/kaf-table1-acdc``), a YAML file, or ``module:function``.
-        name: Of the folder in ``WORK/comparisons``; the plan's by default.
-        upstream: Scans of another data set, to pre-train on instead.
-        overrides: ``key=value`` over the plan: ``seeds=[0,1]``, ``settings.finetune.steps=100``.
-        jobs: Processes on this machine.
-        on: A Ray cluster: ``ray`` starts one here, ``auto`` or ``ray://HOST:PORT`` joins one.
-        gpus: Share of a GPU that a cell takes; by default a whole one where there are GPUs.
-        emit: ``slurm`` writes the scripts of an array job and runs nothing.
-        cell: Only this one, by its key, as those scripts do.
-        dry_run: Say what would run and what it would take, by a probe, and stop.
-        keep_predictions: Keep the label maps of every cell once they are scored.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        trust: Modules that the file of ``cell`` may name; those of a plan are named by the user.
+        plan: What is compared: a plan that ships (`lemis compare --list`), a YAML file, or a function. The default one:
+            the preset's method against none, few to all labels, every fold.
+        name: Of the folder in WORK/comparisons; by default the plan's.
+        upstream: Pre-train on this other data set; by default the same.
+        overrides: Settings over the plan: seeds=[0,1] labelled=[2,6] preset=tiny settings.finetune.steps=100
+            budget.minutes=10.
+        jobs: Processes that train side by side.
+        on: Train on a Ray cluster: ``ray`` starts one here, ``auto`` or ``ray://HOST:PORT`` joins one; by default this
+            machine. Needs lemis[ray].
+        gpus: Share of a GPU that a training takes; by default a whole one if there is any.
+        emit: Write the scripts of an array job, for ``slurm``, and run nothing.
+        cell: Run this cell only, by its key, as those scripts do.
+        dry_run: Prepare, time a few steps, say what would run and what it takes, and stop.
+        keep_predictions: Keep every cell's label maps. Else they are deleted once scored; the weights stay, and
+            `lemis predict WORK/runs/NAME` makes them again.
+        device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
+        trust: With ``cell``: import modules that its file names, even if they are not of Lemis.
 
     Returns:
         The folder, and what failed. Failing cells do not stop the others; the tables mark what is missing.

@@ -17,8 +17,8 @@ def demo(*, output: Path = Path("demo"), device: str = "auto", seed: int = 0) ->
 
     Args:
         output: Folder to write.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        seed: Of the anatomy and of the training.
+        device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
+        seed: Of the anatomy and of the training: same seed, same result.
 
     Returns:
         The report.

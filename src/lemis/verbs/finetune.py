@@ -61,23 +61,27 @@ def finetune(
 
     Args:
         work: A folder that ``lemis prepare`` has filled.
-        pretrained: A finished pre-training run; None trains from scratch.
-        fold: Whose test subjects are held out; None trains on every labelled subject and holds out none.
-        labelled: How many of the fold's training subjects give their labels (M); all by default.
-        split: Scheme of the folds, see ``datasets/split.py``; by default the data set's own, else ``pcl``.
+        pretrained: Folder of the finished pre-training run to start from; by default random weights.
+        fold: Hold out this fold's test subjects; by default hold out none. Then every labelled subject is trained on.
+        labelled: Use the labels of this many subjects only, of those that the fold trains on; by default all.
+        split: Whose folds (``datasets/split.py``); by default the data set's own splits_final.json, else pcl.
         selection_seed: Of the choice of M subjects; by default the protocol's.
-        backbone: File name in ``backbones/``, or a dotted name; by default that of ``pretrained``, else the preset's,
-            else ``unet2d``.
-        auxiliary: An extra loss: file name in ``auxiliary/``, or a dotted name; by default the preset's, if any.
-        name: Of the run. By default method, auxiliary loss, number of labelled subjects, fold and seed; and a suffix
-            where a run with other settings has that name.
-        preset: Of settings, or a YAML file.
-        settings_file: YAML over the preset.
-        overrides: ``key=value`` over both.
-        seed: All randomness follows from it.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        backbone: The network, by default the pre-trained one, else the preset's, else unet2d. `lemis list` shows all; a
+            dotted name loads your own module.
+        auxiliary: An extra loss of fine-tuning, by default the preset's, else none. `lemis list` shows all; a dotted
+            name loads your own module.
+        name: Of the run's folder in WORK/runs; by default from the settings. That is the start, the auxiliary loss, the
+            number of labelled subjects, the fold and the seed; and a suffix where a run with other settings has that
+            name.
+        preset: Settings by name (`lemis list`) or by file; by default none.
+        settings_file: Settings that win over the preset; by default none.
+        overrides: Settings over the preset: ``epochs=200``, ``objective.KEY=VALUE``, ``backbone.KEY=VALUE``,
+            ``auxiliary.KEY=VALUE``; `lemis list --json` shows them.
+        seed: All randomness follows from it: same seed, same result.
+        device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
         prefix: What the user typed before the schedule's keys, for messages.
-        trust: Modules that ``pretrained`` may name, beside those of ``backbone`` and the preset.
+        trust: Import modules that ``pretrained`` names, even if they are not of Lemis; by default none but those of
+            ``backbone`` and the preset.
 
     Returns:
         The run folder.

@@ -38,7 +38,7 @@ from lemis.work_files.run import read_status
 def fit(
     folder: Path,
     *,
-    output: Path,
+    output: Path = Path("work"),
     method: str | None = None,
     backbone: str | None = None,
     auxiliary: str | None = None,
@@ -57,24 +57,23 @@ def fit(
     each is predicted by a network that never saw its label, and every unlabelled scan by the ensemble.
 
     Args:
-        folder: Scans, a few of them labelled.
+        folder: A folder of scans, or a CSV that lists them; a few of them labelled.
         output: The work folder.
-        method: File name in ``methods/``, a dotted name, or ``scratch`` for no pre-training; by default the
-            preset's (which may have another for volumes), and ``sal`` where it names none.
-        backbone: File name in ``backbones/``, or a dotted name; by default the preset's, else the first that the
-            method names, and ``unet2d`` where it names none. Keypoints that it looks at are found as the scans are
-            prepared.
-        auxiliary: An extra loss of fine-tuning: file name in ``auxiliary/``, or a dotted name; by default the
-            preset's, if any.
-        labelled: Train on the labels of this many subjects only; all by default.
-        fold: Hold out this fold only.
-        preset: Of settings, or a YAML file.
-        settings_file: YAML over the preset.
-        overrides: ``prepare.<key>=...``, ``pretrain.<key>=...``, ``method.<key>=...``, ``backbone.<key>=...``,
-            ``finetune.<key>=...``, ``auxiliary.<key>=...``.
-        inductive: Pre-training leaves out the held-out subjects (needs ``fold``).
-        seed: All randomness follows from it.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        method: How to pre-train, by default the preset's, else sal. `lemis list` shows all; a dotted name loads your
+            own module; ``scratch`` is no pre-training.
+        backbone: The network, by default the preset's, else the method's, else unet2d. `lemis list` shows all; a
+            dotted name loads your own module. Keypoints that it looks at are found as the scans are prepared.
+        auxiliary: An extra loss of fine-tuning, by default the preset's, else none. `lemis list` shows all; a dotted
+            name loads your own module.
+        labelled: Use the labels of this many subjects only; by default all.
+        fold: Hold out and score this fold only; by default cross-validate.
+        preset: Settings by name (`lemis list`) or by file.
+        settings_file: Settings that win over the preset; by default none.
+        overrides: Settings over the preset: ``prepare.KEY=VALUE``, ``pretrain.``, ``method.``, ``backbone.``,
+            ``finetune.``, ``auxiliary.``; `lemis list --json` shows them.
+        inductive: Keep held-out scans out of pre-training too; needs ``fold``.
+        seed: All randomness follows from it: same seed, same result.
+        device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
 
     Returns:
         The report.

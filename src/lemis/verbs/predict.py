@@ -66,14 +66,15 @@ def predict(
     """Write one label map per scan: on its image's own grid, in its format, with its own label values.
 
     Args:
-        runs: A fine-tuned run, or several whose probabilities are averaged.
-        inputs: A scan or a folder of scans; by default the scans of the work folder that the runs lie in.
+        runs: Fine-tuning runs, averaged where they are several.
+        inputs: A scan or a folder of scans; by default those of the work folder that the runs lie in.
         scans: Ids; by default those of the work folder that no run was trained on, or all of ``inputs``.
-        output: Folder for the label maps; ``WORK/predictions`` by default.
-        overrides: ``key=value`` of the tiles in which three-dimensional networks see a volume (``tiles.Settings``).
-        dry_run: Time one tile, or one slice, and say what the whole will take. Nothing is written.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        trust: Modules that the runs may name.
+        output: Folder for the label maps; by default WORK/predictions.
+        overrides: Settings of the tiles in which 3D networks see a volume: overlap=0.5, blend=gaussian or constant,
+            mirror=false, at_once=1.
+        dry_run: Time one tile, or one slice, say how long it will take and how much memory, and write nothing.
+        device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
+        trust: Import modules that the runs name, even if they are not of Lemis.
 
     Returns:
         The folder. ``predictions.json`` there says which runs made each map, and what they were trained on.

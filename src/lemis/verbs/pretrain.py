@@ -39,18 +39,21 @@ def pretrain(
 
     Args:
         work: A folder that ``lemis prepare`` has filled.
-        method: File name in ``methods/``, or a dotted name; by default the preset's, and ``sal`` where it names none.
-        backbone: File name in ``backbones/``, or a dotted name; by default the first that the method names, and
-            ``unet2d`` where it names none.
-        name: Of the run. By default the method, the network where it is not the method's, the fold that is left out and
-            the seed; and a suffix where a run with other settings has that name.
-        preset: Of settings, or a YAML file.
-        settings_file: YAML over the preset.
-        overrides: ``key=value`` over both.
-        fold: Its test subjects are left out, for results that are not transductive.
-        split: Scheme of the folds, see ``datasets/split.py``; by default the data set's own, else ``pcl``.
-        seed: All randomness follows from it.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        method: How to pre-train, by default the preset's, else sal. `lemis list` shows all; a dotted name loads your
+            own module.
+        backbone: The network, by default the preset's, else the method's, else unet2d. `lemis list` shows all; a
+            dotted name loads your own module.
+        name: Of the run's folder in WORK/runs; by default from the settings. That is the method, the network where it
+            is not the method's, the fold that is left out and the seed; and a suffix where a run with other settings
+            has that name.
+        preset: Settings by name (`lemis list`) or by file; by default none.
+        settings_file: Settings that win over the preset; by default none.
+        overrides: Settings over the preset: ``epochs=50``, ``method.KEY=VALUE``, ``backbone.KEY=VALUE``;
+            `lemis list --json` shows them.
+        fold: Leave out this fold's test subjects, for results that are not transductive; by default learn from all.
+        split: Whose folds (``datasets/split.py``); by default the data set's own splits_final.json, else pcl.
+        seed: All randomness follows from it: same seed, same result.
+        device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
         prefix: What the user typed before the schedule's keys, for messages.
 
     Returns:

@@ -49,10 +49,10 @@ def report(
 
     Args:
         work: The folder that the other verbs have filled, as far as they have; or one that ``predict`` has filled.
-        runs: Names of the runs to show; all of them by default, of a folder of label maps those that made them.
+        runs: A run to show; several are allowed; by default all, of a folder of label maps those that made them.
         similarity: ``SCAN:SLICE:ROW,COL``: also show which places each pre-trained network takes for the same as this
             one; of the runs named in ``runs``, else of every finished pre-training. Imports PyTorch.
-        output: File to write; ``work/report/index.html`` by default.
+        output: HTML file to write; by default ``work/report/index.html``.
         device: Where networks run for ``similarity``: ``auto``, ``cpu`` or ``cuda``.
         trust: Modules that runs may name; only ``similarity`` imports any.
 

@@ -66,24 +66,26 @@ def segment_one(
 
     Args:
         image: A picture, a DICOM slice, a volume, or the folder of one DICOM series.
-        output: The mask to write, in a format that the image's can be compared with; with ``batch``, a folder.
-        batch: A folder: every image in it, several side by side. One that fails does not stop the others. Also a set
-            of images with its references, as ``one_image/single_sets.py`` lists them: those are scored.
-        method: File name in ``single/``, or a dotted name; ``s3net`` by default.
-        preset: A name in the method's ``PRESETS``, or a YAML file of its settings; by default ``small``, if it has one.
-        overrides: ``key=value`` of the method's settings.
-        seed: Of the networks' first weights; 0 by default, the same for every image and slice.
-        size: Side of the square that the method works at, in pixels, or ``native``; 256 by default.
-        slices: Of a volume, ``10:20`` or ``12`` or ``3:5,12``, counted from 1; all by default.
-        window: ``LOW:HIGH``, what becomes black and white, in the image's own values; by default its percentiles.
-        pick: The cluster to take for the object: ``3``, ``2+3`` for both, ``12:3,13:1`` by slice.
-        click: ``ROW,COL`` counted from 0: the cluster that holds this pixel, in every slice.
-        reference: A label map to score against; all that is not 0 is the object.
-        references: With ``batch``, a folder of such, named like the images; by default those of the set.
-        protocol: ``honest``, or ``released`` (as the authors' code scores, see ``measure/clusters.py``).
+        output: Mask to write, in a format that the image's can be compared with; with ``batch``, a folder.
+        batch: Every image of a folder, several side by side; one that fails does not stop the others. Or a set with its
+            references, which are scored: images/ + labels/, imagesTr/ + labelsTr/, PH2, lung CT. Run again to resume.
+        method: How to divide it, by default s3net. `lemis list` shows all; a dotted name loads your own module.
+        preset: Settings of the method by name, or a YAML file; by default small, if it has one.
+        overrides: Settings of the method.
+        seed: Of the networks' first weights, the same for every image and slice; by default 0.
+        size: Side of the square that the method works at, in pixels, or ``native``; by default 256.
+        slices: Of a volume, each on its own, counted from 1: 10:20 or 12 or 3:5,12; by default all.
+        window: What becomes black and white, in the image's own values: -512:512 for lungs; by default 8 bits as they
+            are, else percentiles.
+        pick: The cluster to take for the object, without training again: 3, 2+3 for both, 12:3,13:1 by slice; by
+            default the proposed one.
+        click: Take the cluster that holds this pixel, in every slice; by default the proposed one. Counted from 0.
+        reference: Label map to score against: all that is not 0 is the object; by default none.
+        references: With ``batch``: label maps named like the images; by default those of the set.
+        protocol: How to score: ``honest``, or ``released``, which is that of the authors' code, and flatters.
         at_once: Images side by side; by default as many as memory holds, if the first ones show a gain.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        json: Print the record instead of tables.
+        device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
+        json: Print JSON, the record, instead of tables.
 
     Returns:
         The record, and the images of a batch that failed.
