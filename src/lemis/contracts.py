@@ -157,15 +157,21 @@ class KeypointBackbone(Backbone, ABC):
 
     @abstractmethod
     def encode_keypoints(self, x: Tensor, keypoints: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps as of ``encode``, and the feature (B, K, channels) of every keypoint at every keypoint layer."""
+        """Maps as of ``encode``, and the feature (B, K, channels) of every keypoint at every keypoint layer.
 
-    @abstractmethod
+        Args:
+            x: (B, C, H, W).
+            keypoints: (B, K, 2) in pixels of ``x``, NaN rows are none; None: found in ``x``.
+        """
+
     def encode(self, x: Tensor, keypoints: Tensor | None = None) -> list[Tensor]:
-        """(B, C, H, W), (B, K, 2) -> maps, finest first; the last one is the bottleneck."""
+        """Maps, finest first; the last one is the bottleneck. Arguments as of ``encode_keypoints``."""
+        return self.encode_keypoints(x, keypoints)[0]
 
-    @abstractmethod
     def forward(self, x: Tensor, keypoints: Tensor | None = None) -> Tensor:
-        """(B, C, H, W), (B, K, 2) -> logits (B, classes, H, W)."""
+        """(B, C, H, W) -> logits (B, classes, H, W); arguments as of ``encode_keypoints``."""
+        logits: Tensor = self.head(self.decode(self.encode(x, keypoints)))
+        return logits
 
 
 class Method(nn.Module, ABC):

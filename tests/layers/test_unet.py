@@ -34,6 +34,34 @@ def test_maps_are_made_one_after_the_other_with_a_pooling_between_two() -> None:
         unet.encode(levels, x[..., :30, :40])
 
 
+def test_an_encoder_that_makes_its_maps_small_itself_has_nothing_between_them() -> None:
+    torch.manual_seed(0)
+    levels, x = [nn.Conv2d(1, 2, 3), nn.Conv2d(2, 3, 2, stride=2)], torch.randn(2, 1, 10, 12)
+    first = levels[0](x)
+    for got, wanted in zip(unet.through(levels, x, nn.Identity()), [first, levels[1](first)], strict=True):
+        assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.5])
+def test_a_unet_says_its_sizes_and_starts_as_kaiming_does(slope: float) -> None:
+    torch.manual_seed(0)
+    encoder = [nn.Conv2d(1, 64, 3), nn.Conv2d(64, 128, 3), nn.Conv2d(128, 256, 3)]
+    decoder = [unet.Up(256, 128), unet.Up(128, 64)]
+
+    class Network(unet.UNet):
+        def encode(self, x: Tensor) -> list[Tensor]:
+            raise NotImplementedError
+
+    network = Network((64, 128, 256), encoder, decoder, nn.Conv2d(64, 2, 1), dims=2, slope=slope)
+    assert (network.channels, network.strides) == ((64, 128, 256), (1, 2, 4))
+    assert (network.decoder_channels, network.decoder_strides) == ((128, 64), (2, 1))
+    assert {key.split(".")[0] for key in network.state_dict()} == {"encoder", "decoder", "head"}
+    variance = 2 / (1 + slope**2) / (128 * 9)
+    torch.testing.assert_close(encoder[2].weight.var(), torch.tensor(variance), rtol=0.02, atol=0)
+    assert encoder[2].bias is not None
+    assert not encoder[2].bias.any()
+
+
 class Joins(nn.Module):
     """Repeats a map, adds the skip, and leaves its own digit."""
 

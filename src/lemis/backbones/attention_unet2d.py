@@ -14,7 +14,6 @@ every other network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, final
 
@@ -22,9 +21,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lemis import contracts
 from lemis.layers import unet
-from lemis.layers.basic import BatchNorm, kaiming
+from lemis.layers.basic import BatchNorm
 
 DIMS = (2,)
 
@@ -37,30 +35,19 @@ class Settings:
 
 
 @final
-class Backbone(contracts.Backbone):
-    """``encode`` gives maps of f, 2f, 4f, 8f, 16f channels at strides 1, 2, 4, 8, 16; ``decode`` joins them, gated."""
+class _Gate(nn.Module):
+    """The additive gate: how much of the skip passes, one number a pixel."""
 
-    def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
+    def __init__(self, gating: int, skip: int) -> None:
         super().__init__()
-        self.dims = 2
-        self.channels, self.strides = unet.channels_of(settings.base_width), unet.STRIDES
-        self.decoder_channels, self.decoder_strides = self.channels[-2::-1], self.strides[-2::-1]
-        self.encoder = unet.encoder(in_channels, self.channels)
-        self.decoder = nn.ModuleList([_GatedUp(width) for width in self.decoder_channels])
-        self.head = nn.Conv2d(settings.base_width, num_classes, 1, bias=False)
-        kaiming(self, unet.SLOPE)
+        self.of_gating = nn.Sequential(nn.Conv2d(gating, gating, 1), BatchNorm(gating))
+        self.of_skip = nn.Sequential(nn.Conv2d(skip, gating, 1), BatchNorm(gating))
+        self.psi = nn.Sequential(nn.Conv2d(gating, 1, 1), BatchNorm(1))
 
-    def encode(self, x: Tensor) -> list[Tensor]:
-        """(B, C, H, W), H and W multiples of 16 -> five maps, finest first."""
-        return unet.encode(self.encoder, x)
-
-    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
-        """Five maps -> the map after ``depth`` gated up-sampling blocks: (B, f, H, W) after all four."""
-        return unet.decode(self.decoder, maps, depth)
-
-    def part_of(self, parameter_name: str) -> str:
-        """``encoder``, ``decoder 1`` (deepest, with its gate) to ``decoder 4``, or ``head``."""
-        return unet.part_of(parameter_name)
+    def forward(self, g: Tensor, skip: Tensor) -> Tensor:
+        """(B, gating, H, W), (B, skip, H, W) -> alpha (B, 1, H, W) between 0 and 1."""
+        alpha: Tensor = self.psi(nn.functional.relu(self.of_gating(g) + self.of_skip(skip))).sigmoid()
+        return alpha
 
 
 @final
@@ -81,16 +68,11 @@ class _GatedUp(nn.Module):
 
 
 @final
-class _Gate(nn.Module):
-    """The additive gate: how much of the skip passes, one number a pixel."""
+class Backbone(unet.UNet2d):
+    """``encode`` gives maps of f, 2f, 4f, 8f, 16f channels at strides 1, 2, 4, 8, 16; ``decode`` joins them, gated."""
 
-    def __init__(self, gating: int, skip: int) -> None:
-        super().__init__()
-        self.of_gating = nn.Sequential(nn.Conv2d(gating, gating, 1), BatchNorm(gating))
-        self.of_skip = nn.Sequential(nn.Conv2d(skip, gating, 1), BatchNorm(gating))
-        self.psi = nn.Sequential(nn.Conv2d(gating, 1, 1), BatchNorm(1))
-
-    def forward(self, g: Tensor, skip: Tensor) -> Tensor:
-        """(B, gating, H, W), (B, skip, H, W) -> alpha (B, 1, H, W) between 0 and 1."""
-        alpha: Tensor = self.psi(nn.functional.relu(self.of_gating(g) + self.of_skip(skip))).sigmoid()
-        return alpha
+    def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
+        channels = unet.channels_of(settings.base_width)
+        encoder = unet.encoder(in_channels, channels)
+        decoder = [_GatedUp(width) for width in channels[-2::-1]]
+        super().__init__(channels, encoder, decoder, num_classes)

@@ -15,7 +15,6 @@ network. Widths and gates are those of the comparison of Voxel Siamese (https://
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, final
 
@@ -23,9 +22,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lemis import contracts
-from lemis.layers import unet, unet3d
-from lemis.layers.basic import BatchNorm, kaiming
+from lemis.layers import unet3d
+from lemis.layers.basic import BatchNorm
 
 DIMS = (3,)
 
@@ -37,40 +35,6 @@ class Settings:
     base_width: Annotated[int, Field(gt=0, multiple_of=2)] = 64  # f, as unet3d
     levels: Annotated[int, Field(ge=2, le=7)] = 4  # maps, as unet3d; three gates
     norm: unet3d.Norm = "instance"  # outside the gates; as unet3d [INFERRED]
-
-
-@final
-class Backbone(contracts.Backbone):
-    """``encode`` gives maps of f, 2f, 4f, 8f channels at strides 1, 2, 4, 8; ``decode`` joins them, gated."""
-
-    def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.dims = 3
-        self.channels, self.strides = unet3d.doubled(settings.base_width, settings.levels)
-        self.decoder_channels, self.decoder_strides = self.channels[-2::-1], self.strides[-2::-1]
-        self.one_cell = settings.norm == "batch"
-        self.encoder = unet3d.encoder(in_channels, self.channels, settings.norm)
-        self.decoder = nn.ModuleList(
-            [
-                unet3d.Up(2 * width, width, settings.norm, gate=_Gate(2 * width, width))
-                for width in self.decoder_channels
-            ]
-        )
-        self.head = nn.Conv3d(settings.base_width, num_classes, 1)
-        kaiming(self, unet3d.SLOPE)
-
-    def encode(self, x: Tensor) -> list[Tensor]:
-        """(B, C, n, H, W), sides multiples of the largest stride -> maps, finest first."""
-        unet3d.check_sides(x, self.strides[-1], one_cell=self.one_cell)
-        return unet3d.encode(self.encoder, x)
-
-    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
-        """Maps -> the map after ``depth`` gated up-sampling blocks: (B, f, n, H, W) after all of them."""
-        return unet.decode(self.decoder, maps, depth)
-
-    def part_of(self, parameter_name: str) -> str:
-        """``encoder``, ``decoder 1`` (deepest, with its gate) to ``decoder 3``, or ``head``."""
-        return unet.part_of(parameter_name)
 
 
 @final
@@ -90,3 +54,14 @@ class _Gate(nn.Module):
         both += self.of_skip(skip)
         alpha: Tensor = self.psi(both.relu_()).sigmoid()
         return alpha
+
+
+@final
+class Backbone(unet3d.UNet3d):
+    """``encode`` gives maps of f, 2f, 4f, 8f channels at strides 1, 2, 4, 8; ``decode`` joins them, gated."""
+
+    def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
+        channels, norm = unet3d.doubled(settings.base_width, settings.levels), settings.norm
+        encoder = unet3d.encoder(in_channels, channels, norm)
+        decoder = [unet3d.Up(2 * width, width, norm, gate=_Gate(2 * width, width)) for width in channels[-2::-1]]
+        super().__init__(channels, encoder, decoder, num_classes, norm)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lemis import contracts
 from lemis.layers.basic import kaiming
 from lemis.layers.fusion import Placed, fusion_layers, sorted_levels
-from lemis.layers.unet import SLOPE, block, check_divisible, part_of
+from lemis.layers.unet import SLOPE, UShaped, block, check_divisible
 from lemis.preparation import keypoints as detection
 from lemis.sampling.keypoint_tensors import found_in, given_or_found
 
@@ -48,7 +48,7 @@ class Settings:
 
 
 @final
-class Backbone(contracts.KeypointBackbone):
+class Backbone(UShaped, contracts.KeypointBackbone):
     """``encode`` gives five maps at strides 1 to 16; ``decode`` gives class scores at strides 8 and 4."""
 
     def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
@@ -83,12 +83,7 @@ class Backbone(contracts.KeypointBackbone):
         return found_in(x, self.settings.keypoints)
 
     def encode_keypoints(self, x: Tensor, keypoints: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
-        """Five maps, finest first, and the feature (B, K, keypoint_width) of every keypoint at each level with a layer.
-
-        Args:
-            x: (B, C, H, W), H and W multiples of 16.
-            keypoints: (B, K, 2) in pixels of ``x``, NaN rows are none; None: found in ``x``.
-        """
+        """Five maps, of twice the channels where a level has a layer; H and W are multiples of 16."""
         check_divisible(x)
         at = Placed.of(given_or_found(keypoints, x, self.settings.keypoints if self.fusion else None))
         maps, features = [], []
@@ -100,25 +95,12 @@ class Backbone(contracts.KeypointBackbone):
             maps.append(x)
         return maps, features
 
-    def encode(self, x: Tensor, keypoints: Tensor | None = None) -> list[Tensor]:
-        """Five maps, finest first; arguments as of ``encode_keypoints``."""
-        return self.encode_keypoints(x, keypoints)[0]
-
     def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
         """Five maps -> summed class scores (B, classes, H / 8, W / 8) after one block, (.., H / 4, W / 4) after two."""
         x = maps[-1]
         for add, level in zip(self.decoder[:depth], SCORED[1:], strict=False):
             x = add(x, maps[level - 1])
         return x
-
-    def forward(self, x: Tensor, keypoints: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) -> logits (B, classes, H, W); arguments as of ``encode_keypoints``."""
-        logits: Tensor = self.head(self.decode(self.encode(x, keypoints)))
-        return logits
-
-    def part_of(self, parameter_name: str) -> str:
-        """``encoder`` (its keypoint layers too), ``decoder 1`` (scores of blocks 5, 4), ``decoder 2``, or ``head``."""
-        return part_of(parameter_name)
 
 
 @final

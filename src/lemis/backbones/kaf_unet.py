@@ -17,7 +17,6 @@ score of each layer (65,793 numbers) are not there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, final
@@ -52,7 +51,7 @@ class Settings:
 
 
 @final
-class Backbone(contracts.KeypointBackbone):
+class Backbone(unet.UShaped, contracts.KeypointBackbone):
     """``encode`` gives maps of 2f, 4f, 8f, 16f, 32f channels at strides 1, 2, 4, 8, 16; ``decode`` joins them again."""
 
     def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
@@ -84,12 +83,7 @@ class Backbone(contracts.KeypointBackbone):
         return found_in(x, self.settings.keypoints)
 
     def encode_keypoints(self, x: Tensor, keypoints: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
-        """Five maps, finest first, and the feature (B, K, keypoint_width) of every keypoint at each level with a layer.
-
-        Args:
-            x: (B, C, H, W), H and W multiples of 16.
-            keypoints: (B, K, 2) in pixels of ``x``, NaN rows are none; None: found in ``x``.
-        """
+        """Five maps, of twice a U-Net's channels whether or not a level has a layer; H and W are multiples of 16."""
         unet.check_divisible(x)
         at = Placed.of(given_or_found(keypoints, x, self.settings.keypoints if self.fusion else None))
         maps, features = [], []
@@ -104,20 +98,3 @@ class Backbone(contracts.KeypointBackbone):
             x = nn.functional.max_pool2d(x, 2)
         maps.append(self.encoder[-1](x))
         return maps, features
-
-    def encode(self, x: Tensor, keypoints: Tensor | None = None) -> list[Tensor]:
-        """Five maps, finest first; arguments as of ``encode_keypoints``."""
-        return self.encode_keypoints(x, keypoints)[0]
-
-    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
-        """Five maps -> the map after ``depth`` up-sampling blocks: (B, 2 f, H, W) after all four."""
-        return unet.decode(self.decoder, maps, depth)
-
-    def forward(self, x: Tensor, keypoints: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) -> logits (B, classes, H, W); arguments as of ``encode_keypoints``."""
-        logits: Tensor = self.head(self.decode(self.encode(x, keypoints)))
-        return logits
-
-    def part_of(self, parameter_name: str) -> str:
-        """``encoder`` (its keypoint layers too), ``decoder 1`` (deepest) to ``decoder 4``, or ``head``."""
-        return unet.part_of(parameter_name)

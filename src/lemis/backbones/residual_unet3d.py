@@ -17,7 +17,6 @@ for normalisation with parameters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, final
 
@@ -25,9 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lemis import contracts
-from lemis.layers import unet, unet3d
-from lemis.layers.basic import kaiming
+from lemis.layers import unet3d
 
 DIMS = (3,)
 
@@ -39,36 +36,6 @@ class Settings:
     base_width: Annotated[int, Field(gt=0)] = 64  # f; from the printed parameter count of Voxel Siamese
     levels: Annotated[int, Field(ge=2, le=7)] = 5  # maps; four poolings, as the paper
     norm: unet3d.Norm = "instance"  # [INFERRED] from the parameter count; "batch" is the paper's
-
-
-@final
-class Backbone(contracts.Backbone):
-    """``encode`` gives maps of f, 2f, 4f, 8f, 16f channels at strides 1, 2, 4, 8, 16; ``decode`` adds them up."""
-
-    def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.dims = 3
-        self.channels, self.strides = unet3d.doubled(settings.base_width, settings.levels)
-        self.decoder_channels, self.decoder_strides = self.channels[-2::-1], self.strides[-2::-1]
-        self.one_cell = settings.norm == "batch"
-        widths = zip([in_channels, *self.channels[:-1]], self.channels, strict=True)
-        self.encoder = nn.ModuleList([_Residual(i, o, settings.norm) for i, o in widths])
-        self.decoder = nn.ModuleList([_Up(2 * width, width, settings.norm) for width in self.decoder_channels])
-        self.head = nn.Conv3d(settings.base_width, num_classes, 1)
-        kaiming(self, unet3d.SLOPE)
-
-    def encode(self, x: Tensor) -> list[Tensor]:
-        """(B, C, n, H, W), sides multiples of the largest stride -> maps, finest first."""
-        unet3d.check_sides(x, self.strides[-1], one_cell=self.one_cell)
-        return unet3d.encode(self.encoder, x)
-
-    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
-        """Maps -> the map after ``depth`` up-sampling blocks: (B, f, n, H, W) after all of them."""
-        return unet.decode(self.decoder, maps, depth)
-
-    def part_of(self, parameter_name: str) -> str:
-        """``encoder``, ``decoder 1`` (deepest) to ``decoder 4``, or ``head``."""
-        return unet.part_of(parameter_name)
 
 
 @final
@@ -110,3 +77,15 @@ def _convolution(in_channels: int, out_channels: int, norm: unet3d.Norm) -> nn.S
     return nn.Sequential(
         nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False), unet3d.norm_of(norm, out_channels)
     )
+
+
+@final
+class Backbone(unet3d.UNet3d):
+    """``encode`` gives maps of f, 2f, 4f, 8f, 16f channels at strides 1, 2, 4, 8, 16; ``decode`` adds them up."""
+
+    def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
+        channels, norm = unet3d.doubled(settings.base_width, settings.levels), settings.norm
+        sizes = zip([in_channels, *channels[:-1]], channels, strict=True)
+        encoder = [_Residual(i, o, norm) for i, o in sizes]
+        decoder = [_Up(2 * width, width, norm) for width in channels[-2::-1]]
+        super().__init__(channels, encoder, decoder, num_classes, norm)

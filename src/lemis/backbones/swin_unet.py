@@ -23,17 +23,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lemis import contracts
-from lemis.errors import UsageError
 from lemis.layers import unet
+from lemis.layers.swin import STAGES, Counts, check_heads
 
 DIMS = (2,)
 
 PATCH = 4  # side of a patch, in pixels
-STAGES = 4
 DIVISOR = PATCH * 2 ** (STAGES - 1)
-
-Counts = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=STAGES, max_length=STAGES)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +44,13 @@ class Settings:
 
 
 @final
-class Backbone(contracts.Backbone):
+class Backbone(unet.UShaped):
     """``encode`` gives maps of c, 2c, 4c, 8c channels at strides 4, 8, 16, 32; ``decode`` ends at stride 1."""
 
     def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
         super().__init__()
         widths = [settings.embedding * 2**stage for stage in range(STAGES)]
-        _refuse_heads(widths, settings.heads)
+        check_heads(settings.heads, settings.embedding, "embedding", fits="an embedding of 96")
         stage_of, merging = _layers(settings)
         self.dims = 2
         self.channels = tuple(widths)
@@ -79,7 +75,7 @@ class Backbone(contracts.Backbone):
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W), H and W multiples of 32 -> four maps, finest first."""
-        _refuse_sides(x)
+        unet.check_divisible(x, DIVISOR)
         maps = [self.patches(x)]
         for stage in self.encoder:
             maps.append(stage(maps[-1]))
@@ -92,10 +88,6 @@ class Backbone(contracts.Backbone):
         for up, skip in zip(self.decoder[:depth], skips, strict=False):
             x = up(x, skip)
         return x
-
-    def part_of(self, parameter_name: str) -> str:
-        """``encoder``, ``decoder 1`` (deepest) to ``decoder 3``, ``decoder 4`` (the last expansion), or ``head``."""
-        return unet.part_of(parameter_name)
 
 
 @final
@@ -189,24 +181,3 @@ def _layers(settings: Settings) -> tuple[Callable[[int, Any], nn.Module], Any]:
         return layer
 
     return stage_of, PatchMergingV2
-
-
-def _refuse_heads(widths: Sequence[int], heads: Sequence[int]) -> None:
-    for width, count in zip(widths, heads, strict=True):
-        if width % count:
-            raise UsageError(
-                f"heads={list(heads)}: {count} heads for {width} channels",
-                allowed="heads that divide the channels of their stage: embedding times 1, 2, 4 and 8",
-                next="backbone.heads=[3,6,12,24] fits an embedding of 96",
-            )
-
-
-def _refuse_sides(x: Tensor) -> None:
-    height, width = x.shape[2:]
-    if height % DIVISOR or width % DIVISOR:
-        cure = [-(-side // DIVISOR) * DIVISOR for side in (height, width)]
-        raise UsageError(
-            f"an image of {height} x {width} pixels",
-            allowed=f"both sides multiples of {DIVISOR}",
-            next=f"pad or crop it to {cure[0]} x {cure[1]}",
-        )

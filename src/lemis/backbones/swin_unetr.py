@@ -12,7 +12,6 @@ no loss on the transformer's end reaches them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, final
 
@@ -20,9 +19,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lemis import contracts
-from lemis.errors import UsageError
-from lemis.layers import unet
+from lemis.layers import unet, unet3d
+from lemis.layers.swin import Counts, check_heads
 
 DIMS = (2, 3)
 
@@ -35,14 +33,14 @@ class Settings:
 
     dims: Literal[2, 3] = 2  # slices, as in KAF's comparison; 3: volumes [P]
     feature_size: Annotated[int, Field(gt=0, multiple_of=12)] = 48  # f; 48 [P], 24 is MONAI's default
-    depths: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=4, max_length=4)] = (2, 2, 2, 2)  # [P]
-    heads: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=4, max_length=4)] = (3, 6, 12, 24)  # [P]
+    depths: Counts = (2, 2, 2, 2)  # blocks of each stage [P]
+    heads: Counts = (3, 6, 12, 24)  # of each stage [P]
     window: Annotated[int, Field(gt=1)] = 7  # side of an attention window, in cells of the map [P]
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the last block, growing from 0 at the first [C]
 
 
 @final
-class Backbone(contracts.Backbone):
+class Backbone(unet.UShaped):
     """Swin stages; five up-sampling blocks with residual blocks before them; a 1x1 convolution."""
 
     def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
@@ -50,7 +48,7 @@ class Backbone(contracts.Backbone):
         from monai.networks.nets.swin_unetr import SwinUNETR  # takes seconds
 
         f = settings.feature_size
-        _refuse_heads(settings)
+        check_heads(settings.heads, f, "feature_size", fits="every feature_size")
         self.dims = settings.dims
         self.channels = (in_channels, f, 2 * f, 4 * f, 8 * f, 16 * f)
         self.strides = (1, 2, 4, 8, 16, 32)
@@ -82,16 +80,8 @@ class Backbone(contracts.Backbone):
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """(B, C, *space), sides multiples of 32 -> six maps, finest first; the finest is the image."""
-        _refuse_sides(x)
+        unet3d.check_sides(x, DIVISOR, one_cell=False, what="an image", unit="pixels")
         return [x, *self.transformer(x)]
-
-    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
-        """Six maps -> the map after ``depth`` up-sampling blocks: (B, f, *space) after all five."""
-        return unet.decode(self.decoder, maps, depth)
-
-    def part_of(self, parameter_name: str) -> str:
-        """``encoder`` (the transformer), ``decoder 1`` (deepest) to ``decoder 5``, or ``head``."""
-        return unet.part_of(parameter_name)
 
 
 @final
@@ -106,26 +96,3 @@ class _Up(nn.Module):
         """Two maps, the second of twice the size -> one of the second's size."""
         joined: Tensor = self.up(self.deeper(x), self.skip(skip))
         return joined
-
-
-def _refuse_heads(settings: Settings) -> None:
-    for stage, heads in enumerate(settings.heads):
-        width = settings.feature_size * 2**stage
-        if width % heads:
-            raise UsageError(
-                f"heads={list(settings.heads)}: {heads} heads for {width} channels",
-                allowed="heads that divide the channels of their stage: feature_size times 1, 2, 4 and 8",
-                next="backbone.heads=[3,6,12,24] fits every feature_size",
-            )
-
-
-def _refuse_sides(x: Tensor) -> None:
-    sides = list(x.shape[2:])
-    if any(side % DIVISOR for side in sides) or max(sides) <= DIVISOR:
-        cure = [-(-side // DIVISOR) * DIVISOR for side in sides]
-        cure[-1] = max(cure[-1], 2 * DIVISOR if max(cure) == DIVISOR else 0)
-        raise UsageError(
-            f"an image of {' x '.join(map(str, sides))} pixels",
-            allowed=f"sides that are multiples of {DIVISOR}, and not all {DIVISOR}: one cell has no variance",
-            next=f"pad or crop it to {' x '.join(map(str, cure))}",
-        )

@@ -11,16 +11,12 @@ transposed convolutions, biases or normalisation with parameters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, final
 
 from pydantic import Field
-from torch import Tensor, nn
 
-from lemis import contracts
-from lemis.layers import unet, unet3d
-from lemis.layers.basic import kaiming
+from lemis.layers import unet3d
 
 DIMS = (3,)
 
@@ -35,29 +31,11 @@ class Settings:
 
 
 @final
-class Backbone(contracts.Backbone):
+class Backbone(unet3d.UNet3d):
     """``encode`` gives maps of f, 2f, 4f, 8f channels at strides 1, 2, 4, 8; ``decode`` joins them again."""
 
     def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.dims = 3
-        self.channels, self.strides = unet3d.doubled(settings.base_width, settings.levels)
-        self.decoder_channels, self.decoder_strides = self.channels[-2::-1], self.strides[-2::-1]
-        self.one_cell = settings.norm == "batch"
-        self.encoder = unet3d.encoder(in_channels, self.channels, settings.norm)
-        self.decoder = nn.ModuleList([unet3d.Up(2 * width, width, settings.norm) for width in self.decoder_channels])
-        self.head = nn.Conv3d(settings.base_width, num_classes, 1)
-        kaiming(self, unet3d.SLOPE)
-
-    def encode(self, x: Tensor) -> list[Tensor]:
-        """(B, C, n, H, W), sides multiples of the largest stride -> maps, finest first."""
-        unet3d.check_sides(x, self.strides[-1], one_cell=self.one_cell)
-        return unet3d.encode(self.encoder, x)
-
-    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
-        """Maps -> the map after ``depth`` up-sampling blocks: (B, f, n, H, W) after all of them."""
-        return unet.decode(self.decoder, maps, depth)
-
-    def part_of(self, parameter_name: str) -> str:
-        """``encoder``, ``decoder 1`` (deepest) to ``decoder 3``, or ``head``."""
-        return unet.part_of(parameter_name)
+        channels = unet3d.doubled(settings.base_width, settings.levels)
+        encoder = unet3d.encoder(in_channels, channels, settings.norm)
+        decoder = [unet3d.Up(2 * width, width, settings.norm) for width in channels[-2::-1]]
+        super().__init__(channels, encoder, decoder, num_classes, settings.norm)

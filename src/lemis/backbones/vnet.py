@@ -12,20 +12,16 @@ semi-supervised work made common (UA-MT, https://arxiv.org/abs/1907.07034).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, final
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from lemis import contracts
 from lemis.layers import unet, unet3d
-from lemis.layers.basic import BatchNorm, kaiming
+from lemis.layers.basic import BatchNorm
 
 DIMS = (3,)
-
-SLOPE = 0.0  # of ReLU
 
 Counts = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=2, max_length=7)]
 
@@ -41,44 +37,22 @@ class Settings:
 
 
 @final
-class Backbone(contracts.Backbone):
+class Backbone(unet3d.UNet3d):
     """``encode`` gives maps of f, 2f, 4f, 8f, 16f channels at strides 1, 2, 4, 8, 16; ``decode`` adds them up."""
 
     def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.dims = 3
-        self.channels, self.strides = unet3d.doubled(settings.base_width, len(settings.convolutions))
-        self.decoder_channels, self.decoder_strides = self.channels[-2::-1], self.strides[-2::-1]
-        first, *deeper = zip(self.channels, settings.convolutions, strict=True)
-        self.encoder = nn.ModuleList(
-            [
-                _level(in_channels, *first),
-                *(_Down(width // 2, width, count, residual=settings.residual) for width, count in deeper),
-            ]
-        )
-        mirrored = zip(self.decoder_channels, settings.convolutions[-2::-1], strict=True)
-        self.decoder = nn.ModuleList(
-            [_Up(2 * width, width, count, residual=settings.residual) for width, count in mirrored]
-        )
-        self.head = nn.Conv3d(settings.base_width, num_classes, 1)
-        kaiming(self, SLOPE)
+        channels, residual = unet3d.doubled(settings.base_width, len(settings.convolutions)), settings.residual
+        first, *deeper = zip(channels, settings.convolutions, strict=True)
+        encoder: list[nn.Module] = [_level(in_channels, *first)]
+        encoder += [_Down(width // 2, width, count, residual=residual) for width, count in deeper]
+        mirrored = zip(channels[-2::-1], settings.convolutions[-2::-1], strict=True)
+        decoder = [_Up(2 * width, width, count, residual=residual) for width, count in mirrored]
+        super().__init__(channels, encoder, decoder, num_classes, "batch")
 
     def encode(self, x: Tensor) -> list[Tensor]:
-        """(B, C, n, H, W), sides multiples of the largest stride -> maps, finest first."""
-        unet3d.check_sides(x, self.strides[-1], one_cell=True)
-        maps: list[Tensor] = []
-        for level in self.encoder:
-            x = level(x)
-            maps.append(x)
-        return maps
-
-    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
-        """Maps -> the map after ``depth`` up-sampling blocks: (B, f, n, H, W) after all of them."""
-        return unet.decode(self.decoder, maps, depth)
-
-    def part_of(self, parameter_name: str) -> str:
-        """``encoder``, ``decoder 1`` (deepest) to ``decoder 4``, or ``head``."""
-        return unet.part_of(parameter_name)
+        """As of any U-Net here, but without poolings: the levels make their maps small themselves."""
+        unet3d.check_sides(x, self.strides[-1], one_cell=self.one_cell)
+        return unet.through(self.encoder, x, nn.Identity())
 
 
 @final

@@ -1,23 +1,91 @@
-"""The PCL protocol's U-Net, in pieces (Ronneberger et al., MICCAI 2015, https://arxiv.org/abs/1505.04597).
-
-Five maps of f, 2f, 4f, 8f and 16f channels at strides 1, 2, 4, 8 and 16. A network holds its layers itself, under the
-names ``encoder``, ``decoder`` and ``head``; ``encode`` and ``decode`` go through them.
+"""U-shaped networks, and the pieces of the PCL protocol's U-Net (Ronneberger et al., MICCAI 2015,
+https://arxiv.org/abs/1505.04597): five maps of f, 2f, 4f, 8f and 16f channels at strides 1, 2, 4, 8 and 16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
+from lemis import contracts
 from lemis.errors import UsageError
-from lemis.layers.basic import BatchNorm
+from lemis.layers.basic import BatchNorm, kaiming
 
 SLOPE = 0.01  # of LeakyReLU, and of the Kaiming initialisation that goes with it
 LEVELS = 4  # poolings
 STRIDES = tuple(2**level for level in range(LEVELS + 1))  # of the maps, finest first
+
+
+class UShaped(contracts.Backbone):
+    """An encoder, and a decoder that goes its way back: each block joins a map with the next finer one of the encoder.
+
+    Whatever a network has beside ``decoder`` and ``head`` belongs to its encoder.
+    """
+
+    decoder: nn.ModuleList  # (deeper map, skip) -> map of the skip's size; deepest first
+
+    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
+        """Maps of ``encode`` -> the map after ``depth`` decoder blocks, the finest one after all of them."""
+        return decode(self.decoder, maps, depth)
+
+    def part_of(self, parameter_name: str) -> str:
+        """``encoder``, ``decoder 1`` (deepest) and so on, or ``head``."""
+        return part_of(parameter_name)
+
+
+class UNet(UShaped):
+    """The plain form: each map of the encoder has half the size of the one before, each decoder block doubles it again.
+
+    Args:
+        channels: Of the maps, finest first, at strides 1, 2, 4, ...
+        encoder: What makes each map of the one before, finest first.
+        decoder: A block for each map but the deepest, deepest first.
+        head: The map after the last block -> logits.
+        dims: 2 or 3.
+        slope: Of the activations, for the Kaiming initialisation of all convolutions.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        encoder: Iterable[nn.Module],
+        decoder: Iterable[nn.Module],
+        head: nn.Module,
+        *,
+        dims: int,
+        slope: float,
+    ) -> None:
+        super().__init__()
+        self.dims = dims
+        self.channels, self.strides = tuple(channels), tuple(2**level for level in range(len(channels)))
+        self.decoder_channels, self.decoder_strides = self.channels[-2::-1], self.strides[-2::-1]
+        self.encoder, self.decoder, self.head = nn.ModuleList(encoder), nn.ModuleList(decoder), head
+        kaiming(self, slope)
+
+
+class UNet2d(UNet):
+    """The PCL protocol's: max-pooling between the maps, activations of slope ``SLOPE``, a 1x1 convolution without bias.
+
+    Args:
+        channels: Of the five maps, finest first.
+        encoder: As of ``UNet``.
+        decoder: As of ``UNet``.
+        num_classes: Of the logits.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], encoder: Iterable[nn.Module], decoder: Iterable[nn.Module], num_classes: int
+    ) -> None:
+        head = nn.Conv2d(channels[0], num_classes, 1, bias=False)
+        super().__init__(channels, encoder, decoder, head, dims=2, slope=SLOPE)
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W), H and W multiples of 16 -> five maps, finest first."""
+        return encode(self.encoder, x)
 
 
 @final
@@ -87,9 +155,14 @@ def encode(levels: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
         UsageError: They are not.
     """
     check_divisible(x)
+    return through(levels, x, partial(nn.functional.max_pool2d, kernel_size=2))
+
+
+def through(levels: Iterable[nn.Module], x: Tensor, between: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """An image through the layers of any encoder, with ``between`` before each but the first -> their maps."""
     maps: list[Tensor] = []
     for level in levels:
-        x = level(nn.functional.max_pool2d(x, 2) if maps else x)
+        x = level(between(x) if maps else x)
         maps.append(x)
     return maps
 
@@ -121,14 +194,13 @@ def parts_to(depth: int) -> tuple[str, ...]:
     return ("encoder", *(f"decoder {k + 1}" for k in range(depth)))
 
 
-def check_divisible(x: Tensor) -> None:
-    """Refuse an image whose sides the poolings do not divide.
+def check_divisible(x: Tensor, divisor: int = STRIDES[-1]) -> None:
+    """Refuse an image whose sides the coarsest stride does not divide.
 
     Raises:
         UsageError: With the size that would do.
     """
     height, width = x.shape[-2:]
-    divisor = 2**LEVELS
     if height % divisor or width % divisor:
         cure = tuple(-(-side // divisor) * divisor for side in (height, width))
         raise UsageError(

@@ -1,13 +1,13 @@
 """Pieces of the three-dimensional U-Nets (Cicek et al., MICCAI 2016, https://arxiv.org/abs/1606.06650).
 
-Maps of f, 2f, 4f, ... channels at strides 1, 2, 4, ... A network holds its layers itself, under the names ``encoder``,
-``decoder`` and ``head``; ``encode`` here and ``parts.unet.decode`` go through them.
+Maps of f, 2f, 4f, ... channels at strides 1, 2, 4, ...
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Literal, final
 
 import torch
@@ -15,11 +15,40 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lemis.errors import UsageError
+from lemis.layers import unet
 from lemis.layers.basic import BatchNorm
 
 Norm = Literal["instance", "batch", "group"]
 
 SLOPE = 0.0  # of ReLU, for the Kaiming initialisation that goes with it
+
+
+class UNet3d(unet.UNet):
+    """Max-pooling between the maps, Kaiming initialisation for ReLU, and a 1x1x1 convolution with bias.
+
+    Args:
+        channels: Of the maps, finest first.
+        encoder: As of ``unet.UNet``.
+        decoder: As of ``unet.UNet``.
+        num_classes: Of the logits.
+        norm: As of ``norm_of``; only over the batch may the coarsest map be a single voxel.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        encoder: Iterable[nn.Module],
+        decoder: Iterable[nn.Module],
+        num_classes: int,
+        norm: Norm,
+    ) -> None:
+        super().__init__(channels, encoder, decoder, nn.Conv3d(channels[0], num_classes, 1), dims=3, slope=SLOPE)
+        self.one_cell = norm == "batch"
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(B, C, n, H, W), sides multiples of the largest stride -> maps, finest first."""
+        check_sides(x, self.strides[-1], one_cell=self.one_cell)
+        return unet.through(self.encoder, x, partial(F.max_pool3d, kernel_size=2))
 
 
 @final
@@ -96,10 +125,9 @@ def convolution(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequentia
     )
 
 
-def doubled(base_width: int, levels: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Channels and strides of ``levels`` maps, finest first; both double from one to the next."""
-    strides = tuple(2**level for level in range(levels))
-    return tuple(base_width * stride for stride in strides), strides
+def doubled(base_width: int, levels: int) -> tuple[int, ...]:
+    """Channels of ``levels`` maps, finest first, which double from one to the next."""
+    return tuple(base_width * 2**level for level in range(levels))
 
 
 def encoder(in_channels: int, channels: Sequence[int], norm: Norm) -> nn.ModuleList:
@@ -114,22 +142,15 @@ def encoder(in_channels: int, channels: Sequence[int], norm: Norm) -> nn.ModuleL
     return nn.ModuleList([nn.Sequential(convolution(i, o // 2, norm), convolution(o // 2, o, norm)) for i, o in sizes])
 
 
-def encode(levels: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
-    """An image through the layers of ``encoder``, with a max-pooling between any two -> their maps, finest first."""
-    maps: list[Tensor] = []
-    for level in levels:
-        x = level(F.max_pool3d(x, 2) if maps else x)
-        maps.append(x)
-    return maps
-
-
-def check_sides(x: Tensor, divisor: int, *, one_cell: bool) -> None:
+def check_sides(x: Tensor, divisor: int, *, one_cell: bool, what: str = "a volume", unit: str = "voxels") -> None:
     """Refuse a volume whose sides the poolings do not divide, or that they leave nothing of to normalise.
 
     Args:
-        x: (B, C, n, H, W).
+        x: (B, C, *space).
         divisor: Stride of the coarsest map.
         one_cell: Whether that map may be a single voxel; its variance over one image is not defined.
+        what: Is refused, in the message.
+        unit: Of its sides, in the message.
 
     Raises:
         UsageError: With the size that would do.
@@ -140,7 +161,7 @@ def check_sides(x: Tensor, divisor: int, *, one_cell: bool) -> None:
         cure = [-(-side // divisor) * divisor for side in sides]
         cure[-1] = max(cure[-1], 2 * divisor if small else 0)
         raise UsageError(
-            f"a volume of {' x '.join(map(str, sides))} voxels",
+            f"{what} of {' x '.join(map(str, sides))} {unit}",
             allowed=f"sides that are multiples of {divisor}"
             + ("" if one_cell else f", and not all {divisor}: one cell has no variance"),
             next=f"pad or crop it to {' x '.join(map(str, cure))}",
