@@ -25,6 +25,7 @@ NAMES = (
     "single",
     "statistics",
     "startup",
+    "memory",
 )
 
 

@@ -97,8 +97,12 @@ def _by_slices(
             probabilities = torch.stack([padded_logits(network, slices).softmax(1) for network in networks]).mean(0)
         yield probabilities.movedim(1, 0)
         start += slab
-        pixels = max(math.prod(facts.slice_shape), math.prod(facts.prepared_shape))
-        slab = max(1, SLAB_BYTES // (4 * probabilities.shape[1] * pixels))
+        slab = _slices_at_once(probabilities.shape[1], facts)
+
+
+def _slices_at_once(num_classes: int, facts: Facts) -> int:
+    pixels = max(math.prod(facts.slice_shape), math.prod(facts.prepared_shape))
+    return max(1, SLAB_BYTES // (4 * num_classes * pixels))
 
 
 def _on_own_grid(slabs: Iterator[Tensor], facts: Facts) -> NDArray[np.uint8]:
@@ -170,7 +174,8 @@ class Probe(NamedTuple):
     seconds: float
     pixels: int
     num_classes: int
-    peak_gb: float  # of this process so far, on the GPU where it uses one
+    before_gb: float  # the most that this process had held before, on the GPU where it uses one
+    peak_gb: float  # and with the probe
 
 
 @torch.inference_mode()
@@ -182,31 +187,39 @@ def probe(
     patch_px: Sequence[int] | None = None,
     settings: tiles.Settings | None = None,
 ) -> Probe:
-    """Predict a tile of noise, or a slice of the size in ``facts``, a few times; arguments as of ``predict_scan``.
+    """Predict a tile of noise, or slices of the size in ``facts``, a few times; arguments as of ``predict_scan``.
 
-    Where several tiles go through the network at once, as many are predicted and the time is that of one.
+    As much goes through the network at once as will in the run, since that is what memory is taken by; the time is that
+    of one tile or slice.
     """
     settings = settings or tiles.Settings()
-    slices, rows, cols = patch_px or (1, *facts.prepared_shape)
-    num_classes, count = 0, 1
-    if patch_px is not None:
-        count, step = settings.at_once, max(1, int(cols * (1 - settings.overlap)))
-        cols += (count - 1) * step
-    image = np.random.default_rng(0).standard_normal((slices, channels, rows, cols), np.float32).astype(np.float16)
-    times: list[float] = []
+    before_gb = peak_memory_gb() or math.nan
+    rng = np.random.default_rng(0)
+
+    def noise(*shape: int) -> NDArray[np.float16]:
+        return rng.standard_normal(shape, np.float32).astype(np.float16)
+
+    def slabs(image: NDArray[np.float16]) -> Iterator[Tensor]:
+        if patch_px is None:
+            return _by_slices(networks, image, facts, device)
+        return tiles.probabilities(networks, image, patch_px, settings, device)
+
+    if patch_px is None:
+        (first,) = slabs(noise(1, channels, *facts.prepared_shape))
+        count = min(facts.slices, 1 + _slices_at_once(first.shape[0], facts))  # the first goes alone
+        image = noise(count, channels, *facts.prepared_shape)
+    else:
+        (slices, rows, cols), count = patch_px, settings.at_once
+        image = noise(slices, channels, rows, cols + (count - 1) * max(1, int(cols * (1 - settings.overlap))))
+    num_classes, times = 0, list[float]()
     while len(times) < 2 or sum(times) < PROBE_SECONDS:
         _finish(device)
         begin = time.perf_counter()
-        if patch_px is None:
-            slabs = _by_slices(networks, image, facts, device)
-        else:
-            slabs = tiles.probabilities(networks, image, patch_px, settings, device)
-        num_classes = [slab.shape[0] for slab in slabs][-1]
+        num_classes = [slab.shape[0] for slab in slabs(image)][-1]
         _finish(device)
         times.append(time.perf_counter() - begin)
-    return Probe(
-        min(times[1:]) / count, math.prod(patch_px or facts.prepared_shape), num_classes, peak_memory_gb() or math.nan
-    )
+    pixels = math.prod(patch_px or facts.prepared_shape)
+    return Probe(min(times[1:]) / count, pixels, num_classes, before_gb, peak_memory_gb() or math.nan)
 
 
 class Cost(NamedTuple):
@@ -227,26 +240,28 @@ def cost(
 ) -> Cost:
     """Time and memory of one scan by what one tile or slice took.
 
-    Memory is the process's after that tile or slice and, of the scan:
-        on a CPU, the larger of preparation (4 bytes of a stored voxel; 8 of a prepared one, and 8 of those of one
-        channel at a time) and prediction (2 bytes of a prepared voxel, the sums of the tiles, 3 of a label's voxel);
-        on a GPU, the sums of the tiles.
-    The sums of the tiles are ``tiles.ring_bytes``; of slices, ``SLAB_BYTES`` at most.
+    Memory is, on a CPU, the larger of
+        preparation: the process's before the probe, 8 bytes of a stored voxel (whole numbers become float32), 8 of a
+        prepared one, and 8 of those of one channel at a time;
+        prediction: the process's after it, 2 bytes of a prepared voxel, the sums of the tiles, 3 of a label's voxel;
+    and on a GPU its own after the probe, and the sums of the tiles.
+    The sums of the tiles are ``tiles.ring_bytes``; those of slices are there in the probe.
     """
     settings = settings or tiles.Settings()
     size = (facts.slices, *facts.prepared_shape)
     if patch_px is None:
         parts, pixels = facts.slices, math.prod(facts.prepared_shape)
-        sums = min(SLAB_BYTES, 4 * probe.num_classes * math.prod(size))
+        sums = 0
     else:
         parts, pixels = tiles.count(size, patch_px, settings.overlap), probe.pixels
         sums = tiles.ring_bytes(size, patch_px, probe.num_classes)
     seconds = parts * probe.seconds * pixels / probe.pixels
     own, prepared = math.prod(facts.canonical_shape), math.prod(size)
-    preparation = 4 * channels * own + (8 * channels + 8) * prepared
+    preparation = 8 * channels * own + (8 * channels + 8) * prepared
     prediction = 2 * channels * prepared + sums + 3 * own
-    more = sums if device.type == "cuda" else max(preparation, prediction)
-    return Cost(parts, seconds, probe.peak_gb + more / 1e9)
+    if device.type == "cuda":
+        return Cost(parts, seconds, probe.peak_gb + sums / 1e9)
+    return Cost(parts, seconds, max(probe.before_gb + preparation / 1e9, probe.peak_gb + prediction / 1e9))
 
 
 def _finish(device: torch.device) -> None:
