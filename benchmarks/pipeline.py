@@ -21,7 +21,7 @@ from lemis.contracts import Batch, Draw, Outcome, View
 from lemis.datasets.index import save
 from lemis.datasets.scan_facts import scan_folder
 from lemis.methods import pcl
-from lemis.preparation import preprocess
+from lemis.preparation.settings import Settings
 from lemis.preparation.store import open_store
 from lemis.runs.run import Run
 from lemis.sampling.samples import Slices
@@ -58,7 +58,7 @@ def _row(work: Path, width: int, size: int) -> dict[str, object]:
 def _prepared(folder: Path) -> Path:
     phantom.write_dataset(folder / "scans", subjects=40, labelled=2)
     save(scan_folder(folder / "scans"), folder / "work" / "index.json")
-    prepare(folder / "work", settings=preprocess.Settings())
+    prepare(folder / "work", settings=Settings())
     return folder / "work"
 
 

@@ -38,6 +38,7 @@ import numpy as np
 
 from benchmarks.fresh import measured
 from lemis.cli import keep_freed_memory
+from lemis.preparation.settings import Settings
 
 ROUNDS, THREADS = 3, 1
 CLASSES, BASE_WIDTH = 9, 8
@@ -210,7 +211,7 @@ def _export(network: Any, file: Path) -> Map:
     source.header.set_data_shape(shape)
     facts = preprocess.describe(
         id="large", subject="large", images=("large.nii.gz",), label=None, shape=shape, spacing_mm=(0.8, 0.8, 0.8),
-        slice_axis=2, settings=preprocess.Settings(spacing_mm="native"),
+        slice_axis=2, settings=Settings(spacing_mm="native"),
     )  # fmt: skip
     classes = predict_scan([network], image, facts, torch.device("cpu"), LARGE_PATCH_PX)
     volume.write_labels(classes, source, file.with_name("label.nii.gz"))

@@ -16,7 +16,7 @@ import numpy as np
 from lemis import phantom
 from lemis.datasets.index import Index, locate, save
 from lemis.datasets.scan_facts import scan_folder
-from lemis.preparation import preprocess
+from lemis.preparation.settings import Settings
 from lemis.preparation.store import Store, open_store
 from lemis.verbs.prepare import prepare
 
@@ -32,7 +32,7 @@ def rows() -> list[dict[str, object]]:
         phantom.write_dataset(scans, kind="abdomen", subjects=12, labelled=2, shape=(256, 256, 40))
         index = scan_folder(scans)
         save(index, work / "index.json")
-        prepare(work, settings=preprocess.Settings(spacing_mm="native"))
+        prepare(work, settings=Settings(spacing_mm="native"))
         store = open_store(work / "prepared")
         times: dict[str, list[float]] = {"store": [], "whole .nii.gz": [], "slice of .nii.gz": []}
         for number in range(ROUNDS):

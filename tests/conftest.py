@@ -36,7 +36,7 @@ def phantom_scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared_work(phantom_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder with those scans, checked and prepared with the ``tiny`` preset, keypoints too. Read only."""
     from lemis.preparation import keypoints
-    from lemis.preparation.preprocess import Settings
+    from lemis.preparation.settings import Settings
     from lemis.settings import load_preset, resolve
     from lemis.verbs.check import check
     from lemis.verbs.prepare import prepare

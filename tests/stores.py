@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lemis.preparation import store
+from lemis.preparation import store, store_files
 
 
 def replace_prepared(work: Path, id: str, *, image: bool = False, label: bool = False) -> None:
@@ -22,4 +22,4 @@ def replace_prepared(work: Path, id: str, *, image: bool = False, label: bool = 
         assert marked is not None, "a labelled scan"
         marked = marked[:, ::-1]
     facts = dataclasses.replace(opened.scans[i], fingerprint=f"{opened.scans[i].fingerprint}, and again")
-    store.write_scan(opened.path, facts, pixels, marked)
+    store_files.write_scan(opened.path, facts, pixels, marked)

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from lemis import settings
 from lemis.errors import UsageError
-from lemis.preparation import preprocess
 from lemis.preparation.keypoints import preparation
+from lemis.preparation.settings import Settings as Preparation
 from lemis.training import run_settings
 
 
@@ -316,7 +316,7 @@ def test_a_range_that_holds_nothing_is_refused(key, range_):
 )  # fmt: skip
 def test_what_no_scan_can_be_prepared_to_is_refused(key, value):
     with pytest.raises(UsageError, match=key):
-        settings.resolve(preprocess.Settings, {key: value})
+        settings.resolve(Preparation, {key: value})
 
 
 @pytest.mark.parametrize(

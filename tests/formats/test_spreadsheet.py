@@ -42,7 +42,7 @@ cells = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8).map(
 
 
 @given(st.lists(st.tuples(cells, cells), max_size=5), st.sampled_from(",;\t"))
-def test_what_was_written_is_read(
+def test_what_was_stored_is_read(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], separator: str
 ) -> None:
     file = tmp_path_factory.mktemp("table") / "t.csv"

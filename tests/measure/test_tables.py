@@ -38,7 +38,7 @@ def test_columns_can_be_chosen_and_may_be_missing():
     assert tables.markdown([{"a": 1}], ["b", "a"]) == "| b | a |\n| ---: | ---: |\n| - | 1 |\n"
 
 
-def test_what_was_written_is_set_as_numbers_are():
+def test_what_was_stored_is_set_as_numbers_are():
     rows = [{"a": "x", "b": tables.Written("0.9 (0.1)", bold=True)}, {"a": "[y]", "b": tables.Written("-")}]
     assert tables.markdown(rows) == "| a | b |\n| --- | ---: |\n| x | **0.9 (0.1)** |\n| [y] | - |\n"
     text = tables.latex(rows)

@@ -11,7 +11,7 @@ from scipy import ndimage
 from lemis import phantom
 from lemis.errors import UsageError
 from lemis.formats import volume
-from lemis.preparation import preprocess
+from lemis.preparation.slices import slices_first
 
 KINDS = ("heart", "abdomen")
 SMALL = {"heart": (48, 48, 8), "abdomen": (64, 64, 24)}
@@ -149,9 +149,9 @@ def test_what_is_written_is_read_upright(tmp_path):
     label = volume.read(folder / "labelsTr/heart_001.nii.gz")
     image = volume.read(folder / "imagesTr/heart_001_0000.nii.gz")
     np.testing.assert_allclose(image.affine, label.affine)
-    picture = preprocess.slices_first(image.array, 2)
+    picture = slices_first(image.array, 2)
     np.testing.assert_array_equal(picture, expected.image.transpose(2, 1, 0))
-    np.testing.assert_array_equal(preprocess.slices_first(label.array, 2), expected.label.transpose(2, 1, 0))
+    np.testing.assert_array_equal(slices_first(label.array, 2), expected.label.transpose(2, 1, 0))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -17,7 +17,11 @@ from lemis.prediction import inference, tiles
 from lemis.prediction.inference import predict_scan
 from lemis.prediction.padding import padded_logits
 from lemis.preparation import preprocess
-from lemis.preparation.preprocess import Facts
+from lemis.preparation.crops import crop_field
+from lemis.preparation.facts import Facts
+from lemis.preparation.resampling import resample_in_plane
+from lemis.preparation.settings import Settings
+from lemis.preparation.slices import slices_first
 from lemis.runs.run import Run
 from work_files_made import PRETRAINED
 
@@ -95,7 +99,7 @@ def described(
 ) -> Facts:
     mm = [1.0, 1.0, 1.0]
     mm[slice_axis] = 6.0
-    settings = preprocess.Settings(spacing_mm=spacing, field_of_view_mm=field)  # type: ignore[arg-type]
+    settings = Settings(spacing_mm=spacing, field_of_view_mm=field)  # type: ignore[arg-type]
     return preprocess.describe(
         id="a",
         subject="a",
@@ -117,9 +121,9 @@ def blocks(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
 
 def prepared(labels: np.ndarray, facts: Facts) -> np.ndarray:
     """What a network sees: the class values as an image, resampled and cut like one, not normalised."""
-    slices = preprocess.slices_first(labels[..., None].astype(np.float32), facts.slice_axis)
-    slices = preprocess.resample_in_plane(slices, facts.resampled_shape, order=1)
-    return np.ascontiguousarray(preprocess.crop_field(slices, facts.field), np.float16)
+    slices = slices_first(labels[..., None].astype(np.float32), facts.slice_axis)
+    slices = resample_in_plane(slices, facts.resampled_shape, order=1)
+    return np.ascontiguousarray(crop_field(slices, facts.field), np.float16)
 
 
 @pytest.mark.parametrize("slice_axis", [0, 1, 2])
@@ -271,7 +275,7 @@ def test_slices_are_resampled_as_pixels_are(
     for slab_bytes in (1, inference.SLAB_BYTES):
         monkeypatch.setattr(inference, "SLAB_BYTES", slab_bytes)
         monkeypatch.setattr(tiles, "MAP_BYTES", slab_bytes)
-        found = preprocess.slices_first(predict_scan([reader], image, facts, CPU, patch_px), 2)
+        found = slices_first(predict_scan([reader], image, facts, CPU, patch_px), 2)
         chosen = expected.gather(0, torch.from_numpy(found.astype(np.int64))[None])[0]
         # Equal but where two classes are equally probable up to rounding.
         torch.testing.assert_close(chosen, expected.max(0).values, atol=1e-5, rtol=0)

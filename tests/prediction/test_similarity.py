@@ -20,7 +20,7 @@ from lemis.errors import UsageError
 from lemis.prediction import similarity as engine
 from lemis.prediction.inference import build_backbone
 from lemis.prediction.similarity import Query, parse, similarity
-from lemis.preparation.preprocess import inside_field
+from lemis.preparation.facts import inside_field
 from lemis.preparation.store import open_store
 from lemis.runs.run import Run, load_model
 from lemis.sampling import correspondence, geometries, resampling

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lemis.preparation import exposure, preprocess
-from lemis.preparation.preprocess import Facts, Intensity
+from lemis.preparation.facts import Facts
+from lemis.preparation.intensities import Intensity
+from lemis.preparation.settings import Settings
 
 
 def scan(
@@ -24,7 +26,7 @@ def scan(
 ) -> Facts:
     facts = preprocess.describe(
         id=f"{subject}{image}", subject=subject, images=("a.nii.gz",), label=None, shape=(20, 20, 20),
-        spacing_mm=spacing_mm, slice_axis=axis, settings=preprocess.Settings(spacing_mm=1.5),
+        spacing_mm=spacing_mm, slice_axis=axis, settings=Settings(spacing_mm=1.5),
     )  # fmt: skip
     found = tuple(Intensity(mean=mean, std=std) for mean, std in intensity)
     return dataclasses.replace(facts, image_digest=image, label_digest=label, intensity=found)

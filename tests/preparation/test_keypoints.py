@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from lemis.errors import UsageError
-from lemis.preparation import keypoints, preprocess
+from lemis.preparation import keypoints
 from lemis.preparation.keypoints import Settings, find, find_all, preparation
+from lemis.preparation.settings import Settings as Preparation
 
 
 def blobs(*shape, seed=0, sigma=2.0):
@@ -259,7 +260,7 @@ def test_descriptors_of_different_lengths_are_refused(detector):
 
 def test_the_keys_of_prepare_are_split():
     images, none = preparation({"spacing_mm": 2.0}, {})
-    assert (images, none) == (preprocess.Settings(spacing_mm=2.0), None)
+    assert (images, none) == (Preparation(spacing_mm=2.0), None)
     images, found = preparation({"spacing_mm": 2.0, "keypoints": {"most": 9}}, {"keypoints": {"detector": "sift"}})
     assert (images.spacing_mm, found) == (2.0, Settings(most=9))
     assert preparation({"keypoints": {}})[1] == Settings()

@@ -10,14 +10,20 @@ from scipy import ndimage
 
 from lemis.errors import DataFault, UsageError
 from lemis.preparation import preprocess
-from lemis.preparation.preprocess import FieldOfView, InPlane, Settings
+from lemis.preparation.classes import from_classes, to_classes
+from lemis.preparation.crops import FieldOfView, crop_field, extent_mm, field_of_view, uncrop_field
+from lemis.preparation.facts import inside_field
+from lemis.preparation.intensities import normalise
+from lemis.preparation.resampling import resample_in_plane, resample_label, resample_slices, resampled_shape
+from lemis.preparation.settings import Settings, as_stored, settle
+from lemis.preparation.slices import InPlane, in_plane, slices_first, slices_last
 from lemis.settings import plain, resolve
 
 sizes = st.integers(1, 40)
 
 
 def settled(**changes):
-    return preprocess.settle(resolve(Settings, changes), [InPlane((30, 20), (1.0, 1.0))])
+    return settle(resolve(Settings, changes), [InPlane((30, 20), (1.0, 1.0))])
 
 
 def described(shape, scan_mm=(1.0, 1.0, 1.0), slice_axis=2, label="label.nii", **changes):
@@ -40,16 +46,16 @@ def described(shape, scan_mm=(1.0, 1.0, 1.0), slice_axis=2, label="label.nii", *
 @pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 5)])
 def test_slices_first_is_undone_exactly(slice_axis, shape):
     array = np.arange(np.prod(shape)).reshape(shape)
-    slices = preprocess.slices_first(array, slice_axis)
+    slices = slices_first(array, slice_axis)
     assert len(slices) == shape[slice_axis]
-    np.testing.assert_array_equal(preprocess.slices_last(slices, slice_axis), array)
+    np.testing.assert_array_equal(slices_last(slices, slice_axis), array)
 
 
 def test_an_axial_slice_is_upright_in_the_radiological_way():
     volume = np.zeros((5, 7, 3))  # x grows to the right, y to the front, z upwards
     volume[:, -1] = 1  # the front
     volume[-1] += 2  # the patient's right
-    picture = preprocess.slices_first(volume, 2)[0]
+    picture = slices_first(volume, 2)[0]
     assert picture.shape == (7, 5)
     assert (picture[0] >= 1).all()
     assert (picture[1:, 0] == 2).all()
@@ -60,13 +66,13 @@ def test_an_axial_slice_is_upright_in_the_radiological_way():
 def test_coronal_and_sagittal_slices_have_superior_on_top(slice_axis):
     volume = np.zeros((5, 6, 7))
     volume[:, :, -1] = 1
-    assert (preprocess.slices_first(volume, slice_axis)[:, 0] == 1).all()
+    assert (slices_first(volume, slice_axis)[:, 0] == 1).all()
 
 
 def test_in_plane_size_and_spacing_are_those_of_the_slices():
-    plane = preprocess.in_plane((4, 5, 6), (1.0, 2.0, 3.0), 0)
+    plane = in_plane((4, 5, 6), (1.0, 2.0, 3.0), 0)
     assert plane == InPlane((6, 5), (3.0, 2.0))
-    assert preprocess.slices_first(np.zeros((4, 5, 6)), 0).shape[1:] == plane.shape
+    assert slices_first(np.zeros((4, 5, 6)), 0).shape[1:] == plane.shape
 
 
 # resampling
@@ -78,45 +84,45 @@ def test_resampling_equals_scipy_on_the_whole_array(order, shape):
     image = np.random.default_rng(0).normal(size=(2, 3, 31, 25))
     factors = (1, 1, shape[0] / 31, shape[1] / 25)
     slow = ndimage.zoom(image, factors, order=order, mode="nearest", grid_mode=True)
-    fast = preprocess.resample_in_plane(image, shape, order=order)
+    fast = resample_in_plane(image, shape, order=order)
     assert fast.dtype == np.float32
     np.testing.assert_allclose(fast, slow, atol=2e-5)
 
 
 def test_resampling_to_the_same_shape_changes_nothing():
     image = np.random.default_rng(0).normal(size=(2, 9, 8)).astype(np.float32)
-    np.testing.assert_array_equal(preprocess.resample_in_plane(image, (9, 8)), image)
+    np.testing.assert_array_equal(resample_in_plane(image, (9, 8)), image)
 
 
 @given(sizes, sizes, sizes, sizes)
 @settings(max_examples=40, deadline=None)
 def test_a_constant_stays_constant_at_any_size(rows, cols, new_rows, new_cols):
     image = np.full((1, rows, cols), 7.0)
-    out = preprocess.resample_in_plane(image, (new_rows, new_cols))
+    out = resample_in_plane(image, (new_rows, new_cols))
     np.testing.assert_allclose(out, np.full((1, new_rows, new_cols), 7.0), rtol=1e-5)
 
 
 def test_a_ramp_in_millimetres_stays_where_it_is():
     # Pixel centres at (i + 0.5) * mm from the edge: the grids share their edges, not their first centres.
     ramp = (np.arange(40) + 0.5) * 1.5
-    out = preprocess.resample_in_plane(np.tile(ramp, (1, 2, 1)), (2, 48), order=1)[0, 0]
+    out = resample_in_plane(np.tile(ramp, (1, 2, 1)), (2, 48), order=1)[0, 0]
     np.testing.assert_allclose(out[2:-2], ((np.arange(48) + 0.5) * 1.25)[2:-2], rtol=1e-5)
 
 
 def test_antialias_damps_what_the_new_grid_cannot_hold():
     stripes = np.tile(np.arange(64) % 2, (1, 64, 1)).astype(np.float32)
-    plain = preprocess.resample_in_plane(stripes, (64, 20))
-    smooth = preprocess.resample_in_plane(stripes, (64, 20), antialias=True)
+    plain = resample_in_plane(stripes, (64, 20))
+    smooth = resample_in_plane(stripes, (64, 20), antialias=True)
     assert smooth.std() < 0.5 * plain.std()
     np.testing.assert_array_equal(
-        preprocess.resample_in_plane(stripes, (64, 90), antialias=True),
-        preprocess.resample_in_plane(stripes, (64, 90)),
+        resample_in_plane(stripes, (64, 90), antialias=True),
+        resample_in_plane(stripes, (64, 90)),
     )
 
 
 def test_new_shape_is_the_papers():
-    assert preprocess.resampled_shape((216, 256), (1.5625, 1.5625), 1.25) == (270, 320)
-    assert preprocess.resampled_shape((1, 1), (0.1, 0.1), 10.0) == (1, 1)
+    assert resampled_shape((216, 256), (1.5625, 1.5625), 1.25) == (270, 320)
+    assert resampled_shape((1, 1), (0.1, 0.1), 10.0) == (1, 1)
 
 
 def slow_label(label, shape):
@@ -135,14 +141,14 @@ def test_label_resampling_equals_one_hot_linear_argmax(seed, old, new):
     rng = np.random.default_rng(seed)
     label = rng.integers(0, 4, (2, *old)).astype(np.uint8)
     label[:, : old[0] // 2] = 0
-    out = preprocess.resample_label(label, new)
+    out = resample_label(label, new)
     assert out.dtype == label.dtype
     np.testing.assert_array_equal(out, slow_label(label, new))
 
 
 def test_nearest_label_equals_scipy():
     label = np.random.default_rng(0).integers(0, 5, (2, 21, 16)).astype(np.uint8)
-    out = preprocess.resample_label(label, (33, 11), interpolation="nearest")
+    out = resample_label(label, (33, 11), interpolation="nearest")
     slow = ndimage.zoom(label, (1, 33 / 21, 11 / 16), order=0, mode="nearest", grid_mode=True)
     np.testing.assert_array_equal(out, slow)
 
@@ -155,22 +161,22 @@ def test_nearest_label_equals_scipy():
 def test_resampling_through_plane_equals_scipy_on_the_whole_array(order, slices):
     image = np.random.default_rng(0).normal(size=(9, 2, 12, 10))
     slow = ndimage.zoom(image, (slices / 9, 1, 1.5, 0.5), order=order, mode="nearest", grid_mode=True)
-    plane = preprocess.resample_in_plane(image, (18, 5), order=order)
-    fast = preprocess.resample_slices(plane, slices, order=order)
+    plane = resample_in_plane(image, (18, 5), order=order)
+    fast = resample_slices(plane, slices, order=order)
     assert fast.dtype == np.float32
     np.testing.assert_allclose(fast, slow, atol=2e-5)
 
 
 def test_slices_share_their_outer_edges():
     ramp = (np.arange(20) + 0.5) * 5.0
-    out = preprocess.resample_slices(np.tile(ramp[:, None, None], (1, 2, 2)), 50, order=1)[:, 0, 0]
+    out = resample_slices(np.tile(ramp[:, None, None], (1, 2, 2)), 50, order=1)[:, 0, 0]
     np.testing.assert_allclose(out[3:-3], ((np.arange(50) + 0.5) * 2.0)[3:-3], rtol=1e-5)
 
 
 def test_antialias_works_through_plane_too():
     stripes = np.tile((np.arange(64) % 2)[:, None, None], (1, 3, 3)).astype(np.float32)
-    plain = preprocess.resample_slices(stripes, 20)
-    assert preprocess.resample_slices(stripes, 20, antialias=True).std() < 0.5 * plain.std()
+    plain = resample_slices(stripes, 20)
+    assert resample_slices(stripes, 20, antialias=True).std() < 0.5 * plain.std()
 
 
 @given(st.integers(0, 10**6), st.tuples(*[st.integers(1, 16)] * 3), st.tuples(*[st.integers(1, 16)] * 3))
@@ -185,14 +191,14 @@ def test_resampling_a_label_volume_equals_one_hot_linear_argmax(seed, old, new):
     ]
     order = np.sort(shares, axis=0)
     clear = order[-1] - order[-2] > 1e-5  # a tie in exact numbers is not one in float32
-    out = preprocess.resample_label(label, new)
+    out = resample_label(label, new)
     assert out.shape == new
     np.testing.assert_array_equal(out[clear], np.argmax(shares, axis=0)[clear])
 
 
 def test_nearest_label_volume_equals_scipy():
     label = np.random.default_rng(0).integers(0, 5, (7, 21, 16)).astype(np.uint8)
-    out = preprocess.resample_label(label, (12, 33, 11), interpolation="nearest")
+    out = resample_label(label, (12, 33, 11), interpolation="nearest")
     slow = ndimage.zoom(label, (12 / 7, 33 / 21, 11 / 16), order=0, mode="nearest", grid_mode=True)
     np.testing.assert_array_equal(out, slow)
 
@@ -202,7 +208,7 @@ def test_nearest_label_volume_equals_scipy():
 
 def test_z_score_is_per_channel_over_the_whole_volume():
     image = np.random.default_rng(0).normal([[[[3.0]], [[-50.0]]]], [[[[2.0]], [[9.0]]]], (6, 2, 20, 20))
-    out, facts = preprocess.normalise(image.astype(np.float32))
+    out, facts = normalise(image.astype(np.float32))
     np.testing.assert_allclose(out.mean(axis=(0, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(out.std(axis=(0, 2, 3)), 1, atol=1e-5)
     assert abs(out[0].mean(axis=(1, 2))).max() > 0  # not per slice
@@ -214,7 +220,7 @@ def test_z_score_is_per_channel_over_the_whole_volume():
 def test_clipping_comes_before_the_z_score():
     image = np.random.default_rng(0).normal(size=(4, 1, 30, 30)).astype(np.float32)
     image[0, 0, 0, 0] = 1000
-    out, (facts,) = preprocess.normalise(image, (1.0, 99.0))
+    out, (facts,) = normalise(image, (1.0, 99.0))
     low, high = np.percentile(image, (1, 99))
     assert (facts.low, facts.high) == (pytest.approx(low), pytest.approx(high))
     clipped = np.clip(image, low, high)
@@ -223,7 +229,7 @@ def test_clipping_comes_before_the_z_score():
 
 def test_clipping_by_value_is_in_stored_units():
     image = np.random.default_rng(0).normal(100, 400, size=(3, 2, 9, 9)).astype(np.float32)
-    out, facts = preprocess.normalise(image, clip_values=(-200.0, 250.0))
+    out, facts = normalise(image, clip_values=(-200.0, 250.0))
     clipped = np.clip(image, -200, 250)
     mean, std = clipped.mean(axis=(0, 2, 3), keepdims=True), clipped.std(axis=(0, 2, 3), keepdims=True)
     np.testing.assert_allclose(out, (clipped - mean) / std, atol=1e-5)
@@ -232,12 +238,12 @@ def test_clipping_by_value_is_in_stored_units():
 
 def test_a_constant_channel_is_refused():
     with pytest.raises(DataFault, match=r"channel 1 is constant \(4\)"):
-        preprocess.normalise(np.stack([np.random.default_rng(0).normal(size=(2, 3, 3)), np.full((2, 3, 3), 4)], 1))
+        normalise(np.stack([np.random.default_rng(0).normal(size=(2, 3, 3)), np.full((2, 3, 3), 4)], 1))
 
 
 def test_values_that_are_not_finite_are_refused():
     with pytest.raises(DataFault, match="channel 0 holds values that are not finite"):
-        preprocess.normalise(np.full((1, 1, 2, 2), np.nan))
+        normalise(np.full((1, 1, 2, 2), np.nan))
 
 
 # field of view
@@ -247,11 +253,11 @@ def test_values_that_are_not_finite_are_refused():
 @settings(max_examples=100, deadline=None)
 def test_field_of_view_is_central_and_undone(shape, size):
     array = np.arange(1, shape[0] * shape[1] + 1).reshape(1, *shape)
-    field = preprocess.field_of_view(shape, size)
-    crop = preprocess.crop_field(array, field)
+    field = field_of_view(shape, size)
+    crop = crop_field(array, field)
     assert crop.shape == (1, *size)
-    back = preprocess.uncrop_field(crop, field, shape)
-    kept = preprocess.uncrop_field(np.ones((1, *size), bool), field, shape)
+    back = uncrop_field(crop, field, shape)
+    kept = uncrop_field(np.ones((1, *size), bool), field, shape)
     np.testing.assert_array_equal(back, np.where(kept, array, 0))
     for axis in (0, 1):
         before = np.array([field.row0, field.col0])[axis]
@@ -261,14 +267,14 @@ def test_field_of_view_is_central_and_undone(shape, size):
 
 
 def test_no_field_is_the_whole_slice():
-    assert preprocess.field_of_view((5, 6), None) == FieldOfView(row0=0, col0=0, height=5, width=6)
+    assert field_of_view((5, 6), None) == FieldOfView(row0=0, col0=0, height=5, width=6)
 
 
 def test_extent_reaches_the_outermost_labelled_pixel():
     label = np.zeros((20, 30, 4), int)
     label[9:12, 25, 1] = 3  # y: its outer edge is 26 - 15 = 11 pixels from the middle, x: 2
-    assert preprocess.extent_mm(label, (1.0, 2.0, 8.0), 2) == 22.0
-    assert preprocess.extent_mm(np.zeros((4, 4, 4)), (1.0, 1.0, 1.0), 2) == 0.0
+    assert extent_mm(label, (1.0, 2.0, 8.0), 2) == 22.0
+    assert extent_mm(np.zeros((4, 4, 4)), (1.0, 1.0, 1.0), 2) == 0.0
 
 
 @given(st.integers(0, 29), st.integers(0, 19), st.floats(0.5, 3))
@@ -276,29 +282,29 @@ def test_extent_reaches_the_outermost_labelled_pixel():
 def test_auto_field_holds_every_structure_and_is_a_multiple_of_sixteen(row, col, target):
     label = np.zeros((20, 30, 2), int)
     label[col, row, 1] = 1
-    extent = preprocess.extent_mm(label, (1.5, 1.5, 9.0), 2)
+    extent = extent_mm(label, (1.5, 1.5, 9.0), 2)
     asked = Settings(spacing_mm=target, field_of_view_mm="auto")
-    chosen = preprocess.settle(asked, [preprocess.in_plane(label.shape, (1.5, 1.5, 9.0), 2)], [extent])
+    chosen = settle(asked, [in_plane(label.shape, (1.5, 1.5, 9.0), 2)], [extent])
     facts = preprocess.describe(
         id="a", subject="a", images=("a",), label="a", shape=label.shape, spacing_mm=(1.5, 1.5, 9.0),
         slice_axis=2, settings=chosen,
     )  # fmt: skip
     assert facts.prepared_shape[0] == facts.prepared_shape[1]
     assert facts.prepared_shape[0] % 16 == 0
-    whole = preprocess.resample_label((preprocess.slices_first(label, 2) > 0).astype(np.uint8), facts.resampled_shape)
-    assert preprocess.crop_field(whole, facts.field).sum() == whole.sum()
+    whole = resample_label((slices_first(label, 2) > 0).astype(np.uint8), facts.resampled_shape)
+    assert crop_field(whole, facts.field).sum() == whole.sum()
 
 
 def test_auto_field_is_not_larger_than_it_need_be():
     planes = [InPlane((256, 256), (1.0, 1.0))]
     auto = Settings(spacing_mm=1.0, field_of_view_mm="auto")
-    assert preprocess.settle(auto, planes, [40.0, 20.0]).field_of_view_mm == 96  # 2 * 40 * 1.1 = 88
-    assert preprocess.settle(auto, planes, [125.0]).field_of_view_mm == 256  # 275 would be more than the slice
+    assert settle(auto, planes, [40.0, 20.0]).field_of_view_mm == 96  # 2 * 40 * 1.1 = 88
+    assert settle(auto, planes, [125.0]).field_of_view_mm == 256  # 275 would be more than the slice
 
 
 def test_auto_field_without_labels_is_the_whole_slice():
     asked = Settings(field_of_view_mm="auto")
-    assert preprocess.settle(asked, [InPlane((8, 8), (1.0, 1.0))]).field_of_view_mm is None
+    assert settle(asked, [InPlane((8, 8), (1.0, 1.0))]).field_of_view_mm is None
 
 
 # settings
@@ -306,7 +312,7 @@ def test_auto_field_without_labels_is_the_whole_slice():
 
 def test_spacing_is_the_median_of_the_data_set():
     planes = [InPlane((9, 9), (1.0, 1.0)), InPlane((9, 9), (2.0, 2.0)), InPlane((9, 9), (1.5, 1.5))]
-    assert preprocess.settle(Settings(), planes).spacing_mm == 1.5
+    assert settle(Settings(), planes).spacing_mm == 1.5
 
 
 @pytest.mark.parametrize("asked", [{}, {"spacing_mm": "native"}, {"clip_percentiles": [1, 99], "field_of_view_mm": 90}])
@@ -316,7 +322,7 @@ def test_settled_settings_survive_storing(asked):
 
 
 def test_what_volumes_added_is_stored_where_it_is_used_only():
-    assert preprocess.stored(settled()) == {
+    assert as_stored(settled()) == {
         "spacing_mm": 1.0,
         "field_of_view_mm": None,
         "normalise": "zscore",
@@ -326,7 +332,7 @@ def test_what_volumes_added_is_stored_where_it_is_used_only():
         "antialias": False,
     }
     volumes = settled(whole_px=[4, 5, 6], clip_values=[-1, 2])
-    stored = preprocess.stored(volumes)
+    stored = as_stored(volumes)
     assert (stored["whole_px"], stored["clip_values"]) == ([4, 5, 6], [-1.0, 2.0])
     assert "slice_spacing_mm" not in stored
     assert resolve(Settings, json.loads(json.dumps(stored))) == volumes
@@ -362,7 +368,7 @@ def test_settings_that_contradict_each_other_are_refused(asked, message, next):
 
 def test_percentiles_in_the_wrong_order_are_refused():
     with pytest.raises(UsageError, match=r"clip_percentiles=\[99.0, 1.0\]"):
-        preprocess.settle(resolve(Settings, {"clip_percentiles": [99, 1]}), [InPlane((9, 9), (1.0, 1.0))])
+        settle(resolve(Settings, {"clip_percentiles": [99, 1]}), [InPlane((9, 9), (1.0, 1.0))])
 
 
 @pytest.mark.parametrize(
@@ -389,23 +395,23 @@ def test_values_out_of_range_are_refused(bad):
 def test_any_integers_become_classes_and_come_back(values, seed):
     values = [0, *sorted(value for value in values if value != 0)]
     label = np.random.default_rng(seed).choice(values, (3, 4, 5))
-    classes = preprocess.to_classes(label, values)
+    classes = to_classes(label, values)
     assert classes.dtype == np.uint8
     assert classes.max() < len(values)
-    np.testing.assert_array_equal(preprocess.from_classes(classes, values), label)
+    np.testing.assert_array_equal(from_classes(classes, values), label)
     assert ((classes == 0) == (label == 0)).all()
 
 
 def test_an_unknown_label_value_is_refused():
     with pytest.raises(DataFault, match="label values 2, 7"):
-        preprocess.to_classes(np.array([0, 1, 2, 7]), (0, 1, 5))
+        to_classes(np.array([0, 1, 2, 7]), (0, 1, 5))
 
 
 def test_ignored_values_become_background():
     label = np.array([[0, 7, 1], [5, 9, 7]])
-    np.testing.assert_array_equal(preprocess.to_classes(label, (0, 1, 5), (7, 9)), [[0, 0, 1], [2, 0, 0]])
+    np.testing.assert_array_equal(to_classes(label, (0, 1, 5), (7, 9)), [[0, 0, 1], [2, 0, 0]])
     with pytest.raises(DataFault, match="label values 9"):
-        preprocess.to_classes(label, (0, 1, 5), (7,))
+        to_classes(label, (0, 1, 5), (7,))
 
 
 # one whole scan
@@ -424,7 +430,7 @@ def test_through_plane_spacing_is_that_asked_for(slice_axis):
     assert image.shape == (slices, 1, *facts.prepared_shape)
     assert label.shape == (slices, *facts.prepared_shape)
     assert facts.prepared_spacing_mm[0] == pytest.approx(shape[slice_axis] * spacing[slice_axis] / slices)
-    canonical = preprocess.slices_first(array, slice_axis)
+    canonical = slices_first(array, slice_axis)
     factors = [new / old for new, old in zip((slices, *facts.resampled_shape), canonical.shape, strict=True)]
     slow = ndimage.zoom(canonical, factors, order=3, mode="nearest", grid_mode=True)
     np.testing.assert_allclose(image[:, 0], (slow - slow.mean()) / slow.std(), atol=4e-3)
@@ -441,7 +447,7 @@ def test_a_whole_volume_has_the_size_asked_for_whatever_its_spacing():
         assert (facts.slices, facts.prepared_shape, facts.field) == (
             8,
             (16, 12),
-            preprocess.field_of_view((16, 12), None),
+            field_of_view((16, 12), None),
         )
         extent = [size * mm for size, mm in zip((8, 16, 12), facts.prepared_spacing_mm, strict=True)]
         assert extent == pytest.approx([shape[2] * spacing[2], shape[1] * spacing[1], shape[0] * spacing[0]])
@@ -514,7 +520,7 @@ def test_labels_come_back_to_the_canonical_grid(slice_axis):
     label = (sum(axis**2 for axis in axes) < 0.4).astype(int) + (axes[0] > 0.3) * (sum(a**2 for a in axes) < 0.2)
     facts = described(label.shape, (1.5, 1.5, 1.5), slice_axis, spacing_mm=1.1, field_of_view_mm=50.0)
     prepared = preprocess.prepare_label(label, facts, settled(), (0, 1, 2))
-    back = preprocess.restore(preprocess.uncrop_field(prepared, facts.field, facts.resampled_shape), facts)
+    back = preprocess.restore(uncrop_field(prepared, facts.field, facts.resampled_shape), facts)
     assert back.shape == label.shape
     for value in (1, 2):
         overlap = ((back == value) & (label == value)).sum()
@@ -526,13 +532,13 @@ def test_without_resampling_labels_come_back_exactly():
     facts = described(label.shape, slice_axis=1, field_of_view_mm=20.0)
     prepared = preprocess.prepare_label(label, facts, settled(), (0, 1, 2, 3))
     assert prepared.shape == (11, 20, 20)
-    back = preprocess.restore(preprocess.uncrop_field(prepared, facts.field, facts.resampled_shape), facts)
+    back = preprocess.restore(uncrop_field(prepared, facts.field, facts.resampled_shape), facts)
     np.testing.assert_array_equal(back, label)
 
 
 def test_inside_is_false_where_the_field_leaves_the_scan():
     facts = described((10, 6, 3), field_of_view_mm=8.0)  # slices of (6, 10) pixels
-    inside = preprocess.inside_field(facts)
+    inside = inside_field(facts)
     assert inside.shape == (8, 8)
     assert not inside[[0, -1]].any()
     assert inside[1:-1].all()

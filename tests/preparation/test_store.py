@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from lemis.errors import UsageError
-from lemis.preparation import preprocess, store
+from lemis.preparation import preprocess, store, store_files
+from lemis.preparation.crops import FieldOfView
 from lemis.preparation.keypoints import ScanKeypoints
-from lemis.preparation.preprocess import Settings
+from lemis.preparation.settings import Settings
 
 CHOSEN = Settings(spacing_mm=1.0)
 
@@ -38,9 +39,9 @@ def write(
         label = None
         if has_label:
             label = preprocess.prepare_label(rng.integers(0, 3, shape), facts, settings, (0, 1, 2))
-        store.write_scan(path, facts, image, label)
+        store_files.write_scan(path, facts, image, label)
         arrays[id] = (facts, image, label)
-    store.write_meta(
+    store_files.write_meta(
         path,
         scans=names,
         channels=[f"c{i}" for i in range(channels)],
@@ -129,9 +130,9 @@ def test_padding_by_the_field_of_view_is_not_inside(tmp_path):
 
 def test_facts_survive_json(tmp_path):
     write(tmp_path)
-    facts = store.read_facts(tmp_path, "s1_a")
+    facts = store_files.read_facts(tmp_path, "s1_a")
     assert facts is not None
-    assert isinstance(facts.field, preprocess.FieldOfView)
+    assert isinstance(facts.field, FieldOfView)
     assert isinstance(facts.slice_shape, tuple)
     assert (
         json.loads((tmp_path / "s1_a.json").read_text(encoding="utf-8"))["intensity"][0]["mean"]
@@ -159,7 +160,7 @@ def test_facts_of_before_are_read(tmp_path):
         "slice_axis", "slice_shape", "resampled_shape", "field", "prepared_spacing_mm", "intensity", "extent_mm",
         "image_digest", "label_digest", "source", "fingerprint",
     }  # fmt: skip
-    assert store.read_facts(tmp_path, "s1_a") == facts
+    assert store_files.read_facts(tmp_path, "s1_a") == facts
 
 
 def test_a_rewritten_scan_is_read_anew(tmp_path):
@@ -168,7 +169,7 @@ def test_a_rewritten_scan_is_read_anew(tmp_path):
     before = np.array(opened.image(0))
     facts, image, _ = arrays["s1_a"]
     time.sleep(0.01)
-    store.write_scan(tmp_path, dataclasses.replace(facts, label=None, labelled=False), -image)
+    store_files.write_scan(tmp_path, dataclasses.replace(facts, label=None, labelled=False), -image)
     again = store.open_store(tmp_path)
     np.testing.assert_array_equal(again.image(0), -before)
     assert again.label(0) is None
@@ -184,8 +185,8 @@ def test_a_write_that_dies_leaves_no_facts(tmp_path, monkeypatch):
 
     monkeypatch.setattr(store.np, "save", dies)
     with pytest.raises(OSError, match="disk full"):
-        store.write_scan(tmp_path, facts, image, label)
-    assert store.read_facts(tmp_path, "s1_a") is None
+        store_files.write_scan(tmp_path, facts, image, label)
+    assert store_files.read_facts(tmp_path, "s1_a") is None
     with pytest.raises(UsageError, match=r"s1_a\.json does not exist"):
         store.open_store(tmp_path)
 
@@ -213,7 +214,7 @@ def test_an_unknown_scan_is_refused(tmp_path):
 def test_an_id_that_clashes_with_the_stores_own_files_is_refused(tmp_path, id):
     facts = facts_of(id, "a", (4, 4, 2), labelled=False)
     with pytest.raises(UsageError, match="scan id"):
-        store.write_scan(tmp_path, facts, np.zeros((2, 1, 4, 4), np.float16))
+        store_files.write_scan(tmp_path, facts, np.zeros((2, 1, 4, 4), np.float16))
 
 
 def found(*counts):
@@ -226,17 +227,17 @@ def found(*counts):
 
 
 def finish(path, **extra):
-    meta = store.read_meta(path)
+    meta = store_files.read_meta(path)
     assert meta is not None
     facts = meta.model_dump(exclude={"version"})
-    store.write_meta(path, **facts | extra)
+    store_files.write_meta(path, **facts | extra)
 
 
 def test_keypoints_that_are_written_are_read(tmp_path):
     write(tmp_path)
     written = {"s1_a": found(3, 0, 2, 1), "s1_b": found(0, 0, 0), "s2_a": found(1, 1, 1, 1, 1)}
     for id, one in written.items():
-        store.write_keypoints(tmp_path, id, one, f"of {id}")
+        store_files.write_keypoints(tmp_path, id, one, f"of {id}")
     finish(tmp_path, keypoints={"detector": "sift", "most": 256})
     opened = store.open_store(tmp_path)
     assert opened.keypoint_settings == {"detector": "sift", "most": 256}
@@ -245,21 +246,21 @@ def test_keypoints_that_are_written_are_read(tmp_path):
         for there, here in zip(read, one, strict=True):
             np.testing.assert_array_equal(there, here)
             assert there.dtype == here.dtype
-        assert store.keypoint_fingerprint(tmp_path, opened.scans[i]) == f"of {id}"
+        assert store_files.keypoint_fingerprint(tmp_path, opened.scans[i]) == f"of {id}"
     assert not list(tmp_path.glob(".*"))
 
 
 def test_keypoints_are_forgotten_with_their_scan(tmp_path):
     arrays = write(tmp_path)
-    store.write_keypoints(tmp_path, "s1_a", found(3, 0, 2, 1), "x")
-    store.write_scan(tmp_path, *arrays["s1_a"])
-    assert store.keypoint_fingerprint(tmp_path, arrays["s1_a"][0]) is None
+    store_files.write_keypoints(tmp_path, "s1_a", found(3, 0, 2, 1), "x")
+    store_files.write_scan(tmp_path, *arrays["s1_a"])
+    assert store_files.keypoint_fingerprint(tmp_path, arrays["s1_a"][0]) is None
 
 
 def test_a_damaged_file_of_keypoints_counts_as_none(tmp_path):
     for content in (b"", b"PK half a file", b"\x93NUMPY"):
         (tmp_path / "a.keypoints.npz").write_bytes(content)
-        assert store.keypoint_fingerprint(tmp_path, facts_of("a", "a", (4, 4, 2), labelled=False)) is None
+        assert store_files.keypoint_fingerprint(tmp_path, facts_of("a", "a", (4, 4, 2), labelled=False)) is None
 
 
 @pytest.mark.parametrize("old", [True, False])
@@ -299,11 +300,11 @@ def test_the_digest_is_of_the_image_and_nothing_else(tmp_path):
     assert len(set(digests)) == 3
     image = np.array(opened.image(0))
     twin = dataclasses.replace(opened.scans[0], id="twin", subject="s9", labelled=False, label=None)
-    store.write_scan(tmp_path, twin, image)
+    store_files.write_scan(tmp_path, twin, image)
     again = dataclasses.replace(opened, scans=(*opened.scans, twin))
     assert again.digest("twin") == digests[0]
     image[0, 0, 0, 0] += 1
-    store.write_scan(tmp_path, twin, image)
+    store_files.write_scan(tmp_path, twin, image)
     assert dataclasses.replace(again).digest("twin") != digests[0]
     with pytest.raises(UsageError, match="scan 'nobody' is not in"):
         opened.digest("nobody")

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from lemis.contracts import Batch, Sampling
 from lemis.errors import UsageError
-from lemis.preparation import preprocess, store
+from lemis.preparation import preprocess, store, store_files
+from lemis.preparation.settings import Settings
 from lemis.sampling import geometries, views
 from lemis.sampling.draw import Rows
 from lemis.sampling.patches import Patches
@@ -33,14 +34,14 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> store.Store:
         shape = (cols, rows, n)
         facts = preprocess.describe(
             id=f"s{number}", subject=f"p{number // 2}", images=("a.nii",), label="b.nii", shape=shape,
-            spacing_mm=(1.0, 1.5, 2.0 + number), slice_axis=2, settings=preprocess.Settings(spacing_mm="native"),
+            spacing_mm=(1.0, 1.5, 2.0 + number), slice_axis=2, settings=Settings(spacing_mm="native"),
         )  # fmt: skip
         image = (np.arange(n * rows * cols).reshape(n, 1, rows, cols) % 2039 + 1).astype(np.float16)
         label = np.zeros((n, rows, cols), np.uint8)
         label[1, 2:4, 5] = 1
         label[2, 8, 8:10] = 2
-        store.write_scan(path, facts, image, label)
-    store.write_meta(
+        store_files.write_scan(path, facts, image, label)
+    store_files.write_meta(
         path, scans=["s0", "s1", "s2"], channels=["MRI"], label_names=["background", "a", "b"],
         label_values=[0, 1, 2], settings={},
     )  # fmt: skip

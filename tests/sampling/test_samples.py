@@ -15,8 +15,9 @@ from torch import Tensor
 
 from lemis.contracts import Batch, Sampling
 from lemis.errors import UsageError
-from lemis.preparation import preprocess, store
+from lemis.preparation import preprocess, store, store_files
 from lemis.preparation.keypoints import ScanKeypoints
+from lemis.preparation.settings import Settings
 from lemis.sampling.samples import Slices, draw_batches
 
 CPU = torch.device("cpu")
@@ -173,7 +174,7 @@ def test_every_neighbour_in_reach_comes_alike(n: int, how: dict[str, Any], most:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> store.Store:
     """Three labelled scans of two subjects and one without a label, of different sizes, two channels."""
     path: Path = tmp_path_factory.mktemp("prepared")
-    chosen = preprocess.Settings(spacing_mm=1.0)
+    chosen = Settings(spacing_mm=1.0)
     rng = np.random.default_rng(0)
     scans = [("a1", "a", (12, 10, 4)), ("a2", "a", (8, 14, 3)), ("b1", "b", (11, 9, 5)), ("c1", "c", (6, 6, 2))]
     for id, subject, shape in scans:
@@ -184,8 +185,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> store.Store:
         )  # fmt: skip
         image, facts = preprocess.prepare_image(rng.normal(size=(*shape, 2)), facts, chosen)
         label = preprocess.prepare_label(rng.integers(1, 3, shape), facts, chosen, (0, 1, 2)) if labelled else None
-        store.write_scan(path, facts, image, label)
-    store.write_meta(
+        store_files.write_scan(path, facts, image, label)
+    store_files.write_meta(
         path, scans=[id for id, *_ in scans], channels=["x", "y"], label_names=["background", "p", "q"],
         label_values=[0, 1, 2], settings={},
     )  # fmt: skip
@@ -280,8 +281,8 @@ def with_keypoints(of: store.Store, path: Path, most: int = 7) -> store.Store:
         count = rng.permutation(8)[: facts.slices].clip(max=most).astype(np.int32)
         place = rng.integers(0, facts.prepared_shape, (count.sum(), 2)).astype(np.int16)
         descriptor = rng.integers(0, 256, (count.sum(), 5)).astype(np.uint8)
-        store.write_keypoints(path, facts.id, ScanKeypoints(count, place, descriptor), "made up")
-    store.write_meta(
+        store_files.write_keypoints(path, facts.id, ScanKeypoints(count, place, descriptor), "made up")
+    store_files.write_meta(
         path, scans=[facts.id for facts in of.scans], channels=of.channels, label_names=of.label_names,
         label_values=of.label_values, settings={}, keypoints={"detector": "sift", "most": 7},
     )  # fmt: skip

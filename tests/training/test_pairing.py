@@ -11,8 +11,9 @@ import pytest
 
 from lemis import plugins
 from lemis.errors import UsageError
-from lemis.preparation import preprocess, store
+from lemis.preparation import preprocess, store, store_files
 from lemis.preparation.keypoints import Settings
+from lemis.preparation.settings import Settings as Preparation
 from lemis.settings import plain, resolve
 from lemis.training import pairing, run_settings
 from lemis.training.pairing import keypoints_to_find, require_keypoints
@@ -36,15 +37,15 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def prepared(path: Path, keypoints: Settings | None, **images: object) -> store.Store:
     """A store of one scan."""
-    settings = preprocess.Settings(**images)  # type: ignore[arg-type]
+    settings = Preparation(**images)  # type: ignore[arg-type]
     settled = dataclasses.replace(settings, spacing_mm=settings.spacing_mm or 1.0)
     facts = preprocess.describe(
         id="a", subject="a", images=("a.nii.gz",), label=None, shape=(8, 8, 2), spacing_mm=(1.0, 1.0, 5.0),
         slice_axis=2, settings=settled,
     )  # fmt: skip
     image, facts = preprocess.prepare_image(np.arange(128.0).reshape(8, 8, 2), facts, settled)
-    store.write_scan(path, facts, image)
-    store.write_meta(
+    store_files.write_scan(path, facts, image)
+    store_files.write_meta(
         path, scans=["a"], channels=["c"], label_names=["background"], label_values=[0], settings=plain(settings),
         keypoints=None if keypoints is None else plain(keypoints),
     )  # fmt: skip

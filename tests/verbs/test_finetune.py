@@ -15,7 +15,8 @@ from lemis.datasets.split import choose
 from lemis.errors import UsageError
 from lemis.prediction.inference import load_network
 from lemis.prediction.padding import padded_logits
-from lemis.preparation import keypoints, preprocess
+from lemis.preparation import keypoints
+from lemis.preparation.settings import Settings
 from lemis.preparation.store import open_store
 from lemis.runs.run import Run, load_model
 from lemis.sampling.samples import Slices
@@ -111,7 +112,7 @@ def test_a_network_that_looks_at_keypoints(work: Path) -> None:
     with pytest.raises(UsageError, match="prepared: no keypoints"):
         tune(work, fold=0, backbone="kaf_unet")
     assert not (work / "runs").exists()
-    images = resolve(preprocess.Settings, open_store(work / "prepared").settings)
+    images = resolve(Settings, open_store(work / "prepared").settings)
     store = prepare(work, settings=images, keypoints=keypoints.Settings(most=20), jobs=1)  # more than the 16 it takes
     run = tune(work, fold=0, backbone="kaf_unet")
     assert run.name == "scratch-kaf_unet-m2-fold0"

@@ -15,7 +15,7 @@ import yaml
 
 from lemis import asked, phantom
 from lemis.errors import DataFault, UsageError
-from lemis.preparation import preprocess
+from lemis.preparation.settings import Settings
 from lemis.preparation.store import open_store
 from lemis.runs.run import load_model
 from lemis.settings import load_preset, resolve
@@ -190,7 +190,7 @@ def test_scores_and_report_alone_say_what_is_out_of_date(
     with pytest.raises(UsageError, match=f"another state of the data: .*{trained}"):
         evaluate(work)
     assert f"was trained on another state of the data: files changed since they were prepared: {trained}" in said()
-    prepare(work, settings=resolve(preprocess.Settings, load_preset("tiny")["prepare"] | {"field_of_view_mm": 60}))
+    prepare(work, settings=resolve(Settings, load_preset("tiny")["prepare"] | {"field_of_view_mm": 60}))
     with pytest.raises(UsageError, match=f"another state of the data: label changed: {trained}"):
         evaluate(work)
     finetune(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lemis.preparation import keypoints
-from lemis.preparation.preprocess import Settings
+from lemis.preparation.settings import Settings
 from lemis.preparation.store import open_store
 from lemis.verbs.check import check
 from lemis.verbs.finetune import finetune

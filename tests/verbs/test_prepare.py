@@ -22,8 +22,10 @@ from lemis.datasets.scans import image_digest
 from lemis.errors import DataFault, UsageError
 from lemis.formats import volume
 from lemis.preparation import keypoints as detection
-from lemis.preparation import preprocess, store
-from lemis.preparation.preprocess import Settings
+from lemis.preparation import preprocess, store, store_files
+from lemis.preparation.classes import from_classes
+from lemis.preparation.settings import Settings, settle_slice_axis, slice_axis_of
+from lemis.preparation.slices import slices_first
 from lemis.verbs.prepare import LOCK, prepare
 
 VALUES = (0, 1, 5)
@@ -117,12 +119,12 @@ def test_what_is_stored_is_the_scan_in_canonical_order(work):
     opened = prepare(work)
     index = index_file.load(work / "index.json")
     scan = volume.read(index_file.locate(index, index.scans[0].images[0])).array.astype(float)
-    expected = preprocess.slices_first((scan - scan.mean()) / scan.std(), 2)[:, None]
+    expected = slices_first((scan - scan.mean()) / scan.std(), 2)[:, None]
     np.testing.assert_allclose(opened.image(0), expected, atol=2e-3)
     label = volume.read(index_file.locate(index, index.scans[0].label)).array
     classes = opened.label(0)
     assert classes is not None
-    np.testing.assert_array_equal(preprocess.from_classes(preprocess.restore(classes, opened.scans[0]), VALUES), label)
+    np.testing.assert_array_equal(from_classes(preprocess.restore(classes, opened.scans[0]), VALUES), label)
 
 
 def test_the_same_again_is_nothing_to_do(work, capsys):
@@ -282,7 +284,7 @@ def test_an_interrupted_preparation_is_not_a_store(work):
         prepare(work)
     with pytest.raises(UsageError, match="no finished preparation"):
         store.open_store(work / "prepared")
-    assert store.read_facts(work / "prepared", "s1_a") is not None
+    assert store_files.read_facts(work / "prepared", "s1_a") is not None
 
 
 def edited(work, **changes):
@@ -515,9 +517,9 @@ def test_one_slice_axis_for_all_where_it_is_asked_for(work):
     assert common.image(2).shape[0] == 4
     coronal = prepare(work, settings=Settings(slice_axis=1))
     assert [scan.slices for scan in coronal.scans] == [18, 16, 18]
-    assert preprocess.axis_of(Settings(slice_axis=1), 2) == 1
-    assert preprocess.axis_of(Settings(), 2) == 2
-    assert preprocess.settle_axis(Settings(slice_axis="common"), [0, 1, 1, 0]).slice_axis == 1
+    assert slice_axis_of(Settings(slice_axis=1), 2) == 1
+    assert slice_axis_of(Settings(), 2) == 2
+    assert settle_slice_axis(Settings(slice_axis="common"), [0, 1, 1, 0]).slice_axis == 1
 
 
 def test_two_commands_prepare_one_after_the_other(work, monkeypatch):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from lemis import phantom
 from lemis.datasets import index as index_file
 from lemis.errors import UsageError
-from lemis.preparation.preprocess import Settings
+from lemis.preparation.settings import Settings
 from lemis.verbs.check import check
 from lemis.verbs.finetune import finetune
 from lemis.verbs.fit import fit

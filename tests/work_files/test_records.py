@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lemis import files
 from lemis.errors import UsageError
-from lemis.preparation import store
+from lemis.preparation import store_files
 from lemis.records import read_table
 from lemis.work_files import checks, comparison, evaluation, predictions, run
 from lemis.work_files.predictions import Prediction, Predictions
@@ -39,7 +39,7 @@ FILES: dict[str, tuple[str, dict[str, Any], Callable[[Path], Any], str]] = {
     "predictions": ("predictions.json", PREDICTIONS, predictions.read, "delete "),
     "summary": ("summary.json", SUMMARY, evaluation.read_summary, "lemis evaluate "),
     "check": ("check.json", {"version": 1, "faults": [FAULT]}, checks.read, "lemis check SCANS -o "),
-    "meta": ("meta.json", META, store.read_meta, "lemis prepare "),
+    "meta": ("meta.json", META, store_files.read_meta, "lemis prepare "),
     "result": ("cells/k/result.json", RESULT, lambda f: comparison.read_result(f, "k"), "delete "),
 }
 

@@ -26,7 +26,7 @@ from lemis.datasets.recognition import recognise
 from lemis.datasets.split import BUDGET_SEED, Scanned, Split, choose, number_of_folds
 from lemis.errors import UsageError, shown
 from lemis.preparation import keypoints as detection
-from lemis.preparation import preprocess
+from lemis.preparation.settings import Settings as Preparation
 from lemis.settings import Seed, merge, of_dims, parse_overrides, resolve
 from lemis.training import pairing, run_settings
 
@@ -179,7 +179,7 @@ def single_settings(row: Row, load: run_settings.Loader = plugins.load) -> Any:
 
 def preparation(
     plan: Plan, *, upstream: bool = False
-) -> tuple[preprocess.Settings, detection.Settings | None, detection.Settings | None]:
+) -> tuple[Preparation, detection.Settings | None, detection.Settings | None]:
     """How the scans are prepared, the same for all rows: images, the keypoints asked for, those that rows look at.
 
     Args:
@@ -209,7 +209,7 @@ def preparation(
     return *images, most
 
 
-def _images(plan: Plan, found: Sequence[Way]) -> tuple[preprocess.Settings, detection.Settings | None]:
+def _images(plan: Plan, found: Sequence[Way]) -> tuple[Preparation, detection.Settings | None]:
     """How the images are prepared, the same for all rows."""
     tree = sections(plan)
     asked = {

@@ -90,7 +90,7 @@ class _Scheme(NamedTuple):
 
 
 class Scanned(Protocol):
-    """What a split needs to know of a scan; ``index.Scan`` and ``preprocess.Facts`` both fit."""
+    """What a split needs to know of a scan; ``index.Scan`` and ``facts.Facts`` both fit."""
 
     @property
     def id(self) -> str:

@@ -29,7 +29,7 @@ from lemis.formats.paths import FORMATS, LABEL_SUFFIXES, is_picture, suffix_of
 from lemis.formats.pictures import open_picture, turn_of, upright
 from lemis.formats.source import Source
 from lemis.formats.volume import Volume
-from lemis.preparation.preprocess import in_plane, slices_first, slices_last
+from lemis.preparation.slices import in_plane, slices_first, slices_last
 
 Array = NDArray[Any]
 Range = tuple[int, int]

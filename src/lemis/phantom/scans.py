@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from lemis.errors import UsageError
 from lemis.formats.volume import write_volume
-from lemis.preparation.preprocess import resample_in_plane
+from lemis.preparation.resampling import resample_in_plane
 
 Kind = Literal["heart", "abdomen"]
 # How headers call the stored axes. "LSP" and "PSR" are stacks about halfway between left and back, on either side, as

@@ -25,7 +25,8 @@ from lemis.contracts import Backbone
 from lemis.plugins import NO_TRUST, Trust
 from lemis.prediction import tiles
 from lemis.prediction.padding import padded_logits
-from lemis.preparation.preprocess import Facts, insert_slices
+from lemis.preparation.facts import Facts
+from lemis.preparation.preprocess import insert_slices
 from lemis.runs.memory import peak_memory_gb
 from lemis.runs.run import fill, load_model
 from lemis.settings import resolve

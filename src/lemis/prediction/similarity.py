@@ -23,7 +23,7 @@ from lemis.errors import UsageError
 from lemis.layers.basic import unit
 from lemis.plugins import NO_TRUST, Trust
 from lemis.prediction.inference import build_backbone
-from lemis.preparation.preprocess import inside_field
+from lemis.preparation.facts import inside_field
 from lemis.preparation.store import Store, open_store
 from lemis.runs.device import chosen_device
 from lemis.runs.run import fill, load_model

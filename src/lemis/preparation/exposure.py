@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from lemis.preparation.preprocess import Facts
+from lemis.preparation.facts import Facts
 
 # Scanners of one data set differ by so much without harm: ACDC's pixels are 0.7 to 1.9 mm wide.
 MOST_SPACING_FACTOR = 1.5

@@ -25,7 +25,8 @@ from pydantic import Field
 
 from lemis import plugins
 from lemis.errors import UsageError, shown
-from lemis.preparation import preprocess
+from lemis.preparation.settings import Settings as Preparation
+from lemis.preparation.settings import refuse_contradictions
 from lemis.settings import resolve
 
 Array = NDArray[Any]
@@ -46,7 +47,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Preparation(preprocess.Settings):
+class _Preparation(Preparation):
     """The keys of ``lemis prepare``: those of the images, and one more."""
 
     keypoints: Settings | None = None
@@ -67,7 +68,7 @@ class ScanKeypoints(NamedTuple):
     descriptor: Array  # (sum of count, D)
 
 
-def preparation(*layers: Mapping[str, Any], prefix: str = "") -> tuple[preprocess.Settings, Settings | None]:
+def preparation(*layers: Mapping[str, Any], prefix: str = "") -> tuple[Preparation, Settings | None]:
     """Both settings of ``lemis prepare`` from layers of its keys; the key ``keypoints`` holds ours.
 
     Args:
@@ -84,9 +85,9 @@ def preparation(*layers: Mapping[str, Any], prefix: str = "") -> tuple[preproces
     both = resolve(_Preparation, *layers, prefix=prefix)
     if both.keypoints is not None:
         load_detector(both.keypoints.detector)
-    images = {field.name: getattr(both, field.name) for field in dataclasses.fields(preprocess.Settings)}
-    found = preprocess.Settings(**images)
-    preprocess.refuse_contradictions(found, prefix)
+    images = {field.name: getattr(both, field.name) for field in dataclasses.fields(Preparation)}
+    found = Preparation(**images)
+    refuse_contradictions(found, prefix)
     return found, both.keypoints
 
 

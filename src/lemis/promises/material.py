@@ -16,7 +16,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from lemis.contracts import Batch, Draw, Outcome, Sampling
-from lemis.preparation import keypoints, preprocess, store
+from lemis.preparation import keypoints, preprocess, store, store_files
+from lemis.preparation.settings import Settings
 from lemis.sampling.samples import Slices, draw_batches
 from lemis.settings import plain
 
@@ -27,7 +28,7 @@ SHAPE_PX = (80, 72)
 def write_store(path: Path) -> store.Store:
     """Prepared scans of smooth noise, with keypoints."""
     path.mkdir(parents=True, exist_ok=True)
-    settings = preprocess.Settings(spacing_mm=1.0)
+    settings = Settings(spacing_mm=1.0)
     rng = np.random.default_rng(0)
     for id, subject, slices in SCANS:
         shape = (*SHAPE_PX, slices)
@@ -37,9 +38,9 @@ def write_store(path: Path) -> store.Store:
         )  # fmt: skip
         volume = gaussian_filter(rng.normal(size=shape), (4, 4, 1))
         image, facts = preprocess.prepare_image(volume, facts, settings)
-        store.write_scan(path, facts, image)
-        store.write_keypoints(path, id, keypoints.find_all(image, keypoints.Settings()), "")
-    store.write_meta(
+        store_files.write_scan(path, facts, image)
+        store_files.write_keypoints(path, id, keypoints.find_all(image, keypoints.Settings()), "")
+    store_files.write_meta(
         path, scans=[id for id, *_ in SCANS], channels=["c0"], label_names=["background"], label_values=[0],
         settings={}, keypoints=plain(keypoints.Settings()),
     )  # fmt: skip

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from lemis.datasets.index import Index, Scan
 from lemis.datasets.scans import image_digest, read_image, source_fingerprint
 from lemis.errors import DataFault
-from lemis.preparation import preprocess
+from lemis.preparation.settings import Settings as Preparation
+from lemis.preparation.settings import slice_axis_of
 from lemis.preparation.store import Store, open_store
 from lemis.runs import material
 from lemis.runs.material import Seen
@@ -60,8 +61,8 @@ def _changes(store: Store, index: Index, before: Mapping[str, Seen]) -> list[str
 
 def _is_touched(store: Store, index: Index, scan: Scan, i: int, labels: bool) -> bool:
     """Whether files of a scan changed since it was prepared; without ``labels``, whether its image did."""
-    settings = resolve(preprocess.Settings, store.settings)
-    as_prepared = dataclasses.replace(scan, slice_axis=preprocess.axis_of(settings, scan.slice_axis))
+    settings = resolve(Preparation, store.settings)
+    as_prepared = dataclasses.replace(scan, slice_axis=slice_axis_of(settings, scan.slice_axis))
     try:
         if source_fingerprint(index, as_prepared) == store.scans[i].source:
             return False

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lemis.contracts import Batch, Sampling
 from lemis.errors import UsageError
-from lemis.preparation.preprocess import crop_field, field_of_view
+from lemis.preparation.crops import crop_field, field_of_view
 from lemis.preparation.store import Store
 
 AHEAD = 3  # batches that worker threads read while the device works

@@ -10,8 +10,10 @@ from typing import Any
 
 from lemis import plugins
 from lemis.errors import UsageError
-from lemis.preparation import keypoints, preprocess
-from lemis.preparation.store import Store, read_meta
+from lemis.preparation import keypoints
+from lemis.preparation.settings import Settings as Preparation
+from lemis.preparation.store import Store
+from lemis.preparation.store_files import read_meta
 from lemis.settings import plain
 from lemis.work_files.run import PretrainedModel
 
@@ -194,7 +196,7 @@ def _as_typed(wanted: keypoints.Settings) -> list[str]:
 
 def _images_as_typed(store: Store) -> list[str]:
     # Without them the images would be prepared anew with the defaults.
-    usual = plain(preprocess.Settings())
+    usual = plain(Preparation())
     other = {key: value for key, value in store.settings.items() if value != usual[key]}
     return [shlex.quote(f"{key}={str(value).replace(' ', '')}") for key, value in other.items()]
 

@@ -41,8 +41,8 @@ from lemis.datasets.layouts.recognised import PUBLIC_TITLES
 from lemis.errors import DataFault, UsageError
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
-from lemis.preparation import preprocess
 from lemis.preparation.keypoints import Settings as Keypoints
+from lemis.preparation.settings import Settings as Preparation
 from lemis.preparation.store import Store, open_store
 from lemis.records import read_table
 from lemis.report import comparison as output_page
@@ -311,7 +311,7 @@ def _prepared(plan: Plan, work: Path, upstream: bool, console: Console) -> tuple
     return here, there
 
 
-def _store(work: Path, images: preprocess.Settings, asked: Keypoints | None, wanted: Keypoints | None) -> Store:
+def _store(work: Path, images: Preparation, asked: Keypoints | None, wanted: Keypoints | None) -> Store:
     found = pairing.keypoints_to_find(work / "prepared", asked, wanted)
     prepare(work, settings=images, keypoints=found, trust=Trust().also(wanted.detector if wanted else None))
     store = open_store(work / "prepared")

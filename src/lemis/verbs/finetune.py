@@ -17,7 +17,7 @@ from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
 from lemis.preparation import exposure
 from lemis.preparation.exposure import Likeness
-from lemis.preparation.preprocess import Facts
+from lemis.preparation.facts import Facts
 from lemis.preparation.store import Store, open_store
 from lemis.runs import folders, material
 from lemis.runs.material import TrainedOn

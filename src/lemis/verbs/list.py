@@ -24,7 +24,7 @@ SCRATCH: Facts = {
 
 # Who takes settings that belong to no plug-in -> folder, file, class.
 SHARED = {
-    "prepare": ("preparation", "preprocess", "Settings"),
+    "prepare": ("preparation", "settings", "Settings"),
     "keypoints (prepare, networks that look at them)": ("preparation", "keypoints", "Settings"),
     "pretrain, finetune": ("training", "schedule", "Settings"),
     "objective (finetune)": ("training", "supervised", "Settings"),

@@ -34,7 +34,9 @@ from lemis.prediction import tiles
 from lemis.prediction.inference import Cost, cost, load_network, predict_scan, probe
 from lemis.preparation import exposure, preprocess
 from lemis.preparation.exposure import SLICE_DIRECTION, Known, Strange
-from lemis.preparation.preprocess import Facts
+from lemis.preparation.facts import Facts
+from lemis.preparation.settings import Settings as Preparation
+from lemis.preparation.settings import slice_axis_of
 from lemis.runs.device import chosen_device
 from lemis.runs.run import messages
 from lemis.settings import parse_overrides, plain, resolve
@@ -222,8 +224,8 @@ def _known(models: Sequence[FinetunedModel]) -> Known:
 def _strange_header(scan: Scan, index: Index, model: FinetunedModel, frame: Frame | None) -> tuple[Strange, ...]:
     """In what a scan is not what the runs were made for, by names and header."""
     found = exposure.other_channels(index.channels, model.channels)
-    settings = resolve(preprocess.Settings, model.prepared)
-    seen = dataclasses.replace(scan, slice_axis=preprocess.axis_of(settings, scan.slice_axis))
+    settings = resolve(Preparation, model.prepared)
+    seen = dataclasses.replace(scan, slice_axis=slice_axis_of(settings, scan.slice_axis))
     if frame is not None and scan.axes and (lies := frames.strangeness(seen, frame)):
         degrees, nearest = lies
         said = (
@@ -330,17 +332,17 @@ def _expect_channels(index: Index, model: FinetunedModel) -> None:
 
 def _prepared(scan: Scan, index: Index, model: FinetunedModel) -> tuple[NDArray[np.float16], Facts, Source]:
     # A function of its own, so that the scan as it was stored is let go.
-    settings = resolve(preprocess.Settings, model.prepared)
+    settings = resolve(Preparation, model.prepared)
     image = read_image(index, scan)
     described = _described(scan, image.source.canonical_shape, image.spacing_mm, settings)
     described = dataclasses.replace(described, image_digest=image_digest([image.array]))
     return *preprocess.prepare_image(image.array, described, settings), image.source
 
 
-def _described(scan: Scan, shape: Sequence[int], spacing_mm: Sequence[float], settings: preprocess.Settings) -> Facts:
+def _described(scan: Scan, shape: Sequence[int], spacing_mm: Sequence[float], settings: Preparation) -> Facts:
     return preprocess.describe(
         id=scan.id, subject=scan.subject, images=scan.images, label=None, shape=shape,
-        spacing_mm=spacing_mm, slice_axis=preprocess.axis_of(settings, scan.slice_axis), settings=settings,
+        spacing_mm=spacing_mm, slice_axis=slice_axis_of(settings, scan.slice_axis), settings=settings,
     )  # fmt: skip
 
 
@@ -379,7 +381,7 @@ def _costs(
     tiling: Tiling | None,
     device: torch.device,
 ) -> list[Cost]:
-    settings, channels = resolve(preprocess.Settings, model.prepared), len(model.channels)
+    settings, channels = resolve(Preparation, model.prepared), len(model.channels)
     described = [_described(scan, scan.shape, scan.spacing_mm, settings) for scan in scans]
     _load_what_preparation_needs()
     largest = max(described, key=lambda one: math.prod(one.prepared_shape))
@@ -389,7 +391,7 @@ def _costs(
 
 def _load_what_preparation_needs() -> None:
     """Libraries are part of the memory that a prediction takes, so they are there before it is measured."""
-    settings = preprocess.Settings(spacing_mm=1.0, slice_spacing_mm=1.0)
+    settings = Preparation(spacing_mm=1.0, slice_spacing_mm=1.0)
     shape = (8, 8, 8)
     small = preprocess.describe(
         id="", subject="", images=("",), label=None, shape=shape, spacing_mm=(2.0, 2.0, 2.0), slice_axis=2,

@@ -34,8 +34,11 @@ from lemis.formats.paths import is_picture
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
 from lemis.preparation import keypoints as detection
-from lemis.preparation import preprocess, store
-from lemis.preparation.preprocess import Facts, Settings
+from lemis.preparation import preprocess, store, store_files
+from lemis.preparation.crops import extent_mm
+from lemis.preparation.facts import Facts
+from lemis.preparation.settings import Settings, as_stored, settle, settle_slice_axis, slice_axis_of
+from lemis.preparation.slices import in_plane
 from lemis.preparation.store import Store
 from lemis.settings import plain, resolve
 
@@ -105,7 +108,7 @@ def prepare(
 
     Args:
         work: The work folder.
-        settings: How; the defaults of ``preprocess.Settings`` otherwise.
+        settings: How; the defaults of ``Settings`` otherwise.
         keypoints: Also find keypoints, so. None: only those that an earlier call asked for, as it did.
         jobs: Processes; by default as many as the processor has, and no more than pay off.
         index: The scans, instead of ``work/index.json``.
@@ -135,12 +138,12 @@ def prepare(
     console = terminal.console(stderr=True)
     with _alone(folder, console):
         if keypoints is not None:
-            store.ask_keypoints(folder, plain(keypoints))
+            store_files.ask_keypoints(folder, plain(keypoints))
         else:
-            _refuse_detector(work, store.asked_keypoints(folder), trust)
+            _refuse_detector(work, store_files.asked_keypoints(folder), trust)
         plan = _plan(index, settings, folder, jobs, console)
         images = _prepare_images(plan, jobs, console)
-        asked = store.asked_keypoints(folder)
+        asked = store_files.asked_keypoints(folder)
         points = asked is not None and _find_keypoints(plan, resolve(detection.Settings, asked), jobs, console)
         if not images and not points:
             console.print(f"nothing to do: {len(index.scans)} scans are prepared in {folder}")
@@ -189,7 +192,7 @@ def _prepare_images(plan: _Plan, jobs: int | None, console: Console) -> bool:
     failures = [one for one in found if one is not None]
     if failures:
         raise _fault(failures, len(plan.tasks))
-    store.write_meta(folder, **plan.meta)
+    store_files.write_meta(folder, **plan.meta)
     console.print(_summary(store.open_store(folder), len(plan.missing)))
     return True
 
@@ -201,11 +204,13 @@ def _find_keypoints(plan: _Plan, settings: detection.Settings, jobs: int | None,
     """
     opened = store.open_store(plan.job.folder)
     stamps = {facts.id: _digest([facts.fingerprint, plain(settings)]) for facts in opened.scans}
-    missing = [facts for facts in opened.scans if store.keypoint_fingerprint(opened.path, facts) != stamps[facts.id]]
+    missing = [
+        facts for facts in opened.scans if store_files.keypoint_fingerprint(opened.path, facts) != stamps[facts.id]
+    ]
     if not missing and opened.keypoint_settings == plain(settings):
         return False
     if opened.keypoint_settings is not None:
-        store.write_meta(opened.path, **plan.meta)
+        store_files.write_meta(opened.path, **plan.meta)
     _run(
         partial(_find_in_scan, settings),
         [(dataclasses.replace(opened, scans=(facts,)), stamps[facts.id]) for facts in missing],
@@ -214,7 +219,7 @@ def _find_keypoints(plan: _Plan, settings: detection.Settings, jobs: int | None,
         "found keypoints in",
         seconds=sum(facts.slices * math.prod(facts.prepared_shape) for facts in missing) / KEYPOINT_PIXELS_PER_S,
     )
-    store.write_meta(opened.path, **plan.meta, keypoints=plain(settings))
+    store_files.write_meta(opened.path, **plan.meta, keypoints=plain(settings))
     console.print(_keypoint_summary(store.open_store(opened.path), len(missing)))
     return True
 
@@ -223,17 +228,15 @@ def _find_keypoints(plan: _Plan, settings: detection.Settings, jobs: int | None,
 
 
 def _plan(index: Index, settings: Settings, folder: Path, jobs: int | None, console: Console) -> _Plan:
-    classes, asked = _classes(index), preprocess.stored(settings)
-    settings = preprocess.settle_axis(settings, [scan.slice_axis for scan in index.scans])
-    scans = [
-        dataclasses.replace(scan, slice_axis=preprocess.axis_of(settings, scan.slice_axis)) for scan in index.scans
-    ]
+    classes, asked = _classes(index), as_stored(settings)
+    settings = settle_slice_axis(settings, [scan.slice_axis for scan in index.scans])
+    scans = [dataclasses.replace(scan, slice_axis=slice_axis_of(settings, scan.slice_axis)) for scan in index.scans]
     index = dataclasses.replace(index, scans=tuple(scans))
-    done = {scan.id: store.read_facts(folder, scan.id) for scan in index.scans}
+    done = {scan.id: store_files.read_facts(folder, scan.id) for scan in index.scans}
     sources = {scan.id: source_fingerprint(index, scan) for scan in index.scans}
     extents = _extents(index, settings, done, sources, jobs, console)
-    planes = [preprocess.in_plane(scan.shape, scan.spacing_mm, scan.slice_axis) for scan in index.scans]
-    settled = preprocess.settle(settings, planes, list(extents.values()))
+    planes = [in_plane(scan.shape, scan.spacing_mm, scan.slice_axis) for scan in index.scans]
+    settled = settle(settings, planes, list(extents.values()))
     tasks = [_task(index, scan, settled, classes, sources[scan.id], extents.get(scan.id)) for scan in index.scans]
     return _Plan(
         tasks=tasks,
@@ -244,7 +247,7 @@ def _plan(index: Index, settings: Settings, folder: Path, jobs: int | None, cons
             "channels": index.channels,
             "label_names": classes.names,
             "label_values": classes.values,
-            "settings": preprocess.stored(settled),
+            "settings": as_stored(settled),
             "frame": frame.of_index(index),
             "asked": asked,
         },
@@ -280,19 +283,19 @@ def _task(index: Index, scan: Scan, settings: Settings, classes: _Classes, sourc
         slice_axis=scan.slice_axis,
         settings=settings,
     )
-    stamp = _digest([store.VERSION, source, preprocess.stored(settings), classes.values, index.channels])
+    stamp = _digest([store_files.VERSION, source, as_stored(settings), classes.values, index.channels])
     return _Task(scan, dataclasses.replace(facts, extent_mm=extent, source=source, fingerprint=stamp))
 
 
 def _is_done(folder: Path, task: _Task, done: Facts | None, channels: int) -> bool:
     if done is None or done.fingerprint != task.facts.fingerprint:
         return False
-    return store.is_whole(folder, done, channels)
+    return store_files.is_whole(folder, done, channels)
 
 
 def _meta_is(folder: Path, meta: dict[str, Any]) -> bool:
     try:
-        written = store.read_meta(folder)
+        written = store_files.read_meta(folder)
     except UsageError:  # damaged, or of another version: written anew
         return False
     return written is not None and all(plain(getattr(written, key)) == plain(value) for key, value in meta.items())
@@ -356,7 +359,7 @@ def _prepare_scan(job: _Job, task: _Task) -> _Failure | None:
             if label.any():  # empty ones are alike in all subjects
                 facts = dataclasses.replace(facts, label_digest=image_digest([seen]))
         stage = "storing"
-        store.write_scan(job.folder, facts, prepared, label)
+        store_files.write_scan(job.folder, facts, prepared, label)
     except UsageError as error:
         return _Failure(scan.id, stage, file, error.given, error.allowed, error.next)
     except Exception as error:
@@ -371,7 +374,7 @@ def _extent(index: Index, scan: Scan) -> float | _Failure:
         label = label_maps.read(index_file.locate(index, scan.label), scan.axes, labels=index.labels).array
         if index.ignored:
             label = np.where(np.isin(label, index.ignored), 0, label)
-        return preprocess.extent_mm(label, scan.spacing_mm, scan.slice_axis)
+        return extent_mm(label, scan.spacing_mm, scan.slice_axis)
     except UsageError as error:
         return _Failure(scan.id, "reading", scan.label, error.given, error.allowed, error.next)
 
@@ -379,7 +382,7 @@ def _extent(index: Index, scan: Scan) -> float | _Failure:
 def _find_in_scan(settings: detection.Settings, task: tuple[Store, str]) -> None:
     alone, fingerprint = task  # the store with this scan only, and of what its keypoints are
     found = detection.find_all(alone.image(0), settings)
-    store.write_keypoints(alone.path, alone.scans[0].id, found, fingerprint)
+    store_files.write_keypoints(alone.path, alone.scans[0].id, found, fingerprint)
 
 
 # ------------------------------------------------------------------------------ processes, progress, messages

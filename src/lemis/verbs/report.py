@@ -19,7 +19,7 @@ from lemis.formats import volume
 from lemis.formats.directions import Axes
 from lemis.formats.paths import file_of, suffix_of
 from lemis.plugins import NO_TRUST, Trust, nearest
-from lemis.preparation.store import read_meta
+from lemis.preparation.store_files import read_meta
 from lemis.records import Record
 from lemis.report import figures, page
 from lemis.runs import freshness

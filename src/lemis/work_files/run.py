@@ -16,8 +16,8 @@ from lemis import files, plugins
 from lemis.datasets.frame import StoredFrame
 from lemis.errors import UsageError, shown
 from lemis.plugins import NO_TRUST, Trust
-from lemis.preparation import preprocess
 from lemis.preparation.exposure import Known, Likeness
+from lemis.preparation.settings import Settings as Preparation
 from lemis.records import Count, Name, Record, Size, find, parse, read, text_of
 from lemis.settings import read_yaml, resolve
 
@@ -29,7 +29,7 @@ ANEW = f"delete this folder, and run the command that made it again ({ENVIRONMEN
 
 
 def _settles(prepared: dict[str, Any]) -> dict[str, Any]:
-    resolve(preprocess.Settings, prepared, prefix="prepared.")
+    resolve(Preparation, prepared, prefix="prepared.")
     return prepared
 
 
@@ -45,7 +45,7 @@ class _Trained(Record):
     label_names: Annotated[tuple[str, ...], Field(min_length=1, max_length=256)]  # index 0 is the background
     label_values: tuple[int, ...]  # in the files, of each name
     labelled_subjects: tuple[str, ...]
-    prepared: Annotated[dict[str, Any], AfterValidator(_settles)]  # preprocess.Settings as plain values
+    prepared: Annotated[dict[str, Any], AfterValidator(_settles)]  # Settings as plain values
     seed: Count
     known: Known = Known()  # the scans of its data set, by their content
     like: Likeness | None = None  # what those were like that it was trained on; None: of before that was written down

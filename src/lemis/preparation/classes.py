@@ -1,0 +1,43 @@
+"""Class indices, in which networks count, and the label values of the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemis.errors import DataFault
+
+Array = NDArray[Any]
+
+
+def to_classes(label: Array, label_values: Sequence[int], ignored: Sequence[int] = ()) -> NDArray[np.uint8]:
+    """Label values as stored -> class indices: the place of each value in ``label_values``, 0 for those ``ignored``.
+
+    Raises:
+        DataFault: A value that is in neither.
+    """
+    values = np.asarray(label_values)
+    order = np.argsort(values)
+    place = np.searchsorted(values, label, sorter=order)
+    classes = order.astype(np.uint8)[np.minimum(place, len(values) - 1)]
+    wrong = values[classes] != label
+    if ignored:
+        background = np.isin(label, ignored)
+        classes[background] = 0
+        wrong &= ~background
+    if wrong.any():
+        seen = ", ".join(f"{value:g}" for value in np.unique(label[wrong])[:8])
+        raise DataFault(
+            f"label values {seen}",
+            allowed=f"the values of the data set: {', '.join(map(str, label_values))}",
+            next="correct the label, or name the value in dataset.json",
+        )
+    return classes
+
+
+def from_classes(classes: Array, label_values: Sequence[int]) -> NDArray[np.int64]:
+    """Class indices -> label values as stored."""
+    return np.asarray(label_values, np.int64)[classes]
