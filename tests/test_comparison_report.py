@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from lemis.errors import UsageError
 from lemis.measure import paired, published
-from lemis.report import comparison, comparison_tables, figures
+from lemis.report import comparison, comparison_tables
+from lemis.report.figures import against_labels as figures
 from lemis.report.outcome import read
 from pages import parsed
 

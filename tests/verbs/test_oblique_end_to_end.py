@@ -19,8 +19,8 @@ from lemis.errors import UsageError
 from lemis.formats import directions, volume
 from lemis.formats.volume import write_volume
 from lemis.preparation import store
+from lemis.report import examples
 from lemis.verbs import predict as predict_verb
-from lemis.verbs import report
 from lemis.verbs.check import check
 from lemis.verbs.finetune import finetune
 from lemis.verbs.fit import fit
@@ -278,14 +278,16 @@ def test_pictures_of_a_report_do_not_depend_on_what_headers_call_the_axes(
         write_volume(scan.label, affine, tmp_path / "scans" / f"{name}_seg.nii.gz")
     index = check(tmp_path / "scans", jobs=1).index
     drawn: list[tuple[np.ndarray, np.ndarray]] = []
-    through = report.figures.overlay
+    through = examples.outlines.overlay
 
     def keep(image: np.ndarray, reference: np.ndarray, *rest: Any) -> Any:
         drawn.append((image, reference))
         return through(image, reference, *rest)
 
-    monkeypatch.setattr(report.figures, "overlay", keep)
-    lsp, psr = (report._pictures(index, one, tmp_path / "scans" / f"{one.id}_seg.nii.gz", False) for one in index.scans)
+    monkeypatch.setattr(examples.outlines, "overlay", keep)
+    lsp, psr = (
+        examples._pictures(index, one, tmp_path / "scans" / f"{one.id}_seg.nii.gz", False) for one in index.scans
+    )
     assert [one.caption for one in lsp] == [one.caption for one in psr]
     assert len(drawn) == 2 * len(lsp) > 0
     for one, other in zip(drawn[: len(lsp)], drawn[len(lsp) :], strict=True):

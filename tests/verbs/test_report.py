@@ -26,11 +26,19 @@ from lemis import cli
 from lemis.datasets import index as indexing
 from lemis.errors import UsageError
 from lemis.formats import volume
+from lemis.measure.tables import count
 from lemis.plugins import Trust
-from lemis.report import figures, page
+from lemis.report.examples import choose_place, choose_slices, is_volumetric
+from lemis.report.figures import outlines, plots
+from lemis.report.figures import similarity as figures
+from lemis.report.methods_section import methods_paragraph, references
+from lemis.report.numbers import duration, listed
+from lemis.report.sentences import sentences
+from lemis.report.work_facts import Slice
+from lemis.report.work_folder import read_work
 from lemis.settings import plain
 from lemis.verbs.evaluate import evaluate
-from lemis.verbs.report import choose_place, choose_slices, is_volumetric, read_work, report
+from lemis.verbs.report import report
 from pages import parsed
 from work_files_made import ENVIRONMENT, META, model
 
@@ -262,16 +270,16 @@ def test_methods_paragraph_says_how_scans_were_prepared(tmp_path: Path, settings
     work = make_index(tmp_path, {"a": label_map()})
     (work / "prepared").mkdir()
     (work / "prepared" / "meta.json").write_text(json.dumps({**META, "settings": {**settings, "normalise": "zscore"}}))
-    assert words in page.methods_paragraph(read_work(work))
+    assert words in methods_paragraph(read_work(work))
 
 
 def test_an_extra_loss_is_named_and_cited(tmp_path: Path):
     work = make_index(tmp_path, {"a": label_map()})
     make_run(work, "scratch-m1", "finetune", labelled_subjects=["x"], auxiliary="voxel_siamese")
     facts = read_work(work)
-    assert "on 1 labelled subject (x), with the extra loss voxel_siamese (" in page.sentences(facts)[1]
-    assert "(100 steps) and with the extra loss voxel_siamese, with Lemis" in page.methods_paragraph(facts)
-    assert [line.split(":")[0] for line in page.references(facts)] == ["voxel_siamese", "unet2d"]
+    assert "on 1 labelled subject (x), with the extra loss voxel_siamese (" in sentences(facts)[1]
+    assert "(100 steps) and with the extra loss voxel_siamese, with Lemis" in methods_paragraph(facts)
+    assert [line.split(":")[0] for line in references(facts)] == ["voxel_siamese", "unet2d"]
 
 
 # ---------------------------------------------------------------- three orthogonal planes
@@ -311,7 +319,7 @@ def volume_work(folder: Path, *, seen: NDArray[np.float32] | None = None, other:
     return work
 
 
-def planes_of(work: Path) -> list[page.Slice]:
+def planes_of(work: Path) -> list[Slice]:
     (example,) = read_work(work).examples
     return list(example.slices)
 
@@ -409,7 +417,7 @@ def test_the_place_is_the_fullest_and_the_worst():
 
 def test_crossing_planes_are_marked_where_they_are():
     plane, nothing = np.zeros((20, 40)), np.zeros((20, 40), dtype=int)
-    drawn = figures.overlay(plane, nothing, nothing, {"a": 1}, (2.0, 1.0), crossing_mm=(30.0, 10.0))
+    drawn = outlines.overlay(plane, nothing, nothing, {"a": 1}, (2.0, 1.0), crossing_mm=(30.0, 10.0))
     bright = grey_of(drawn) > 60
     row, column = (int(np.argmax(bright.sum(axis=axis))) for axis in (1, 0))
     assert row / bright.shape[0] == pytest.approx(30 / 40, abs=0.01)
@@ -419,7 +427,7 @@ def test_crossing_planes_are_marked_where_they_are():
 
 def test_letters_tell_the_sides():
     plane, nothing = np.zeros((30, 30)), np.zeros((30, 30), dtype=int)
-    grey = grey_of(figures.overlay(plane, nothing, nothing, {"a": 1}, (1, 1), sides=("R", "A")))
+    grey = grey_of(outlines.overlay(plane, nothing, nothing, {"a": 1}, (1, 1), sides=("R", "A")))
     rows, columns = np.nonzero(grey > 200)
     size = grey.shape[0]
     left, top = columns < size / 8, rows < size / 8
@@ -430,8 +438,8 @@ def test_letters_tell_the_sides():
 
 def test_pictures_of_one_scan_have_one_window():
     dark, bright = np.linspace(0, 1, 50).reshape(5, 10), np.linspace(0, 4, 50).reshape(5, 10)
-    assert figures.window(dark).max() == 1
-    assert figures.window(dark, like=np.concatenate([dark, bright])).max() < 0.3
+    assert outlines.window(dark).max() == 1
+    assert outlines.window(dark, like=np.concatenate([dark, bright])).max() < 0.3
 
 
 # ---------------------------------------------------------------- parts that are missing
@@ -596,7 +604,7 @@ def test_the_command_line_names_runs_and_the_query(monkeypatch: pytest.MonkeyPat
 def test_networks_are_wrapped_into_bands(networks: int, abreast: int):
     values = np.linspace(-1, 1, 96).reshape(8, 12)
     maps = [figures.Maps(f"m{k}", "", values, values, (2.0, 3.0), 4.0) for k in range(networks)]
-    svg = figures.similarity("s", maps, (1, 2), (3, 4), aspect=2.0, alt="a")
+    svg = figures.maps("s", maps, figures.Query((1, 2), (3, 4), 2.0), alt="a")
     assert ET.fromstring(svg).attrib["aria-label"] == "a"
     pictures = [float(x) for x in re.findall(r'<image[^>]* x="([\d.]+)"', svg)]
     assert len(pictures) >= 2 * networks
@@ -605,9 +613,9 @@ def test_networks_are_wrapped_into_bands(networks: int, abreast: int):
 
 def test_colours_are_of_one_scale():
     low, high = (
-        figures.similarity(
-            "s", [figures.Maps("m", "", *[np.full((4, 4), value)] * 2, (0.0, 0.0), 0.0)], (1, 1), (1, 1),
-            aspect=1.0, alt="a",
+        figures.maps(
+            "s", [figures.Maps("m", "", *[np.full((4, 4), value)] * 2, (0.0, 0.0), 0.0)],
+            figures.Query((1, 1), (1, 1), 1.0), alt="a",
         )
         for value in (0.0, 0.9)
     )  # fmt: skip
@@ -648,14 +656,14 @@ def test_slices_of_a_thin_scan():
 
 def test_overlay_has_the_proportions_of_the_body():
     plane, nothing = np.zeros((20, 10)), np.zeros((20, 10), dtype=int)
-    width, height = Image.open(io.BytesIO(figures.overlay(plane, nothing, nothing, {"a": 1}, (1.0, 4.0)))).size
+    width, height = Image.open(io.BytesIO(outlines.overlay(plane, nothing, nothing, {"a": 1}, (1.0, 4.0)))).size
     assert width / height == pytest.approx(2.0, rel=0.02)
 
 
 def test_overlay_draws_the_reference_where_it_is():
     plane, reference = np.zeros((40, 40)), np.zeros((40, 40), dtype=int)
     reference[20:, 10:20] = 1  # touches the lower border
-    picture = Image.open(io.BytesIO(figures.overlay(plane, reference, reference * 0, {"a": 1}, (1, 1)))).convert("RGB")
+    picture = Image.open(io.BytesIO(outlines.overlay(plane, reference, reference * 0, {"a": 1}, (1, 1)))).convert("RGB")
     coloured = np.asarray(picture).max(axis=2) > 40
     rows, columns = np.flatnonzero(coloured.any(axis=1)), np.flatnonzero(coloured.any(axis=0))
     size = picture.size[0]
@@ -666,7 +674,7 @@ def test_overlay_draws_the_reference_where_it_is():
 
 def test_figures_follow_the_pages_colour_and_do_not_share_ids():
     lines = {"loss": ([1.0, 2.0], [3.0, math.nan])}
-    first, second = (figures.curves(name, lines, label="loss", alt='a "b" <c>') for name in ("one", "two"))
+    first, second = (plots.curves(name, lines, label="loss", alt='a "b" <c>') for name in ("one", "two"))
     assert "currentColor" in first
     assert ET.fromstring(first).attrib["aria-label"] == 'a "b" <c>'
     ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (first, second)]
@@ -676,11 +684,11 @@ def test_figures_follow_the_pages_colour_and_do_not_share_ids():
 
 
 def test_running_mean_is_a_mean():
-    flat = figures._running_mean(np.full(200, 2.5))
+    flat = plots._running_mean(np.full(200, 2.5))
     assert flat == pytest.approx(np.full(200, 2.5))
     noisy = np.random.default_rng(0).normal(size=500)
-    assert figures._running_mean(noisy).std() < 0.4
-    assert len(figures._running_mean(np.arange(3.0))) == 3
+    assert plots._running_mean(noisy).std() < 0.4
+    assert len(plots._running_mean(np.arange(3.0))) == 3
 
 
 @pytest.mark.parametrize(
@@ -688,18 +696,18 @@ def test_running_mean_is_a_mean():
     [(3.4, "3 s"), (754, "13 min"), (11_100, "3 h 5 min"), (89.9, "90 s"), (5398, "1 h 30 min")],
 )
 def test_durations(seconds: float, words: str):
-    assert page.duration(seconds) == words
+    assert duration(seconds) == words
 
 
 def test_lists_and_counts():
-    assert page.listed(["a", "b", "c"]) == "a, b and c"
-    assert page.listed(["a"]) == "a"
-    assert page.listed([]) == ""
-    assert page.listed("abcdef", most=2) == "a, b and 4 more"
-    assert (page.count(1, "scan"), page.count(2, "scan")) == ("1 scan", "2 scans")
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert listed(["a"]) == "a"
+    assert listed([]) == ""
+    assert listed("abcdef", most=2) == "a, b and 4 more"
+    assert (count(1, "scan"), count(2, "scan")) == ("1 scan", "2 scans")
 
 
 def test_a_name_is_no_formula_in_a_figure() -> None:
     steps = (list(range(4)), [0.1, 0.2, 0.3, 0.4])
-    svg = figures.curves("x", {r"$\frac$": steps, "b": steps}, label="Dice", alt="")
+    svg = plots.curves("x", {r"$\frac$": steps, "b": steps}, label="Dice", alt="")
     assert r"$\frac$" in svg

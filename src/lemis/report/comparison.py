@@ -18,7 +18,6 @@ from markupsafe import Markup
 from lemis import files
 from lemis.measure import forecast, paired, statistics, tables
 from lemis.measure.tables import count
-from lemis.report import figures
 from lemis.report.comparison_tables import (
     Table,
     can_say,
@@ -29,8 +28,10 @@ from lemis.report.comparison_tables import (
     our_tables,
     published_tables,
 )
+from lemis.report.figures.against_labels import COLUMN, PAGE, Line, against_labels
+from lemis.report.figures.svg import standing_alone
+from lemis.report.numbers import flat, listed
 from lemis.report.outcome import Facts, Outcome, exposure, learned_nothing, mean_of, missing, over, read, title_of
-from lemis.report.page import flat, listed
 
 AHEAD = 4  # a forecast goes on to so many times the largest number of labelled subjects
 TARGETS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)  # Dice that people name
@@ -67,7 +68,7 @@ def write(folder: Path) -> str:
     files.write(folder / "table.md", markdown(outcome, said, [*chosen, *printed]))
     files.write(folder / "table.tex", latex(outcome, [*chosen, *printed]))
     if lines:
-        files.write(folder / "figure.svg", figures.standing_alone(draw(outcome, lines, "figure", figures.COLUMN)))
+        files.write(folder / "figure.svg", standing_alone(draw(outcome, lines, "figure", COLUMN)))
     files.write(folder / "index.html", page)
     return "\n".join([tables.markdown(chosen[0].rows, chosen[0].columns), *said])
 
@@ -189,7 +190,7 @@ def _curve_ahead(fitted: forecast.Forecast, last: int) -> list[tuple[float, floa
     return [(m, *fitted.predict(m)) for m in steps]
 
 
-def figure_lines(outcome: Outcome, ahead: Sequence[Ahead]) -> list[figures.Line]:
+def figure_lines(outcome: Outcome, ahead: Sequence[Ahead]) -> list[Line]:
     """Mean Dice per scan with its interval over subjects, for each row and M that is there."""
     curves = {found.row: _curve_ahead(found.forecast, outcome.labelled[-1]) for found in ahead}
     lines = []
@@ -202,13 +203,13 @@ def figure_lines(outcome: Outcome, ahead: Sequence[Ahead]) -> list[figures.Line]
                 points[labelled] = found
         if points:
             mean, low, high = ([getattr(p, name) for p in points.values()] for name in ("mean", "low", "high"))
-            lines.append(figures.Line(row, list(points), mean, low, high, row == outcome.baseline, curves.get(row, ())))
+            lines.append(Line(row, list(points), mean, low, high, row == outcome.baseline, curves.get(row, ())))
     return lines
 
 
-def draw(outcome: Outcome, lines: Sequence[figures.Line], name: str, size: tuple[float, float]) -> str:
+def draw(outcome: Outcome, lines: Sequence[Line], name: str, size: tuple[float, float]) -> str:
     """The figure as an ``<svg>`` element."""
-    return figures.against_labels(
+    return against_labels(
         name,
         lines,
         label=f"Dice, mean over {'images' if outcome.single else 'scans'}",
@@ -217,7 +218,7 @@ def draw(outcome: Outcome, lines: Sequence[figures.Line], name: str, size: tuple
     )
 
 
-def _alt(outcome: Outcome, lines: Sequence[figures.Line]) -> str:
+def _alt(outcome: Outcome, lines: Sequence[Line]) -> str:
     rows = (
         f"{line.title}: " + ", ".join(f"{mean:.3f} at {m}" for m, mean in zip(line.labelled, line.mean, strict=True))
         for line in lines
@@ -234,7 +235,7 @@ def render(
     *,
     gains: Sequence[Gain],
     ahead: Sequence[Ahead],
-    lines: Sequence[figures.Line],
+    lines: Sequence[Line],
     chosen: Sequence[Table],
     printed: Sequence[Table],
 ) -> str:
@@ -253,7 +254,7 @@ def render(
         others=len(outcome.rows) > 1,
         exposure=exposure(outcome),
         missing=missing(outcome),
-        figure=Markup(draw(outcome, lines, "against", figures.PAGE)) if lines else None,
+        figure=Markup(draw(outcome, lines, "against", PAGE)) if lines else None,
         single=outcome.single,
         one_column=len(outcome.labelled) == 1,
         baseline=outcome.baseline,

@@ -11,6 +11,7 @@ import numpy as np
 
 from lemis.measure import paired, published, tables
 from lemis.measure.tables import Written, count
+from lemis.report.numbers import listed
 from lemis.report.outcome import (
     DEFAULT,
     FURTHER,
@@ -24,7 +25,6 @@ from lemis.report.outcome import (
     missing,
     over,
 )
-from lemis.report.page import listed
 
 POINTS = 100  # Dice points in a Dice of 1
 MINUS = "−"  # a hyphen is shorter than the plus beside it

@@ -1,0 +1,101 @@
+"""The paragraph of a report for the methods section of a paper: only what the work folder proves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from lemis import plugins
+from lemis.measure.tables import count
+from lemis.preparation.settings import Settings as Preparation
+from lemis.report.numbers import listed
+from lemis.report.work_facts import RunFacts, WorkFacts
+from lemis.work_files.evaluation import Summary
+
+
+def methods_paragraph(work: WorkFacts) -> str:
+    """A paragraph for the methods section of a paper; only what the work folder proves."""
+    final = work.final_runs
+    said = [_trained_how(work, final)] if final else []
+    if work.prepared is not None:
+        said.append(_prepared_how(work.prepared))
+    if work.summary is not None:
+        said.append(_scored_how(work.summary))
+    return " ".join(said)
+
+
+def references(work: WorkFacts) -> list[str]:
+    """Citations of the methods, auxiliary losses and networks of ``work``, as their files give them."""
+    used = [("methods", run.method) for run in work.runs if run.verb == "pretrain"]
+    used += [("auxiliary", str(run.auxiliary)) for run in work.runs]
+    used += [("backbones", run.model.backbone) for run in work.runs if run.model]
+    known = [(folder, name) for folder, name in dict.fromkeys(used) if name in plugins.names(folder)]
+    return [f"{name}: {plugins.describe(folder, name)['title']}" for folder, name in known]
+
+
+def _trained_how(work: WorkFacts, final: Sequence[RunFacts]) -> str:
+    one = final[0]
+    source = next((run for run in work.runs if run.name == one.pretrained), None)
+    torch = (one.environment.packages if one.environment else {}).get("torch", "of unknown version")
+    tools = f"Lemis {one.environment.lemis if one.environment else version('lemis')} and PyTorch {torch}"
+    several = len(final) > 1
+    begun = f"A segmentation network ({one.model.backbone if one.model else 'unknown'}) was "
+    if source is None:
+        begun += "trained from random weights"
+    else:
+        seen = count(len(source.pretrained_on), "subject")
+        begun += f"pre-trained without labels by {source.method} on the images of {seen} ({_steps([source])}) "
+        begun += "without learning anything, and then fine-tuned" if source.learned_nothing else "and then fine-tuned"
+    times = f" in {len(final)} runs with different training subjects" if several else ""
+    extra = f" and with the extra loss {one.auxiliary}" if one.auxiliary else ""
+    how = f"{begun}{times} on the labelled scans of {_labelled(final)} ({_steps(final)}){extra}, with {tools}."
+    if several and work.summary is not None and not work.summary.training_not_recorded:
+        how += " Every scan was segmented by networks that had not seen a label of its subject."
+    return how
+
+
+def _labelled(runs: Sequence[RunFacts]) -> str:
+    sizes = sorted({len(run.model.labelled_subjects) if run.model else 0 for run in runs})
+    return count(sizes[0], "subject") if len(sizes) == 1 else f"{sizes[0]}–{sizes[-1]} subjects"
+
+
+def _steps(runs: Sequence[RunFacts]) -> str:
+    steps = sorted({run.steps for run in runs})
+    return count(steps[0], "step") if len(steps) == 1 else f"{steps[0]}–{steps[-1]} steps"
+
+
+def _prepared_how(settings: Preparation) -> str:
+    normalised = {"zscore": "each scan was normalised to zero mean and unit variance"}
+    how = normalised.get(settings.normalise, f"normalisation: {settings.normalise}")
+    limits = settings.clip_values
+    clipped = f"intensities were clipped to {limits[0]:g} ... {limits[1]:g}; " if limits else ""
+    return f"{_resampled_how(settings)}; {clipped}{how}."
+
+
+def _resampled_how(settings: Preparation) -> str:
+    whole, spacing, through = settings.whole_px, settings.spacing_mm, settings.slice_spacing_mm
+    if whole:
+        return f"Scans were resampled to {' × '.join(map(str, whole))} voxels (slices, rows, columns)"
+    in_plane = f"resampled in their plane to {spacing:g} mm" if isinstance(spacing, int | float) else ""
+    across = f"resampled across it to {through:g} mm" if through else ""
+    done = listed(part for part in (in_plane, across) if part)
+    return f"Slices were {done or 'kept at their own spacing'}"
+
+
+def _scored_how(summary: Summary) -> str:
+    default = summary.protocols.default
+    distances = (
+        f"The 95th percentile Hausdorff distance is the {default.definitions.hd95_mm}. "
+        if not default.without_millimetres
+        else "No distances are given, because the spacing is not known. "
+    )
+    exposure = "The evaluation is transductive: test images, not their labels, were used in pre-training. "
+    return (
+        f"Segmentations were compared with the reference in {count(summary.scans, 'scan')} of "
+        f"{count(summary.subjects, 'subject')} by the Dice coefficient, per scan on its native grid. "
+        f"{distances}"
+        "A structure that was missed or invented counts as Dice 0 and as the diagonal of the image in every "
+        "mean. "
+        f"{exposure if summary.transductive else ''}"
+        f"Intervals: {default.definitions.interval}."
+    )

@@ -1,0 +1,125 @@
+"""What was done, what a reader must know before the first number, and what is not there yet: a sentence each."""
+
+from __future__ import annotations
+
+from lemis.datasets.index import Index
+from lemis.measure.tables import count
+from lemis.report.numbers import duration, listed
+from lemis.report.work_facts import RunFacts, WorkFacts
+from lemis.work_files.evaluation import Summary
+
+_STRANGE_SHOWN = 3  # scans of one kind that a warning names
+
+
+def sentences(work: WorkFacts) -> list[str]:
+    """What was done, one plain sentence each."""
+    said = []
+    if work.index is not None:
+        said.append(_data_sentence(work.index))
+    said += [_run_sentence(run) for run in work.runs]
+    if work.summary is not None:
+        said += _evaluation_sentences(work.summary)
+    return said
+
+
+def _data_sentence(index: Index) -> str:
+    subjects = {scan.subject for scan in index.scans}
+    labelled = [scan for scan in index.scans if scan.label]
+    return (
+        f"The data: {count(len(index.scans), 'scan')} of {count(len(subjects), 'subject')} "
+        f"({listed(index.channels)}); {len(labelled)} of them have a label, "
+        f"of {listed(name for name, value in index.labels.items() if value)}."
+    )
+
+
+def _run_sentence(run: RunFacts) -> str:
+    planned = "?" if run.status.steps is None else run.status.steps
+    steps = count(run.steps, "step") if run.done else f"{run.steps} of {planned} steps"
+    took = f"{steps}, {duration(run.status.seconds)}"
+    state = "" if run.done else f" It is not finished (state: {run.state})."
+    if run.verb == "pretrain":
+        seen = len(run.pretrained_on)
+        on = f"the images of {count(seen, 'subject')}" if seen else "images"
+        if run.learned_nothing:
+            return f"Pre-training “{run.name}”: {run.method} learnt nothing from {on} ({took}): {run.learned_nothing}."
+        return f"Pre-training “{run.name}”: {run.method} learnt from {on}, without labels ({took}).{state}"
+    labelled = run.labelled_subjects
+    who = f"on {count(len(labelled), 'labelled subject')} ({listed(labelled)})" if labelled else "on labelled scans"
+    begun = f"from the weights of “{run.pretrained}”" if run.pretrained else "from scratch"
+    extra = f", with the extra loss {run.auxiliary}" if run.auxiliary else ""
+    return f"Fine-tuning “{run.name}”: {begun}, {who}{extra} ({took}).{state}"
+
+
+def _evaluation_sentences(summary: Summary) -> list[str]:
+    tested = f"{count(summary.scans, 'scan')} of {count(summary.subjects, 'subject')}"
+    said = [f"Evaluation: {tested}, compared with the reference on each scan's own grid."]
+    unknown = summary.training_not_recorded
+    if not unknown:
+        said.append("No scan was segmented by a network that had seen a label of its subject.")
+    elif summary.subjects_labelled_in_training is not None:
+        said.append(f"Which labels training had seen is not recorded for {count(len(unknown), 'prediction')}.")
+    said.append(
+        {
+            True: "The result is transductive: pre-training had seen the images (never the labels) of test "
+            "subjects. For scans that arrive later, expect somewhat less.",
+            False: "The result is not transductive: pre-training saw no image of a test subject.",
+            None: "What training saw is not recorded, so nobody can tell whether the test was fair.",
+        }[summary.transductive]
+    )
+    return said
+
+
+def warnings(work: WorkFacts) -> list[str]:
+    """What a reader must know before the first number."""
+    used = {run.pretrained for run in work.final_runs}
+    return [
+        *_unknown_training(work),
+        *_strange_scans(work),
+        *(
+            f"Pre-training “{run.name}” learnt nothing: at its end {run.learned_nothing}. What follows is the result "
+            "of networks that had no use of it."
+            for run in work.runs
+            if run.learned_nothing and (run.name in used or not used)
+        ),
+    ]
+
+
+def _unknown_training(work: WorkFacts) -> list[str]:
+    if work.summary is None or not work.summary.training_not_recorded:
+        return []
+    unknown = len(work.summary.training_not_recorded)
+    return [
+        f"Nobody wrote down what {unknown} of the {count(work.summary.scans, 'label map')} were made by. Whether "
+        "the network had learned from these very scans is not known, so the scores prove nothing of new ones."
+    ]
+
+
+def _strange_scans(work: WorkFacts) -> list[str]:
+    """One sentence for each way in which predicted scans are unlike those of training."""
+    made = work.predictions.scans if work.predictions else {}
+    found = [(id, kind, seen) for id, one in made.items() for kind, seen in one.strange]
+    said = []
+    for kind in dict.fromkeys(kind for _, kind, _ in found):
+        own = [(id, seen) for id, other, seen in found if other == kind]
+        few = listed((f"{id}: {seen}" for id, seen in own), most=_STRANGE_SHOWN)
+        said.append(
+            f"{len(own)} of {count(len(made), 'scan')} {'is' if len(own) == 1 else 'are'} unlike what the network was "
+            f"trained on ({kind}): {few}."
+        )
+    return said
+
+
+def missing(work: WorkFacts) -> list[tuple[str, str]]:
+    """What this work folder does not hold, and the command that makes it."""
+    if work.elsewhere:
+        command = "lemis evaluate MASKS --references LABELS"
+        return [("No evaluation", command)] if work.summary is None else []
+    verbs = {run.verb for run in work.runs}
+    parts = (
+        (work.index is None, "No index of scans", "lemis check SCANS -o WORK"),
+        (work.prepared is None, "No prepared scans", "lemis prepare WORK"),
+        ("finetune" not in verbs, "No fine-tuned network", "lemis finetune WORK"),
+        (work.predictions is None, "No predictions", "lemis predict WORK/runs/NAME"),
+        (work.summary is None, "No evaluation", "lemis evaluate WORK/predictions"),
+    )
+    return [(what, command) for is_missing, what, command in parts if is_missing]

@@ -1,0 +1,179 @@
+"""Reading what a work folder, or a folder of label maps of scans from elsewhere, holds for its report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lemis.datasets import index as indexing
+from lemis.datasets import label_names
+from lemis.errors import UsageError
+from lemis.formats.paths import file_of
+from lemis.plugins import nearest
+from lemis.preparation.settings import Settings as Preparation
+from lemis.preparation.store_files import read_meta
+from lemis.report.examples import examples
+from lemis.report.work_facts import RunFacts, WorkFacts
+from lemis.runs import freshness
+from lemis.settings import resolve
+from lemis.work_files import checks, evaluation, predictions
+from lemis.work_files import run as run_files
+from lemis.work_files.evaluation import Summary
+from lemis.work_files.predictions import Predictions
+
+
+def read_work(work: Path, runs: Sequence[str] = ()) -> WorkFacts:
+    """Read what is there; a part that is missing is None or empty."""
+    record = predictions.read(work)
+    if record is not None and not (work / "index.json").exists():
+        return _read_elsewhere(work, record, runs)
+    parts = ("index.json", "runs", "predictions", "evaluation", "prepared")
+    if not any((work / part).exists() for part in parts):
+        raise UsageError(
+            f"{work} is not a work folder",
+            allowed=f"a folder with at least one of {', '.join(parts)}",
+            next="lemis check SCANS -o WORK",
+        )
+    index = indexing.load(work / "index.json") if (work / "index.json").is_file() else None
+    per_case = tuple(evaluation.read_cases(work / "evaluation"))
+    meta = read_meta(work / "prepared")
+    summary, found = evaluation.read_summary(work / "evaluation"), checks.read(work)
+    return WorkFacts(
+        name=Path(index.root).name if index else work.resolve().name,
+        index=index,
+        prepared=_prepared(meta.settings) if meta else None,
+        runs=_runs(work / "runs", runs),
+        predictions=predictions.read(work / "predictions"),
+        summary=summary,
+        per_case=per_case,
+        examples=examples(work / "predictions", index, per_case, _in_3d(work, summary)) if index else (),
+        faults=found.faults if found else None,
+        out_of_date=_out_of_date(work, index, runs),
+    )
+
+
+def _out_of_date(work: Path, index: indexing.Index | None, names: Sequence[str]) -> tuple[str, ...]:
+    """What changed since the runs that are shown were trained, a line for each run of another state of the data."""
+    if index is None:
+        return ()
+    said = []
+    for run in names or sorted(path.parent.name for path in (work / "runs").glob("*/settings.yaml")):
+        changes = freshness.since_training(work, index, run)
+        said += [f"{run} was trained on another state of the data: {change}" for change in changes.trained]
+        said += [f"{run} was scored on another state of the data: {change}" for change in changes.held_out]
+    return tuple(said)
+
+
+def _read_elsewhere(folder: Path, record: Predictions, names: Sequence[str]) -> WorkFacts:
+    """Of the label maps of scans from elsewhere: the scores beside them, and the runs where they still lie."""
+    scores = folder / "evaluation"
+    per_case = tuple(evaluation.read_cases(scores))
+    summary = evaluation.read_summary(scores)
+    index = _elsewhere(record, _references(scores, summary, record))
+    runs = _runs_elsewhere(record, names)
+    tuned = [run.tuned for run in runs if run.tuned is not None]
+    in_3d = any(model.patch_px is not None for model in tuned)
+    return WorkFacts(
+        name=folder.resolve().name,
+        index=index,
+        prepared=_prepared(tuned[0].prepared) if tuned else None,
+        runs=runs,
+        predictions=record,
+        summary=summary,
+        per_case=per_case,
+        examples=examples(folder, _still_there(index), per_case, in_3d),
+        faults=None,
+        elsewhere=True,
+    )
+
+
+def _references(scores: Path, summary: Summary | None, record: Predictions) -> dict[str, str] | None:
+    """The label maps that were scored by, of each scan; None where those are beside the scans."""
+    where = summary.of.references if summary and summary.of else None
+    if where is None:
+        return None
+    found = label_names.references(scores.joinpath(where).resolve(), record.scans.keys())
+    return {id: str(file) for id, file in found.items()}
+
+
+def _elsewhere(record: Predictions, references: Mapping[str, str] | None) -> indexing.Index:
+    """The scans of a record as an index lists them."""
+    scans = [made.scan for made in record.scans.values() if made.scan is not None]
+    if references is not None:
+        scans = [replace(scan, label=references.get(scan.id)) for scan in scans]
+    return indexing.Index(
+        root="", layout=record.layout or "", channels=record.channels, labels={"background": 0, **record.structures},
+        scans=tuple(scans), ignored=record.ignored_values, frame=record.frame,
+    )  # fmt: skip
+
+
+def _still_there(index: indexing.Index) -> indexing.Index:
+    """Without scans whose files were moved or deleted since: there is no picture of them."""
+    files = {scan.id: (*scan.images, *([scan.label] if scan.label else [])) for scan in index.scans}
+    kept = (scan for scan in index.scans if all(file_of(Path(file)).exists() for file in files[scan.id]))
+    return replace(index, scans=tuple(kept))
+
+
+def _runs_elsewhere(record: Predictions, names: Sequence[str]) -> tuple[RunFacts, ...]:
+    """The runs that made the label maps, and what they were pre-trained by; those that are gone are left out."""
+    there = {name: Path(path) for name, path in record.run_folders.items() if (Path(path) / "settings.yaml").is_file()}
+    for path in list(there.values()):
+        model = run_files.find_model(path)
+        before = model.pretrained if isinstance(model, run_files.FinetunedModel) else None
+        if before is not None and (path.parent / before / "settings.yaml").is_file():
+            there[before] = path.parent / before
+    _refuse_unknown(names, sorted(there), "the folders that the label maps were made in")
+    return _in_order(_run(path) for name, path in there.items() if not names or name in names)
+
+
+def _prepared(settings: Mapping[str, Any]) -> Preparation:
+    return resolve(Preparation, settings, prefix="prepared.")
+
+
+def _in_3d(work: Path, summary: Summary | None) -> bool:
+    """Whether a three-dimensional network made the predictions that were scored."""
+    models = [run_files.find_model(work / "runs" / run) for run in (summary.runs if summary else ())]
+    return any(isinstance(model, run_files.FinetunedModel) and model.patch_px is not None for model in models)
+
+
+# ---------------------------------------------------------------- runs
+
+
+def _runs(folder: Path, wanted: Sequence[str]) -> tuple[RunFacts, ...]:
+    """Runs in the order they were begun, pre-training first."""
+    known = sorted(path.parent.name for path in folder.glob("*/settings.yaml"))
+    _refuse_unknown(wanted, known, str(folder))
+    return _in_order(_run(folder / name) for name in wanted or known)
+
+
+def _refuse_unknown(wanted: Sequence[str], known: Sequence[str], where: str) -> None:
+    for name in wanted:
+        if name not in known:
+            guess = nearest(name, known)
+            raise UsageError(
+                f"there is no run {name!r} in {where}",
+                allowed=", ".join(known) or "no run has been begun",
+                next=f"--run {guess}" if guess else "lemis pretrain WORK",
+            )
+
+
+def _in_order(runs: Iterable[RunFacts]) -> tuple[RunFacts, ...]:
+    return tuple(
+        sorted(
+            runs,
+            key=lambda run: (run.verb != "pretrain", run.environment.started if run.environment else "", run.name),
+        )
+    )
+
+
+def _run(folder: Path) -> RunFacts:
+    return RunFacts(
+        name=folder.name,
+        status=run_files.read_status(folder),
+        settings=run_files.read_settings(folder),
+        environment=run_files.read_environment(folder),
+        model=run_files.find_model(folder),
+        metrics=tuple(run_files.read_metrics(folder)),
+    )
