@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lemis.checking import check
-from lemis.checking.check import Fault
+from lemis.checking.faults import Fault
 from lemis.datasets.recognition import recognise
 from lemis.datasets.scan_facts import scan_folder
 from lemis.datasets.scans import read_image, read_label

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from lemis.checking import check, duplicates
+from lemis.checking.faults import Fault
 from lemis.datasets.recognition import recognise
 
 Array = np.ndarray
@@ -72,7 +73,7 @@ def write(folder: Path, **scans: Array) -> Path:
     return folder
 
 
-def twins(folder: Path) -> list[check.Fault]:
+def twins(folder: Path) -> list[Fault]:
     found = check.examine(recognise(folder).index, jobs=1).faults
     return [fault for fault in found if "voxels" in fault.kind]
 

@@ -16,7 +16,7 @@ from statistics import median
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lemis.checking.check import Fault
+from lemis.checking.faults import Fault
 from lemis.datasets.index import Index, Scan, by_slice_axis
 from lemis.datasets.layouts.recognised import TITLES
 from lemis.measure.tables import count

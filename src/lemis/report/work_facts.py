@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lemis.checking.check import Fault
+from lemis.checking.faults import Fault
 from lemis.datasets.index import Index
 from lemis.preparation.settings import Settings as Preparation
 from lemis.work_files.evaluation import CaseScore, Summary

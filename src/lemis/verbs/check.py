@@ -18,7 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lemis import files, terminal
-from lemis.checking.check import Fault, Findings, Seen, examine
+from lemis.checking.check import Findings, examine
+from lemis.checking.faults import Fault
+from lemis.checking.one_scan import Seen
 from lemis.datasets import frame
 from lemis.datasets import index as indexing
 from lemis.datasets.index import Index, Scan
@@ -58,7 +60,7 @@ class Report:
     @property
     def errors(self) -> int:
         """Faults that must be repaired before training."""
-        return sum(fault.severity == "error" for fault in self.faults)
+        return sum(fault.is_error for fault in self.faults)
 
     @property
     def warnings(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from lemis.checking.check import Fault
+from lemis.checking.faults import Fault
 from lemis.records import Record, find
 
 
