@@ -169,7 +169,7 @@ def _no_plugin(what: str, folder: str, lacking: Sequence[str]) -> UsageError:
     return UsageError(
         f"{what} is a module without {' and '.join(lacking)}",
         allowed=f"a module with {' and '.join(needed)}, as every file in src/lemis/{folder} has them",
-        next="copy the nearest file of that folder and change it (CONTRIBUTING.md)",
+        next="copy the nearest file of that folder and change it (docs/extending.md)",
     )
 
 

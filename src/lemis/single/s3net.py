@@ -88,7 +88,7 @@ RELEASED = Settings(
     affine="released", learning_rate=0.2,
 )  # fmt: skip
 LUNG = Settings(pixel_values=True, weight_cross_entropy=1.0, weight_affine=0.5, weight_spatial=0.6)  # weights [P]
-# Without references, by how much of the image the clusters explain and how alike two seeds are (docs/results.md); a
+# Without references, by how much of the image the clusters explain and how alike two seeds are (docs/notebook); a
 # quarter of the channels is also several times as fast, and pays for three starts.
 SMALL = Settings(clusters=16, starts=3)
 PRESETS = {"small": SMALL, "paper": Settings(), "released": RELEASED, "lung": LUNG}
@@ -217,7 +217,7 @@ class Deformable3x3(nn.Module):
     """Deformable convolution whose offsets (0 at first) and masks (1/2 at first) a 3x3 convolution predicts.
 
     What predicts learns more slowly than the rest, as in X. Zhu et al., CVPR 2019 (there at a tenth): at the paper's
-    rate of 0.36 the offsets ran away, and the labels had little to do with the image any more (docs/results.md).
+    rate of 0.36 the offsets ran away, and the labels had little to do with the image any more (docs/notebook).
     """
 
     def __init__(self, rngs: Sequence[torch.Generator], k: int, rate: float) -> None:

@@ -136,7 +136,7 @@ _OF_ALL_TERMS = (
     "Nothing is being learned: the learning rate is probably too high. Stop, and try a third of it "
     "({prefix}learning_rate={third}), or {prefix}warm_up_steps=500."
 )
-# MACL on ACDC gained most of all methods with its image-level term within 0.3 % of there to the end (docs/results.md).
+# MACL on ACDC gained most of all methods with its image-level term within 0.3 % of there to the end (docs/notebook).
 _OF_ONE_TERM = "This term teaches nothing, {learned} does. Whether the weights are worth it, `lemis compare` tells."
 _ADVICE = {
     "global": "Try a smaller learning rate ({prefix}learning_rate={third}), or a larger batch.",
