@@ -14,7 +14,7 @@ import pytest
 
 from lemis import terminal
 from lemis.errors import UsageError
-from lemis.verbs import prepare
+from lemis.preparation import pool
 
 PROGRAM = """
 import sys
@@ -23,13 +23,13 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_children import begun_and_waiting
 from lemis import children, terminal
-from lemis.verbs import prepare
+from lemis.preparation import pool
 
 folder = Path(sys.argv[1])
 if __name__ == "__main__":
     {run}
 """
-POOL = 'prepare._run(begun_and_waiting, [folder / "a", folder / "b"], 2, terminal.console(), "prepared", seconds=0)'
+POOL = 'pool.run(begun_and_waiting, [folder / "a", folder / "b"], 2, terminal.console(), "prepared", seconds=0)'
 CELL = """
     import multiprocessing
     packed = children.pack(begun_and_waiting, folder / "a")
@@ -85,5 +85,5 @@ def ended_from_outside(_: Path) -> None:
 
 def test_a_worker_that_is_killed_is_said_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="2 processes that prepared scans was ended") as caught:
-        prepare._run(ended_from_outside, [tmp_path, tmp_path], 2, terminal.console(), "prepared", seconds=0)
+        pool.run(ended_from_outside, [tmp_path, tmp_path], 2, terminal.console(), "prepared", seconds=0)
     assert "--jobs 1" in caught.value.next

@@ -1,8 +1,8 @@
 """Made-up scans in the folders that public data sets unpack to: for tests of what is to be run on the real ones.
 
-Hearts and abdomens are those of ``phantom.py``, few and small. Where a data set has more structures than the phantom,
+Hearts and abdomens are those of ``scans.py``, few and small. Where a data set has more structures than the phantom,
 its labelled part is cut into as many pieces from one side to the other: every value occurs, none means an organ.
-Subjects have numbers that the data set has, of both sides of the splits of ``split.py``.
+Subjects have numbers that the data set has, of both sides of the splits of ``datasets/split.py``.
 """
 
 from __future__ import annotations
