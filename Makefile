@@ -8,7 +8,7 @@ WORKERS ?= 2
 # One thread per test process: two processes with two threads each get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: setup demo check test test-portable fuzz bench no-torchvision
+.PHONY: setup demo check test test-portable fuzz bench docs no-torchvision
 
 setup: $(STAMP)
 
@@ -52,6 +52,10 @@ fuzz: setup no-torchvision
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# The documentation as a site that asks nothing of the network: open site/index.html.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 no-torchvision: setup
 	@$(BIN)/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torchvision") and \

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from lemis.measure import forecast
 from lemis.measure.tables import markdown
-from lemis.report import outcome
-from lemis.report.comparison import by_subject
+from lemis.reporting import outcome
+from lemis.reporting.comparison import by_subject
 
 
 def main() -> None:

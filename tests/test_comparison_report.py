@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from lemis.errors import UsageError
 from lemis.measure import paired, published
-from lemis.report import comparison, comparison_tables
-from lemis.report.figures import against_labels as figures
-from lemis.report.outcome import read
+from lemis.reporting import comparison, comparison_tables
+from lemis.reporting.figures import against_labels as figures
+from lemis.reporting.outcome import read
 from pages import parsed
 
 # A title that would break a page, a Markdown table or LaTeX that does not escape what it shows.

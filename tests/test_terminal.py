@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from lemis import cli, terminal
 from lemis.datasets.index import Index, Scan
 from lemis.formats.paths import is_picture
-from lemis.report import scores_table
+from lemis.reporting import scores_table
 from lemis.verbs import check, doctor
 from lemis.verbs import list as list_verb
 from lemis.work_files.evaluation import COUNTS, Summary

@@ -1,6 +1,38 @@
 """Lemis: label-efficient medical image segmentation.
 
-Every command is a function of the same name: ``from lemis.verbs.fit import fit``.
+Every command is a function of the same name, imported when it is first used: ``lemis.fit(Path("scans"),
+output=Path("work"))``. ``lemis`` alone imports nothing heavy.
 """
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+# As in __init__.pyi, which says it to editors and type checkers.
+VERBS = (
+    "check",
+    "check_method",
+    "compare",
+    "demo",
+    "doctor",
+    "evaluate",
+    "finetune",
+    "fit",
+    "list",
+    "predict",
+    "prepare",
+    "pretrain",
+    "report",
+    "segment_one",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in VERBS:
+        return getattr(importlib.import_module(f"lemis.verbs.{name}"), name)
+    raise AttributeError(f"module 'lemis' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *VERBS])

@@ -340,7 +340,7 @@ def test_reading_does_not_import_torch():
     import sys
 
     code = (
-        "import sys, lemis.one_image.single_image, lemis.measure.clusters, lemis.report.overlay; "
+        "import sys, lemis.one_image.single_image, lemis.measure.clusters, lemis.reporting.overlay; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 
 from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling
-from lemis.sampling import views
+from lemis.sampling import spatial, views
 from lemis.parts import heads
 
 DIMS = (2,)
@@ -47,7 +47,7 @@ class Views:
         self.settings = settings
 
     def __call__(self, batch: Batch, rng: Draw):
-        return {"one": views.random_view(views.CROP_ONLY, batch, self.settings.size_px, rng)}
+        return {"one": views.random_view(spatial.CROP_ONLY, batch, self.settings.size_px, rng)}
 
 
 @final

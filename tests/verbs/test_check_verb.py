@@ -12,7 +12,7 @@ import pytest
 from lemis.datasets import index as indexing
 from lemis.errors import UsageError
 from lemis.formats import volume
-from lemis.report import page
+from lemis.reporting import page
 from lemis.verbs.check import check
 
 SHARED = Path(__file__).parents[2] / "../shared/data"

@@ -19,7 +19,7 @@ from lemis.errors import UsageError
 from lemis.formats import directions, volume
 from lemis.formats.volume import write_volume
 from lemis.preparation import store
-from lemis.report import examples
+from lemis.reporting import examples
 from lemis.verbs import predict as predict_verb
 from lemis.verbs.check import check
 from lemis.verbs.finetune import finetune

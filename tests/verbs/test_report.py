@@ -28,14 +28,14 @@ from lemis.errors import UsageError
 from lemis.formats import volume
 from lemis.measure.tables import count
 from lemis.plugins import Trust
-from lemis.report.examples import choose_place, choose_slices, is_volumetric
-from lemis.report.figures import outlines, plots
-from lemis.report.figures import similarity as figures
-from lemis.report.methods_section import methods_paragraph, references
-from lemis.report.numbers import duration, listed
-from lemis.report.sentences import sentences
-from lemis.report.work_facts import Slice
-from lemis.report.work_folder import read_work
+from lemis.reporting.examples import choose_place, choose_slices, is_volumetric
+from lemis.reporting.figures import outlines, plots
+from lemis.reporting.figures import similarity as figures
+from lemis.reporting.methods_section import methods_paragraph, references
+from lemis.reporting.numbers import duration, listed
+from lemis.reporting.sentences import sentences
+from lemis.reporting.work_facts import Slice
+from lemis.reporting.work_folder import read_work
 from lemis.settings import plain
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.report import report

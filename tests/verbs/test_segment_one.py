@@ -19,7 +19,7 @@ from lemis.cli import app
 from lemis.errors import DataFault, LemisError, UsageError
 from lemis.formats import volume
 from lemis.one_image import image_request, side_by_side
-from lemis.report import overlay
+from lemis.reporting import overlay
 from lemis.settings import plain, resolve
 from lemis.single import kmeans
 from lemis.verbs.segment_one import segment_one

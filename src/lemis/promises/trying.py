@@ -68,10 +68,17 @@ def attempt(promise: Callable[..., None], *given: Any, of: str = "", needed: boo
     except Exception as error:
         if isinstance(error, OSError) and not _place(error):  # the disk, and nothing of theirs
             raise
-        found = f"{_place(error)}{type(error).__name__}: {shown(str(error), quoted=False)}"
+        found = f"{_place(error)}{_said(error)}"
     else:
         return Tried(sentence, "kept")
     return Tried(sentence, "broken" if needed else "noted", found, asked)
+
+
+def _said(error: Exception) -> str:
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:  # of another process
+        return shown(text.splitlines()[-1], quoted=False)
+    return f"{type(error).__name__}: {shown(text, quoted=False)}"
 
 
 def _place(error: Exception) -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from lemis import plugins, terminal
 from lemis.errors import UsageError, shown
+from lemis.measure.tables import count
 
 if TYPE_CHECKING:
     from lemis.promises.trying import Tried
@@ -88,7 +89,7 @@ def check_method(name: str, *, json: bool = False) -> Checked:
     if json:
         print(json_format.dumps(asdict(checked), indent=1))
     counts = Counter(one.state for one in tried)
-    console.print(f"{counts['kept']} passed, {counts['broken']} failed, {counts['noted']} notes")
+    console.print(f"{counts['kept']} passed, {counts['broken']} failed, {count(counts['noted'], 'note')}")
     if not checked.failed:
         console.print(f"next: {USE[kinds[0]].format(name)}")
     return checked

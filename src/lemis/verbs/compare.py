@@ -45,7 +45,7 @@ from lemis.preparation.keypoints import Settings as Keypoints
 from lemis.preparation.settings import Settings as Preparation
 from lemis.preparation.store import Store, open_store
 from lemis.records import read_table
-from lemis.report import comparison as output_page
+from lemis.reporting import comparison as output_page
 from lemis.runs import memory
 from lemis.runs.run import environment, messages
 from lemis.settings import write_yaml

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lemis import files, records, terminal
 from lemis.datasets import index as indexing
-from lemis.report import scores_table
+from lemis.reporting import scores_table
 from lemis.scoring import cases as pairing
 from lemis.scoring import one_scan, refusals, summing_up
 from lemis.scoring.summing_up import Settings

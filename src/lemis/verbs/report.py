@@ -8,11 +8,11 @@ from pathlib import Path
 
 from lemis import files, terminal
 from lemis.plugins import NO_TRUST, Trust
-from lemis.report import page
-from lemis.report.figures import similarity as figures
-from lemis.report.numbers import listed
-from lemis.report.work_facts import Similarity
-from lemis.report.work_folder import read_work
+from lemis.reporting import page
+from lemis.reporting.figures import similarity as figures
+from lemis.reporting.numbers import listed
+from lemis.reporting.work_facts import Similarity
+from lemis.reporting.work_folder import read_work
 
 
 def report(

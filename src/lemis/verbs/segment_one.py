@@ -23,8 +23,8 @@ from lemis.one_image import image_request, mask_record, side_by_side, single_ima
 from lemis.one_image.image_request import Array, Asked, Facts, Job
 from lemis.one_image.side_by_side import Found, Pace
 from lemis.one_image.single_sets import Pair, Set
-from lemis.report import single as told
-from lemis.report.single import Outcome
+from lemis.reporting import single as told
+from lemis.reporting.single import Outcome
 from lemis.runs.device import chosen_device
 from lemis.runs.run import messages
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from lemis.report.figures.svg import LINE_COLOURS, TEXT, svg
-from lemis.report.figures.svg import colours as structure_colours
+from lemis.reporting.figures.svg import LINE_COLOURS, TEXT, svg
+from lemis.reporting.figures.svg import colours as structure_colours
 
 _MM_TICKS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from lemis.measure import paired, published, tables
 from lemis.measure.tables import Written, count
-from lemis.report.numbers import listed
-from lemis.report.outcome import (
+from lemis.reporting.numbers import listed
+from lemis.reporting.outcome import (
     DEFAULT,
     FURTHER,
     MEAN,

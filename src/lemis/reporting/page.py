@@ -21,19 +21,19 @@ from lemis.datasets.index import Index, Scan, by_slice_axis
 from lemis.datasets.layouts.recognised import TITLES
 from lemis.measure.tables import count
 from lemis.records import plain
-from lemis.report.figures import plots
-from lemis.report.figures.svg import TEXT, structure_colours
-from lemis.report.methods_section import methods_paragraph, references
-from lemis.report.numbers import duration, flat, listed, number, span
-from lemis.report.sentences import missing, sentences, warnings
-from lemis.report.work_facts import RunFacts, WorkFacts, scan_rows
+from lemis.reporting.figures import plots
+from lemis.reporting.figures.svg import TEXT, structure_colours
+from lemis.reporting.methods_section import methods_paragraph, references
+from lemis.reporting.numbers import duration, flat, listed, number, span
+from lemis.reporting.sentences import missing, sentences, warnings
+from lemis.reporting.work_facts import RunFacts, WorkFacts, scan_rows
 from lemis.work_files.run import Figures
 
 
 def render(work: WorkFacts) -> str:
     """The whole page."""
     environment = Environment(
-        loader=PackageLoader("lemis.report"), autoescape=True, undefined=StrictUndefined,
+        loader=PackageLoader("lemis.reporting"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     colours = structure_colours(_structures(work))

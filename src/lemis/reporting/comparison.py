@@ -18,7 +18,7 @@ from markupsafe import Markup
 from lemis import files
 from lemis.measure import forecast, paired, statistics, tables
 from lemis.measure.tables import count
-from lemis.report.comparison_tables import (
+from lemis.reporting.comparison_tables import (
     Table,
     can_say,
     compared,
@@ -28,10 +28,10 @@ from lemis.report.comparison_tables import (
     our_tables,
     published_tables,
 )
-from lemis.report.figures.against_labels import COLUMN, PAGE, Line, against_labels
-from lemis.report.figures.svg import standing_alone
-from lemis.report.numbers import flat, listed
-from lemis.report.outcome import Facts, Outcome, exposure, learned_nothing, mean_of, missing, over, read, title_of
+from lemis.reporting.figures.against_labels import COLUMN, PAGE, Line, against_labels
+from lemis.reporting.figures.svg import standing_alone
+from lemis.reporting.numbers import flat, listed
+from lemis.reporting.outcome import Facts, Outcome, exposure, learned_nothing, mean_of, missing, over, read, title_of
 
 AHEAD = 4  # a forecast goes on to so many times the largest number of labelled subjects
 TARGETS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)  # Dice that people name
@@ -241,7 +241,7 @@ def render(
 ) -> str:
     """The page, whole: it fetches nothing."""
     environment = Environment(
-        loader=PackageLoader("lemis.report"), autoescape=True, undefined=StrictUndefined,
+        loader=PackageLoader("lemis.reporting"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     by_key = {table.key: table for table in chosen}

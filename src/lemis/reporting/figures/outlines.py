@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from lemis.report.figures.svg import colours as structure_colours
+from lemis.reporting.figures.svg import colours as structure_colours
 
 Array = NDArray[Any]
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from lemis.report.figures.svg import LINE_COLOURS, TEXT, svg
+from lemis.reporting.figures.svg import LINE_COLOURS, TEXT, svg
 
 # Rows of a comparison: the lines' colours, then what of the structures' is not alike.
 _ROW_COLOURS = (*LINE_COLOURS, "#d9667e", "#868c93")

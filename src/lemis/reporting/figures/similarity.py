@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lemis.report.figures.outlines import window
-from lemis.report.figures.svg import svg
+from lemis.reporting.figures.outlines import window
+from lemis.reporting.figures.svg import svg
 
 Array = NDArray[Any]
 

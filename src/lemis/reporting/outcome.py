@@ -13,7 +13,7 @@ from lemis.errors import UsageError, shown
 from lemis.measure import clusters, paired
 from lemis.measure.tables import count
 from lemis.records import each_row, read_table
-from lemis.report.numbers import listed
+from lemis.reporting.numbers import listed
 from lemis.settings import read_yaml
 from lemis.work_files.comparison import read_facts
 

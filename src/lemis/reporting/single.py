@@ -17,7 +17,7 @@ from lemis.measure.clusters import Overlap
 from lemis.measure.tables import count
 from lemis.one_image import single_image
 from lemis.one_image.single_image import Stack, beside
-from lemis.report import overlay
+from lemis.reporting import overlay
 
 Facts = dict[str, Any]
 

@@ -14,8 +14,8 @@ from lemis.formats.paths import file_of
 from lemis.plugins import nearest
 from lemis.preparation.settings import Settings as Preparation
 from lemis.preparation.store_files import read_meta
-from lemis.report.examples import examples
-from lemis.report.work_facts import RunFacts, WorkFacts
+from lemis.reporting.examples import examples
+from lemis.reporting.work_facts import RunFacts, WorkFacts
 from lemis.runs import freshness
 from lemis.settings import resolve
 from lemis.work_files import checks, evaluation, predictions

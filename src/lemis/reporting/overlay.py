@@ -16,8 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lemis.report.figures.outlines import window
-from lemis.report.figures.svg import STRUCTURE_COLOURS
+from lemis.reporting.figures.outlines import window
+from lemis.reporting.figures.svg import STRUCTURE_COLOURS
 
 Array = NDArray[Any]
 

@@ -8,8 +8,8 @@ from importlib.metadata import version
 from lemis import plugins
 from lemis.measure.tables import count
 from lemis.preparation.settings import Settings as Preparation
-from lemis.report.numbers import listed
-from lemis.report.work_facts import RunFacts, WorkFacts
+from lemis.reporting.numbers import listed
+from lemis.reporting.work_facts import RunFacts, WorkFacts
 from lemis.work_files.evaluation import Summary
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lemis.datasets.index import Index
 from lemis.measure.tables import count
-from lemis.report.numbers import duration, listed
-from lemis.report.work_facts import RunFacts, WorkFacts
+from lemis.reporting.numbers import duration, listed
+from lemis.reporting.work_facts import RunFacts, WorkFacts
 from lemis.work_files.evaluation import Summary
 
 _STRANGE_SHOWN = 3  # scans of one kind that a warning names

@@ -14,8 +14,8 @@ from lemis.datasets import index as indexing
 from lemis.formats import volume
 from lemis.formats.directions import Axes
 from lemis.formats.paths import suffix_of
-from lemis.report.figures import outlines
-from lemis.report.work_facts import Example, Slice, scan_rows
+from lemis.reporting.figures import outlines
+from lemis.reporting.work_facts import Example, Slice, scan_rows
 from lemis.work_files.evaluation import CaseScore
 
 Array = NDArray[Any]
