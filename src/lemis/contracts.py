@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -61,6 +61,20 @@ class View(NamedTuple):
     keypoints: Tensor | None = (
         None  # (B, K, d) float, pixels of ``image``, row by row those of the batch; NaN: not seen
     )
+
+
+How = TypeVar("How")
+
+
+class Views(ABC, Generic[How]):
+    """What a method sees of a batch: built from its settings; drawn for the whole batch, then applied."""
+
+    def __init__(self, settings: How) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
+        """Views by name, each row by row of the batch."""
 
 
 class Draw(Protocol):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lemis.parts.contrast import contrast, near, same
+from lemis.parts.contrast import contrast, contrasted, near, same
 
 
 def slow(z: Tensor, positives: Tensor, temperature: float) -> float:
@@ -149,3 +149,15 @@ def test_near_equals_exact_fractions(first: int, second: int, threshold: str) ->
 def test_same() -> None:
     expected = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 0, 1]]).bool()
     assert torch.equal(same(torch.tensor([4, 2, 4])), expected)
+
+
+@pytest.mark.parametrize(("base", "scale"), [(None, 1.0), (0.05, 4.0)])
+def test_what_a_method_says_of_its_contrast(base: float | None, scale: float) -> None:
+    z, positives = random(6, 3)
+    said = contrasted(z.requires_grad_(), positives, 0.2, base)
+    torch.testing.assert_close(said.losses["contrast"], scale * contrast(z, positives, 0.2))
+    assert said.losses["contrast"].requires_grad
+    assert torch.equal(said.embeddings["global"], z)
+    assert not said.embeddings["global"].requires_grad
+    alike = contrasted(torch.ones(6, 3), torch.ones(6, 6, dtype=torch.bool), 0.2, base)
+    assert said.uninformed["contrast"] == pytest.approx(alike.losses["contrast"].item())

@@ -144,6 +144,9 @@ def test_means_to_watch() -> None:
 def test_layers_are_counted_from_the_bottleneck() -> None:
     maps = [torch.zeros(1, width, 2, 2) for width in (4, 8, 16)]
     assert [m.shape[1] for m in voxels.from_bottleneck(maps, 2)] == [16, 8]
+    chosen, labels = voxels.labelled(maps, 2, torch.arange(16).view(1, 4, 4), "corner")
+    assert [m.shape[1] for m in chosen] == [16, 8]
+    assert [y.tolist() for y in labels] == [[[[0, 2], [8, 10]]]] * 2
     assert voxels.channels_from_bottleneck((4, 8, 16), 3) == [16, 8, 4]
     with pytest.raises(UsageError, match=r"auxiliary\.layers=4\n.*1 to 3.*\n.*auxiliary\.layers=3"):
         voxels.channels_from_bottleneck((4, 8, 16), 4)

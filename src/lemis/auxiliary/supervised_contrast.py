@@ -85,9 +85,8 @@ class Auxiliary(contracts.Auxiliary):
         """Maps of ``encode``, label, logits -> weighted terms, ``contrast/1`` (bottleneck) to ``contrast/L``."""
         how = self.settings
         losses, means = {}, {}
-        f = voxels.from_bottleneck(maps, how.layers)
+        f, labels = voxels.labelled(maps, how.layers, label, how.cell)
         # All layers choose before the first one is read, which waits for the device.
-        labels = [voxels.to_grid(label, each.shape[2:], how.cell) for each in f]
         chosen = [self._choose(y, logits, rng) for y in labels]
         for number, (g, features, y, taken) in enumerate(zip(self.project, f, labels, chosen, strict=True), start=1):
             positive, negative = (each.cells() for each in taken)

@@ -194,6 +194,11 @@ def parts_to(depth: int) -> tuple[str, ...]:
     return ("encoder", *(f"decoder {k + 1}" for k in range(depth)))
 
 
+def all_parts(backbone: contracts.Backbone) -> tuple[str, ...]:
+    """The encoder and the whole decoder; what lies behind it, the head, is of one task."""
+    return parts_to(len(backbone.decoder_channels))
+
+
 def check_divisible(x: Tensor, divisor: int = STRIDES[-1]) -> None:
     """Refuse an image whose sides the coarsest stride does not divide.
 

@@ -24,10 +24,11 @@ from pydantic import Field
 from torch import Tensor
 
 from lemis import contracts
-from lemis.contracts import Batch, Draw, Outcome, Sampling
+from lemis.contracts import Batch, Draw, Outcome
 from lemis.layers.basic import pool, precise
 from lemis.parts import heads
 from lemis.parts.momentum import follow, follower, towards_one
+from lemis.parts.pretext import Pretext, together
 from lemis.sampling import views
 from lemis.sampling.spatial import Spatial
 
@@ -58,16 +59,11 @@ def symmetric(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """Encoder, projector and predictor; the target, which is a slow copy of the first two."""
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
-        self.trains = TRAINS
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=TRAINS)
         width, hidden, embedding = backbone.channels[-1], settings.hidden, settings.embedding
         self.project = heads.Predictor(width, embedding, hidden, bias=False)  # g
         self.predict = heads.Predictor(embedding, embedding, hidden, bias=False)  # q
@@ -75,8 +71,7 @@ class Method(contracts.Method):
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """N slices -> 2N views -> 2N predictions, each against the target's embedding of the other view."""
-        pair = self.views(batch, rng)
-        images = torch.cat([pair["first"].image, pair["second"].image])
+        images = together(self.views(batch, rng))
         z = self.project(pool(self.backbone.encode(images)[-1]))  # (2N, embedding)
         with torch.no_grad():
             target = self.target_project(pool(self.target_backbone.encode(images)[-1]))  # (2N, embedding)

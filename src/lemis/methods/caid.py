@@ -25,15 +25,14 @@ from dataclasses import dataclass, field
 from math import log
 from typing import Annotated, Literal, final
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 
 from lemis import contracts
-from lemis.contracts import Batch, Draw, Outcome, Sampling
-from lemis.layers.unet import parts_to
+from lemis.contracts import Batch, Draw, Outcome
+from lemis.layers.unet import all_parts
 from lemis.parts import corrupt, heads
-from lemis.parts.momentum import follow, follower
+from lemis.parts.momentum import MomentumPair, follower
 from lemis.parts.queue import Queue, contrast_then_add
 from lemis.parts.restore import Restore
 from lemis.sampling.distorted import DistortedViews
@@ -63,16 +62,11 @@ Views = DistortedViews  # ``query``, ``key``, and ``target``: the query before i
 
 
 @final
-class Method(contracts.Method):
+class Method(MomentumPair[Settings, Views]):
     """Encoder and pooled MLP, copies of both that follow slowly, and a queue; decoder and a layer that gives grey."""
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
-        self.trains = parts_to(len(backbone.decoder_channels))
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=all_parts(backbone))
         self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
         self.slow_backbone, self.slow_project = follower(self.backbone), follower(self.project)
         self.queue = Queue(settings.queue, settings.embedding)
@@ -84,15 +78,9 @@ class Method(contracts.Method):
         drawn = self.views(batch, rng)
         maps = self.backbone.encode(drawn["query"].image)
         q = self.project(maps[-1])  # (N, embedding)
-        with torch.no_grad():
-            k = self.slow_project(self.slow_backbone.encode(drawn["key"].image)[-1])  # (N, embedding)
+        k = self.key(drawn["key"].image)  # (N, embedding)
         contrast = contrast_then_add(q, k, batch.index, self.queue, how.temperature)
         restored = self.restore(self.backbone.decode(maps)).sigmoid()
         restoration = F.mse_loss(restored, drawn["target"].image)
         losses = {"contrast": contrast, "restoration": how.restoration_weight * restoration}
         return Outcome(losses, {"global": q.detach()}, {"contrast": log(how.queue + 1)})
-
-    def after_step(self, progress: float) -> None:  # noqa: ARG002  m is constant
-        """The key encoder follows."""
-        follow(self.slow_backbone, self.backbone, self.settings.momentum)
-        follow(self.slow_project, self.project, self.settings.momentum)

@@ -30,10 +30,11 @@ from pydantic import Field
 from torch import Tensor
 
 from lemis import contracts, processes
-from lemis.contracts import Batch, Draw, Geometry, Outcome, Sampling, View
+from lemis.contracts import Batch, Draw, Geometry, Outcome, View
 from lemis.layers.basic import precise
 from lemis.parts import heads, memory
-from lemis.parts.contrast import base_factor, contrast, same
+from lemis.parts.contrast import contrasted, same
+from lemis.parts.pretext import Pretext, together
 from lemis.sampling import geometries, resampling
 from lemis.settings import PositiveRange, Probability
 
@@ -63,11 +64,8 @@ class Settings:
 
 
 @final
-class Views:
+class Views(contracts.Views[Settings]):
     """Two crops of every slice, placed by its box."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
 
     def __call__(self, batch: Batch, rng: Draw, box: Tensor | None = None) -> dict[str, View]:
         """``first`` and ``second``, each (B, C, size_px, size_px).
@@ -106,7 +104,7 @@ class Views:
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """Encoder, pooled MLP, SimCLR's contrast; and a box of every slice, from the encoder's own heat map."""
 
     boxes: Tensor  # (boxes, 2, 2) as in ``Views``
@@ -114,12 +112,7 @@ class Method(contracts.Method):
     due: Tensor  # () int64, how many times boxes were due so far
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
-        self.trains = TRAINS
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=TRAINS)
         self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
         self.register_buffer("boxes", _whole(settings.boxes, "cpu").contiguous())
         self.register_buffer("made", torch.zeros(settings.boxes, dtype=torch.int64))
@@ -128,13 +121,10 @@ class Method(contracts.Method):
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """N slices, their boxes -> 2N crops -> NT-Xent."""
         self.refresh(batch)
-        pair = self.views(batch, rng, self.boxes[batch.index])
-        images = torch.cat([pair["first"].image, pair["second"].image])
+        images = together(self.views(batch, rng, self.boxes[batch.index]))
         z = processes.gather(self.project(self.backbone.encode(images)[-1]))  # (2N, embedding)
-        slice_of = processes.gather(torch.cat([batch.index, batch.index]))
-        scale = base_factor(self.settings.temperature, self.settings.temperature_base)
-        loss = scale * contrast(z, same(slice_of), self.settings.temperature)
-        return Outcome({"contrast": loss}, {"global": z.detach()}, {"contrast": scale * log(len(z) - 1)})
+        slice_of = processes.gather(batch.index.repeat(2))  # (2N,)
+        return contrasted(z, same(slice_of), self.settings.temperature, self.settings.temperature_base)
 
     @torch.no_grad()
     def refresh(self, batch: Batch) -> None:

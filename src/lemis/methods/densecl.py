@@ -26,10 +26,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lemis import contracts
-from lemis.contracts import Batch, Draw, Outcome, Sampling
+from lemis.contracts import Batch, Draw, Outcome
 from lemis.layers.basic import unit
 from lemis.parts import heads
-from lemis.parts.momentum import follow, follower
+from lemis.parts.momentum import MomentumPair, follow, follower
 from lemis.parts.queue import Queue, contrast_with_queue
 from lemis.sampling import views
 from lemis.sampling.spatial import Spatial
@@ -67,16 +67,11 @@ def correspondence(features: Tensor, slow: Tensor) -> Tensor:
 
 
 @final
-class Method(contracts.Method):
+class Method(MomentumPair[Settings, Views]):
     """Encoder, a head for the pooled map and one for its cells; copies of all that follow slowly; a queue each."""
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
-        self.trains = TRAINS
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=TRAINS)
         width, size = backbone.channels[-1], settings.embedding
         self.project = heads.PooledMLP(width, size)
         self.project_cells = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, size))
@@ -106,8 +101,7 @@ class Method(contracts.Method):
             {name: weight * nothing for name, weight in weights.items() if weight},
         )
 
-    def after_step(self, progress: float) -> None:  # noqa: ARG002  m is constant
+    def after_step(self, progress: float) -> None:
         """The key encoder and its heads follow."""
-        follow(self.slow_backbone, self.backbone, self.settings.momentum)
-        follow(self.slow_project, self.project, self.settings.momentum)
+        super().after_step(progress)
         follow(self.slow_project_cells, self.project_cells, self.settings.momentum)

@@ -25,9 +25,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lemis import contracts, processes
-from lemis.contracts import Batch, Draw, Outcome, Sampling
+from lemis.contracts import Batch, Draw, Outcome
 from lemis.layers.basic import BatchNorm, pool, precise, unit
 from lemis.parts.momentum import follow, follower, towards_one
+from lemis.parts.pretext import Pretext, together
 from lemis.sampling import views
 from lemis.sampling.spatial import Spatial
 
@@ -58,27 +59,20 @@ Views = views.TwoViews  # ``first`` and ``second`` of every slice
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """The student: encoder and a head at each depth. The teacher: a slow copy of the encoder and its deepest head."""
 
     centre: Tensor
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
-        self.trains = TRAINS
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=TRAINS)
         self.heads = nn.ModuleList([_Head(width, settings) for width in backbone.channels[-settings.depths :]])
         self.teacher, self.teacher_head = follower(backbone), follower(self.heads[-1])
         self.register_buffer("centre", torch.zeros(settings.outputs))
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """N slices -> 2N views -> at each depth the cross-entropy with the teacher's answer to the other view."""
-        how = self.settings
-        pair = self.views(batch, rng)
-        images = torch.cat([pair["first"].image, pair["second"].image])
+        how, images = self.settings, together(self.views(batch, rng))
         with torch.no_grad():
             _, answer = self.teacher_head(self.teacher.encode(images)[-1])  # (2N, K)
             target = ((answer - self.centre) / how.temperature_teacher).softmax(1)

@@ -34,11 +34,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lemis import contracts
-from lemis.contracts import Batch, Draw, Outcome, Sampling
+from lemis.contracts import Batch, Draw, Outcome
 from lemis.layers.basic import precise
-from lemis.layers.unet import parts_to
+from lemis.layers.unet import all_parts
 from lemis.parts import corrupt, heads
-from lemis.parts.momentum import follow, follower
+from lemis.parts.momentum import MomentumPair, follower
 from lemis.parts.queue import Queue, contrast_then_add
 from lemis.parts.restore import Restore
 from lemis.sampling.distorted import DistortedViews
@@ -71,18 +71,13 @@ Views = DistortedViews  # ``query``, ``key``, and ``target``: the query before i
 
 
 @final
-class Method(contracts.Method):
+class Method(MomentumPair[Settings, Views]):
     """As MoCo: encoder, pooled MLP, slow copies, queue. Decoder and a layer that gives grey; the discriminator."""
 
     progress: Tensor
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
-        self.trains = parts_to(len(backbone.decoder_channels))
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=all_parts(backbone))
         self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
         self.slow_backbone, self.slow_project = follower(self.backbone), follower(self.project)
         self.queue = Queue(settings.queue, settings.embedding)
@@ -97,8 +92,7 @@ class Method(contracts.Method):
         target = drawn["target"].image
         maps = self.backbone.encode(drawn["query"].image)
         q = self.project(maps[-1])  # (N, embedding)
-        with torch.no_grad():
-            k = self.slow_project(self.slow_backbone.encode(drawn["key"].image)[-1])  # (N, embedding)
+        k = self.key(drawn["key"].image)  # (N, embedding)
         discrimination = contrast_then_add(q, k, batch.index, self.queue, how.temperature)
         restored = self.restore(self.backbone.decode(maps)).sigmoid()
         deceive = how.adversarial_weight * (self.progress >= how.adversarial_from)  # lambda_adv, or 0
@@ -113,8 +107,7 @@ class Method(contracts.Method):
 
     def after_step(self, progress: float) -> None:
         """The key encoder follows; the adversary may have its turn."""
-        follow(self.slow_backbone, self.backbone, self.settings.momentum)
-        follow(self.slow_project, self.project, self.settings.momentum)
+        super().after_step(progress)
         self.progress.fill_(progress)
 
 

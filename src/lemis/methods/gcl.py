@@ -24,7 +24,6 @@ the mean over images, not over pairs. PCL's code cuts at multiples of round(n / 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import log
 from typing import Annotated, Literal, final
 
 import torch
@@ -32,9 +31,10 @@ from pydantic import Field
 from torch import Tensor
 
 from lemis import contracts, processes
-from lemis.contracts import Batch, Draw, Outcome, Sampling
+from lemis.contracts import Batch, Draw, Outcome
 from lemis.parts import heads
-from lemis.parts.contrast import base_factor, contrast, pair_contrast, partition, same
+from lemis.parts.contrast import contrasted, pair_contrast, partition, same
+from lemis.parts.pretext import Pretext, together
 from lemis.sampling import views
 from lemis.sampling.spatial import Spatial
 
@@ -60,33 +60,25 @@ Views = views.TwoViews  # ``first`` and ``second`` of every slice
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """Encoder, pooled MLP, and a contrast in which the part of the scan says who belongs together."""
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
-        self.trains = TRAINS
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=TRAINS)
         self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """N slices -> 2N views -> the contrast of their 2N embeddings."""
-        pair = self.views(batch, rng)
-        images = torch.cat([pair["first"].image, pair["second"].image])
+        images = together(self.views(batch, rng))
         z = processes.gather(self.project(self.backbone.encode(images)[-1]))  # (2N, embedding)
         tau = self.settings.temperature
         if self.settings.form == "pcl":
             position = processes.gather(batch.position.repeat(2))
-            scale = base_factor(tau, self.settings.temperature_base)
-            loss = scale * contrast(z, same(partition(position, self.settings.partitions)), tau)
-            uninformed = scale * log(len(z) - 1)
-        else:
-            positives, negatives = self.pairs(batch)
-            loss = pair_contrast(z, positives, negatives, tau)
-            uninformed = float(pair_contrast(torch.zeros_like(z), positives, negatives, tau))
+            part = partition(position, self.settings.partitions)
+            return contrasted(z, same(part), tau, self.settings.temperature_base)
+        positives, negatives = self.pairs(batch)
+        loss = pair_contrast(z, positives, negatives, tau)
+        uninformed = float(pair_contrast(torch.zeros_like(z), positives, negatives, tau))
         return Outcome({"contrast": loss}, {"global": z.detach()}, {"contrast": uninformed})
 
     def pairs(self, batch: Batch) -> tuple[Tensor, Tensor]:

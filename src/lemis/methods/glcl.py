@@ -29,12 +29,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lemis import contracts, processes
-from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.contracts import Batch, Draw, Outcome, View
 from lemis.errors import UsageError
 from lemis.layers.basic import BatchNorm
 from lemis.layers.unet import parts_to
 from lemis.parts import heads
 from lemis.parts.contrast import pair_contrast, partition, same
+from lemis.parts.pretext import Pretext
 from lemis.sampling import intensity, views
 from lemis.sampling.spatial import CROP_ONLY, Spatial
 from lemis.settings import PositiveRange
@@ -67,11 +68,11 @@ class Settings:
 
 
 @final
-class Views:
+class Views(contracts.Views[Settings]):
     """Two geometric views of every slice, and one crop in two brightnesses and contrasts."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.intensity = intensity.Intensity(
             p_brightness=1.0,
             brightness_factor=(1.0, 1.0),
@@ -91,20 +92,15 @@ class Views:
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """Encoder with pooled MLP (g1), and decoder blocks with two 1x1 convolutions and a linear layer (g2)."""
 
     progress: Tensor
     negatives: Tensor
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
         _refuse_shapes(backbone, settings)
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
-        self.trains = parts_to(settings.decoder_blocks)
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=parts_to(settings.decoder_blocks))
         self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
         width = backbone.decoder_channels[settings.decoder_blocks - 1]
         self.local = nn.Sequential(

@@ -46,6 +46,7 @@ from lemis.layers.attention import (
 from lemis.layers.basic import precise
 from lemis.parts import heads
 from lemis.parts.contrast import base_factor, contrast, near
+from lemis.parts.pretext import Pretext
 from lemis.parts.transport import log_plan
 from lemis.sampling import views
 from lemis.sampling.spatial import Spatial
@@ -83,11 +84,8 @@ class Settings:
 
 
 @final
-class Views:
+class Views(contracts.Views[Settings]):
     """The slice and its neighbour, each with a geometry of its own, and their keypoints."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``slice`` and ``neighbour``, each (B, C, size_px, size_px) with keypoints (B, K, 2)."""
@@ -100,24 +98,22 @@ class Views:
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """A backbone with keypoint layers; two global embeddings, and a matcher between the slices of a pair."""
 
+    backbone: KeypointBackbone
+
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
         if not isinstance(backbone, KeypointBackbone) or not backbone.keypoint_channels:
             raise UsageError(
                 "KAF on a network without keypoint layers",
                 allowed="a network with them: kaf_unet, or fcn with backbone.levels=[1,2,3,4]",
                 next="--backbone kaf_unet",
             )
-        self.settings = settings
-        self.sampling = Sampling(
+        sampling = Sampling(
             kind="neighbours", batch_size=settings.batch_size, reach=settings.reach, reach_slices=settings.reach_slices
         )
-        self.trains = TRAINS
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=TRAINS, sampling=sampling)
         width = backbone.keypoint_channels[0]
         # A layer without a gradient would stop several processes, so what has no weight is not built.
         if settings.weight_cnn:

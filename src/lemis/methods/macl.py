@@ -38,13 +38,14 @@ from pydantic import Field
 from torch import Tensor
 
 from lemis import contracts, processes
-from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.contracts import Batch, Draw, Outcome, View
 from lemis.errors import UsageError
 from lemis.layers.basic import kaiming, precise, unit
 from lemis.layers.unet import SLOPE, block, parts_to
 from lemis.parts import heads
 from lemis.parts.contrast import base_factor, near
 from lemis.parts.momentum import follow, follower
+from lemis.parts.pretext import Pretext
 from lemis.sampling import resampling, views
 from lemis.sampling.intensity import Intensity, augment
 from lemis.sampling.spatial import CROP_ONLY, Spatial
@@ -85,11 +86,8 @@ class Settings:
 
 
 @final
-class Views:
+class Views(contracts.Views[Settings]):
     """Two views of every slice on one pixel grid, and two with a geometry of their own."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``fixed_1``, ``fixed_2``, ``varied_1`` and ``varied_2``, each (B, C, size_px, size_px)."""
@@ -106,20 +104,16 @@ class Views:
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """One encoder, ``blocks`` decoder blocks, and a projector for each of Zg, Z~g and Z~l."""
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
-        self.shrink = _shrink(backbone, settings)
+        shrink = _shrink(backbone, settings)
         compares = bool(settings.weight_global or settings.weight_dense)
         if not compares and not settings.weight_equivariance:
             raise UsageError("all three weights are 0", allowed="one above 0", next="method.weight_global=1")
-        self.trains = parts_to(settings.blocks if compares else 0)
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=parts_to(settings.blocks if compares else 0))
+        self.shrink = shrink
         if settings.encoder != "shared":
             self.second = follower(backbone)
         if settings.encoder == "independent":

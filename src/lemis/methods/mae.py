@@ -28,9 +28,10 @@ from pydantic import Field
 from torch import Tensor
 
 from lemis import contracts
-from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.contracts import Batch, Draw, Outcome, View
 from lemis.errors import UsageError
-from lemis.layers.unet import parts_to
+from lemis.layers.unet import all_parts
+from lemis.parts.pretext import Pretext
 from lemis.parts.restore import Restore, error_of_nothing, squared_error
 from lemis.sampling import views
 from lemis.sampling.spatial import Size, Spatial, patch_of, shape_of
@@ -51,11 +52,8 @@ class Settings:
 
 
 @final
-class Views:
+class Views(contracts.Views[Settings]):
     """One geometric view of every slice or volume, whole and with patches hidden."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``target``, and ``masked``, zero and not ``inside`` where hidden; each (B, C, *out)."""
@@ -68,18 +66,13 @@ class Views:
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """Encoder, decoder, a 1x1 convolution, and the squared error of what was hidden."""
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
         _refuse_patches(settings.patch_px, shape_of(settings.size_px, backbone.dims))
         patch_px = patch_of(settings.size_px, backbone.dims)  # of the whole view, not of what is hidden in it
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
-        self.trains = parts_to(len(backbone.decoder_channels))
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=all_parts(backbone), patch_px=patch_px)
         self.restore = Restore(backbone)
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:

@@ -19,13 +19,12 @@ from dataclasses import dataclass, field
 from math import log
 from typing import Annotated, final
 
-import torch
 from pydantic import Field
 
 from lemis import contracts
-from lemis.contracts import Batch, Draw, Outcome, Sampling
+from lemis.contracts import Batch, Draw, Outcome
 from lemis.parts import heads
-from lemis.parts.momentum import follow, follower
+from lemis.parts.momentum import MomentumPair, follower
 from lemis.parts.queue import Queue, contrast_then_add
 from lemis.sampling import views
 from lemis.sampling.spatial import Spatial
@@ -51,16 +50,11 @@ Views = views.TwoViews  # ``first`` for the queries, ``second`` for the keys
 
 
 @final
-class Method(contracts.Method):
+class Method(MomentumPair[Settings, Views]):
     """Encoder and pooled MLP; copies of both that follow slowly; a queue of their keys."""
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
-        self.trains = TRAINS
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=TRAINS)
         self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
         self.slow_backbone, self.slow_project = follower(self.backbone), follower(self.project)
         self.queue = Queue(settings.queue, settings.embedding)
@@ -69,12 +63,6 @@ class Method(contracts.Method):
         """N slices -> N queries and N keys -> each query against its key and the queue, which then takes the keys."""
         pair = self.views(batch, rng)
         q = self.project(self.backbone.encode(pair["first"].image)[-1])  # (N, embedding)
-        with torch.no_grad():
-            k = self.slow_project(self.slow_backbone.encode(pair["second"].image)[-1])  # (N, embedding)
+        k = self.key(pair["second"].image)  # (N, embedding)
         loss = contrast_then_add(q, k, batch.index, self.queue, self.settings.temperature)
         return Outcome({"contrast": loss}, {"global": q.detach()}, {"contrast": log(self.settings.queue + 1)})
-
-    def after_step(self, progress: float) -> None:  # noqa: ARG002  m is constant
-        """The key encoder follows."""
-        follow(self.slow_backbone, self.backbone, self.settings.momentum)
-        follow(self.slow_project, self.project, self.settings.momentum)

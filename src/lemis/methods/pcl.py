@@ -17,16 +17,16 @@ a rotated view is black unless it lies outside the slice.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import log
 from typing import Annotated, final
 
 import torch
 from pydantic import Field
 
 from lemis import contracts, processes
-from lemis.contracts import Batch, Draw, Outcome, Sampling
+from lemis.contracts import Batch, Draw, Outcome
 from lemis.parts import heads
-from lemis.parts.contrast import base_factor, contrast, near
+from lemis.parts.contrast import contrasted, near
+from lemis.parts.pretext import Pretext
 from lemis.sampling import views
 from lemis.sampling.spatial import Size, Spatial, patch_of
 
@@ -52,17 +52,12 @@ Views = views.TwoViews  # ``first`` and ``second`` of every slice or patch
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """Encoder, global average pooling, Linear-ReLU-Linear; the positional mask; the loss."""
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
         patch_px = patch_of(settings.size_px, backbone.dims)
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
-        self.trains = TRAINS
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=TRAINS, patch_px=patch_px)
         self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
@@ -72,7 +67,6 @@ class Method(contracts.Method):
         passes = [torch.cat(images)] if self.settings.views_together else images
         embedded = [self.project(self.backbone.encode(image)[-1]) for image in passes]
         z = processes.gather(torch.cat(embedded))  # (2N, embedding)
-        position = processes.gather(torch.cat([batch.position, batch.position]))  # (2N,)
-        scale = base_factor(self.settings.temperature, self.settings.temperature_base)
-        loss = scale * contrast(z, near(position, self.settings.threshold), self.settings.temperature)
-        return Outcome({"contrast": loss}, {"global": z.detach()}, {"contrast": scale * log(len(z) - 1)})
+        position = processes.gather(batch.position.repeat(2))  # (2N,)
+        close = near(position, self.settings.threshold)  # Lambda
+        return contrasted(z, close, self.settings.temperature, self.settings.temperature_base)

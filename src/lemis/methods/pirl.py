@@ -24,10 +24,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lemis import contracts, processes
-from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.contracts import Batch, Draw, Outcome, View
 from lemis.errors import UsageError
 from lemis.layers.basic import unit
 from lemis.parts import heads, memory
+from lemis.parts.pretext import Pretext
 from lemis.sampling import views
 from lemis.sampling.spatial import Spatial
 
@@ -54,11 +55,8 @@ class Settings:
 
 
 @final
-class Views:
+class Views(contracts.Views[Settings]):
     """The slice, and the slice that the puzzle is cut from: two geometric views."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``image`` and ``jigsaw``, each (B, C, size_px, size_px)."""
@@ -67,19 +65,14 @@ class Views:
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """One encoder; a head f for slices, a head and a linear layer g for puzzles; the bank."""
 
     bank: Tensor  # (bank, embedding), unit vectors; random directions where no slice was seen yet
     filled: Tensor  # () int64, the highest slice seen and one more
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
-        self.trains = TRAINS
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=TRAINS)
         self.patch_px = _patch_px(settings, backbone.strides[-1])
         self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
         self.project_patch = heads.PooledMLP(backbone.channels[-1], settings.embedding)

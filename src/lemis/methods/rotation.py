@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from lemis import contracts
-from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.contracts import Batch, Draw, Outcome, View
 from lemis.parts import heads
+from lemis.parts.pretext import Pretext, together
 from lemis.sampling import resampling, views
 from lemis.sampling.spatial import CROP_ONLY, Size, patch_of
 
@@ -38,11 +39,8 @@ class Settings:
 
 
 @final
-class Views:
+class Views(contracts.Views[Settings]):
     """The four in-plane rotations of one randomly placed crop; the view number is the class."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``0`` to ``3``: quarter turns of the same crop, each (B, C, *out)."""
@@ -51,23 +49,17 @@ class Views:
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """Encoder, pooled MLP, four classes."""
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
         patch_px = patch_of(settings.size_px, backbone.dims, square=True)
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
-        self.trains = TRAINS
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=TRAINS, patch_px=patch_px)
         self.classify = heads.PooledMLP(backbone.channels[-1], 4)
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """N slices or patches -> 4N rotated ones -> cross-entropy of the predicted turn."""
-        turned = self.views(batch, rng)
-        features = self.backbone.encode(torch.cat([view.image for view in turned.values()]))[-1]
+        features = self.backbone.encode(together(self.views(batch, rng)))[-1]
         logits = self.classify(features).float()  # (4N, 4)
         turn = torch.arange(4, device=logits.device).repeat_interleave(len(batch.image))
         return Outcome({"rotation": F.cross_entropy(logits, turn)}, {}, {"rotation": log(4)})

@@ -33,6 +33,7 @@ from lemis.layers.basic import centre, unit
 from lemis.parts import heads
 from lemis.parts.alignment import alignment_loss
 from lemis.parts.contrast import base_factor, contrast, near, same
+from lemis.parts.pretext import Pretext
 from lemis.sampling import views
 from lemis.sampling.correspondence import carry_back
 from lemis.sampling.spatial import Spatial
@@ -67,11 +68,8 @@ class Settings:
 
 
 @final
-class Views:
+class Views(contracts.Views[Settings]):
     """Two geometric views of every slice, with one geometry per scan and view, or one per slice and view."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``first`` and ``second``, each (B, C, size_px, size_px)."""
@@ -96,18 +94,14 @@ class _OfScans:
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """One encoder; a pooled embedding for the positions and a 1x1 embedding for the alignment."""
 
     progress: Tensor
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.sampling = Sampling(kind="groups", batch_size=settings.batch_size, per_scan=settings.per_scan)
-        self.trains = TRAINS
-        self.views = Views(settings)
-        self.backbone = backbone
+        sampling = Sampling(kind="groups", batch_size=settings.batch_size, per_scan=settings.per_scan)
+        super().__init__(backbone, settings, Views(settings), trains=TRAINS, sampling=sampling)
         width, local = backbone.channels[-1], backbone.channels[settings.level]
         head = heads.PooledMLP if settings.projection == "mlp" else heads.PooledLinear
         self.project = head(width, settings.embedding)

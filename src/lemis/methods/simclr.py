@@ -10,16 +10,15 @@ the positives differ from PCL. Left out: colour distortion and LARS, which the p
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import log
 from typing import Annotated, final
 
-import torch
 from pydantic import Field
 
 from lemis import contracts, processes
-from lemis.contracts import Batch, Draw, Outcome, Sampling
+from lemis.contracts import Batch, Draw, Outcome
 from lemis.parts import heads
-from lemis.parts.contrast import base_factor, contrast, same
+from lemis.parts.contrast import contrasted, same
+from lemis.parts.pretext import Pretext, together
 from lemis.sampling import views
 from lemis.sampling.spatial import Size, Spatial, patch_of
 
@@ -43,25 +42,17 @@ Views = views.TwoViews  # ``first`` and ``second`` of every slice or patch
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """Encoder, pooled MLP, and a contrast in which only the other view is positive."""
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
         patch_px = patch_of(settings.size_px, backbone.dims)
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
-        self.trains = TRAINS
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=TRAINS, patch_px=patch_px)
         self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """N slices or patches -> 2N views -> NT-Xent."""
-        pair = self.views(batch, rng)
-        images = torch.cat([pair["first"].image, pair["second"].image])
+        images = together(self.views(batch, rng))
         z = processes.gather(self.project(self.backbone.encode(images)[-1]))  # (2N, embedding)
-        slice_of = processes.gather(torch.cat([batch.index, batch.index]))  # (2N,)
-        scale = base_factor(self.settings.temperature, self.settings.temperature_base)
-        loss = scale * contrast(z, same(slice_of), self.settings.temperature)
-        return Outcome({"contrast": loss}, {"global": z.detach()}, {"contrast": scale * log(len(z) - 1)})
+        slice_of = processes.gather(batch.index.repeat(2))  # (2N,)
+        return contrasted(z, same(slice_of), self.settings.temperature, self.settings.temperature_base)

@@ -22,9 +22,10 @@ from pydantic import Field
 from torch import Tensor
 
 from lemis import contracts
-from lemis.contracts import Batch, Draw, Outcome, Sampling
+from lemis.contracts import Batch, Draw, Outcome
 from lemis.layers.basic import precise
 from lemis.parts import heads
+from lemis.parts.pretext import Pretext, together
 from lemis.sampling import views
 from lemis.sampling.spatial import Spatial
 
@@ -54,23 +55,17 @@ def symmetric(p: Tensor, z: Tensor) -> Tensor:
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """Encoder, projector g and predictor h."""
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
-        self.trains = TRAINS
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=TRAINS)
         self.project = heads.Projector(backbone.channels[-1], settings.embedding, settings.hidden)
         self.predict = heads.Predictor(settings.embedding, settings.embedding, settings.bottleneck)
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """N slices -> 2N views -> 2N predictions, each against the embedding of the other view."""
-        pair = self.views(batch, rng)
-        images = torch.cat([pair["first"].image, pair["second"].image])
+        images = together(self.views(batch, rng))
         z = self.project(self.backbone.encode(images)[-1])  # (2N, embedding)
         p = self.predict(z)
         # z is normalised over the batch, which would hide a collapse; p is not.

@@ -28,6 +28,7 @@ from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
 from lemis.layers.basic import precise
 from lemis.parts import heads
+from lemis.parts.pretext import Pretext, together
 from lemis.sampling import views
 from lemis.sampling.spatial import Spatial
 
@@ -49,11 +50,8 @@ class Settings:
 
 
 @final
-class Views:
+class Views(contracts.Views[Settings]):
     """Two independent geometric views of every slice, and one of its neighbour."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``first``, ``second`` and ``neighbour``, each (B, C, size_px, size_px)."""
@@ -64,23 +62,19 @@ class Views:
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """Encoder, projector g and predictor h."""
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
-        reach = settings.reach_slices
-        self.sampling = Sampling(kind="neighbours", batch_size=settings.batch_size, reach=1.0, reach_slices=reach)
-        self.trains = TRAINS
-        self.views = Views(settings)
-        self.backbone = backbone
+        size, reach = settings.batch_size, settings.reach_slices
+        sampling = Sampling(kind="neighbours", batch_size=size, reach=1.0, reach_slices=reach)
+        super().__init__(backbone, settings, Views(settings), trains=TRAINS, sampling=sampling)
         self.project = heads.Projector(backbone.channels[-1], settings.embedding, settings.hidden)
         self.predict = heads.Predictor(settings.embedding, settings.embedding, settings.bottleneck)
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """N slices and their neighbours -> 3N views -> predictions, each against the embedding of another view."""
-        images = torch.cat([view.image for view in self.views(batch, rng).values()])
+        images = together(self.views(batch, rng))
         z = self.project(self.backbone.encode(images)[-1])  # (3N, embedding)
         p = self.predict(z)
         (p1, p2, p3), (z1, z2, z3) = p.chunk(3), z.chunk(3)

@@ -27,9 +27,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lemis import contracts, processes
-from lemis.contracts import Batch, Draw, Outcome, Sampling, View
+from lemis.contracts import Batch, Draw, Outcome, View
 from lemis.layers.basic import pool, precise, unit
 from lemis.parts import heads
+from lemis.parts.pretext import Pretext
 from lemis.sampling import views
 from lemis.sampling.spatial import Spatial
 
@@ -55,11 +56,8 @@ class Settings:
 
 
 @final
-class Views:
+class Views(contracts.Views[Settings]):
     """Two independent geometric views of every slice, and ``crops`` smaller ones."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``first`` and ``second``, each (B, C, size_px, size_px); ``crop 1`` and so on, (B, C, crop_px, crop_px)."""
@@ -71,16 +69,11 @@ class Views:
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """Encoder, head, and the prototypes that its unit vectors are compared with."""
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size)
-        self.trains = TRAINS
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=TRAINS)
         self.project = heads.Predictor(backbone.channels[-1], settings.embedding, settings.hidden)
         self.prototypes = nn.Parameter(unit(torch.randn(settings.prototypes, settings.embedding)))
 

@@ -37,11 +37,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lemis import contracts, processes
-from lemis.contracts import Batch, Draw, Geometry, Outcome, Sampling, View
+from lemis.contracts import Batch, Draw, Geometry, Outcome, View
 from lemis.errors import UsageError
 from lemis.layers.basic import pool, precise
 from lemis.parts import corrupt
 from lemis.parts.contrast import contrast, same
+from lemis.parts.pretext import Pretext
 from lemis.sampling import resampling, views
 from lemis.sampling.spatial import CROP_ONLY, Size, patch_of, shape_of
 
@@ -66,11 +67,8 @@ class Settings:
 
 
 @final
-class Views:
+class Views(contracts.Views[Settings]):
     """Two turns of one randomly placed crop of every slice or volume, and the same two corrupted."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
 
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``first`` and ``second``, and ``first corrupted`` and ``second corrupted``, each (B, C, *out)."""
@@ -105,17 +103,12 @@ class Views:
 
 
 @final
-class Method(contracts.Method):
+class Method(Pretext[Settings, Views]):
     """Encoder, and the three heads on its deepest map."""
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        super().__init__()
-        self.settings = settings
         patch_px = patch_of(settings.size_px, backbone.dims, square=True)
-        self.sampling = Sampling(kind="slices", batch_size=settings.batch_size, patch_px=patch_px)
-        self.trains = TRAINS
-        self.views = Views(settings)
-        self.backbone = backbone
+        super().__init__(backbone, settings, Views(settings), trains=TRAINS, patch_px=patch_px)
         _refuse_size(shape_of(settings.size_px, backbone.dims), backbone.strides[-1])
         width = backbone.channels[-1]
         self.classify = nn.Linear(width, 4)

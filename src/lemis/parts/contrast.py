@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from math import log
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from lemis.contracts import Outcome
 from lemis.layers.basic import precise, unit
 
 
@@ -40,6 +43,13 @@ def contrast(z: Tensor, positives: Tensor, temperature: float) -> Tensor:
 def base_factor(temperature: float, base: float | None) -> float:
     """tau / tau_base, by which the code base of supervised contrast, and so PCL's, scales its loss; 1 without one."""
     return 1.0 if base is None else temperature / base
+
+
+def contrasted(z: Tensor, positives: Tensor, temperature: float, base: float | None) -> Outcome:
+    """What a method says whose one term is ``contrast``, times ``base_factor``; arguments as of these two."""
+    scale = base_factor(temperature, base)
+    loss = scale * contrast(z, positives, temperature)
+    return Outcome({"contrast": loss}, {"global": z.detach()}, {"contrast": scale * log(len(z) - 1)})
 
 
 def near(position: Tensor, threshold: float) -> Tensor:

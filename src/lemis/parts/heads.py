@@ -58,15 +58,8 @@ class Projector(nn.Module):
 
     def __init__(self, channels: int, out_features: int, hidden: int) -> None:
         super().__init__()
-        # No biases: the normalisation that follows would take them away.
         self.layers = nn.Sequential(
-            nn.Linear(channels, hidden, bias=False),
-            BatchNorm(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden, bias=False),
-            BatchNorm(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, out_features, bias=False),
+            *_normed(channels, hidden), *_normed(hidden, hidden), nn.Linear(hidden, out_features, bias=False)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,14 +80,14 @@ class Predictor(nn.Module):
 
     def __init__(self, features: int, out_features: int, hidden: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(features, hidden, bias=False),
-            BatchNorm(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, out_features, bias=bias),
-        )
+        self.layers = nn.Sequential(*_normed(features, hidden), nn.Linear(hidden, out_features, bias=bias))
 
     def forward(self, z: Tensor) -> Tensor:
         """(N, features) -> (N, out_features), not normalised."""
         out: Tensor = self.layers(z)
         return out
+
+
+def _normed(features: int, width: int) -> tuple[nn.Module, ...]:
+    # No bias: the normalisation that follows would take it away.
+    return nn.Linear(features, width, bias=False), BatchNorm(width), nn.ReLU()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from copy import deepcopy
 from math import cos, pi
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from lemis.contracts import Backbone
+from lemis.parts.pretext import HowPretext, Pretext, Seen
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -39,3 +42,36 @@ def follow(slow: nn.Module, leader: nn.Module, momentum: float) -> None:
 def towards_one(base: float, progress: float) -> float:
     """BYOL's momentum, 1 - (1 - base) (cos(pi progress) + 1) / 2: ``base`` at the start of training, 1 at its end."""
     return 1 - (1 - base) * (cos(pi * progress) + 1) / 2
+
+
+class HowFollowed(HowPretext, Protocol):
+    """What ``MomentumPair`` reads of a method's settings."""
+
+    @property
+    def momentum(self) -> float:
+        """Of the slow copies; constant."""
+
+
+How = TypeVar("How", bound=HowFollowed)
+
+
+class MomentumPair(Pretext[How, Seen]):
+    """MoCo's encoder and head for queries, and a slow copy of each, which gives the keys.
+
+    A subclass makes ``project``, and then the copies with ``follower``.
+    """
+
+    project: nn.Module
+    slow_backbone: Backbone
+    slow_project: nn.Module
+
+    @torch.no_grad()
+    def key(self, image: Tensor) -> Tensor:
+        """(N, C, *space) -> what the slow copies say of it, (N, embedding)."""
+        k: Tensor = self.slow_project(self.slow_backbone.encode(image)[-1])
+        return k
+
+    def after_step(self, progress: float) -> None:  # noqa: ARG002  the momentum is constant
+        """The slow copies follow."""
+        follow(self.slow_backbone, self.backbone, self.settings.momentum)
+        follow(self.slow_project, self.project, self.settings.momentum)

@@ -35,6 +35,12 @@ def from_bottleneck(maps: Sequence[Tensor], count: int) -> list[Tensor]:
     return list(maps[::-1][:count])
 
 
+def labelled(maps: Sequence[Tensor], count: int, label: Tensor, cell: Cell) -> tuple[list[Tensor], list[Tensor]]:
+    """``from_bottleneck``, and the label of every cell of each of these maps (``to_grid``)."""
+    chosen = from_bottleneck(maps, count)
+    return chosen, [to_grid(label, each.shape[2:], cell) for each in chosen]
+
+
 def channels_from_bottleneck(channels: Sequence[int], count: int) -> list[int]:
     """Channels of those maps, of the network's ``channels``.
 
