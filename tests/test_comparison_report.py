@@ -347,7 +347,7 @@ def test_published_figures_stand_alone(tmp_path: Path):
 def test_every_published_figure_has_a_place_of_its_own(tmp_path: Path):
     outcome = read(make(tmp_path, folds=1, labelled=[2]))
     for name in published.tables():
-        facts = {**outcome.facts, "published": name}
+        facts = outcome.facts.model_copy(update={"published": name})
         (table,) = comparison_tables.published_tables(dataclasses.replace(outcome, facts=facts))
         shown = [cell for row in table.rows for key, cell in row.items() if key != "Method"]
         assert len(shown) == len(published.load(name)), name

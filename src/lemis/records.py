@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from lemis import files
+from lemis import files, yaml_text
 from lemis.errors import UsageError
 
 T = TypeVar("T")
@@ -59,6 +59,17 @@ def read(path: Path, kind: Any, *, next: str) -> Any:
         UsageError: There is no such file, it is no JSON, of another version, or has a field that cannot be.
     """
     return parse(files.read_text(path, next=next), kind, where=str(path), next=next)
+
+
+def of_yaml(path: Path, kind: Any, *, next: str) -> Any:
+    """As ``read``, of a YAML file."""
+    try:
+        tree = yaml_text.read(path)
+    except UsageError as error:
+        raise UsageError(error.given, allowed=error.allowed, next=next) from None
+    if tree is None:
+        raise UsageError(f"{path} is empty", allowed="what was written there", next=next)
+    return parse(json.dumps(tree), kind, where=str(path), next=next)
 
 
 def find(path: Path, kind: Any, *, next: str) -> Any:

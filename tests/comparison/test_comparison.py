@@ -17,6 +17,7 @@ from lemis.comparison.plans import Plan, load_plan, places, ways
 from lemis.errors import UsageError
 from lemis.phantom import public_sets
 from lemis.training import run_settings
+from lemis.work_files.comparison import Nothing
 
 TINY: dict[str, Any] = {"preset": "tiny", "rows": ["scratch", "pcl"], "labelled": [1, 2], "folds": [0, 1]}
 
@@ -320,4 +321,4 @@ def test_pretrainings_that_learned_nothing_are_counted_by_row(tmp_path: Path) ->
         (tmp_path / "cells" / key).mkdir(parents=True)
         (tmp_path / "cells" / key / "result.json").write_text(json.dumps({"run": key, "learned_nothing": why}))
     found = results.learned_nothing(tmp_path, Grid({}, uses))
-    assert found == {"pcl": {"runs": 1, "of": 2, "why": "its loss stood still"}}
+    assert found == {"pcl": Nothing(runs=1, of=2, why="its loss stood still")}

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from lemis import files
 from lemis.errors import UsageError
@@ -24,10 +25,26 @@ from work_files_made import ENVIRONMENT, FINETUNED, META, PRETRAINED, SUMMARY
 
 FAULT = {"severity": "error", "scan": "a", "file": "f", "kind": "k", "seen": "s", "repair": "r"}
 PREDICTIONS: dict[str, Any] = {
-    "version": 1, "pretraining_subjects": ["s"],
+    "version": 1, "pretraining_subjects": ["s"], "known_labels": {"0": "s"}, "run_folders": {"r": "work/runs/r"},
     "scans": {"a": {"file": "a.nii.gz", "runs": ["r"], "weights": ["0"], "labelled_subjects": [], "images": []}},
 }  # fmt: skip
-RESULT: dict[str, Any] = {"run": "r", "seconds": 1.0, "core_seconds": 1.0, "peak_memory_gb": None, "cases": []}
+RESULT: dict[str, Any] = {
+    "version": 1,
+    "run": "r",
+    "seconds": 1.0,
+    "core_seconds": 1.0,
+    "peak_memory_gb": None,
+    "cases": [],
+}
+FACTS: dict[str, Any] = {
+    "version": 1, "title": "t", "data": "d", "scans": 2, "subjects": 2, "labelled_subjects": 2, "upstream": None,
+    "command": "lemis compare", "machine": "m", "lemis": "0.1.0", "torch": "2.13.0", "date": "2026-11-29",
+    "published": None, "core_seconds": 1.0, "learned_nothing": {"sal": {"runs": 1, "of": 2, "why": "w"}},
+    "missing": [{"row": "sal", "labelled": 1, "fold": 0, "seed": 0, "reason": "r"}],
+    "transductive": None, "citations": {"sal": "c"},
+}  # fmt: skip
+CELL_STATUS: dict[str, Any] = {"version": 1, "started": 1.0, "ended": None, "state": "running", "message": ""}
+PLAN: dict[str, Any] = {"title": "t", "rows": [{"title": "a"}, "b"], "baseline": "a", "budget": {"images": 3}}
 
 # A file in a folder, its content, what reads it, and the beginning of what makes it anew.
 FILES: dict[str, tuple[str, dict[str, Any], Callable[[Path], Any], str]] = {
@@ -41,6 +58,22 @@ FILES: dict[str, tuple[str, dict[str, Any], Callable[[Path], Any], str]] = {
     "check": ("check.json", {"version": 1, "faults": [FAULT]}, checks.read, "lemis check SCANS -o "),
     "meta": ("meta.json", META, store_files.read_meta, "lemis prepare "),
     "result": ("cells/k/result.json", RESULT, lambda f: comparison.read_result(f, "k"), "delete "),
+    "cell status": ("cells/k/status.json", CELL_STATUS, lambda f: comparison.read_cell_status(f, "k"), "delete "),
+    "facts": ("facts.json", FACTS, comparison.read_facts, "delete "),
+    "plan": ("plan.yaml", PLAN, comparison.read_plan, "run the same "),
+}
+# What writes a file again, as its reader gave it.
+WRITERS: dict[str, Callable[[Path, Any], None]] = {
+    "pre-training": run.write_model,
+    "fine-tuning": run.write_model,
+    "status": run.write_status,
+    "environment": run.write_environment,
+    "metrics": run.write_metrics,
+    "predictions": lambda folder, record: predictions.add(folder, "a", record.scans["a"], record),
+    "summary": lambda folder, summary: evaluation.write(folder, summary, []),
+    "result": lambda folder, result: comparison.write_result(folder, "k", result),
+    "cell status": lambda folder, status: comparison.write_cell_status(folder, "k", status),
+    "facts": comparison.write_facts,
 }
 
 
@@ -76,6 +109,45 @@ def test_an_empty_file_is_refused(kind: str, tmp_path: Path) -> None:
     write(tmp_path, kind, "")
     with pytest.raises(UsageError, match="is empty"):
         FILES[kind][2](tmp_path)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_what_is_written_is_read_back_equal_and_holds_what_was_there(kind: str, tmp_path: Path) -> None:
+    name, facts, reader, _ = FILES[kind]
+    path = write(tmp_path, kind, line(facts))
+    first = reader(tmp_path)
+    path.unlink()
+    WRITERS[kind](tmp_path, first)
+    assert reader(tmp_path) == first
+    assert json.loads((tmp_path / name).read_text(encoding="utf-8")) == facts
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WRITERS if kind not in ("metrics", "predictions")])
+def test_what_could_not_be_read_is_not_written_over_a_good_file(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path, kind, line(FILES[kind][1]))
+    damaged = FILES[kind][2](tmp_path).model_copy(update={"version": 99})
+    with pytest.raises(ValidationError):
+        WRITERS[kind](tmp_path, damaged)
+    assert path.read_text(encoding="utf-8") == line(FILES[kind][1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [
+        ("pre-training", "trained"),
+        ("environment", "command"),
+        ("summary", "protocols"),
+        ("check", "faults"),
+        ("meta", "scans"),
+        ("facts", "machine"),
+        ("plan", "baseline"),
+    ],
+)
+def test_a_missing_field_is_named_with_its_file(kind: str, field: str, tmp_path: Path) -> None:
+    path = write(tmp_path, kind, line({key: value for key, value in FILES[kind][1].items() if key != field}))
+    with pytest.raises(UsageError, match=rf"{path.name}: (\w+\.)?{field} is nothing") as caught:
+        FILES[kind][2](tmp_path)
+    assert caught.value.next.startswith(FILES[kind][3])
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FILES if "version" in FILES[kind][1]])

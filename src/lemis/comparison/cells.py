@@ -34,7 +34,7 @@ from lemis.training import pairing
 from lemis.training.run_settings import NAMES, Finetuning, Pretraining
 from lemis.training.run_settings import code as code
 from lemis.work_files import comparison as cell_files
-from lemis.work_files.comparison import read_cell_status, read_result
+from lemis.work_files.comparison import CellStatus, read_cell_status, read_result, write_cell_status
 from lemis.work_files.run import detectors_in
 
 UPSTREAM = "upstream"  # folder in WORK with the other data set's index, prepared scans and runs
@@ -224,13 +224,13 @@ def read_cell(folder: Path, key: str) -> Cell | None:
 
 def write_status(folder: Path, key: str, state: str, message: str = "") -> None:
     """State of a cell, and when it began and ended."""
-    status = read_cell_status(folder, key).model_dump(exclude_unset=True)
+    started, ended, now = None, None, round(time.time(), 1)
     if state == "running":
-        status = {"started": round(time.time(), 1)}
-    elif "started" in status:
-        status |= {"ended": round(time.time(), 1)}
-    text = json.dumps({**status, "state": state, "message": message}, indent=1, ensure_ascii=False)
-    files.write(folder / "cells" / key / "status.json", text)
+        started = now
+    elif (started := read_cell_status(folder, key).started) is not None:
+        ended = now
+    status = CellStatus(version=1, started=started, ended=ended, state=state, message=message)
+    write_cell_status(folder, key, status)
 
 
 def refuse_modules(folder: Path, cell: Cell, trust: Trust) -> None:

@@ -13,7 +13,8 @@ from lemis.comparison.cells import Grid, Use
 from lemis.comparison.plans import Plan, Way
 from lemis.measure.tables import comma_separated
 from lemis.work_files import run as run_files
-from lemis.work_files.comparison import CellCase, Result, read_cell_status, read_result
+from lemis.work_files.comparison import CellCase, Missing, Nothing, Result, read_cell_status, read_result
+from lemis.work_files.evaluation import read_cases
 
 RESULTS = (
     "row", "method", "backbone", "auxiliary", "labelled", "fold", "seed", "structure", "pooled_dice_best",
@@ -28,16 +29,31 @@ _METRICS = ("dice", "hd95_mm", "assd_mm")
 MEAN = "mean"  # as a structure
 
 
-def trained(run: Path) -> dict[str, Any]:
-    """What a run's own files say of its cost, and why it learned nothing, where that is so."""
+def of_run(run: Path, **more: Any) -> Result:
+    """What a run's own files say of its cost, and why it learned nothing, where that is so; with ``more`` of it."""
     status = run_files.read_status(run)
-    return {
-        "seconds": status.seconds, "core_seconds": status.core_seconds, "peak_memory_gb": status.peak_memory_gb,
-        "learned_nothing": status.learned_nothing,
-    }  # fmt: skip
+    return Result(
+        version=1, run=run.name, seconds=status.seconds, core_seconds=status.core_seconds,
+        peak_memory_gb=status.peak_memory_gb, learned_nothing=status.learned_nothing, **more,
+    )  # fmt: skip
 
 
-def learned_nothing(folder: Path, grid: Grid) -> dict[str, dict[str, Any]]:
+def cases_of(scores: Path) -> tuple[CellCase, ...]:
+    """The cases of a cell, from the folder of its scores."""
+    return tuple(
+        CellCase(
+            subject=case.subject, scan=case.scan, structure=case.structure, dice=_text(case.dice),
+            hd95_mm=_text(case.hd95_mm), assd_mm=_text(case.assd_mm), status=case.status,
+        )
+        for case in read_cases(scores)
+    )  # fmt: skip
+
+
+def _text(number: float) -> str:
+    return "" if math.isnan(number) else repr(number)
+
+
+def learned_nothing(folder: Path, grid: Grid) -> dict[str, Nothing]:
     """Rows with pre-trainings that learned nothing: how many, of how many that are done, and why the first one."""
     found = {}
     for row in dict.fromkeys(use.row for use in grid.uses):
@@ -45,7 +61,7 @@ def learned_nothing(folder: Path, grid: Grid) -> dict[str, dict[str, Any]]:
         done = [result for key in keys if (result := read_result(folder, key)) is not None]
         why = [result.learned_nothing for result in done if result.learned_nothing]
         if why:
-            found[row] = {"runs": len(why), "of": len(done), "why": why[0]}
+            found[row] = Nothing(runs=len(why), of=len(done), why=why[0])
     return found
 
 
@@ -65,7 +81,7 @@ def pooled(run: Path) -> dict[str, dict[str, float]]:
     }
 
 
-def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> list[dict[str, Any]]:
+def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> tuple[Missing, ...]:
     """Write ``results.csv`` and ``cases.csv`` of what is done.
 
     Args:
@@ -75,7 +91,7 @@ def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> l
         ways: Its rows; none of single images.
 
     Returns:
-        What is missing: row, labelled, fold, seed and the reason.
+        What is missing, and why.
     """
     rows = {
         row.title: {"method": row.method, "backbone": row.backbone, "auxiliary": row.auxiliary} for row in plan.rows
@@ -86,7 +102,8 @@ def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> l
         place = {"row": use.row, "labelled": use.labelled, "fold": use.fold, "seed": use.seed}
         result = read_result(folder, use.cell)
         if result is None:
-            left.append({**place, "reason": _reason(folder, use)})
+            reason = _reason(folder, use)
+            left.append(Missing(row=use.row, labelled=use.labelled, fold=use.fold, seed=use.seed, reason=reason))
             continue
         before = (read_result(folder, use.pretrained) if use.pretrained else None) or Result()
         whose = {**place, **rows[use.row], **networks.get(use.row, {})}
@@ -95,7 +112,7 @@ def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> l
     more = SINGLE if plan.kind == "single" else ()
     files.write(folder / "results.csv", comma_separated(results, (*RESULTS, *more)))
     files.write(folder / "cases.csv", comma_separated(cases, (*CASES, *more)))
-    return left
+    return tuple(left)
 
 
 def core_seconds(folder: Path, grid: Grid) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from lemis import __version__
 from lemis.comparison import cells
@@ -18,6 +17,7 @@ from lemis.errors import UsageError
 from lemis.one_image import single_sets
 from lemis.records import read_table
 from lemis.settings import plain
+from lemis.work_files.comparison import CellCase
 
 OBJECT = "object"  # the one structure
 
@@ -71,7 +71,7 @@ def protocol_of(plan: Plan) -> str:
 _COLUMNS = ("image", "slice", "status", "problem", "dice", "hammoude", "xor")  # of the summary of a batch
 
 
-def cases_of(summary: Path) -> list[dict[str, Any]]:
+def cases_of(summary: Path) -> tuple[CellCase, ...]:
     """A case for each slice in the summary of ``segment-one``.
 
     Raises:
@@ -86,14 +86,13 @@ def cases_of(summary: Path) -> list[dict[str, Any]]:
             allowed="images that can be segmented",
             next="repair or remove it, then run the same command again",
         )
-    return [
-        {
-            "subject": row["image"], "scan": f"{row['image']}:{row['slice']}", "structure": OBJECT,
-            "dice": row["dice"], "hd95_mm": "", "assd_mm": "", "status": "scored",
-            "hm": row["hammoude"], "xor": row["xor"],
-        }
+    return tuple(
+        CellCase(
+            subject=row["image"], scan=f"{row['image']}:{row['slice']}", structure=OBJECT,
+            dice=row["dice"], hd95_mm="", assd_mm="", status="scored", hm=row["hammoude"], xor=row["xor"],
+        )
         for row in rows
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 def _bytes(file: Path | None) -> str:

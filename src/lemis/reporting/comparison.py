@@ -18,6 +18,7 @@ from markupsafe import Markup
 from lemis import files
 from lemis.measure import forecast, paired, statistics, tables
 from lemis.measure.tables import count
+from lemis.records import plain
 from lemis.reporting.comparison_tables import (
     Table,
     can_say,
@@ -31,7 +32,8 @@ from lemis.reporting.comparison_tables import (
 from lemis.reporting.figures.against_labels import COLUMN, PAGE, Line, against_labels
 from lemis.reporting.figures.svg import standing_alone
 from lemis.reporting.numbers import flat, listed
-from lemis.reporting.outcome import Facts, Outcome, exposure, learned_nothing, mean_of, missing, over, read, title_of
+from lemis.reporting.outcome import Outcome, exposure, learned_nothing, mean_of, missing, over, read, title_of
+from lemis.work_files.comparison import PlannedBudget, PlannedRow
 
 AHEAD = 4  # a forecast goes on to so many times the largest number of labelled subjects
 TARGETS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)  # Dice that people name
@@ -224,7 +226,7 @@ def _alt(outcome: Outcome, lines: Sequence[Line]) -> str:
         for line in lines
     )
     what = "Mean Dice per image" if outcome.single else "Mean Dice per scan against labelled subjects"
-    return f"{what}, {outcome.facts['data']}. {'; '.join(rows)}."
+    return f"{what}, {outcome.facts.data}. {'; '.join(rows)}."
 
 
 # ---------------------------------------------------------------- the page
@@ -264,17 +266,20 @@ def render(
         cost=by_key["cost"],
         published=printed,
         methods=methods_paragraph(outcome),
-        citations=facts["citations"],
-        rows=[(title_of(row), _settings(row)) for row in outcome.plan["rows"]],
-        plan=flat({key: value for key, value in outcome.plan.items() if key != "rows"}),
-        made=[(what, str(facts[key])) for what, key in (
-            ("Command", "command"), ("Machine", "machine"), ("Lemis", "lemis"), ("PyTorch", "torch"), ("Date", "date"),
-        )],
+        citations=facts.citations,
+        rows=[(title_of(row), _settings(row)) for row in outcome.plan.rows],
+        plan=flat({key: value for key, value in plain(outcome.plan).items() if key != "rows"}),
+        made=[
+            ("Command", facts.command), ("Machine", facts.machine), ("Lemis", facts.lemis), ("PyTorch", facts.torch),
+            ("Date", facts.date),
+        ],
     )  # fmt: skip
 
 
-def _settings(row: str | Facts) -> list[tuple[str, str]]:
-    return [("method", row)] if isinstance(row, str) else flat({key: row[key] for key in row if key != "title"})
+def _settings(row: str | PlannedRow) -> list[tuple[str, str]]:
+    if isinstance(row, str):
+        return [("method", row)]
+    return flat({key: value for key, value in plain(row).items() if key != "title"})
 
 
 def cards(outcome: Outcome) -> list[tuple[str, str, str]]:
@@ -289,7 +294,7 @@ def cards(outcome: Outcome) -> list[tuple[str, str, str]]:
         heading = count(labelled, "labelled subject") if labelled else "Without labels"
         found.append((heading, figure, f"{' → '.join(rows)}; {outcome.headline.title}{part}"))
     done = len({score[:4] for score in outcome.scores})
-    core_hours = outcome.facts["core_seconds"] / 3600
+    core_hours = outcome.facts.core_seconds / 3600
     cost = f"{core_hours:.1f} core-hours" if core_hours >= 1 else f"{60 * core_hours:.1f} core-minutes"
     planned = f"of {done + len(outcome.missing)}, in {cost}"
     scans, _, subjects = outcome.tested.partition(" of ")
@@ -310,12 +315,12 @@ def methods_paragraph(outcome: Outcome) -> str:
         what = f"{outcome.baseline} was measured"
     numbers = listed(map(str, outcome.labelled))
     if outcome.single:
-        data = f"On {count(facts['scans'], 'image')} ({facts['data']})"
+        data = f"On {count(facts.scans, 'image')} ({facts.data})"
         how = f"Every image was segmented by itself, without labels, with {over(outcome)}."
     else:
         data = (
-            f"On {facts['data']} ({count(facts['scans'], 'scan')} of {count(facts['subjects'], 'subject')}, "
-            f"{facts['labelled_subjects']} of them labelled)"
+            f"On {facts.data} ({count(facts.scans, 'scan')} of {count(facts.subjects, 'subject')}, "
+            f"{facts.labelled_subjects} of them labelled)"
         )
         how = (
             f"Networks were fine-tuned on the labels of {numbers} {'subject' if numbers == '1' else 'subjects'}, in "
@@ -324,17 +329,17 @@ def methods_paragraph(outcome: Outcome) -> str:
         )
     said = [
         f"{data}, {what}. {how}",
-        _budget(plan.get("budget") or {}),
+        _budget(plan.budget or PlannedBudget()),
         exposure(outcome),
         *(f"{row}: {nothing}." for row in others if (nothing := learned_nothing(outcome, row))),
         f"Scores are {outcome.headline.what}, as mean and population standard deviation over {over(outcome)}.",
         f"Differences are of the mean Dice of each scan over its structures. {paired.DEFINITION}" if others else "",
-        f"All runs used Lemis {facts['lemis']} and PyTorch {facts['torch']} on {facts['machine']}.",
+        f"All runs used Lemis {facts.lemis} and PyTorch {facts.torch} on {facts.machine}.",
     ]
     return " ".join(part for part in said if part)
 
 
-def _budget(budget: Facts) -> str:
-    if budget.get("images"):
-        return f"Every pre-training saw {budget['images']} images."
-    return f"Every pre-training had {budget['minutes']:g} minutes." if budget.get("minutes") else ""
+def _budget(budget: PlannedBudget) -> str:
+    if budget.images:
+        return f"Every pre-training saw {budget.images} images."
+    return f"Every pre-training had {budget.minutes:g} minutes." if budget.minutes else ""

@@ -20,7 +20,6 @@ from lemis.reporting.outcome import (
     Metric,
     Outcome,
     exposure,
-    labelled_number,
     learned_nothing,
     missing,
     over,
@@ -57,7 +56,7 @@ def entry(outcome: Outcome, metric: str, row: str, labelled: int, structure: str
     """Mean and spread of a metric over the folds and seeds that are there."""
     own = [score for score in outcome.scores if (score.row, score.labelled) == (row, labelled)]
     done = len({(score.fold, score.seed) for score in own})
-    gaps = sum((gap["row"], labelled_number(gap["labelled"])) == (row, labelled) for gap in outcome.missing)
+    gaps = sum((gap.row, gap.labelled) == (row, labelled) for gap in outcome.missing)
     values = [score.numbers.get(metric, math.nan) for score in own if score.structure == structure]
     values = [value for value in values if not math.isnan(value)]
     mean, std = (float(np.mean(values)), float(np.std(values))) if values else (math.nan, math.nan)
@@ -150,7 +149,7 @@ def score_caption(outcome: Outcome, metric: Metric, structure: str = MEAN) -> st
     several = outcome.folds * outcome.seeds > 1
     of = "" if outcome.single else ", mean over structures" if structure == MEAN else f", {structure}"
     said = [
-        f"{outcome.facts['data']}{of}: {metric.what}.",
+        f"{outcome.facts.data}{of}: {metric.what}.",
         f"Mean (standard deviation, population form) over {over(outcome)}."
         if several
         else f"{over(outcome).capitalize()}.",
@@ -191,7 +190,7 @@ def difference_tables(outcome: Outcome, comparisons: Sequence[paired.Comparison]
         {"Method": row, **{heading: _difference(found.get((row, m))) for m, heading in columns.items()}} for row in rows
     ]
     caption = (
-        f"{outcome.facts['data']}: difference to {outcome.baseline} in Dice points (hundredths of Dice; mean Dice "
+        f"{outcome.facts.data}: difference to {outcome.baseline} in Dice points (hundredths of Dice; mean Dice "
         f"of each scan over its structures, protocol “default”), paired by scan. {paired.DEFINITION} "
         "In bold: reliable. "
         f"{_FOLDS if outcome.folds > 1 else ''}Tested on {outcome.tested}."
@@ -239,14 +238,14 @@ def cost_table(outcome: Outcome) -> Table:
     # Nothing is trained before in a comparison from scratch, and of single images nothing at all.
     columns = [heading for heading in headings.values() if any(row[heading] != Written("-") for row in rows)]
     if outcome.single:
-        caption = f"Cost of all images with one seed, means over seeds. Machine: {outcome.facts['machine']}."
+        caption = f"Cost of all images with one seed, means over seeds. Machine: {outcome.facts.machine}."
         rows = [{key.replace("A fine-tuning", "All images"): value for key, value in row.items()} for row in rows]
         columns = [heading.replace("A fine-tuning", "All images") for heading in columns]
         return Table("cost", "Cost", caption, ("Method", *columns), tuple(rows))
     caption = (
         "Cost of one pre-training and of one fine-tuning, means over those of a row; one pre-training serves all its "
         "fine-tunings that may share it. Core-minutes: what the processors worked; minutes: by the clock, on a machine "
-        f"that may have had other work. Machine: {outcome.facts['machine']}."
+        f"that may have had other work. Machine: {outcome.facts.machine}."
     )
     return Table("cost", "Cost", caption, ("Method", *columns), tuple(rows))
 
@@ -263,7 +262,7 @@ def _cost(key: str, values: Sequence[float]) -> str:
 
 def published_tables(outcome: Outcome) -> list[Table]:
     """The published table that the plan names, as printed, with its own rows and columns."""
-    name = outcome.facts.get("published")
+    name = outcome.facts.published
     if not name:
         return []
     entries = published.load(str(name))
@@ -301,7 +300,7 @@ def _fact(name: str, value: object) -> str:
 
 def markdown(outcome: Outcome, said: Sequence[str], found: Sequence[Table]) -> str:
     """Title, what is said of it, and every table under its caption."""
-    parts = [f"# {tables.escape_markdown(outcome.facts['title'])}\n"]
+    parts = [f"# {tables.escape_markdown(outcome.facts.title)}\n"]
     if said:
         parts.append("".join(f"- {tables.escape_markdown(sentence)}\n" for sentence in said))
     if outcome.missing:
@@ -315,7 +314,7 @@ def markdown(outcome: Outcome, said: Sequence[str], found: Sequence[Table]) -> s
 
 def latex(outcome: Outcome, found: Sequence[Table]) -> str:
     """A ``table`` for each, to be put into a paper with ``\\input``; needs the package ``booktabs``."""
-    head = f"% Made by Lemis {outcome.facts['lemis']}, {outcome.facts['date']}. Needs \\usepackage{{booktabs}}.\n"
+    head = f"% Made by Lemis {outcome.facts.lemis}, {outcome.facts.date}. Needs \\usepackage{{booktabs}}.\n"
     return "\n".join([head, *(_latex_table(table) for table in found)])
 
 

@@ -7,19 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from lemis.errors import UsageError, shown
+from lemis.errors import UsageError
 from lemis.measure import clusters, paired
 from lemis.measure.tables import count
 from lemis.records import each_row, read_table
 from lemis.reporting.numbers import listed
-from lemis.settings import read_yaml
-from lemis.work_files.comparison import read_facts
+from lemis.work_files.comparison import FACTS, PLAN, Facts, Missing, PlannedRow, StoredPlan, read_facts, read_plan
 
-Facts = Mapping[str, Any]
-
-FILES = ("plan.yaml", "results.csv", "cases.csv", "facts.json")
+FILES = (PLAN, "results.csv", "cases.csv", FACTS)
 _COLUMNS = ("row", "labelled", "fold", "seed", "structure")  # of ``results.csv``, beside the scores
 MEAN = "mean"  # the structure that stands for all of them
 
@@ -69,7 +66,7 @@ class Score(NamedTuple):
 class Outcome:
     """Everything the folder of a comparison says."""
 
-    plan: Facts
+    plan: StoredPlan
     facts: Facts
     scores: tuple[Score, ...]
     cases: tuple[paired.Case, ...]  # one per scan (row, M and seed): its mean over structures
@@ -77,14 +74,14 @@ class Outcome:
     @cached_property
     def rows(self) -> list[str]:
         """Titles, in the plan's order."""
-        known = dict.fromkeys([*(score.row for score in self.scores), *(gap["row"] for gap in self.missing)])
-        ordered = [title for title in map(title_of, self.plan["rows"]) if title in known]
+        known = dict.fromkeys([*(score.row for score in self.scores), *(gap.row for gap in self.missing)])
+        ordered = [title for title in map(title_of, self.plan.rows) if title in known]
         return list(dict.fromkeys([*ordered, *known]))
 
     @cached_property
     def labelled(self) -> list[int]:
         """Numbers of labelled subjects M, rising."""
-        found = {score.labelled for score in self.scores} | {labelled_number(gap["labelled"]) for gap in self.missing}
+        found = {score.labelled for score in self.scores} | {gap.labelled for gap in self.missing}
         return sorted(found)
 
     @cached_property
@@ -93,28 +90,27 @@ class Outcome:
         return [name for name in dict.fromkeys(score.structure for score in self.scores) if name != MEAN]
 
     @property
-    def missing(self) -> Sequence[Facts]:
+    def missing(self) -> Sequence[Missing]:
         """Cells that are planned and not there."""
-        found: Sequence[Facts] = self.facts["missing"]
-        return found
+        return self.facts.missing
 
     @property
     def baseline(self) -> str:
         """Title of the row that the others are compared with."""
-        return str(self.plan["baseline"])
+        return self.plan.baseline
 
     @property
     def single(self) -> bool:
         """Images segmented one by one, without labels: no M, no folds, no training."""
-        return self.plan.get("kind") == "single"
+        return self.plan.kind == "single"
 
     @property
     def headline(self) -> Metric:
         """By the plan's protocol."""
         if self.single:
-            protocol = "released" if self.plan.get("protocol") == "released" else "honest"
+            protocol = "released" if self.plan.protocol == "released" else "honest"
             return Metric("dice", f"Dice, protocol “{protocol}”", f"Dice per image; {clusters.PROTOCOLS[protocol]}")
-        return PAPER if self.plan.get("protocol") == "paper" else DEFAULT
+        return PAPER if self.plan.protocol == "paper" else DEFAULT
 
     @property
     def folds(self) -> int:
@@ -152,19 +148,7 @@ def read(folder: Path) -> Outcome:
     rows = read_table(folder / "results.csv", _COLUMNS, next=again)
     scores = each_row(folder / "results.csv", rows, _score, next=again)
     cases = _per_scan(paired.read(folder / "cases.csv"))
-    facts = read_facts(folder).model_dump(mode="json", exclude_unset=True)
-    return Outcome(plan=_plan(folder / "plan.yaml", again), facts=facts, scores=tuple(scores), cases=tuple(cases))
-
-
-def _plan(path: Path, again: str) -> Facts:
-    plan = read_yaml(path)
-    rows = plan.get("rows")
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, str | Mapping) for row in rows):
-        raise UsageError(f"{path}: rows is {shown(str(rows))}", allowed="a list of rows", next=again)
-    for key, kind in (("baseline", str), ("budget", Mapping | None)):
-        if not isinstance(plan.get(key), kind):
-            raise UsageError(f"{path}: {key} is {shown(str(plan.get(key)))}", allowed="as it was written", next=again)
-    return plan
+    return Outcome(plan=read_plan(folder), facts=read_facts(folder), scores=tuple(scores), cases=tuple(cases))
 
 
 def _per_scan(cases: Iterable[paired.Case]) -> list[paired.Case]:
@@ -205,9 +189,9 @@ def mean_of(values: Iterable[float]) -> float:
     return sum(there) / len(there) if there else math.nan
 
 
-def title_of(row: str | Facts) -> str:
+def title_of(row: str | PlannedRow) -> str:
     """Of a row of the plan."""
-    return row if isinstance(row, str) else str(row.get("title") or row.get("method"))
+    return row if isinstance(row, str) else row.name
 
 
 # ---------------------------------------------------------------- in words
@@ -223,28 +207,28 @@ def exposure(outcome: Outcome) -> str:
     """What pre-training saw of the test subjects."""
     if outcome.single:
         return ""
-    upstream = outcome.facts.get("upstream")
-    if outcome.facts["transductive"] is None:
+    upstream = outcome.facts.upstream
+    if outcome.facts.transductive is None:
         return "Nothing was pre-trained."
     elsewhere = f"Pre-trained on other data ({upstream}). " if upstream else ""
-    if outcome.facts["transductive"]:
+    if outcome.facts.transductive:
         return f"{elsewhere}Transductive: pre-training saw the images of test subjects, never their labels."
     return f"{elsewhere}Not transductive: pre-training saw no image of a test subject."
 
 
 def learned_nothing(outcome: Outcome, row: str) -> str:
     """How many pre-trainings of a row learned nothing, in words; empty where all learned something."""
-    found = outcome.facts.get("learned_nothing", {}).get(row)
+    found = outcome.facts.learned_nothing.get(row)
     if not found:
         return ""
-    runs = "its pre-training" if found["of"] == 1 else f"{found['runs']} of its {found['of']} pre-trainings"
-    return f"{runs} learned nothing ({found['why']})"
+    runs = "its pre-training" if found.of == 1 else f"{found.runs} of its {found.of} pre-trainings"
+    return f"{runs} learned nothing ({found.why})"
 
 
 def missing(outcome: Outcome) -> list[str]:
     """What is not there and why, cells with one reason together."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for gap in outcome.missing:
-        place = f"M = {gap['labelled']}, fold {gap['fold']}, seed {gap['seed']}"
-        reasons.setdefault((str(gap["row"]), str(gap["reason"])), []).append(place)
+        place = f"M = {gap.labelled}, fold {gap.fold}, seed {gap.seed}"
+        reasons.setdefault((gap.row, gap.reason), []).append(place)
     return [f"{row} ({listed(places, most=6)}): {reason}" for (row, reason), places in reasons.items()]

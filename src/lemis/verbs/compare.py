@@ -6,7 +6,6 @@ only what is missing; see ``comparison/cells.py`` for the files.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 import traceback
@@ -15,7 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from rich.console import Console
@@ -44,7 +43,6 @@ from lemis.plugins import NO_TRUST, Trust
 from lemis.preparation.keypoints import Settings as Keypoints
 from lemis.preparation.settings import Settings as Preparation
 from lemis.preparation.store import Store, open_store
-from lemis.records import read_table
 from lemis.reporting import comparison as output_page
 from lemis.runs import memory
 from lemis.runs.run import environment, messages
@@ -57,7 +55,16 @@ from lemis.verbs.predict import predict
 from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
 from lemis.verbs.segment_one import SUMMARY, segment_one
-from lemis.work_files.comparison import find_facts, read_cell_status, read_result
+from lemis.work_files.comparison import (
+    Facts,
+    Missing,
+    Result,
+    find_facts,
+    read_cell_status,
+    read_result,
+    write_facts,
+    write_result,
+)
 from lemis.work_files.run import detectors_in
 
 
@@ -181,19 +188,19 @@ def run_cell(job: Job) -> None:
             alone = memory.reset_peak_memory()
             result = _RUN[cell.kind](job, cell)
             if alone:  # else it is the run's own figure: the most since the process began
-                result["peak_memory_gb"] = memory.peak_memory_gb()
+                result = result.model_copy(update={"peak_memory_gb": memory.peak_memory_gb()})
         except BaseException:
             traceback.print_exc()
             raise
-    files.write(own / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
+    write_result(job.folder, job.key, result)
 
 
-def _pretrained(job: Job, cell: Cell) -> dict[str, Any]:
+def _pretrained(job: Job, cell: Cell) -> Result:
     run = pretrain(job.work / cell.work, name=cell.run, device=job.device, prefix="settings.pretrain.", **cell.call)
-    return {"run": cell.run, **results.trained(run)}
+    return results.of_run(run)
 
 
-def _finetuned(job: Job, cell: Cell) -> dict[str, Any]:
+def _finetuned(job: Job, cell: Cell) -> Result:
     own = job.folder / "cells" / job.key
     pretrained = None
     for need in cell.needs:
@@ -206,14 +213,13 @@ def _finetuned(job: Job, cell: Cell) -> dict[str, Any]:
     trust = Trust().also(cell.call["backbone"], *detectors_in(cell.call["overrides"]))  # as the plan names them
     predict(run, scans=cell.test, output=own / "predictions", device=job.device, trust=trust)
     evaluate(own / "predictions", work=job.work, output=own / "evaluation", jobs=torch.get_num_threads())
-    scores = read_table(own / "evaluation" / "per_case.csv", (), next="run the same `lemis compare` again")
-    cases = [{key: row[key] for key in results.CASES if key in row} for row in scores]
+    cases = results.cases_of(own / "evaluation")
     if not job.keep_predictions:
         shutil.rmtree(own / "predictions")
-    return {"run": cell.run, **results.trained(run), "pooled": results.pooled(run), "cases": cases}
+    return results.of_run(run, pooled=results.pooled(run), cases=cases)
 
 
-def _segmented(job: Job, cell: Cell) -> dict[str, Any]:
+def _segmented(job: Job, cell: Cell) -> Result:
     own = job.folder / "cells" / job.key
     begun, core_begun = time.monotonic(), time.process_time()
     given = {**cell.call, "batch": Path(cell.call["batch"])}
@@ -222,10 +228,10 @@ def _segmented(job: Job, cell: Cell) -> dict[str, Any]:
     if not job.keep_predictions:
         shutil.rmtree(own / "predictions")
     seconds, core_seconds = time.monotonic() - begun, time.process_time() - core_begun
-    return {"seconds": round(seconds, 1), "core_seconds": round(core_seconds, 1), "cases": cases}
+    return Result(version=1, seconds=round(seconds, 1), core_seconds=round(core_seconds, 1), cases=cases)
 
 
-_RUN: Mapping[str, Callable[[Job, Cell], dict[str, Any]]] = {
+_RUN: Mapping[str, Callable[[Job, Cell], Result]] = {
     "pretrain": _pretrained, "finetune": _finetuned, "single": _segmented,
 }  # fmt: skip
 
@@ -233,12 +239,22 @@ _RUN: Mapping[str, Callable[[Job, Cell], dict[str, Any]]] = {
 # --------------------------------------------------------------------------------------------------------- beforehand
 
 
+class _Data(NamedTuple):
+    """What a comparison is on."""
+
+    data: str  # its name
+    scans: int
+    subjects: int
+    labelled_subjects: int
+    upstream: str | None  # the name of another data set, which was pre-trained on
+
+
 class _Made(NamedTuple):
     """A plan on its data."""
 
     grid: Grid
     ways: tuple[Way, ...]  # none of single images
-    facts: dict[str, Any]  # of the data
+    data: _Data
     estimate: Callable[[Sequence[Cell]], None]  # says what these cells will take
 
 
@@ -254,13 +270,13 @@ def _of_scans(
     pace = Pace(folder, here, there or here, device, console)
     rows = tuple(pace.budgeted(plan, way) for way in ways(plan))
     grid = cells.expand(plan, rows, columns, source, other)
-    facts = {
-        "data": PUBLIC_TITLES.get(index.layout, scans.resolve().name),
-        "scans": len(index.scans), "subjects": len({scan.subject for scan in index.scans}),
-        "labelled_subjects": len({scan.subject for scan in index.scans if scan.label is not None}),
-        "upstream": (plan.upstream or upstream.name) if upstream else None,
-    }  # fmt: skip
-    return _Made(grid, rows, facts, partial(print_dry_run, pace, rows, columns, grid))
+    data = _Data(
+        PUBLIC_TITLES.get(index.layout, scans.resolve().name),
+        scans=len(index.scans), subjects=len({scan.subject for scan in index.scans}),
+        labelled_subjects=len({scan.subject for scan in index.scans if scan.label is not None}),
+        upstream=(plan.upstream or upstream.name) if upstream else None,
+    )  # fmt: skip
+    return _Made(grid, rows, data, partial(print_dry_run, pace, rows, columns, grid))
 
 
 def _of_images(
@@ -269,16 +285,13 @@ def _of_images(
     """Images, each segmented by itself: there is nothing to check or prepare, and no probe."""
     del work, folder, upstream, device
     grid, images = single_cells.expand(plan, scans)
-    facts = {
-        "data": plan.data or scans.name, "scans": images, "subjects": images, "labelled_subjects": images,
-        "upstream": None,
-    }  # fmt: skip
+    data = _Data(plan.data or scans.name, scans=images, subjects=images, labelled_subjects=images, upstream=None)
     of = count(images, "image")
 
     def estimate(todo: Sequence[Cell]) -> None:
         console.print(f"{count(len(grid.cells), 'cell')} of {of}, {len(todo)} missing; nothing was segmented")
 
-    return _Made(grid, (), facts, estimate)
+    return _Made(grid, (), data, estimate)
 
 
 def _checked(plan: Plan, scans: Path, work: Path, upstream: Path | None) -> Index:
@@ -438,27 +451,23 @@ def _finish(plan: Plan, folder: Path, made: _Made, todo: Sequence[Cell], console
     return Outcome(folder, tuple(cell.title for cell in failed))
 
 
-def _write_facts(plan: Plan, folder: Path, made: _Made, left: Sequence[Mapping[str, Any]], *, ran: bool) -> None:
+def _write_facts(plan: Plan, folder: Path, made: _Made, left: tuple[Missing, ...], *, ran: bool) -> None:
     """``facts.json``: what the page says beside the numbers. A run with nothing to do leaves command and machine."""
-    path = folder / "facts.json"
     before = find_facts(folder)
     here = environment()
-    run = {
-        "command": here.command,
-        "machine": f"{here.gpu or here.processor}, {here.cores} cores, {here.platform}",
-        "lemis": here.lemis, "torch": here.packages["torch"],
-        "date": datetime.now(UTC).date().isoformat(),
-    }  # fmt: skip
-    if before and not ran:
-        run = {key: getattr(before, key) for key in run}
     kind = "single" if plan.kind == "single" else "methods"
     named = {row.method for row in plan.rows if row.method in plugins.names(kind)}
     pretrained = [use for use in made.grid.uses if use.pretrained]
-    facts = {
-        "title": plan.title, **made.facts, **run, "published": plan.published, "missing": list(left),
-        "core_seconds": results.core_seconds(folder, made.grid),
-        "learned_nothing": results.learned_nothing(folder, made.grid),
-        "transductive": any(use.transductive for use in pretrained) if pretrained else None,
-        "citations": {name: plugins.describe(kind, name)["title"] for name in sorted(named)},
-    }  # fmt: skip
-    files.write(path, json.dumps(facts, indent=1, ensure_ascii=False))
+    facts = Facts(
+        version=1, title=plan.title, **made.data._asdict(), command=here.command,
+        machine=f"{here.gpu or here.processor}, {here.cores} cores, {here.platform}", lemis=here.lemis,
+        torch=here.packages["torch"], date=datetime.now(UTC).date().isoformat(), published=plan.published, missing=left,
+        core_seconds=results.core_seconds(folder, made.grid),
+        learned_nothing=results.learned_nothing(folder, made.grid),
+        transductive=any(use.transductive for use in pretrained) if pretrained else None,
+        citations={name: plugins.describe(kind, name)["title"] for name in sorted(named)},
+    )  # fmt: skip
+    if before and not ran:
+        kept = {name: getattr(before, name) for name in ("command", "machine", "lemis", "torch", "date")}
+        facts = facts.model_copy(update=kept)
+    write_facts(folder, facts)

@@ -1,14 +1,15 @@
-"""Files of a comparison: what came out of each cell, how far it is, and what the tables and the page are made of."""
+"""Files of a comparison: its plan, how far each cell is and what came out of it, what the page says beside numbers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from lemis.records import Count, Name, Record, find, read
+from lemis.records import Count, Name, Record, find, of_yaml, read, write
 
+PLAN, FACTS, RESULT, STATUS = "plan.yaml", "facts.json", "result.json", "status.json"
 _AGAIN = "run the same `lemis compare` again"
 
 
@@ -28,10 +29,10 @@ class CellCase(Record):
     subject: str
     scan: str
     structure: str
-    status: str
     dice: _Number
     hd95_mm: _Number
     assd_mm: _Number
+    status: str
     hm: _Number = ""  # of images without labels
     xor: _Number = ""
 
@@ -39,6 +40,7 @@ class CellCase(Record):
 class Result(Record):
     """``result.json`` of a cell."""
 
+    version: Literal[1] = 1
     run: Name | None = None
     seconds: _Seconds = None
     core_seconds: _Seconds = None
@@ -51,6 +53,7 @@ class Result(Record):
 class CellStatus(Record):
     """``status.json`` of a cell; times are seconds since 1970."""
 
+    version: Literal[1] = 1
     started: float | None = None
     ended: float | None = None
     state: str = ""
@@ -78,6 +81,7 @@ class Nothing(Record):
 class Facts(Record):
     """``facts.json``: what the page says beside the numbers."""
 
+    version: Literal[1] = 1
     title: str
     data: str
     scans: Count
@@ -92,9 +96,47 @@ class Facts(Record):
     published: str | None
     missing: tuple[Missing, ...]
     core_seconds: Annotated[float, Field(ge=0)]
+    learned_nothing: dict[str, Nothing] = Field(default_factory=dict)
     transductive: bool | None
     citations: dict[str, str]
-    learned_nothing: dict[str, Nothing] = Field(default_factory=dict)
+
+
+class PlannedRow(Record):
+    """A row of the plan; the file has its settings too."""
+
+    title: str | None = None
+    method: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the tables call it."""
+        return self.title or str(self.method)
+
+
+class PlannedBudget(Record):
+    """Of every pre-training."""
+
+    images: Count | None = None
+    minutes: float | None = None
+
+
+class StoredPlan(Record):
+    """``plan.yaml`` as it was resolved: what a page is made of, and the rest as it stands, in the order of the file."""
+
+    title: str = ""
+    kind: str = "comparison"
+    data: str | None = None
+    preset: Any = None
+    protocol: str = "default"
+    rows: Annotated[tuple[PlannedRow | str, ...], Field(min_length=1)]
+    baseline: str
+    labelled: Any = None
+    folds: Any = None
+    seeds: Any = None
+    split: Any = None
+    selection: Any = None
+    inductive: Any = None
+    budget: PlannedBudget | None = None
 
 
 def read_result(folder: Path, key: str) -> Result | None:
@@ -109,20 +151,41 @@ def read_result(folder: Path, key: str) -> Result | None:
     """
     own = folder / "cells" / key
     again = f"delete {own} and {_AGAIN}: it trains only what is missing"
-    found: Result | None = find(own / "result.json", Result, next=again)
+    found: Result | None = find(own / RESULT, Result, next=again)
     return found
+
+
+def write_result(folder: Path, key: str, result: Result) -> None:
+    """Written last: a cell that has a result is done."""
+    write(folder / "cells" / key / RESULT, result)
 
 
 def read_cell_status(folder: Path, key: str) -> CellStatus:
     """How far a cell is, without any fact where it has not begun. Arguments and errors as of ``read_result``."""
-    path = folder / "cells" / key / "status.json"
+    path = folder / "cells" / key / STATUS
     found: CellStatus | None = find(path, CellStatus, next=f"delete {path} and {_AGAIN}")
     return found or CellStatus()
 
 
+def write_cell_status(folder: Path, key: str, status: CellStatus) -> None:
+    """Replace ``status.json`` of a cell."""
+    write(folder / "cells" / key / STATUS, status)
+
+
+def read_plan(folder: Path) -> StoredPlan:
+    """The plan of a comparison.
+
+    Raises:
+        UsageError: The file is damaged.
+    """
+    again = f"{_AGAIN}: it writes them anew and trains only what is missing"
+    plan: StoredPlan = of_yaml(folder / PLAN, StoredPlan, next=again)
+    return plan
+
+
 def find_facts(folder: Path) -> Facts | None:
     """As ``read_facts``; None where there are none yet."""
-    return read_facts(folder) if (folder / "facts.json").exists() else None
+    return read_facts(folder) if (folder / FACTS).exists() else None
 
 
 def read_facts(folder: Path) -> Facts:
@@ -131,9 +194,14 @@ def read_facts(folder: Path) -> Facts:
     Raises:
         UsageError: The file is damaged.
     """
-    path = folder / "facts.json"
+    path = folder / FACTS
     facts: Facts = read(path, Facts, next=f"delete {path} and {_AGAIN}: it writes them anew")
     return facts
+
+
+def write_facts(folder: Path, facts: Facts) -> None:
+    """Replace ``facts.json``."""
+    write(folder / FACTS, facts)
 
 
 def read_cell(folder: Path, key: str, kind: Any) -> Any:

@@ -18,7 +18,7 @@ from lemis.errors import UsageError, shown
 from lemis.plugins import NO_TRUST, Trust
 from lemis.preparation.exposure import Known, Likeness
 from lemis.preparation.settings import Settings as Preparation
-from lemis.records import Count, Name, Record, Size, find, parse, read, text_of
+from lemis.records import Count, Name, Record, Size, find, parse, read, write
 from lemis.settings import read_yaml, resolve
 
 VERSION = 1
@@ -218,7 +218,7 @@ def find_model(run: Path) -> Model | None:
 
 def write_model(run: Path, model: Model) -> None:
     """Declare what was trained; the weights are there already."""
-    files.write(run / MODEL, text_of(model))
+    write(run / MODEL, model)
 
 
 def model_of(facts: Mapping[str, Any]) -> Model:
@@ -241,7 +241,7 @@ def read_status(run: Path) -> Status:
 
 def write_status(run: Path, status: Status) -> None:
     """Replace ``status.json``."""
-    files.write(run / STATUS, text_of(status))
+    write(run / STATUS, status)
 
 
 def read_environment(run: Path) -> Environment | None:
@@ -257,7 +257,7 @@ def read_environment(run: Path) -> Environment | None:
 
 def write_environment(run: Path, environment: Environment) -> None:
     """Written once, when the run begins."""
-    files.write(run / ENVIRONMENT, text_of(environment))
+    write(run / ENVIRONMENT, environment)
 
 
 def read_settings(run: Path) -> dict[str, Any]:
