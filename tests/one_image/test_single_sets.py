@@ -14,6 +14,7 @@ from PIL import Image
 
 from lemis.errors import DataFault, UsageError
 from lemis.formats import volume
+from lemis.formats.paths import label_suffix
 from lemis.one_image import image_request, single_image, single_sets
 from lemis.one_image.single_sets import Pair
 
@@ -166,7 +167,7 @@ def test_ph2_as_it_is_unpacked(tmp_path, given):
     stack = single_image.read(found.pairs[0].image)
     np.testing.assert_allclose(stack.planes[0], np.asarray(Image.open(colours)).transpose(2, 0, 1) / 255, rtol=1e-6)
     np.testing.assert_array_equal(single_image.read_labels(found.pairs[0].reference, stack)[1], lesion)
-    assert single_image.mask_suffix(found.pairs[0].image) == ".png"
+    assert label_suffix(found.pairs[0].image) == ".png"
 
 
 def test_ph2_images_without_lesion_and_twice(tmp_path):

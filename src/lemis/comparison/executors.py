@@ -16,8 +16,9 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
 from lemis import children
+from lemis.children import cores
 from lemis.comparison.ray_cluster import on_ray as on_ray
-from lemis.comparison.tasks import GRACE_S, Schedule, attempt, attempt_alone, cores, environment, sigterm_interrupts
+from lemis.comparison.tasks import GRACE_S, Schedule, attempt, attempt_alone, environment, sigterm_interrupts
 from lemis.comparison.tasks import Report as Report
 from lemis.comparison.tasks import Task as Task
 from lemis.comparison.tasks import Work as Work

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from lemis.children import cores
 from lemis.comparison.tasks import (
     GRACE_S,
     Report,
@@ -19,7 +20,6 @@ from lemis.comparison.tasks import (
     Task,
     Work,
     attempt_alone,
-    cores,
     environment,
     one_line,
     sigterm_interrupts,

@@ -132,8 +132,3 @@ def environment(threads: int, own: Mapping[str, str] = os.environ) -> dict[str, 
     if "GLIBC_TUNABLES" not in own:
         wanted |= {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
     return {name: value for name, value in wanted.items() if name not in own}
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -25,7 +25,7 @@ from lemis.errors import DataFault, UsageError
 from lemis.formats import labels, volume
 from lemis.formats.dicom.folders import is_dicom
 from lemis.formats.faults import reading
-from lemis.formats.paths import FORMATS, LABEL_SUFFIXES, is_picture, suffix_of
+from lemis.formats.paths import FORMATS, is_picture, suffix_of
 from lemis.formats.pictures import open_picture, turn_of, upright
 from lemis.formats.source import Source
 from lemis.formats.volume import Volume
@@ -174,12 +174,6 @@ def beside(mask: Path, what: str, suffix: str | None = None) -> Path:
     return mask.with_name(mask.name[: len(mask.name) - len(own)] + what + (own if suffix is None else suffix))
 
 
-def mask_suffix(image: Path) -> str:
-    """The suffix that the mask of an image gets: the image's own where that keeps labels exactly."""
-    allowed = LABEL_SUFFIXES[FORMATS.get(suffix_of(image), "dicom")]
-    return suffix_of(image) if suffix_of(image) in allowed else allowed[0]
-
-
 def images_in(folder: Path) -> list[Path]:
     """The images of a folder (not of its sub-folders), in the order of their names; each DICOM file is one.
 
@@ -246,11 +240,6 @@ def _page(picture: Any, number: int, turn: int, notes: list[str]) -> Array:
     elif page.mode in ("P", "1"):
         page = page.convert("RGB" if page.mode == "P" else "L")
     return np.asarray(upright(page, turn))
-
-
-def _damaged(path: Path, error: Exception, repair: str) -> DataFault:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    return DataFault(f"{path} cannot be read: {reason}", allowed="a complete file", next=repair)
 
 
 # ---------------------------------------------------------------- slices and values

@@ -62,8 +62,7 @@ def run(
 
 
 def _processes(seconds: float) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, int(seconds))
+    return min(children.cores(), int(seconds))
 
 
 def _begin() -> None:

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from rich.text import Text
 
-from lemis import terminal
+from lemis import children, terminal
 
 State = Literal["good", "note", "fix"]
 Installed = Callable[[str], str | None]
@@ -72,22 +72,17 @@ def doctor(*, output: Path = Path(), device: str = "auto", json: bool = False) -
 def machine() -> Iterator[Finding]:
     """System, cores and memory."""
     yield Finding(name="system", seen=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
-    yield Finding(name="cores", seen=str(cores()))
-    memory_gb = memory_bytes() / 1e9
-    if memory_gb < MEMORY_GB:
-        yield Finding(
-            name="memory",
-            seen=f"{memory_gb:.1f} GB",
-            state="note",
-            fix="use `lemis prepare WORK --jobs 1` and a smaller batch_size if a step runs out of memory",
-        )
-    else:
-        yield Finding(name="memory", seen=f"{memory_gb:.1f} GB")
+    yield Finding(name="cores", seen=str(children.cores()))
+    little = "use `lemis prepare WORK --jobs 1` and a smaller batch_size if a step runs out of memory"
+    yield _amount("memory", memory_bytes() / 1e9, MEMORY_GB, "note", little)
 
 
-def cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _amount(name: str, there_gb: float, wanted_gb: float, state: State, fix: str) -> Finding:
+    """So many GB, with ``state`` and ``fix`` where they are fewer than wanted."""
+    seen = f"{there_gb:.1f} GB"
+    return (
+        Finding(name=name, seen=seen, state=state, fix=fix) if there_gb < wanted_gb else Finding(name=name, seen=seen)
+    )
 
 
 def memory_bytes(cgroup: Path = Path("/sys/fs/cgroup/memory.max")) -> float:
@@ -213,16 +208,8 @@ def disk(folder: Path) -> Iterator[Finding]:
         )
         return
     yield Finding(name="write access", seen=str(present))
-    free_gb = shutil.disk_usage(present).free / 1e9
-    if free_gb < DISK_GB:
-        yield Finding(
-            name="free disk",
-            seen=f"{free_gb:.1f} GB",
-            state="fix",
-            fix="free some space, or choose another disk with -o",
-        )
-    else:
-        yield Finding(name="free disk", seen=f"{free_gb:.1f} GB")
+    full = "free some space, or choose another disk with -o"
+    yield _amount("free disk", shutil.disk_usage(present).free / 1e9, DISK_GB, "fix", full)
 
 
 def _pip() -> str:

@@ -16,10 +16,11 @@ from rich.console import Console
 
 from lemis import files, terminal
 from lemis.errors import UsageError
+from lemis.formats.paths import label_suffix
 from lemis.measure import tables
 from lemis.measure.choosing import Choice, choose
 from lemis.measure.clusters import Protocol
-from lemis.one_image import image_request, mask_record, side_by_side, single_image, single_sets
+from lemis.one_image import image_request, mask_record, side_by_side, single_sets
 from lemis.one_image.image_request import Array, Asked, Facts, Job
 from lemis.one_image.side_by_side import Found, Pace
 from lemis.one_image.single_sets import Pair, Set
@@ -265,7 +266,7 @@ def _some(
 def _opened_or_kept(pair: Pair, output: Path, asked: Asked, protocol: Protocol) -> Job | Outcome:
     """An image ready to be segmented; or, where that was done before, what was found then."""
     made_from = image_request.made_from(pair.image, image_request.as_in_set(asked, pair))
-    mask = output / f"{pair.name}{single_image.mask_suffix(pair.image)}"
+    mask = output / f"{pair.name}{label_suffix(pair.image)}"
     stored = mask_record.stored(mask)
     kept = stored is not None and mask_record.is_made(stored, made_from, mask) and mask.is_file()
     if stored is not None and kept:
