@@ -18,7 +18,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from lemis import cli
+from lemis import cli, plugins
 from lemis.cli import commands, derived
 from lemis.errors import DataFault, Interrupted, TrainingStopped, UsageError
 
@@ -437,6 +437,30 @@ def test_no_refusal_imports_pytorch(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small"])
+@pytest.mark.parametrize(
+    "words", [("fit", "scans", "--method"), ("compare", "scans", "-o", "work"), ("pretrain", "work", "--method")]
+)
+def test_the_first_line_says_what_a_preset_says_nothing_of(words, preset, tmp_path, monkeypatch):
+    """A copy of a file of Lemis runs at full size under ``--preset tiny``, which goes by name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_lab").mkdir()
+    (tmp_path / "my_lab" / "idea.py").write_text(Path(plugins.load("methods", "pcl").__file__).read_text())
+    (tmp_path / "scans").mkdir()
+    monkeypatch.setattr("lemis.asked._prepared", lambda *given, **words: None)
+    monkeypatch.setattr(commands, "_function", lambda *where: lambda *given, **words: RESULT)
+    own = (
+        [f"preset={preset}", "rows=[scratch, my_lab.idea]"]
+        if words[0] == "compare"
+        else ["my_lab.idea", "--preset", preset]
+    )
+    done = run(*words, *own)
+    assert done.exit_code == 0, done.exception
+    said = " ".join(done.stderr.split())
+    assert said.count(f"preset {preset} has no section for my_lab.idea: its own defaults are used") == 1
 
 
 class Libc:

@@ -87,14 +87,6 @@ def test_a_network_from_outside_is_known_by_its_dimensions_only(outside: Path) -
     assert "unet2d" in caught.value.allowed
 
 
-def test_runs_of_different_networks_have_different_names() -> None:
-    names = [("pcl", "unet2d"), ("pcl", "fcn"), ("kaf", "kaf_unet"), ("kaf", "fcn"), ("scratch", "kaf_unet")]
-    assert [pairing.run_name(*name) for name in names] == ["pcl", "pcl-fcn", "kaf", "kaf-fcn", "scratch-kaf_unet"]
-    assert pairing.run_name("scratch", "my_lab.net") == "scratch-my_lab.net"
-    assert pairing.with_auxiliary("scratch-unet3d", "voxel_siamese") == "scratch-unet3d-voxel_siamese"
-    assert pairing.with_auxiliary("pcl", None) == "pcl"
-
-
 @pytest.mark.parametrize(
     ("backbone", "given", "most"),
     [

@@ -302,3 +302,15 @@ def test_all_that_ships_is_resolved_without_pytorch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_module_that_a_preset_says_nothing_of_is_named() -> None:
+    tree = run_settings.base("tiny", None, {"methods": {"my_lab.known": {"size_px": 32}}})
+    names = ("my_lab.idea", "my_lab.known", "pcl", None, "my_lab.net", "my_lab.idea")
+    assert run_settings.without_a_section("tiny", tree, *names) == [
+        "preset tiny has no section for my_lab.idea: its own defaults are used",
+        "preset tiny has no section for my_lab.net: its own defaults are used",
+    ]
+    assert run_settings.without_a_section(None, {}, *names) == []
+    volumes = {"volumes": {"backbones": {"my_lab.net": {}}}}
+    assert run_settings.without_a_section("tiny", volumes, "my_lab.net") == []

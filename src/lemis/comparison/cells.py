@@ -30,7 +30,7 @@ from lemis.records import one_name
 from lemis.runs import material as data
 from lemis.runs.folders import effective
 from lemis.runs.material import digest as digest
-from lemis.training import pairing
+from lemis.training import pairing, run_names
 from lemis.training.run_settings import NAMES, Finetuning, Pretraining
 from lemis.training.run_settings import code as code
 from lemis.work_files import comparison as cell_files
@@ -148,7 +148,7 @@ def _pretraining_cell(
         "settings": effective(stored), "code": code(method=settings.method, backbone=settings.backbone),
     }  # fmt: skip
     key = digest(made_of)[:16]
-    start = pairing.run_name(settings.method, settings.backbone)
+    start = run_names.start(settings.method, settings.backbone)
     without = f", without fold {place.fold}" if excluded else ""
     return Cell(
         kind="pretrain", key=key, title=f"{title}: pre-training, seed {place.seed}{without}",
@@ -177,7 +177,7 @@ def _finetuning_cell(plan: Plan, way: Way, place: Place, here: Material, before:
     }  # fmt: skip
     key = digest(made_of)[:16]
     method = way.pretraining.method if way.pretraining else pairing.SCRATCH
-    start = pairing.with_auxiliary(pairing.run_name(method, settings.backbone), settings.auxiliary)
+    start = run_names.start(method, settings.backbone, settings.auxiliary)
     return Cell(
         kind="finetune", key=key, title=f"{way.row.title}: M = {place.labelled}, fold {place.fold}, seed {place.seed}",
         run=f"{start}-m{place.labelled}-fold{place.fold}-{key[:8]}", work="",

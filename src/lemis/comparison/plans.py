@@ -280,22 +280,14 @@ def _title(method: str, backbone: str, auxiliary: str | None) -> str:
 
 def _way(row: Row, tree: Mapping[str, Any], load: run_settings.Loader) -> Way:
     given = run_settings.by_section(row.settings)
-    before = None
-    if row.method != pairing.SCRATCH:
-        before = run_settings.pretraining(
-            row.method, row.backbone, tree, given["pretrain"], prefix="pretrain.", load=load
-        )
-    elif {"pretrain", "method"} & row.settings.keys():
+    if row.method == pairing.SCRATCH and {"pretrain", "method"} & row.settings.keys():
         raise UsageError(
             f"row {row.title!r} from scratch has settings of pre-training",
             allowed="settings of backbone, finetune and auxiliary",
             next="leave them out, or name a method",
         )
-    backbone = before.backbone if before else row.backbone or pairing.BACKBONE
-    after = run_settings.finetuning(
-        backbone, tree, given["finetune"], auxiliary=row.auxiliary, prefix="finetune.", load=load
-    )
-    return Way(row, before, after)
+    backbone = row.backbone or pairing.default_backbone(row.method)
+    return Way(row, *run_settings.both(row.method, backbone, row.auxiliary, tree, given, load))
 
 
 def _refuse_prepared(row: Row) -> None:

@@ -51,6 +51,13 @@ class Asked:
     window: str | None
     stored_axis: int | None = None  # never typed: some sets store their slices along another axis than it seems
 
+    @classmethod
+    def among(cls, words: Mapping[str, Any]) -> Asked:
+        """From all that ``segment_one`` was given."""
+        typed: dict[str, Any] = {one.name: words.get(one.name) for one in dataclasses.fields(cls)}
+        typed["overrides"] = tuple(words.get("overrides", ()))
+        return cls(**typed)
+
 
 class Job(NamedTuple):
     """One image, ready to be segmented."""

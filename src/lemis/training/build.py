@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from lemis import plugins
 from lemis.contracts import Backbone, Method
+from lemis.preparation.store import Store
 from lemis.runs.device import chosen_device
+from lemis.settings import plain
 from lemis.training import guards, launch
 from lemis.training.run_settings import Finetuning, Pretraining
 from lemis.training.supervised import Objective
@@ -62,6 +64,15 @@ def network(settings: Pretraining | Finetuning, store: Prepared) -> Backbone:
         settings.backbone_settings, in_channels=len(store.channels), num_classes=store.num_classes
     )
     return built
+
+
+def described(settings: Pretraining | Finetuning, store: Store) -> dict[str, Any]:
+    """What ``model.json`` says of a network, of whatever kind the run is: what it is, and what its scans were."""
+    return {
+        "backbone": settings.backbone, "backbone_settings": plain(settings.backbone_settings),
+        "channels": list(store.channels), "label_names": list(store.label_names),
+        "label_values": list(store.label_values), "prepared": plain(store.settings), "frame": plain(store.frame),
+    }  # fmt: skip
 
 
 def method(settings: Pretraining, backbone: Backbone) -> Method:

@@ -36,28 +36,10 @@ def backbones_of(method: str) -> list[str]:
     return [name for name in ours if _meet(module, plugins.describe("backbones", name)["dims"])]
 
 
-def run_name(method: str, backbone: str) -> str:
-    """How runs of a method on a network begin: ``pcl``, ``scratch``; ``scratch-kaf_unet`` on another network.
-
-    Modules of the user's by their whole names: two labs may have a file of one name.
-    """
-    return method if backbone == default_backbone(method) else f"{method}-{backbone}"
-
-
 def methods_of(dims: int) -> list[str]:
     """The methods of ours that work on networks of so many dimensions, whichever they are."""
     loaded = {name: plugins.outlined("methods", name) for name in plugins.names("methods")}
     return [name for name, module in loaded.items() if not _networks(module) and _meet(module, (dims,))]
-
-
-def with_auxiliary(start: str, auxiliary: str | None) -> str:
-    """How runs with an extra loss begin: ``scratch-unet3d-voxel_siamese``."""
-    return start if auxiliary is None else f"{start}-{auxiliary}"
-
-
-def with_seed(start: str, seed: int) -> str:
-    """How runs of a seed begin: ``pcl-seed1``; the first one is not named."""
-    return f"{start}-seed{seed}" if seed else start
 
 
 def backbone_after(

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from lemis import plugins, yaml_text
 from lemis.errors import UsageError, shown
+from lemis.preparation import keypoints as detection
+from lemis.preparation.settings import Settings as Preparation
 from lemis.settings import load_preset, merge, of_dims, parse_overrides, plain, read_yaml, resolve
-from lemis.training.pairing import BACKBONE, default_backbone, refuse_pair
+from lemis.training.pairing import BACKBONE, SCRATCH, backbone_after, default_backbone, refuse_pair
+from lemis.work_files.run import PretrainedModel
 
 if TYPE_CHECKING:
     from lemis.training import schedule, supervised
@@ -29,6 +32,33 @@ FOLDERS = {
     "backbones": "backbones", "methods": "methods", "schedules": "methods", "auxiliaries": "auxiliary",
 }  # sections by file name  # fmt: skip
 SECTIONS = (*NAMES, "prepare", "pretrain", "finetune", *FOLDERS, "volumes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What was asked for of a training; None where nothing was."""
+
+    method: str | None = None  # file name in ``methods/``, a dotted name, or ``scratch``
+    backbone: str | None = None  # file name in ``backbones/``, or a dotted name
+    auxiliary: str | None = None  # file name in ``auxiliary/``, or a dotted name
+    preset: str | None = None
+    settings_file: Path | None = None
+    overrides: Sequence[str] | Mapping[str, Any] = ()
+    prefix: str = ""  # what was typed before the keys of the schedule
+
+    @classmethod
+    def among(cls, words: Mapping[str, Any]) -> Self:
+        """From all that a verb was given."""
+        return cls(**{one.name: words[one.name] for one in fields(cls) if one.name in words})
+
+    def tree(self) -> dict[str, Any]:
+        """Preset and settings file as one tree."""
+        return base(self.preset, self.settings_file)
+
+    @property
+    def backbones(self) -> tuple[Any, ...]:
+        """Named by the command or its preset, so that their modules may be imported."""
+        return self.backbone, self.tree().get("backbone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +103,22 @@ class Finetuning:
             **extra,
             **plain(self.schedule),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeWay:
+    """All that ``fit`` does with scans."""
+
+    pretraining: Pretraining | None  # None from scratch
+    finetuning: Finetuning
+    images: Preparation
+    keypoints: detection.Settings | None  # that were asked for; the network may look at some unasked
+    given: Mapping[str, Mapping[str, Any]]  # of what was typed, by verb
+
+    @property
+    def method(self) -> str:
+        """Of the pre-training, or ``scratch``."""
+        return SCRATCH if self.pretraining is None else self.pretraining.method
 
 
 def base(preset: str | None, settings_file: Path | None, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -183,6 +229,81 @@ def choose(
         suited = tree if backbone is None else for_network(tree, backbone, overrides)
         method = str(suited.get("method", "sal"))
     return method, backbone or default_backbone(method)
+
+
+def whole_way(asked: Asked, *, load: Loader = plugins.load) -> WholeWay:
+    """What ``fit`` will do: every setting of every step, so that a mistyped one is refused before any work.
+
+    Raises:
+        UsageError: A setting that does not exist, or a network that the method does not work on.
+    """
+    given, tree = by_section(asked.overrides), asked.tree()
+    method, backbone = choose(asked.method, asked.backbone, tree, given["finetune"])
+    before, after = both(method, backbone, asked.auxiliary, tree, given, load)
+    images, keypoints = detection.preparation(
+        of_dims(tree, after.dims).get("prepare", {}), given["prepare"], prefix="prepare."
+    )
+    return WholeWay(pretraining=before, finetuning=after, images=images, keypoints=keypoints, given=given)
+
+
+def both(
+    method: str, backbone: str, auxiliary: str | None, tree: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]],
+    load: Loader = plugins.load,
+) -> tuple[Pretraining | None, Finetuning]:  # fmt: skip
+    """Settings of a pre-training, none from scratch, and of the fine-tuning after it.
+
+    Args:
+        method: From ``choose``, as ``backbone`` is.
+        backbone: Of both.
+        auxiliary: Of fine-tuning; by default what ``tree`` names, if it names one.
+        tree: Sections of the preset and the settings file.
+        given: From ``by_section``.
+        load: ``plugins.outlined`` where the settings are only to be refused, not used.
+    """
+    before = None
+    if method != SCRATCH:
+        before = pretraining(method, backbone, tree, given["pretrain"], prefix="pretrain.", load=load)
+    after = finetuning(backbone, tree, given["finetune"], auxiliary=auxiliary, prefix="finetune.", load=load)
+    return before, after
+
+
+def of_pretraining(asked: Asked, *, load: Loader = plugins.load) -> Pretraining:
+    """Settings of one pre-training run, as ``pretraining`` resolves them."""
+    tree = asked.tree()
+    method, backbone = choose(asked.method, asked.backbone, tree, asked.overrides)
+    return pretraining(method, backbone, tree, asked.overrides, prefix=asked.prefix, load=load)
+
+
+def of_finetuning(
+    asked: Asked, pretrained: Path | None, before: PretrainedModel | None, *, load: Loader = plugins.load
+) -> Finetuning:
+    """Settings of one fine-tuning run, as ``finetuning`` resolves them, on the network that was pre-trained.
+
+    Args:
+        asked: For.
+        pretrained: The pre-training run; None from scratch.
+        before: What that made.
+        load: As elsewhere.
+    """
+    tree = asked.tree()
+    backbone = backbone_after(before, pretrained, asked.backbone, tree)
+    return finetuning(backbone, tree, asked.overrides, auxiliary=asked.auxiliary, prefix=asked.prefix, load=load)
+
+
+def without_a_section(preset: str | None, tree: Mapping[str, Any], *names: str | None) -> list[str]:
+    """Modules of the user's that a preset says nothing of, as its values go by name: they have their own defaults.
+
+    Args:
+        preset: Its name.
+        tree: Its sections, and those of the settings file, which may speak of them.
+        names: Of methods, networks and extra losses.
+
+    Returns:
+        A sentence for each.
+    """
+    known = {name for section in FOLDERS for part in (tree, tree.get("volumes", {})) for name in part.get(section, {})}
+    own = [name for name in dict.fromkeys(names) if name is not None and "." in name and name not in known]
+    return [f"preset {preset} has no section for {name}: its own defaults are used" for name in own if preset]
 
 
 def pretraining(

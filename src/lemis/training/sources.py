@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from lemis import files
 from lemis.contracts import Method, Sampling
 from lemis.preparation import keypoints as detection
-from lemis.preparation.store import Store
+from lemis.preparation.store import Store, open_store
 from lemis.sampling.patches import Patches
 from lemis.sampling.samples import Slices
 from lemis.sampling.spatial import CROP_ONLY
-from lemis.training import supervised
+from lemis.training import pairing, supervised
+from lemis.training.run_settings import Finetuning, Pretraining
+
+
+def store_for(work: Path, settings: Pretraining | Finetuning) -> tuple[Store, detection.Settings | None]:
+    """The prepared scans for a network, and the keypoints of them that it looks at.
+
+    Args:
+        work: The work folder.
+        settings: Of a run that is to be written to it.
+
+    Raises:
+        UsageError: Scans that are not prepared, or not for this network; or a folder that cannot be written to.
+    """
+    wanted = pairing.keypoints_of(settings.backbone, settings.backbone_settings)
+    files.require_writable(work / "runs")
+    store = open_store(work / "prepared")
+    pairing.require_keypoints(store, wanted)
+    pairing.require_one_axis(store, settings.dims)
+    return store, wanted
 
 
 def of_method(
@@ -66,3 +87,13 @@ def of_labels(
         kind="slices", batch_size=settings.batch_size, patch_px=patch_px, foreground_share=settings.foreground_share
     )
     return Patches(store, scans, device, sampling, settings.spatial, with_labels=True), sampling
+
+
+def size(source: Slices | Patches, scans: Sequence[int]) -> dict[str, int]:
+    """How much a training sees: scans, and their slices where it sees slices."""
+    return {"scans": len(scans)} if isinstance(source, Patches) else {"slices": len(source), "scans": len(scans)}
+
+
+def said(size: Mapping[str, int]) -> str:
+    """``120 slices of 12 scans``."""
+    return " of ".join(f"{number} {name}" for name, number in size.items())

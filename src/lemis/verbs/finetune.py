@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from lemis import files
+from lemis.contracts import Backbone
 from lemis.datasets import index
-from lemis.datasets.split import BUDGET_SEED, choose
+from lemis.datasets.split import BUDGET_SEED, Split, choose
 from lemis.errors import UsageError
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
 from lemis.preparation import exposure
 from lemis.preparation.exposure import Likeness
 from lemis.preparation.facts import Facts
-from lemis.preparation.store import Store, open_store
+from lemis.preparation.store import Store
 from lemis.runs import folders, material
 from lemis.runs.material import TrainedOn
 from lemis.runs.run import Run, fill, is_done, load_model, messages
 from lemis.sampling.spatial import shape_of
 from lemis.settings import plain
-from lemis.training import build, guards, launch, loop, pairing, run_settings, sources
+from lemis.training import build, guards, launch, loop, pairing, run_names, run_settings, sources
 from lemis.training import held_out as held_out_score
-from lemis.training.transfer import load_pretrained, print_table, transfer
+from lemis.training.run_settings import Asked, Finetuning
+from lemis.training.supervised import Objective
+from lemis.training.transfer import Row, load_pretrained, print_table, transfer
 from lemis.work_files.run import PretrainedModel
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _POOLED = "held_out/pooled_dice"
 # Times during training that the held-out fold is scored: of slices for the ``paper`` protocol's best epoch, of volumes
@@ -89,146 +93,188 @@ def finetune(
     Raises:
         UsageError: Another network than the pre-trained one, or scans prepared without the keypoints it looks at.
     """
-    tree = run_settings.base(preset, settings_file)
-    weights: dict[str, Tensor] = {}
-    before: PretrainedModel | None = None
-    if pretrained is not None:
-        weights, before = load_pretrained(pretrained, trust.also(backbone, tree.get("backbone")))
-    backbone = pairing.backbone_after(before, pretrained, backbone, tree)
-    settings = run_settings.finetuning(backbone, tree, overrides, auxiliary=auxiliary, prefix=prefix)
-    keypoints = pairing.keypoints_of(backbone, settings.backbone_settings)
-    files.require_writable(work / "runs")
-    store = open_store(work / "prepared")
-    pairing.require_keypoints(store, keypoints)
-    pairing.require_one_axis(store, settings.dims)
+    asked = Asked(
+        backbone=backbone, auxiliary=auxiliary, preset=preset, settings_file=settings_file, overrides=overrides,
+        prefix=prefix,
+    )  # fmt: skip
+    weights, before = load_pretrained(pretrained, trust.also(*asked.backbones)) if pretrained else ({}, None)
+    settings = run_settings.of_finetuning(asked, pretrained, before)
+    store, keypoints = sources.store_for(work, settings)
     fabric = launch.launch(settings.schedule, device, settings.dims, prefix)
-    console = messages()
-    method = pairing.SCRATCH if before is None else before.method
     listed = index.load(work / "index.json")
     sides = choose(
-        store.scans, fold=fold, labelled=labelled, root=Path(listed.root),
-        seed=selection_seed, scheme=split,
+        store.scans, fold=fold, labelled=labelled, root=Path(listed.root), seed=selection_seed, scheme=split
     )  # fmt: skip
-    train, held_out = _scans_of(store, sides.labelled_subjects), _scans_of(store, sides.test_subjects)
-    if not train:
+    torch.manual_seed(seed)
+    network = build.network(settings, store)
+    rows = transfer(network, weights, before.trained, pretrained) if before and pretrained else []
+    objective = build.objective(settings, network, store)
+    tuning = _Tuning(
+        settings, store, sides, listed.ignored, network, keypoints.most if keypoints else 0, fabric, pretrained, before,
+        {"seed": seed, "fold": fold, "split": split, "selection_seed": selection_seed},
+    )  # fmt: skip
+    path = folders.choose(work / "runs", name, tuning.usual_name(), tuning.stored())
+    return _brought_up_to_date(path, tuning, objective, rows, prefix)
+
+
+class _Tuning(NamedTuple):
+    """All that a fine-tuning is made of."""
+
+    settings: Finetuning
+    store: Store
+    sides: Split
+    ignored: tuple[int, ...]  # further values in the labels
+    network: Backbone
+    keypoints: int  # of a slice, at most
+    fabric: Fabric
+    pretrained: Path | None
+    before: PretrainedModel | None  # what that made
+    chosen: Mapping[str, Any]  # seeds, fold and scheme of the folds
+
+    @property
+    def method(self) -> str:
+        """Of the pre-training."""
+        return pairing.SCRATCH if self.before is None else self.before.method
+
+    @property
+    def start(self) -> str | None:
+        """Name of the run that it begins with."""
+        return self.pretrained.name if self.pretrained else None
+
+    @property
+    def patch_px(self) -> tuple[int, ...] | None:
+        """Of volumes; None where it sees slices."""
+        return shape_of(self.settings.objective.size_px, 3) if self.settings.dims == 3 else None
+
+    @property
+    def train(self) -> list[int]:
+        """Positions of its scans."""
+        return _scans_of(self.store, self.sides.labelled_subjects)
+
+    @property
+    def held_out(self) -> list[int]:
+        """Positions of the scans that it is scored on."""
+        return _scans_of(self.store, self.sides.test_subjects)
+
+    def usual_name(self) -> str:
+        """Where nobody names it."""
+        return run_names.of_finetuning(
+            self.settings, self.pretrained, self.before, labelled=len(self.sides.labelled_subjects),
+            fold=self.chosen["fold"], seed=self.chosen["seed"],
+        )  # fmt: skip
+
+    def stored(self) -> dict[str, Any]:
+        """``settings.yaml``."""
+        return {
+            **self.settings.stored(), "seed": self.chosen["seed"], "pretrained": self.start, **self.chosen,
+            "labelled": list(self.sides.labelled_subjects), "prepare": self.store.asked,
+            "prepared": plain(self.store.settings),
+        }  # fmt: skip
+
+    def trained_on(self, was: TrainedOn | None) -> TrainedOn:
+        """``trained_on.json``; what is known from before is not read again."""
+        known = {**was.scans, **was.held_out} if was else None
+        return TrainedOn(
+            facts=material.facts_of(self.store),
+            scans=material.seen(self.store, self.train, labels=True, known=known),
+            held_out=material.seen(self.store, self.held_out, labels=True, known=known),
+            start=material.digest_of_file(self.pretrained / "model.safetensors") if self.pretrained else None,
+            code=run_settings.code(backbone=self.settings.backbone, auxiliary=self.settings.auxiliary),
+        )
+
+    def model(self) -> dict[str, Any]:
+        """``model.json``."""
+        known = [exposure.known(self.store.scans), *([self.before.known] if self.before else [])]
+        return {
+            **build.described(self.settings, self.store), "verb": "finetune", "method": self.method,
+            "auxiliary": self.settings.auxiliary, "patch_px": None if self.patch_px is None else list(self.patch_px),
+            "labelled_subjects": list(self.sides.labelled_subjects), "test_subjects": list(self.sides.test_subjects),
+            "pretraining_subjects": [] if self.before is None else list(self.before.subjects),
+            "pretrained": self.start, "seed": self.chosen["seed"], "fold": self.chosen["fold"],
+            "split": self.sides.source, "known": plain(exposure.joined(known)),
+            "like": plain(_like([self.store.scans[i] for i in self.train], self.before)),
+            "ignored_values": list(self.ignored),
+        }  # fmt: skip
+
+
+def _brought_up_to_date(path: Path, tuning: _Tuning, objective: Objective, rows: list[Row], prefix: str) -> Path:
+    """Train what is not trained on the present state of the data; score again what was scored on another."""
+    if not tuning.train:
         raise UsageError(
-            f"none of the subjects {', '.join(sides.labelled_subjects)} has a label",
+            f"none of the subjects {', '.join(tuning.sides.labelled_subjects)} has a label",
             allowed="at least one labelled subject to train on",
             next="label a scan, or choose another --fold",
         )
-    torch.manual_seed(seed)
-    network = build.network(settings, store)
-    rows = [] if before is None or pretrained is None else transfer(network, weights, before.trained, pretrained)
-    objective, most = build.objective(settings, network, store), keypoints.most if keypoints else 0
-    usual = _usual_name(pretrained, before, settings, len(sides.labelled_subjects), fold, seed)
-    stored = {
-        **settings.stored(), "seed": seed, "pretrained": pretrained.name if pretrained else None, "fold": fold,
-        "split": split, "selection_seed": selection_seed, "labelled": list(sides.labelled_subjects),
-        "prepare": store.asked, "prepared": plain(store.settings),
-    }  # fmt: skip
-    path = folders.choose(work / "runs", name, usual, stored)
     was = material.read(path)
-    known = {**was.scans, **was.held_out} if was else None
-    now = TrainedOn(
-        facts=material.facts_of(store),
-        scans=material.seen(store, train, labels=True, known=known),
-        held_out=material.seen(store, held_out, labels=True, known=known),
-        start=material.digest_of_file(pretrained / "model.safetensors") if pretrained else None,
-        code=run_settings.code(backbone=backbone, auxiliary=settings.auxiliary),
+    now = tuning.trained_on(was)
+    if was is None or not is_done(path) or material.changes(was, now):
+        _train(path, tuning, objective, rows, now, prefix)
+    elif folders.is_current(was, now):
+        messages().print(f"{path}: nothing to do")
+    else:
+        _score_again(path, tuning, was, now)
+    return path
+
+
+def _score_again(path: Path, tuning: _Tuning, was: TrainedOn, now: TrainedOn) -> None:
+    messages().print(
+        f"note: {path}: scored again ({'; '.join(folders.held_out_changes(was, now))}); "
+        "its weights do not depend on that"
     )
-    trained = is_done(path) and not material.changes(was, now)
-    if trained and folders.is_current(was, now):
-        console.print(f"{path}: nothing to do")
-        return path
+    run = Run(path, tuning.stored())
+    with run.alone():
+        fill(tuning.network, load_model(path)[0], path)
+        run.replace_scores(_POOLED, _scorer(path, tuning)(lambda: False) if tuning.held_out else {})
+        material.write(path, now)
 
-    patch_px = shape_of(settings.objective.size_px, 3) if settings.dims == 3 else None
-    dice = None
-    if held_out:
-        dice = held_out_score.scorer(network, store, held_out, fabric.device, patch_px=patch_px, keypoints=most)
 
-    def score(stop: held_out_score.Stop = lambda: False) -> dict[str, float]:
-        assert dice is not None
-        if patch_px is not None:
-            console.print(f"{path.name}: scoring {count(len(held_out), 'held-out scan')}, tile by tile")
-        with fabric.autocast():
+def _scorer(path: Path, tuning: _Tuning) -> Callable[[held_out_score.Stop], dict[str, float]]:
+    """What scores the held-out scans with the network as it is then."""
+    scans, console = tuning.held_out, messages()
+    dice = held_out_score.scorer(
+        tuning.network, tuning.store, scans, tuning.fabric.device, patch_px=tuning.patch_px, keypoints=tuning.keypoints
+    )
+
+    def score(stop: held_out_score.Stop) -> dict[str, float]:
+        if tuning.patch_px is not None:
+            console.print(f"{path.name}: scoring {count(len(scans), 'held-out scan')}, tile by tile")
+        with tuning.fabric.autocast():
             pooled = dice(stop)
-        each = zip(store.label_names[1:], pooled.dice, strict=True)
-        return {
-            _POOLED: pooled.mean,
-            **{f"{_POOLED}/{k}": value for k, value in each},
-        }
+        each = zip(tuning.store.label_names[1:], pooled.dice, strict=True)
+        return {_POOLED: pooled.mean, **{f"{_POOLED}/{structure}": value for structure, value in each}}
 
-    if trained and was is not None:  # but what it was scored on changed
-        console.print(
-            f"note: {path}: scored again ({'; '.join(folders.held_out_changes(was, now))}); "
-            "its weights do not depend on that"
-        )
-        run = Run(path, stored)
-        with run.alone():
-            fill(network, load_model(path)[0], path)
-            run.replace_scores(_POOLED, score() if held_out else {})
-            material.write(path, now)
-        return path
-    source, sampling = sources.of_labels(store, train, fabric.device, settings.objective, patch_px, most)
+    return score
+
+
+def _train(path: Path, tuning: _Tuning, objective: Objective, rows: list[Row], now: TrainedOn, prefix: str) -> None:
+    settings, store, fabric, patch_px, scans = (
+        tuning.settings, tuning.store, tuning.fabric, tuning.patch_px, tuning.train,
+    )  # fmt: skip
+    source, sampling = sources.of_labels(store, scans, fabric.device, settings.objective, patch_px, tuning.keypoints)
     times = settings.schedule.evaluations
     if times is None:
         times = SCORES if patch_px is None else SCORES_OF_VOLUMES
     scoring = None
-    if held_out and times:
-        scoring = held_out_score.Scoring(
-            score, times, held_out_score.steps(store, held_out, sampling.batch_size, patch_px)
-        )
+    if tuning.held_out and times:
+        steps = held_out_score.steps(store, tuning.held_out, sampling.batch_size, patch_px)
+        scoring = held_out_score.Scoring(_scorer(path, tuning), times, steps)
     guards.refuse_batch(sampling.batch_size, settings.schedule.accumulate, fabric.world_size, prefix)
     fabric.barrier()  # all have read the folder before one of them changes it
-    run = Run(path, stored, now)
-    if pretrained is not None:
-        print_table(rows, pretrained, console)
-    console.print(
-        f"fine-tuning {run.path.name} on {f'{len(source)} slices of ' if patch_px is None else ''}{len(train)} scans, "
-        f"{len(sides.labelled_subjects)} subjects: {', '.join(sides.labelled_subjects)} "
+    run = Run(path, tuning.stored(), now)
+    if tuning.pretrained is not None:
+        print_table(rows, tuning.pretrained, run.console)
+    size, subjects = sources.size(source, scans), tuning.sides.labelled_subjects
+    run.console.print(
+        f"fine-tuning {path.name} on {sources.said(size)}, {len(subjects)} subjects: {', '.join(subjects)} "
         f"({fabric.device}, {fabric.strategy.precision.precision})"
     )
-    size = {"scans": len(train)} if patch_px else {"slices": len(source), "scans": len(train)}
     with run.alone():
-        run.set_status(verb="finetune", method=method, state="running", **size)
+        run.set_status(verb="finetune", method=tuning.method, state="running", **size)
         loop.train(
-            objective, source, sampling, settings.schedule, run, fabric, seed=seed,
-            scoring=scoring, prefix=prefix,
+            objective, source, sampling, settings.schedule, run, fabric, seed=tuning.chosen["seed"], scoring=scoring,
+            prefix=prefix,
         )  # fmt: skip
-        run.finish(
-            network.state_dict(),
-            {
-                "verb": "finetune", "method": method, "backbone": backbone,
-                "backbone_settings": plain(settings.backbone_settings), "auxiliary": settings.auxiliary,
-                "patch_px": None if patch_px is None else list(patch_px), "channels": list(store.channels),
-                "label_names": list(store.label_names), "label_values": list(store.label_values),
-                "labelled_subjects": list(sides.labelled_subjects), "test_subjects": list(sides.test_subjects),
-                "pretraining_subjects": [] if before is None else list(before.subjects),
-                "pretrained": pretrained.name if pretrained else None, "prepared": plain(store.settings),
-                "frame": plain(store.frame), "seed": seed, "fold": fold, "split": sides.source,
-                "known": plain(exposure.joined([exposure.known(store.scans), *([before.known] if before else [])])),
-                "like": plain(_like([store.scans[i] for i in train], before)), "ignored_values": list(listed.ignored),
-            },
-        )  # fmt: skip
-    return run.path
-
-
-def _usual_name(
-    pretrained: Path | None,
-    before: PretrainedModel | None,
-    settings: run_settings.Finetuning,
-    labelled: int,
-    fold: int | None,
-    seed: int,
-) -> str:
-    """``pcl-m2-fold0``; the seed is named where the pre-training does not name it."""
-    if pretrained is not None and before is not None:
-        start, named = pretrained.name, before.seed
-    else:
-        start, named = pairing.with_seed(pairing.run_name(pairing.SCRATCH, settings.backbone), seed), seed
-    start = pairing.with_auxiliary(start, settings.auxiliary)
-    name = f"{start}-m{labelled}-{'all' if fold is None else f'fold{fold}'}"
-    return name if seed == named else f"{name}-seed{seed}"
+        run.finish(tuning.network.state_dict(), tuning.model())
 
 
 def _like(scans: Sequence[Facts], before: PretrainedModel | None) -> Likeness:

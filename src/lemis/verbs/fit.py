@@ -6,7 +6,7 @@ again does only what is missing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,13 @@ from rich.text import Text
 from lemis import asked
 from lemis.datasets import index as index_file
 from lemis.datasets.index import Index
-from lemis.datasets.split import Split, choose, number_of_folds
+from lemis.datasets.split import Split
 from lemis.errors import DataFault
 from lemis.measure.tables import count
 from lemis.plugins import Trust
-from lemis.preparation.keypoints import preparation
 from lemis.runs.run import messages
-from lemis.settings import of_dims
 from lemis.training import build, pairing, run_settings
-from lemis.training.pairing import SCRATCH
+from lemis.training.run_settings import Asked, WholeWay
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.finetune import finetune
@@ -33,6 +31,8 @@ from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
 from lemis.verbs.report import report
 from lemis.work_files.run import read_status
+
+Splits = Sequence[tuple[int | None, Split]]  # each with the number of its fold
 
 
 def fit(
@@ -82,27 +82,43 @@ def fit(
         DataFault: ``check`` found errors.
         UsageError: No label, a setting that does not exist, or a network that the method does not work on.
     """
-    console = messages()
     asked.refuse_processes("fit")
-    asked.refuse_inductive(inductive, fold)
-    given = run_settings.by_section(overrides)
-    tree = run_settings.base(preset, settings_file)
-    named = method
-    method, backbone = run_settings.choose(method, backbone, tree, given["finetune"])
-    # All settings are resolved here once, so that a mistyped one is refused before any work.
-    before = None
-    if method != SCRATCH:
-        before = run_settings.pretraining(method, backbone, tree, given["pretrain"], prefix="pretrain.")
-    tuning = run_settings.finetuning(backbone, tree, given["finetune"], auxiliary=auxiliary, prefix="finetune.")
-    sections = of_dims(tree, tuning.dims)
-    images, keypoints = preparation(sections.get("prepare", {}), given["prepare"], prefix="prepare.")
-    wanted = pairing.keypoints_of(backbone, tuning.backbone_settings)
-    keypoints = pairing.keypoints_to_find(output / "prepared", keypoints, wanted)
+    asked.refuse_inductive(inductive=inductive, fold=fold)
+    way = run_settings.whole_way(
+        Asked(
+            method=method, backbone=backbone, auxiliary=auxiliary, preset=preset, settings_file=settings_file,
+            overrides=overrides,
+        )
+    )  # fmt: skip
+    wanted = pairing.keypoints_of(way.finetuning.backbone, way.finetuning.backbone_settings)
+    keypoints = pairing.keypoints_to_find(output / "prepared", way.keypoints, wanted)
+    if method is None and way.pretraining is None:
+        _say_what_would_pretrain(way)
+    index = _checked(folder, output)
+    splits = asked.splits(index.scans, Path(index.root), fold=fold, labelled=labelled)
+    _try_out(index, way, device)
+    trust = Trust().also(way.finetuning.backbone, wanted.detector if wanted else None)  # by command or preset
+    messages().rule("prepare")
+    prepare(output, settings=way.images, keypoints=keypoints, trust=trust)
+    common = {
+        "backbone": way.finetuning.backbone, "preset": preset, "settings_file": settings_file, "seed": seed,
+        "device": device,
+    }  # fmt: skip
+    pretrained = _pretrained(output, way, fold if inductive else None, common)
+    runs = _finetuned(output, pretrained, way, splits, labelled, common)
+    _predict(output, index, runs, splits, device=device, trust=trust)
+    _evaluate(output, runs, splits)
+    return _report(output, pretrained, runs)
 
-    if named is None and method == SCRATCH:
-        others = ", ".join(pairing.methods_of(tuning.dims))
-        console.print(f"note: {backbone} is trained without pre-training; --method {others} would pre-train it")
-    console.rule("check")
+
+def _say_what_would_pretrain(way: WholeWay) -> None:
+    tuning = way.finetuning
+    others = ", ".join(pairing.methods_of(tuning.dims))
+    messages().print(f"note: {tuning.backbone} is trained without pre-training; --method {others} would pre-train it")
+
+
+def _checked(folder: Path, output: Path) -> Index:
+    messages().rule("check")
     found = check(folder, output=output)
     if found.errors:
         raise DataFault(
@@ -110,60 +126,59 @@ def fit(
             allowed="scans without errors",
             next="repair or remove what is listed, then run the same command again",
         )
-    index = index_file.load(output / "index.json")
-    splits = _splits(index, fold, labelled)
-    structures = sum(value != 0 for value in index.labels.values())
-    build.try_out(before, tuning, build.Foreseen(index.channels, structures + 1), device)
-    console.rule("prepare")
-    trust = Trust().also(backbone, wanted.detector if wanted else None)  # named by this command or its preset
-    prepare(output, settings=images, keypoints=keypoints, trust=trust)
+    return index_file.load(output / "index.json")
 
-    common: dict[str, Any] = {
-        "backbone": backbone,
-        "preset": preset,
-        "settings_file": settings_file,
-        "seed": seed,
-        "device": device,
-    }
-    pretrained = None
-    if method != SCRATCH:
-        console.rule("pretrain")
-        pretrained = pretrain(
-            output,
-            method=method,
-            overrides=given["pretrain"],
-            prefix="pretrain.",
-            fold=fold if inductive else None,
-            **common,
-        )
-    console.rule("finetune")
-    runs = [
+
+def _try_out(index: Index, way: WholeWay, device: str) -> None:
+    """What any network, method or loss refuses is refused before the hours of preparing and training."""
+    structures = sum(value != 0 for value in index.labels.values())
+    build.try_out(way.pretraining, way.finetuning, build.Foreseen(index.channels, structures + 1), device)
+
+
+def _pretrained(output: Path, way: WholeWay, fold: int | None, common: Mapping[str, Any]) -> Path | None:
+    if way.pretraining is None:
+        return None
+    messages().rule("pretrain")
+    return pretrain(
+        output, method=way.method, overrides=way.given["pretrain"], prefix="pretrain.", fold=fold, **common
+    )  # fmt: skip
+
+
+def _finetuned(
+    output: Path, pretrained: Path | None, way: WholeWay, splits: Splits, labelled: int | None,
+    common: Mapping[str, Any],
+) -> list[Path]:  # fmt: skip
+    messages().rule("finetune")
+    return [
         finetune(
-            output,
-            pretrained=pretrained,
-            fold=number,
-            labelled=labelled,
-            auxiliary=tuning.auxiliary,
-            overrides=given["finetune"],
-            prefix="finetune.",
-            **common,
+            output, pretrained=pretrained, fold=fold, labelled=labelled, auxiliary=way.finetuning.auxiliary,
+            overrides=way.given["finetune"], prefix="finetune.", **common,
         )
-        for number, _ in splits
-    ]
-    console.rule("predict")
-    predictions = output / "predictions"
-    for run, (_, split) in zip(runs, splits, strict=True):
-        held_out_scans = [scan.id for scan in index.scans if scan.subject in split.test_subjects]
-        if held_out_scans:
-            predict(run, scans=held_out_scans, output=predictions, device=device, trust=trust)
-    unlabelled = _unlabelled(index)
-    if unlabelled:
-        predict(runs, scans=unlabelled, output=predictions, device=device, trust=trust)
+        for fold, _ in splits
+    ]  # fmt: skip
+
+
+def _predict(output: Path, index: Index, runs: Sequence[Path], splits: Splits, *, device: str, trust: Trust) -> None:
+    """Held-out scans by the network that never saw their labels, unlabelled ones by all of them."""
+    messages().rule("predict")
+    unlabelled = [scan.id for scan in index.scans if scan.label is None]
+    held_out = [[scan.id for scan in index.scans if scan.subject in split.test_subjects] for _, split in splits]
+    groups = [*zip([[run] for run in runs], held_out, strict=True), (list(runs), unlabelled)]
+    for by, scans in groups:
+        if scans:
+            predict(by, scans=scans, output=output / "predictions", device=device, trust=trust)
+
+
+def _evaluate(output: Path, runs: Sequence[Path], splits: Splits) -> None:
     if any(split.test_subjects for _, split in splits):
-        console.rule("evaluate")
-        evaluate(predictions, work=output, runs=[run.name for run in runs])
+        messages().rule("evaluate")
+        evaluate(output / "predictions", work=output, runs=[run.name for run in runs])
     else:
-        console.print("one labelled subject: nothing is left to evaluate on")
+        messages().print("one labelled subject: nothing is left to evaluate on")
+
+
+def _report(output: Path, pretrained: Path | None, runs: Sequence[Path]) -> Path:
+    console = messages()
     console.rule("report")
     page = report(output, runs=[run.name for run in (*([pretrained] if pretrained else []), *runs)])
     if pretrained is not None:
@@ -178,15 +193,3 @@ def _say_what_learned_nothing(pretrained: Path, console: Console) -> None:
             f" pre-training {pretrained.name} learned nothing, so the scores say nothing for it: at its end {nothing}"
         )
         console.print(Text.assemble(("warning:", "yellow"), text))
-
-
-def _splits(index: Index, fold: int | None, labelled: int | None) -> list[tuple[int | None, Split]]:
-    """The one fold that was asked for, or all of them; a single labelled subject trains one network on everything."""
-    root = Path(index.root)
-    folds = number_of_folds(index.scans, root=root)
-    numbers: list[int | None] = [fold] if fold is not None else list(range(folds)) if folds > 1 else [None]
-    return [(number, choose(index.scans, fold=number, labelled=labelled, root=root)) for number in numbers]
-
-
-def _unlabelled(index: Index) -> list[str]:
-    return [scan.id for scan in index.scans if scan.label is None]

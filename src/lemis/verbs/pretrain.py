@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lemis import files
+from lemis.contracts import Backbone, Method
 from lemis.datasets import index
 from lemis.datasets.split import choose
 from lemis.preparation import exposure
-from lemis.preparation.store import open_store
+from lemis.preparation.store import Store
 from lemis.runs import folders, material
 from lemis.runs.material import TrainedOn
 from lemis.runs.run import Run, is_done, messages
+from lemis.sampling.patches import Patches
+from lemis.sampling.samples import Slices
 from lemis.settings import plain
-from lemis.training import build, guards, launch, loop, pairing, run_settings, sources
+from lemis.training import build, guards, launch, loop, run_names, run_settings, sources
+from lemis.training.run_settings import Asked, Pretraining
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def pretrain(
@@ -62,20 +68,15 @@ def pretrain(
     Raises:
         UsageError: A network that the method does not work on, or scans prepared without the keypoints it looks at.
     """
-    tree = run_settings.base(preset, settings_file)
-    method, backbone = run_settings.choose(method, backbone, tree, overrides)
-    settings = run_settings.pretraining(method, backbone, tree, overrides, prefix=prefix)
-    wanted = pairing.keypoints_of(settings.backbone, settings.backbone_settings)
-    files.require_writable(work / "runs")
-    store = open_store(work / "prepared")
-    pairing.require_keypoints(store, wanted)
+    asked = Asked(
+        method=method, backbone=backbone, preset=preset, settings_file=settings_file, overrides=overrides, prefix=prefix
+    )
+    settings = run_settings.of_pretraining(asked)
+    store, keypoints = sources.store_for(work, settings)
     root = Path(index.load(work / "index.json").root)
     excluded = () if fold is None else choose(store.scans, fold=fold, root=root, scheme=split).test_subjects
     scans = [i for i, facts in enumerate(store.scans) if facts.subject not in excluded]
-    subjects = sorted({store.scans[i].subject for i in scans})
-    pairing.require_one_axis(store, settings.dims)
     fabric = launch.launch(settings.schedule, device, settings.dims, prefix)
-    console = messages()
     stored = {
         **settings.stored(), "seed": seed, "fold": fold, "split": None if fold is None else split,
         "prepare": store.asked, "prepared": plain(store.settings), "excluded": list(excluded),
@@ -84,50 +85,44 @@ def pretrain(
     network = build.network(settings, store)
     objective = build.method(settings, network)  # it may refuse the network
     guards.refuse_batch(objective.sampling.batch_size, settings.schedule.accumulate, fabric.world_size, prefix)
-    usual = pairing.with_seed(pairing.run_name(method, settings.backbone) + _without(fold), seed)
-    path = folders.choose(work / "runs", name, usual, stored)
+    path = folders.choose(work / "runs", name, run_names.of_pretraining(settings, fold=fold, seed=seed), stored)
     before = material.read(path)
     now = TrainedOn(
         facts=material.facts_of(store),
         scans=material.seen(store, scans, labels=False, known=before.scans if before else None),
-        code=run_settings.code(method=method, backbone=settings.backbone),
+        code=run_settings.code(method=settings.method, backbone=settings.backbone),
     )
     if is_done(path) and folders.is_current(before, now):
-        console.print(f"{path}: nothing to do")
+        messages().print(f"{path}: nothing to do")
         return path
-
-    source = sources.of_method(store, scans, fabric.device, objective, settings.method_settings, wanted)
+    source = sources.of_method(store, scans, fabric.device, objective, settings.method_settings, keypoints)
     fabric.barrier()  # all have read the folder before one of them changes it
     run = Run(path, stored, now)
-    console.print(
-        f"pre-training {method} on {f'{len(source)} slices of ' if settings.dims == 2 else ''}{len(scans)} scans, "
-        f"{len(subjects)} subjects ({fabric.device}, {fabric.strategy.precision.precision}, "
-        f"{'resident' if source.resident else 'streamed'})"
+    _train(run, settings, store, scans, network, objective, source, fabric, seed=seed, prefix=prefix)
+    return path
+
+
+def _train(
+    run: Run, settings: Pretraining, store: Store, scans: Sequence[int], network: Backbone, objective: Method,
+    source: Slices | Patches, fabric: Fabric, *, seed: int, prefix: str,
+) -> None:  # fmt: skip
+    subjects = sorted({store.scans[i].subject for i in scans})
+    size = sources.size(source, scans)
+    run.console.print(
+        f"pre-training {settings.method} on {sources.said(size)}, {len(subjects)} subjects ({fabric.device}, "
+        f"{fabric.strategy.precision.precision}, {'resident' if source.resident else 'streamed'})"
     )
-    size = {"scans": len(scans)} if settings.dims == 3 else {"slices": len(source), "scans": len(scans)}
     with run.alone():
-        run.set_status(verb="pretrain", method=method, state="running", **size)
+        run.set_status(verb="pretrain", method=settings.method, state="running", **size)
         nothing = loop.train(
             objective, source, objective.sampling, settings.schedule, run, fabric, seed=seed, prefix=prefix
         )
         if nothing is not None:
             run.warn(f"this pre-training learned nothing: at its end {nothing}")
-        run.finish(
-            network.state_dict(),
-            {
-                "verb": "pretrain", "method": method, "backbone": settings.backbone,
-                "backbone_settings": plain(settings.backbone_settings),
-                "trained": list(objective.trains), "channels": list(store.channels),
-                "label_names": list(store.label_names), "label_values": list(store.label_values),
-                "subjects": subjects, "labelled_subjects": [], "prepared": plain(store.settings),
-                "frame": plain(store.frame), "seed": seed, "learned_nothing": nothing,
-                "known": plain(exposure.known(store.scans[i] for i in scans)),
-                "like": plain(exposure.likeness([store.scans[i] for i in scans])),
-            },
-            learned_nothing=nothing,
-        )  # fmt: skip
-    return run.path
-
-
-def _without(fold: int | None) -> str:
-    return "" if fold is None else f"-without-fold{fold}"
+        facts = {
+            **build.described(settings, store), "verb": "pretrain", "method": settings.method, "seed": seed,
+            "trained": list(objective.trains), "subjects": subjects, "labelled_subjects": [],
+            "learned_nothing": nothing, "known": plain(exposure.known(store.scans[i] for i in scans)),
+            "like": plain(exposure.likeness([store.scans[i] for i in scans])),
+        }  # fmt: skip
+        run.finish(network.state_dict(), facts, learned_nothing=nothing)
