@@ -43,7 +43,7 @@ class Backbone(unet3d.UNet3d):
     def __init__(self, settings: Settings, *, in_channels: int, num_classes: int) -> None:
         channels, residual = unet3d.doubled(settings.base_width, len(settings.convolutions)), settings.residual
         first, *deeper = zip(channels, settings.convolutions, strict=True)
-        encoder: list[nn.Module] = [_level(in_channels, *first)]
+        encoder: list[nn.Module] = [_Level(in_channels, *first, residual=False)]
         encoder += [_Down(width // 2, width, count, residual=residual) for width, count in deeper]
         mirrored = zip(channels[-2::-1], settings.convolutions[-2::-1], strict=True)
         decoder = [_Up(2 * width, width, count, residual=residual) for width, count in mirrored]
@@ -61,15 +61,13 @@ class _Down(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, count: int, *, residual: bool) -> None:
         super().__init__()
-        self.residual = residual
         self.down = _normed(nn.Conv3d(in_channels, out_channels, 2, stride=2))
-        self.level = _level(out_channels, out_channels, count)
+        self.level = _Level(out_channels, out_channels, count, residual=residual)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, 2n, 2H, 2W) -> (B, out, n, H, W)."""
-        x = self.down(x)
-        out: Tensor = self.level(x)
-        return out + x if self.residual else out
+        out: Tensor = self.level(self.down(x))
+        return out
 
 
 @final
@@ -78,21 +76,30 @@ class _Up(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, count: int, *, residual: bool) -> None:
         super().__init__()
-        self.residual = residual
         self.up = _normed(nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2))
-        self.level = _level(out_channels, out_channels, count)
+        self.level = _Level(out_channels, out_channels, count, residual=residual)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(B, in, n, H, W), (B, out, 2n, 2H, 2W) -> (B, out, 2n, 2H, 2W)."""
-        x = self.up(x) + skip
-        out: Tensor = self.level(x)
+        out: Tensor = self.level(self.up(x) + skip)
+        return out
+
+
+@final
+class _Level(nn.Sequential):
+    """``count`` times Conv3x3x3, BatchNorm, ReLU; ``residual`` adds the input to the result."""
+
+    def __init__(self, in_channels: int, out_channels: int, count: int, *, residual: bool) -> None:
+        inputs = [in_channels, *[out_channels] * (count - 1)]
+        super().__init__(*(_normed(nn.Conv3d(channels, out_channels, 3, padding=1)) for channels in inputs))
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, n, H, W) -> (B, out, n, H, W)."""
+        out = x
+        for layer in self:
+            out = layer(out)
         return out + x if self.residual else out
-
-
-def _level(in_channels: int, out_channels: int, count: int) -> nn.Sequential:
-    """``count`` times Conv3x3x3, BatchNorm, ReLU."""
-    inputs = [in_channels, *[out_channels] * (count - 1)]
-    return nn.Sequential(*(_normed(nn.Conv3d(channels, out_channels, 3, padding=1)) for channels in inputs))
 
 
 def _normed(convolution: nn.Conv3d | nn.ConvTranspose3d) -> nn.Sequential:

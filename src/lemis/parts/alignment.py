@@ -11,11 +11,7 @@ from torch import Tensor
 
 
 def alignment_loss(
-    features: Tensor,
-    pairs: Tensor,
-    window: int | None,
-    valid: Tensor | None = None,
-    target: Tensor | None = None,
+    features: Tensor, pairs: Tensor, window: int | None, valid: Tensor | None = None, target: Tensor | None = None
 ) -> Tensor:
     """Mean over pairs (i, j), windows r and cells a of |1 - max_b <x_i^r[a], x_j^r[b]>|.
 
