@@ -26,6 +26,7 @@ from lemis.plugins import Trust
 from lemis.runs.run import Run, load_model
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
+from scans_on_disk import write_itk
 
 FEW = ("steps=2", "precision=32")
 
@@ -325,17 +326,6 @@ def oriented(array: np.ndarray, affine: np.ndarray, codes: str) -> tuple[np.ndar
     turn = nibabel.orientations.ornt_transform(start, nibabel.orientations.axcodes2ornt(tuple(codes)))
     turned = image.as_reoriented(turn)
     return np.asarray(turned.dataobj), turned.affine
-
-
-def write_itk(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
-    """As NRRD or MetaImage: ITK's own axes and LPS."""
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
-    sitk.WriteImage(image, str(path))
 
 
 Writer = Callable[[np.ndarray, np.ndarray, Path], object]

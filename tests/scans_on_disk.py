@@ -1,0 +1,41 @@
+"""Scans as other programs write them, on any grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+
+from lemis.formats.paths import FORMATS, suffix_of
+
+
+def affine_of(permutation: tuple[int, ...], signs: tuple[int, ...], spacing: tuple[float, ...]) -> np.ndarray:
+    """Stored axis k runs along world axis permutation[k], in direction signs[k]."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, (world, sign, size) in enumerate(zip(permutation, signs, spacing, strict=True)):
+        affine[world, axis] = sign * size
+    affine[:3, 3] = (-7.0, 11.0, 3.5)
+    return affine
+
+
+def write_itk(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    """As NRRD or MetaImage: ITK's own axes and LPS."""
+    lps = np.diag([-1, -1, 1, 1]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    sitk.WriteImage(image, str(path))
+
+
+def write(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    if FORMATS[suffix_of(path)] in ("nrrd", "meta"):
+        write_itk(array, affine, path)
+    elif path.suffix == ".mgz":
+        nibabel.save(nibabel.MGHImage(array, affine), path)
+    else:
+        nibabel.save(nibabel.Nifti1Image(array, affine), path)
