@@ -363,7 +363,7 @@ def test_a_clear_gain_is_told_first(tmp_path: Path):
     assert "reliable gain" in page
     line = next(line for line in text["table.md"].splitlines() if line.startswith("- sal gains"))
     assert "over scratch" in line
-    table = section(text["table.md"], "Difference to scratch")
+    table = section(text["table.md"], "Difference from scratch")
     assert "| scratch |" not in table
     assert re.search(r"\| sal \| \*\*\+\d\.\d \[\d\.\d, \d\.\d\], p (?:=|\\<) 0\.\d+\*\* \|", table)
 

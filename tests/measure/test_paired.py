@@ -373,7 +373,7 @@ def test_a_verdict_needs_a_comparison_and_takes_a_unit():
 
 
 def test_the_definition_says_what_one_seed_cannot():
-    assert "with one seed, of new subjects for the networks as they are" in DEFINITION
+    assert "with one seed, they hold for new subjects segmented by these very networks" in DEFINITION
     assert "0.05" in DEFINITION
     assert Settings().level == 0.95
     assert Settings().least_subjects == 6

@@ -100,4 +100,4 @@ def test_order_of_scans_does_not_matter(rows: list[tuple[float, str]]):
 
 
 def test_the_definition_names_the_level():
-    assert Settings(level=0.9).definition.startswith("90% interval of the mean over scans: t")
+    assert Settings(level=0.9).definition.startswith("90 % confidence interval of the mean over scans (t")

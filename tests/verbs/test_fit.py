@@ -96,7 +96,7 @@ def test_a_pretraining_that_learned_nothing_is_said_at_the_end_and_in_the_report
     said = capsys.readouterr().err
     assert "pretrain.learning_rate=3.3e-10" in said
     assert "warning: pre-training rotation learned nothing" in said.split(" report ")[1]
-    assert "learnt nothing: at its end" in page.read_text(encoding="utf-8").split('<h2 id="done">')[0]
+    assert "learned nothing: at its end" in page.read_text(encoding="utf-8").split('<h2 id="done">')[0]
 
 
 def test_other_settings_in_the_same_folder_have_runs_of_their_own(

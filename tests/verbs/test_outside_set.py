@@ -313,7 +313,7 @@ def test_the_report_of_scans_from_elsewhere(tuned: Path, tmp_path: Path) -> None
     page = parsed(file.read_text(encoding="utf-8")).said
     for words in (
         "The data: 3 scans of 2 subjects",
-        "3 of them have a label, of RV, MYO and LV",
+        "3 scans have a reference label, with the structures RV, MYO and LV",
         "Fine-tuning “tuned”",
         "Pre-training “pcl”",
         "Evaluation: 3 scans of 2 subjects",
@@ -322,7 +322,7 @@ def test_the_report_of_scans_from_elsewhere(tuned: Path, tmp_path: Path) -> None
         "Worst: new",
     ):
         assert words in page, words
-    assert "Not there yet" not in page
+    assert "Not done yet" not in page
 
 
 def test_a_report_outlives_scans_and_runs(tuned: Path, tmp_path: Path) -> None:

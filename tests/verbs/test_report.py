@@ -145,8 +145,8 @@ def test_a_pretraining_that_learned_nothing_is_named_wherever_it_is_claimed(work
     why = "the contrast loss is 5.9141, what a network that knows nothing has (5.9188)"
     (other / "runs" / "sal" / "status.json").write_text(json.dumps({**status, "learned_nothing": why}))
     head, _, rest = report(other).read_text(encoding="utf-8").partition('<h2 id="done">')
-    assert f"Pre-training “sal” learnt nothing: at its end {why}." in head
-    assert f"sal learnt nothing from the images of 3 subjects (100 steps, 13 min): {why}." in rest
+    assert f"Pre-training “sal” learned nothing: at its end {why}." in head
+    assert f"sal learned nothing from the images of 3 subjects (100 steps, 13 min): {why}." in rest
     assert "(100 steps) without learning anything, and then fine-tuned" in rest.split('<h2 id="methods">')[-1]
     assert "nothing" not in text.partition('<h2 id="done">')[0]
 
@@ -193,20 +193,21 @@ def test_what_it_shows_is_escaped(text: str):
 
 def test_says_what_was_done(text: str):
     said = parsed(text).said
-    assert "The data: 3 scans of 3 subjects (MR); 3 of them have a label" in said
-    assert "sal learnt from the images of 3 subjects, without labels (100 steps, 13 min)" in said
+    assert "The data: 3 scans of 3 subjects (MR). 3 scans have a reference label" in said
+    assert "sal learned from the images of 3 subjects, without labels (100 steps, 13 min)" in said
     assert "from the weights of “sal”, on 1 labelled subject (x) (100 steps, 13 min)" in said
     assert "No scan was segmented by a network that had seen a label of its subject" in said
     assert "The result is transductive" in said
     assert "near collapse" in said
-    assert "Not there yet" not in said
+    assert "Not done yet" not in said
 
 
 def test_headline_is_the_evaluations(work: Path, text: str):
     summary = json.loads((work / "evaluation" / "summary.json").read_text(encoding="utf-8"))
     overall = summary["protocols"]["default"]["overall"]
     said = parsed(text).said
-    assert f"Dice, mean over scans {overall['dice']['mean']:.3f} 95 % interval {overall['dice']['low']:.3f}–" in said
+    mean, low = overall["dice"]["mean"], overall["dice"]["low"]
+    assert f"Dice, mean over scans {mean:.3f} 95 % confidence interval {low:.3f}–" in said
     assert "Structures missed 1 of 6 in the reference; 0 invented" in said
     assert "Protocol “paper”: mean Dice 0.800" in said
     assert summary["protocols"]["default"]["definitions"]["hd95_mm"] in said
@@ -481,8 +482,8 @@ def test_an_absent_structure_and_one_subject(tmp_path: Path):
     volume.write_volume(label_map(without=3), np.diag([*SPACING_MM, 1.0]), tmp_path / "Heart data" / "a.nii.gz")
     evaluate(work)
     said = parsed(report(work).read_text(encoding="utf-8")).said
-    assert "no interval from one subject" in said
-    assert "1 subject is few" in said
+    assert "no confidence interval: one subject only" in said
+    assert "Only 1 subject was tested" in said
     assert said.count("Best: a") + said.count("Worst: a") == 1
 
 
@@ -551,7 +552,7 @@ def test_shows_what_networks_take_for_the_same(compared: Path, tmp_path: Path):
     text = report(compared, similarity="heart_001:2:20,30", output=tmp_path / "page.html").read_text(encoding="utf-8")
     reader = parsed(text)
     assert "row 20, column 30 of slice 2 of 5, scan heart_001" in reader.said
-    assert "turned by 60° clockwise and shrunk 1.2 times" in reader.said
+    assert "turned by 60° clockwise and made 1.2 times smaller" in reader.said
     titles = ["scratch fresh unet2d", "pcl unet2d", "scratch fresh kaf_unet", "kaf second <i>, kaf_unet"]
     places = [reader.said.index(title) for title in titles]
     assert places == sorted(places)

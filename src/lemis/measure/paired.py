@@ -67,10 +67,11 @@ class Settings:
 
 
 DEFINITION = (
-    "95 % interval of the mean difference over scans: t, with the variance of subjects with all their scans. p by "
-    "flipped signs of subjects, Holm over the methods at each number of labelled subjects. With several seeds both "
-    "count seeds as well and speak of networks trained anew; with one seed, of new subjects for the networks as they "
-    "are. Reliable: adjusted p below 0.05 and an interval without 0, from 6 test subjects on."
+    "Intervals are 95 % confidence intervals of the mean difference over scans, by the t distribution, with subjects "
+    "as the independent units. p is from a permutation test that flips the signs of whole subjects, with Holm's "
+    "correction over the methods at each number of labelled subjects. With several seeds, both also take the seeds "
+    "into account and hold for networks that are trained anew; with one seed, they hold for new subjects segmented by "
+    "these very networks. Reliable: adjusted p below 0.05, an interval without 0, and at least 6 test subjects."
 )
 
 

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-INTERVAL = "{level:.0%} interval of the mean over scans: t, with the variance of subjects with all their scans"
+INTERVAL = (
+    "{percent:.0f} % confidence interval of the mean over scans (t distribution; subjects are the independent units)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class Settings:
     @property
     def definition(self) -> str:
         """What an interval is, in words."""
-        return INTERVAL.format(level=self.level)
+        return INTERVAL.format(percent=100 * self.level)
 
 
 class Estimate(NamedTuple):

@@ -324,7 +324,7 @@ def methods_paragraph(outcome: Outcome) -> str:
         )
         how = (
             f"Networks were fine-tuned on the labels of {numbers} {'subject' if numbers == '1' else 'subjects'}, in "
-            f"{count(outcome.folds, 'fold')} by subject with {count(outcome.seeds, 'seed')}"
+            f"{count(outcome.folds, 'fold')} split by subject, with {count(outcome.seeds, 'seed')}"
             f"{'; all rows had the same folds, labelled subjects and seeds' if others else ''}."
         )
     said = [

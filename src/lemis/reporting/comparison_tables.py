@@ -190,12 +190,12 @@ def difference_tables(outcome: Outcome, comparisons: Sequence[paired.Comparison]
         {"Method": row, **{heading: _difference(found.get((row, m))) for m, heading in columns.items()}} for row in rows
     ]
     caption = (
-        f"{outcome.facts.data}: difference to {outcome.baseline} in Dice points (hundredths of Dice; mean Dice "
+        f"{outcome.facts.data}: difference from {outcome.baseline} in Dice points (hundredths of Dice; mean Dice "
         f"of each scan over its structures, protocol “default”), paired by scan. {paired.DEFINITION} "
         "In bold: reliable. "
         f"{_FOLDS if outcome.folds > 1 else ''}Tested on {outcome.tested}."
     )
-    title = f"Difference to {outcome.baseline}, Dice points"
+    title = f"Difference from {outcome.baseline}, Dice points"
     return [Table("differences", title, caption, ("Method", *columns.values()), tuple(lines))]
 
 
@@ -222,10 +222,10 @@ def cost_table(outcome: Outcome) -> Table:
     """What each row takes of the machine: means over its trainings, and the most memory."""
     headings = {
         "pretraining_core_seconds": "Pre-training, core-minutes",
-        "finetuning_core_seconds": "A fine-tuning, core-minutes",
+        "finetuning_core_seconds": "Fine-tuning, core-minutes",
         "pretraining_seconds": "Pre-training, minutes",
-        "finetuning_seconds": "A fine-tuning, minutes",
-        "peak_memory_gb": "Most memory, GB",
+        "finetuning_seconds": "Fine-tuning, minutes",
+        "peak_memory_gb": "Peak memory, GB",
     }
     rows: list[dict[str, str | Written]] = []
     for row in outcome.rows:
@@ -239,13 +239,13 @@ def cost_table(outcome: Outcome) -> Table:
     columns = [heading for heading in headings.values() if any(row[heading] != Written("-") for row in rows)]
     if outcome.single:
         caption = f"Cost of all images with one seed, means over seeds. Machine: {outcome.facts.machine}."
-        rows = [{key.replace("A fine-tuning", "All images"): value for key, value in row.items()} for row in rows]
-        columns = [heading.replace("A fine-tuning", "All images") for heading in columns]
+        rows = [{key.replace("Fine-tuning", "All images"): value for key, value in row.items()} for row in rows]
+        columns = [heading.replace("Fine-tuning", "All images") for heading in columns]
         return Table("cost", "Cost", caption, ("Method", *columns), tuple(rows))
     caption = (
-        "Cost of one pre-training and of one fine-tuning, means over those of a row; one pre-training serves all its "
-        "fine-tunings that may share it. Core-minutes: what the processors worked; minutes: by the clock, on a machine "
-        f"that may have had other work. Machine: {outcome.facts.machine}."
+        "Cost of one pre-training and of one fine-tuning, averaged over the runs of a row; one pre-training serves all "
+        "fine-tunings that can share it. Core-minutes: working time summed over processor cores. Minutes: by the "
+        f"clock, on a machine that may have had other work too. Machine: {outcome.facts.machine}."
     )
     return Table("cost", "Cost", caption, ("Method", *columns), tuple(rows))
 

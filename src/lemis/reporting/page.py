@@ -147,7 +147,7 @@ def learning_figures(run: RunFacts, place: int, structures: Mapping[str, str]) -
         if len(terms) > 1
         else ("Loss", [key for key in keys if key == "loss"], "loss"),
         (
-            "Held-out score (no weights are chosen by it)",
+            "Score on the held-out subjects (not used to choose weights)",
             [k for k in keys if k.startswith("held_out/")],
             "Dice",
         ),

@@ -17,9 +17,9 @@ def show(summary: Summary, output: Path) -> None:
     """Print what was written to ``output``."""
     out = terminal.console()
     default = summary.protocols.default
-    level = f"{summary.settings.intervals.level:.0%}"
+    level = f"{100 * summary.settings.intervals.level:.0f} %"
     who = f"{count(summary.scans, 'scan')} of {count(summary.subjects, 'subject')}"
-    title = f"{who}; mean over scans, {level} interval below it"
+    title = f"{who}; mean over scans, {level} confidence interval below it"
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     # ASSD and the other forms of the distances are in the files: with them the table is wider than 80 columns.
     heads = {"dice": "Dice", "hd95_mm": "HD95 mm", "nsd": f"NSD {default.tolerance_mm:g} mm"}
@@ -55,10 +55,11 @@ def remarks(summary: Summary) -> list[str]:
         said.append(f"missed and invented structures count as Dice 0{distance}")
     if summary.subjects < 10:
         few = count(summary.subjects, "subject")
-        said.append(f"{few} {'is' if summary.subjects == 1 else 'are'} few: what fails rarely may not be among them")
+        were = "was" if summary.subjects == 1 else "were"
+        said.append(f"only {few} {were} tested: rare failures may not be among them")
     unknown = len(summary.training_not_recorded)
     if 0 < unknown < summary.scans:
-        said.append(f"{unknown} of the predictions are not in predictions.json: nobody knows if they leak")
+        said.append(f"{unknown} of the predictions are not in predictions.json: nobody knows whether they leak")
     if summary.strange:
         ways = sorted({kind for strangers in summary.strange.values() for kind, _ in strangers})
         said.append(

@@ -27,8 +27,8 @@ def _data_sentence(index: Index) -> str:
     labelled = [scan for scan in index.scans if scan.label]
     return (
         f"The data: {count(len(index.scans), 'scan')} of {count(len(subjects), 'subject')} "
-        f"({listed(index.channels)}); {len(labelled)} of them have a label, "
-        f"of {listed(name for name, value in index.labels.items() if value)}."
+        f"({listed(index.channels)}). {count(len(labelled), 'scan')} {'has' if len(labelled) == 1 else 'have'} a "
+        f"reference label, with the structures {listed(name for name, value in index.labels.items() if value)}."
     )
 
 
@@ -41,11 +41,11 @@ def _run_sentence(run: RunFacts) -> str:
         seen = len(run.pretrained_on)
         on = f"the images of {count(seen, 'subject')}" if seen else "images"
         if run.learned_nothing:
-            return f"Pre-training “{run.name}”: {run.method} learnt nothing from {on} ({took}): {run.learned_nothing}."
-        return f"Pre-training “{run.name}”: {run.method} learnt from {on}, without labels ({took}).{state}"
+            return f"Pre-training “{run.name}”: {run.method} learned nothing from {on} ({took}): {run.learned_nothing}."
+        return f"Pre-training “{run.name}”: {run.method} learned from {on}, without labels ({took}).{state}"
     labelled = run.labelled_subjects
     who = f"on {count(len(labelled), 'labelled subject')} ({listed(labelled)})" if labelled else "on labelled scans"
-    begun = f"from the weights of “{run.pretrained}”" if run.pretrained else "from scratch"
+    begun = f"starting from the weights of “{run.pretrained}”" if run.pretrained else "from scratch"
     extra = f", with the extra loss {run.auxiliary}" if run.auxiliary else ""
     return f"Fine-tuning “{run.name}”: {begun}, {who}{extra} ({took}).{state}"
 
@@ -61,7 +61,7 @@ def _evaluation_sentences(summary: Summary) -> list[str]:
     said.append(
         {
             True: "The result is transductive: pre-training had seen the images (never the labels) of test "
-            "subjects. For scans that arrive later, expect somewhat less.",
+            "subjects. Expect somewhat lower scores on scans that pre-training has not seen.",
             False: "The result is not transductive: pre-training saw no image of a test subject.",
             None: "What training saw is not recorded, so nobody can tell whether the test was fair.",
         }[summary.transductive]
@@ -76,7 +76,7 @@ def warnings(work: WorkFacts) -> list[str]:
         *_unknown_training(work),
         *_strange_scans(work),
         *(
-            f"Pre-training “{run.name}” learnt nothing: at its end {run.learned_nothing}. What follows is the result "
+            f"Pre-training “{run.name}” learned nothing: at its end {run.learned_nothing}. What follows is the result "
             "of networks that had no use of it."
             for run in work.runs
             if run.learned_nothing and (run.name in used or not used)

@@ -78,7 +78,7 @@ def _similarity(work: Path, text: str, runs: Sequence[str], device: str, trust: 
     matches = "; ".join(f"{maps.title} {maps.note} {maps.away_px:.0f} pixels away" for maps in networks)
     return Similarity(
         where=where,
-        view=f"turned by {engine.TURN_DEGREES:g}° clockwise and shrunk {engine.ZOOM:g} times",
+        view=f"turned by {engine.TURN_DEGREES:g}° clockwise and made {engine.ZOOM:g} times smaller",
         stride=strides,
         places=figures.places(
             "similarity-places", found.image, found.view, place,
