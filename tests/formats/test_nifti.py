@@ -66,6 +66,19 @@ def test_scaled_values_are_float32_and_labels_of_that_scan_are_not_scaled(tmp_pa
     assert (back.array == 7).all()
 
 
+@pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", "<i4", "<f4", ">f8"])
+@pytest.mark.parametrize("order", ["F", "C"])
+def test_values_scaled_in_parts_are_those_of_the_whole_to_the_bit(
+    dtype: str, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nifti, "_SCALED_AT_ONCE", 7)
+    stored = np.asarray(RANDOM.normal(100, 30, (*SHAPE, 2)).astype(dtype), order=order)
+    whole = (stored.astype(np.float64) * 0.37 - 12.3).astype(np.float32)
+    scaled = nifti._scaled(stored, 0.37, -12.3)
+    assert (scaled.dtype, scaled.strides) == (whole.dtype, whole.strides)
+    np.testing.assert_array_equal(scaled, whole)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
 def test_unscaled_values_keep_their_type(dtype: type, tmp_path: Path) -> None:
     array = np.arange(120).reshape(SHAPE).astype(dtype)

@@ -35,6 +35,7 @@ _SPACING_TOLERANCE = 0.01  # of a spacing stated twice, of which one is rounded
 _METRES, _MICRONS = 1, 3  # NIfTI's codes of a unit of length; 2 is mm, 0 is unknown and taken for mm
 _UNITS_MM = {0: 1.0, _METRES: 1000.0, 2: 1.0, _MICRONS: 0.001}
 _PACKED = (".gz", ".mgz")
+_SCALED_AT_ONCE = 1 << 18  # values; 2 MB in float64
 
 
 def read(path: Path, with_voxels: bool, frame: int | None = None) -> tuple[Source, Array | None]:
@@ -82,8 +83,7 @@ def read(path: Path, with_voxels: bool, frame: int | None = None) -> tuple[Sourc
     if dtype.names:
         stored = np.stack([stored[name] for name in dtype.names[:3]], axis=-1)  # alpha is no intensity
     elif (slope, intercept) != (1.0, 0.0):
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which check looks for
-            stored = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+        stored = _scaled(stored, slope, intercept)
     return source, stored.reshape(shape if channels == 1 else (*shape, channels))
 
 
@@ -200,6 +200,18 @@ def _unscaled(image: Any) -> tuple[Array, int]:
     unpacked, surplus = packed.read_gzip(file, stored.offset, _bytes_of(image))
     found: Array = unpacked.view(stored.dtype)
     return found.reshape(stored.shape, order="F"), surplus
+
+
+def _scaled(stored: Array, slope: float, intercept: float) -> npt.NDArray[np.float32]:
+    """``stored * slope + intercept``, computed in float64; a part at a time, so that it takes no float64 copy."""
+    scaled = np.empty_like(stored, dtype=np.float32)  # in the same order in memory, which ravel("K") then follows
+    values, places = stored.ravel(order="K"), scaled.ravel(order="K")
+    assert np.shares_memory(places, scaled) or not scaled.size
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which check looks for
+        for start in range(0, values.size, _SCALED_AT_ONCE):
+            part = slice(start, start + _SCALED_AT_ONCE)
+            places[part] = values[part].astype(np.float64) * slope + intercept
+    return scaled
 
 
 class _Film:
