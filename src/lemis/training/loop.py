@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
@@ -67,40 +67,23 @@ def train(
     per_epoch = len(source.draw(sampling, seed=seed, epoch=0))
     total = settings.steps or settings.epochs * per_epoch
     inner = channels_last(objective)
-    optimiser = build_optimiser(inner, settings)
-    model, optimiser = fabric.setup(inner, optimiser)
-    step, unscored = _resume(run, inner, optimiser, fabric, total)
-    every = max(1, total // scoring.times) if scoring else total + 1
-
-    def left(step: int) -> float:  # in steps
-        more = (total - step) // every * scoring.steps if scoring else 0.0
-        return total - step + more
-
-    def scored(step: int, figures: dict[str, float], signals: Signals) -> dict[str, float]:
-        if scoring is None:
-            return figures
-        try:
-            return figures | scoring.figures(lambda: signals.stop and processes.count() == 1)
-        except StoppedScoringError:
-            _save(run, step, inner, optimiser, fabric, unscored=figures)
-            raise Interrupted(f"{run.path}: stopped after step {step}, with a checkpoint") from None
-
+    model, optimiser = fabric.setup(inner, build_optimiser(inner, settings))
+    checkpoints = _Checkpoints(run, inner, optimiser, fabric)
+    step, unscored = checkpoints.resume(total)
+    scores = _Scores(scoring, total, checkpoints)
     patience = settings.warm_up_steps + max(FEWEST_STEPS, int(PATIENCE_SHARE * total))
     watch = Watch(run, patience, learning_rate=settings.learning_rate, prefix=prefix)
-    last_saved = time.monotonic()
-    with run.progress(total, step, left) as advance, Signals() as signals:
+    with run.progress(total, step, scores.steps_left) as advance, Signals() as signals:
         if unscored is not None:
-            run.log(step, scored(step, unscored, signals))
+            run.log(step, scores.taken(step, unscored, signals))
         while step < total:
             epoch = step // per_epoch
-            batches = source.draw(sampling, seed=seed, epoch=epoch)
-            mine = [_rows_of_process(rows, fabric) for rows in batches[step % per_epoch :]]
+            rest = source.draw(sampling, seed=seed, epoch=epoch)[step % per_epoch :][: total - step]
+            mine = [_rows_of_process(rows, fabric) for rows in rest]
             for rows, batch in zip(mine, source.stream(mine), strict=True):
-                rate = learning_rate(settings, step, total)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate
+                rate = _set_rate(optimiser, learning_rate(settings, step, total))
                 outcome = _gradient(model, batch, settings, step, seed, fabric)
-                late = time.monotonic() - last_saved > 60 * settings.checkpoint_minutes
+                late = checkpoints.minutes_ago() > settings.checkpoint_minutes
                 outcome, save, stop = _together(outcome, late, signals)
                 loss = torch.stack(list(outcome.losses.values())).sum().detach()
                 if not bool(torch.isfinite(loss)):
@@ -112,23 +95,18 @@ def train(
                 step += 1
                 _after_step(inner, step / total)
                 watch.see(outcome)
-                figures: dict[str, float] = {}
-                if _due(settings.log_every_steps, step, total):
-                    figures |= {"learning_rate": rate, **watch.figures(outcome)}
-                if figures or (scoring is not None and _due(every, step, total)):
-                    figures = {"epoch": epoch, **figures}
-                    run.log(step, scored(step, figures, signals) if _due(every, step, total) else figures)
+                logged = _due(settings.log_every_steps, step, total)
+                figures = {"learning_rate": rate, **watch.figures(outcome)} if logged else {}
+                if figures or scores.are_due(step):
+                    run.log(step, scores.added(step, {"epoch": epoch, **figures}, signals))
                 advance(step, float(loss))
                 if _due(per_epoch, step, total):
                     watch.end_of_epoch(epoch, step)
                     _after_epoch(inner, step / total)
                 if save and step < total:
-                    _save(run, step, inner, optimiser, fabric)
-                    last_saved = time.monotonic()
+                    checkpoints.save(step)
                     if stop:
-                        raise Interrupted(f"{run.path}: stopped after step {step}, with a checkpoint")
-                if step == total:
-                    break
+                        raise checkpoints.stopped(step)
     refuse_not_finite_weights(inner, step, run)
     run.set_status(step=step, steps=total)
     return watch.learned_nothing
@@ -178,42 +156,96 @@ def _due(every: int, step: int, total: int) -> bool:
     return step % every == 0 or step == total
 
 
-def _resume(run: Run, module: nn.Module, optimiser: Any, fabric: Fabric, total: int) -> tuple[int, Any]:
-    """The step that training goes on from, everything as it was after it, and its figures where it is yet to be scored.
+@final
+class _Checkpoints:
+    """All that a training goes on from, as it is written down now and then."""
 
-    Raises ``UsageError`` where it cannot.
-    """
-    state = run.load_checkpoint(fabric.device)
-    if state is None:
-        run.forget_after(0)
-        return 0, None
-    step, unscored = state["step"], state.get("unscored")
-    if not isinstance(step, int) or not 0 < step < total + (unscored is not None):
-        raise run.damaged_checkpoint(f"step {step!r} of {total}")
-    try:
-        module.load_state_dict(state["objective"])
-        optimiser.load_state_dict(state["optimiser"])
-        fabric.strategy.precision.load_state_dict(state["precision"])
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise run.damaged_checkpoint(str(error).partition("\n")[0]) from error
-    run.forget_after(step)
-    return step, unscored
+    def __init__(self, run: Run, module: nn.Module, optimiser: Any, fabric: Fabric) -> None:
+        self._run, self._module, self._optimiser, self._fabric = run, module, optimiser, fabric
+        self._last = time.monotonic()
+
+    def minutes_ago(self) -> float:
+        """The last one, or the beginning."""
+        return (time.monotonic() - self._last) / 60
+
+    def resume(self, total: int) -> tuple[int, Any]:
+        """The step that training goes on from, everything as it was after it, and its figures if it lacks its scores.
+
+        Raises:
+            UsageError: The checkpoint is damaged, or of another training.
+        """
+        run, state = self._run, self._run.load_checkpoint(self._fabric.device)
+        if state is None:
+            run.forget_after(0)
+            return 0, None
+        step, unscored = state["step"], state.get("unscored")
+        if not isinstance(step, int) or not 0 < step < total + (unscored is not None):
+            raise run.damaged_checkpoint(f"step {step!r} of {total}")
+        try:
+            self._module.load_state_dict(state["objective"])
+            self._optimiser.load_state_dict(state["optimiser"])
+            self._fabric.strategy.precision.load_state_dict(state["precision"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise run.damaged_checkpoint(str(error).partition("\n")[0]) from error
+        run.forget_after(step)
+        return step, unscored
+
+    def save(self, step: int, unscored: dict[str, float] | None = None) -> None:
+        """After a step; ``unscored`` are its figures where it is yet to be scored."""
+        refuse_not_finite_weights(self._module, step, self._run)
+        self._run.save_checkpoint(
+            {
+                "step": step,
+                "objective": self._module.state_dict(),
+                "optimiser": self._optimiser.state_dict(),
+                "precision": self._fabric.strategy.precision.state_dict(),
+                **({} if unscored is None else {"unscored": unscored}),
+            }
+        )
+        self._fabric.barrier()
+        self._last = time.monotonic()
+
+    def stopped(self, step: int) -> Interrupted:
+        """The error of a training that was asked to end."""
+        return Interrupted(f"{self._run.path}: stopped after step {step}, with a checkpoint")
 
 
-def _save(
-    run: Run, step: int, module: nn.Module, optimiser: Any, fabric: Fabric, unscored: dict[str, float] | None = None
-) -> None:
-    refuse_not_finite_weights(module, step, run)
-    run.save_checkpoint(
-        {
-            "step": step,
-            "objective": module.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "precision": fabric.strategy.precision.state_dict(),
-            **({} if unscored is None else {"unscored": unscored}),
-        }
-    )
-    fabric.barrier()
+@final
+class _Scores:
+    """Of held-out scans, at equal distances and at the end; none where nothing is scored."""
+
+    def __init__(self, scoring: Scoring | None, total: int, checkpoints: _Checkpoints) -> None:
+        self._scoring, self._total, self._checkpoints = scoring, total, checkpoints
+        self._every = max(1, total // scoring.times) if scoring else total + 1
+
+    def are_due(self, step: int) -> bool:
+        """Whether held-out scans are scored after a step."""
+        return self._scoring is not None and _due(self._every, step, self._total)
+
+    def steps_left(self, step: int) -> float:
+        """After a step, with the time of scoring as steps."""
+        left = self._total - step
+        return left + (left // self._every * self._scoring.steps if self._scoring else 0.0)
+
+    def added(self, step: int, figures: dict[str, float], signals: Signals) -> dict[str, float]:
+        """The figures of a step, with its scores if they are due."""
+        return self.taken(step, figures, signals) if self.are_due(step) else figures
+
+    def taken(self, step: int, figures: dict[str, float], signals: Signals) -> dict[str, float]:
+        """The figures of a step with its scores; a checkpoint without them where somebody ends it meanwhile."""
+        if self._scoring is None:
+            return figures
+        try:
+            return figures | self._scoring.figures(lambda: signals.stop and processes.count() == 1)
+        except StoppedScoringError:
+            self._checkpoints.save(step, figures)
+            raise self._checkpoints.stopped(step) from None
+
+
+def _set_rate(optimiser: Any, rate: float) -> float:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    return rate
 
 
 def _rows_of_process(rows: np.ndarray, fabric: Fabric) -> np.ndarray:

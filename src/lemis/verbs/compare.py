@@ -147,16 +147,7 @@ def compare(
     if dry_run:
         made.estimate(cells.missing(folder, output, made.grid))
         return Outcome(folder)
-    write_yaml(asked, folder / "plan.yaml")
-    adopted = cells.adopt(folder, made.grid.cells)
-    todo = cells.missing(folder, output, made.grid)
-    for one in made.grid.cells.values():
-        cells.write_cell(folder, one)
-    console.rule("compare")
-    console.print(
-        f"{folder}: {count(len(made.grid.cells), 'cell')}, {len(made.grid.cells) - len(todo)} done"
-        + (f" ({adopted} of them by another comparison)" if adopted else "")
-    )
+    todo = _taken_up(asked, folder, output, made, console)
     tasks = _tasks(todo, job, gpus, device)
     if emit is not None:
         command = _command(scans, output, plan, folder.name, upstream, overrides, device, keep_predictions)
@@ -374,6 +365,21 @@ class _Progress:
         kinds = [self._cells[key].kind for key in self._waiting]
         left = sum(means.get(kind, sum(every) / len(every)) for kind in kinds) / self._side_by_side
         return f", about {duration(left)} left"
+
+
+def _taken_up(asked: Plan, folder: Path, output: Path, made: _Made, console: Console) -> list[Cell]:
+    """Write the plan and its cells down; the cells that are not done, here or in another comparison."""
+    write_yaml(asked, folder / "plan.yaml")
+    adopted = cells.adopt(folder, made.grid.cells)
+    todo = cells.missing(folder, output, made.grid)
+    for one in made.grid.cells.values():
+        cells.write_cell(folder, one)
+    console.rule("compare")
+    console.print(
+        f"{folder}: {count(len(made.grid.cells), 'cell')}, {len(made.grid.cells) - len(todo)} done"
+        + (f" ({adopted} of them by another comparison)" if adopted else "")
+    )
+    return todo
 
 
 def _tasks(todo: Sequence[Cell], job: partial[Job], gpus: float | None, device: str) -> list[Task]:

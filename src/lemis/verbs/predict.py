@@ -54,6 +54,22 @@ class Tiling(NamedTuple):
     settings: tiles.Settings
 
 
+class _Ensemble(NamedTuple):
+    """The runs whose probabilities are averaged, or the one."""
+
+    runs: Sequence[Path]
+    networks: Sequence[Backbone]
+    models: Sequence[FinetunedModel]
+    frame: Frame | None  # in which they saw their scans; None for runs of before there were frames
+    tiling: Tiling | None  # of networks of three dimensions
+    device: torch.device
+
+    @property
+    def names(self) -> str:
+        """Of all, in a line."""
+        return " + ".join(run.name for run in self.runs)
+
+
 def predict(
     runs: Path | Sequence[Path],
     *,
@@ -85,64 +101,45 @@ def predict(
         UsageError: Runs that do not belong together, settings that they do not have, or no scan to predict.
     """
     console = messages()
-    runs = [runs] if isinstance(runs, Path) else list(runs)
-    if not runs:
-        raise UsageError("no run", allowed="one fine-tuned run, or several", next="lemis predict WORK/runs/NAME")
-    target = torch.device(chosen_device(device))
-    networks, models = _load(runs, target, trust)
-    frame = _frame(runs, models)
-    tiling = _tiling(overrides, models[0].patch_px)
-    work = runs[0].parent.parent
+    ensemble = _loaded([runs] if isinstance(runs, Path) else list(runs), overrides, device, trust)
+    work = ensemble.runs[0].parent.parent
     index, foreign = _listed(work, inputs)
-    index = frames.follow(index, None if frame is None else frame.axes)
-    _expect_channels(index, models[0])
+    index = frames.follow(index, None if ensemble.frame is None else ensemble.frame.axes)
+    _expect_channels(index, ensemble.models[0])
     output = output or work / "predictions"
     if not dry_run:
         files.require_writable(output)
     known = predictions.read(output) or Predictions(version=1)
-    chosen = _chosen(index, scans, models, all_of_them=inputs is not None)
-    made_by = {
-        "runs": tuple(run.name for run in runs),
-        "weights": tuple(_digest(run / WEIGHTS) for run in runs),
-        "labelled_subjects": tuple(sorted({subject for model in models for subject in model.labelled_subjects})),
-        **_said_of(tiling),
-    }
-    wanted = {scan.id: Prediction(**made_by, images=_stamps(index, scan)) for scan in chosen}
+    chosen = _chosen(index, scans, ensemble.models, all_of_them=inputs is not None)
+    wanted = _wanted(ensemble, index, chosen)
     waiting = [scan for scan in chosen if not _is_made(known.scans.get(scan.id), wanted[scan.id], output)]
-    pretraining = tuple(sorted({subject for model in models for subject in model.pretraining_subjects}))
+    pretraining = tuple(sorted({subject for model in ensemble.models for subject in model.pretraining_subjects}))
     listed = {
         scan.id: {"scan": _located(index, scan), "inputs": foreign, "pretraining_subjects": pretraining}
         for scan in chosen
     }
-    shared = _shared(runs, models, index)
+    shared = _shared(ensemble, index)
     if not dry_run:
         for scan in (scan for scan in chosen if scan not in waiting):
             _list_anew(output, known.scans[scan.id], listed[scan.id], shared)
     if not waiting:
         console.print(f"{output}: nothing to do")
         return output
-    names = " + ".join(run.name for run in runs)
     if dry_run:
-        _say_strange({scan.id: _strange_header(scan, index, models[0], frame) for scan in waiting}, console)
-        _print_cost(waiting, _costs(waiting, networks, models[0], tiling, target), tiling, target)
+        _say_strange({scan.id: _strange_header(scan, index, ensemble) for scan in waiting}, console)
+        _print_cost(waiting, _costs(waiting, ensemble), ensemble)
         return output
     output.mkdir(parents=True, exist_ok=True)
     added = {}
-    with terminal.progress(console, f"predicting with {names}") as bar:
+    with terminal.progress(console, f"predicting with {ensemble.names}") as bar:
         for scan in bar.track(waiting):
-            file, facts = _predict_one(scan, index, networks, models[0], tiling, output, target)
-            added[scan.id] = wanted[scan.id].model_copy(
-                update={
-                    **listed[scan.id], "file": file.name, "digest": facts.image_digest,
-                    "known_as": tuple(sorted(_known(models).subjects(facts.image_digest))),
-                    "strange": _strange(scan, facts, index, models, frame),
-                }
-            )  # fmt: skip
+            facts = _predict_one(scan, index, ensemble, output)
+            added[scan.id] = wanted[scan.id].model_copy(update={**listed[scan.id], **facts})
             predictions.add(output, scan.id, added[scan.id], shared)
     _say_strange({id: made.strange for id, made in added.items()}, console)
     if foreign is not None:
         _say_known(added, console)
-    console.print(f"predicted {count(len(waiting), 'scan')} with {names}: {output}")
+    console.print(f"predicted {count(len(waiting), 'scan')} with {ensemble.names}: {output}")
     return output
 
 
@@ -163,16 +160,27 @@ def _located(index: Index, scan: Scan) -> Scan:
     return dataclasses.replace(scan, images=images, label=label)
 
 
-def _shared(runs: Sequence[Path], models: Sequence[FinetunedModel], index: Index) -> Predictions:
+def _wanted(ensemble: _Ensemble, index: Index, scans: Sequence[Scan]) -> dict[str, Prediction]:
+    """All that decides on a label map, by scan: where a record says the same, the map is made."""
+    made_by = {
+        "runs": tuple(run.name for run in ensemble.runs),
+        "weights": tuple(_digest(run / WEIGHTS) for run in ensemble.runs),
+        "labelled_subjects": tuple(sorted({one for model in ensemble.models for one in model.labelled_subjects})),
+        **_said_of(ensemble.tiling),
+    }
+    return {scan.id: Prediction(**made_by, images=_stamps(index, scan)) for scan in scans}
+
+
+def _shared(ensemble: _Ensemble, index: Index) -> Predictions:
     """What the record says of all label maps of these runs."""
-    first = models[0]
+    first = ensemble.models[0]
     named = zip(first.label_names, first.label_values, strict=True)
     return Predictions(
         version=1,
         structures={name: value for name, value in named if value},
-        ignored_values=tuple(sorted({value for model in models for value in model.ignored_values})),
-        known_labels=dict(_known(models).labels),
-        run_folders={run.name: str(run.resolve()) for run in runs},
+        ignored_values=tuple(sorted({value for model in ensemble.models for value in model.ignored_values})),
+        known_labels=dict(_known(ensemble).labels),
+        run_folders={run.name: str(run.resolve()) for run in ensemble.runs},
         channels=index.channels,
         layout=index.layout,
         frame=index.frame,
@@ -186,8 +194,11 @@ def _list_anew(output: Path, made: Prediction, listed: Mapping[str, Any], shared
         predictions.add(output, listed["scan"].id, made.model_copy(update=dict(listed)), shared)
 
 
-def _load(runs: Sequence[Path], device: torch.device, trust: Trust) -> tuple[list[Backbone], list[FinetunedModel]]:
-    loaded = [load_network(run, device, trust) for run in runs]
+def _loaded(runs: Sequence[Path], overrides: Sequence[str], device: str, trust: Trust) -> _Ensemble:
+    if not runs:
+        raise UsageError("no run", allowed="one fine-tuned run, or several", next="lemis predict WORK/runs/NAME")
+    target = torch.device(chosen_device(device))
+    loaded = [load_network(run, target, trust) for run in runs]
     models = [model for _, model in loaded]
     for model, run in zip(models, runs, strict=True):
         for key in ("channels", "label_values", "prepared", "patch_px"):
@@ -198,7 +209,8 @@ def _load(runs: Sequence[Path], device: torch.device, trust: Trust) -> tuple[lis
                     allowed="an ensemble of runs from one prepared data set",
                     next=f"lemis predict {run}",
                 )
-    return [network for network, _ in loaded], models
+    tiling = _tiling(overrides, models[0].patch_px)
+    return _Ensemble(runs, [network for network, _ in loaded], models, _frame(runs, models), tiling, target)
 
 
 def _frame(runs: Sequence[Path], models: Sequence[FinetunedModel]) -> Frame | None:
@@ -217,12 +229,13 @@ def _frame(runs: Sequence[Path], models: Sequence[FinetunedModel]) -> Frame | No
 # ------------------------------------------------------------------------------------ what the runs were made for
 
 
-def _known(models: Sequence[FinetunedModel]) -> Known:
-    return exposure.joined(model.known for model in models)
+def _known(ensemble: _Ensemble) -> Known:
+    return exposure.joined(model.known for model in ensemble.models)
 
 
-def _strange_header(scan: Scan, index: Index, model: FinetunedModel, frame: Frame | None) -> tuple[Strange, ...]:
+def _strange_header(scan: Scan, index: Index, ensemble: _Ensemble) -> tuple[Strange, ...]:
     """In what a scan is not what the runs were made for, by names and header."""
+    model, frame = ensemble.models[0], ensemble.frame
     found = exposure.other_channels(index.channels, model.channels)
     settings = resolve(Preparation, model.prepared)
     seen = dataclasses.replace(scan, slice_axis=slice_axis_of(settings, scan.slice_axis))
@@ -236,15 +249,13 @@ def _strange_header(scan: Scan, index: Index, model: FinetunedModel, frame: Fram
     return tuple(found)
 
 
-def _strange(
-    scan: Scan, facts: Facts, index: Index, models: Sequence[FinetunedModel], frame: Frame | None
-) -> tuple[Strange, ...]:
+def _strange(scan: Scan, facts: Facts, index: Index, ensemble: _Ensemble) -> tuple[Strange, ...]:
     """In what a scan is not what the runs were made for, by all that there is of it."""
-    found = _strange_header(scan, index, models[0], frame)
-    likes = [model.like for model in models if model.like is not None]
+    found = _strange_header(scan, index, ensemble)
+    likes = [model.like for model in ensemble.models if model.like is not None]
     if not likes:
         return found
-    more = exposure.strange(facts, functools.reduce(exposure.wider, likes), models[0].channels)
+    more = exposure.strange(facts, functools.reduce(exposure.wider, likes), ensemble.models[0].channels)
     told = {strange.kind for strange in found}  # a direction by its angle, where there is one
     return *found, *(strange for strange in more if strange.kind not in told)
 
@@ -304,21 +315,19 @@ def _chosen(
     return chosen
 
 
-def _predict_one(
-    scan: Scan,
-    index: Index,
-    networks: Sequence[Backbone],
-    model: FinetunedModel,
-    tiling: Tiling | None,
-    output: Path,
-    device: torch.device,
-) -> tuple[Path, Facts]:
+def _predict_one(scan: Scan, index: Index, ensemble: _Ensemble, output: Path) -> dict[str, Any]:
+    """Write the label map of a scan; what the record says of it."""
+    model = ensemble.models[0]
     slices, described, source = _prepared(scan, index, model)
-    classes = predict_scan(networks, slices, described, device, *(tiling or ()))
+    classes = predict_scan(ensemble.networks, slices, described, ensemble.device, *(ensemble.tiling or ()))
     labels = _values(model.label_values)[classes]
     file = index_file.locate(index, scan.images[0])
     path = volume.write_labels(labels, source, output / f"{scan.id}{label_suffix(file)}")
-    return path, described
+    return {
+        "file": path.name, "digest": described.image_digest,
+        "known_as": tuple(sorted(_known(ensemble).subjects(described.image_digest))),
+        "strange": _strange(scan, described, index, ensemble),
+    }  # fmt: skip
 
 
 def _expect_channels(index: Index, model: FinetunedModel) -> None:
@@ -374,19 +383,14 @@ def _said_of(tiling: Tiling | None) -> dict[str, Any]:
     return {"tiles": {"patch_px": list(tiling.patch_px), **said}}
 
 
-def _costs(
-    scans: Sequence[Scan],
-    networks: Sequence[Backbone],
-    model: FinetunedModel,
-    tiling: Tiling | None,
-    device: torch.device,
-) -> list[Cost]:
+def _costs(scans: Sequence[Scan], ensemble: _Ensemble) -> list[Cost]:
+    model, networks, device, tiling = ensemble.models[0], ensemble.networks, ensemble.device, ensemble.tiling or ()
     settings, channels = resolve(Preparation, model.prepared), len(model.channels)
     described = [_described(scan, scan.shape, scan.spacing_mm, settings) for scan in scans]
     _load_what_preparation_needs()
     largest = max(described, key=lambda one: math.prod(one.prepared_shape))
-    found = probe(networks, largest, channels, device, *(tiling or ()))
-    return [cost(one, found, channels, device, *(tiling or ())) for one in described]
+    found = probe(networks, largest, channels, device, *tiling)
+    return [cost(one, found, channels, device, *tiling) for one in described]
 
 
 def _load_what_preparation_needs() -> None:
@@ -401,8 +405,8 @@ def _load_what_preparation_needs() -> None:
     preprocess.prepare_image(image, small, settings)
 
 
-def _print_cost(scans: Sequence[Scan], costs: Sequence[Cost], tiling: Tiling | None, device: torch.device) -> None:
-    console = terminal.console()
+def _print_cost(scans: Sequence[Scan], costs: Sequence[Cost], ensemble: _Ensemble) -> None:
+    console, tiling, device = terminal.console(), ensemble.tiling, ensemble.device
     part = "slice" if tiling is None else "tile"
     of = "" if tiling is None else f" of {' x '.join(map(str, tiling.patch_px))}"
     seconds, parts = sum(one.seconds for one in costs), sum(one.parts for one in costs)
