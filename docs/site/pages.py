@@ -110,7 +110,8 @@ def _examples() -> dict[str, str]:
         text = path.read_text(encoding="utf-8")
         title, _, rest = (ast.get_docstring(ast.parse(text)) or path.stem).partition("\n")
         body = text.split('"""', 2)[2].strip() if '"""' in text else text
-        run = f"`python examples/{path.name}` runs it; `make test` does so too."
+        runs = "__main__" in text
+        run = f"`python examples/{path.name}` runs it; the tests do so too." if runs else "The tests do both."
         pages[f"examples/{path.stem}.md"] = (
             f"# {title.rstrip('.')}\n\n{rest.strip()}\n\n{run}\n\n```python\n{body}\n```\n"
         )

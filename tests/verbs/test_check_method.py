@@ -221,8 +221,14 @@ def test_every_kind_is_known_by_what_it_defines(lab, capsys, folder, name):
 
 
 def test_a_network_that_breaks_promises_is_told(lab, tmp_path):
-    text = (plugins._ROOT / "backbones" / "unet2d.py").read_text()
-    text = text.replace("def part_of(", "def forward(self, x):\n        return self.encode(x)[0]\n\n    def part_of(")
+    text = """
+from lemis.backbones import unet2d
+DIMS = (2,)
+Settings = unet2d.Settings
+class Backbone(unet2d.Backbone):
+    def forward(self, x):
+        return self.encode(x)[0]
+"""
     subject = backbones.Subject(lab(text), 2, tmp_path)
     tried = {one.promise: one for one in (attempt(each, subject) for each in backbones.STEP)}
     assert "has the shape" in tried["logits have the inputs size"].found
@@ -289,6 +295,19 @@ def test_names_that_are_no_module_outside_the_package(tmp_path, monkeypatch):
         assert error.value.next.endswith("pytest tests/contracts -k sal")
     with pytest.raises(UsageError, match="is no module"):
         check_method("labels.nowhere")
+    (tmp_path / "labels_alone.py").write_text("class Method: ...\n")
+    for name in ("labels_alone", "labels_alone.py"):
+        with pytest.raises(UsageError, match="lies in no package") as error:
+            check_method(name)
+        assert error.value.next.endswith("lemis check-method my_lab.labels_alone")
     (tmp_path / "labels" / "broken.py").write_text("class Method:\n    def (:\n")
     with pytest.raises(UsageError, match=r"cannot be imported: .*broken.py, line 2"):
         check_method("labels.broken")
+
+
+@pytest.mark.slow
+def test_a_method_for_volumes_alone(lab, material):
+    text = (plugins._ROOT / "methods" / "rotation.py").read_text().replace("DIMS = (2, 3)", "DIMS = (3,)")
+    subject = methods.Subject(lab(text), 3, material)
+    tried = [attempt(each, subject) for each in (*methods.STEP, methods.every_setting_has_an_effect)]
+    assert [one.state for one in tried] == ["kept"] * len(tried), tried

@@ -112,8 +112,10 @@ def _other_values(cls: Any, key: str, value: Any) -> list[Any]:
     if isinstance(value, tuple):
         if not value:
             return [[1], [0.5], [1, 2]]
-        larger = [value[-1] * 1.5] if isinstance(value[-1], (int, float)) else []
-        return [[*value[:-1], *larger], value[:-1], [*value, *larger], [0.5, 0.6]]
+        numbers = all(isinstance(one, (int, float)) for one in value)
+        larger = [value[-1] * 1.5] if numbers else []
+        doubled = [[2 * one for one in value]] if numbers else []
+        return [[*value[:-1], *larger], value[:-1], [*value, *larger], [0.5, 0.6], *doubled]
     if value is None:
         return [3, 0.5, "x"]
     if isinstance(value, int):

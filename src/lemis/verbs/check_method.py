@@ -117,6 +117,12 @@ def _refuse_what_is_no_module_outside(name: str) -> None:
             allowed="the dotted name of a module outside the package",
             next=f"in a clone of Lemis: python -m pytest tests/contracts -k {ours}",
         )
+    if "." not in stem and plugins.is_module(stem):
+        raise UsageError(
+            f"{shown(name)} lies in no package",
+            allowed="a name with a dot, which tells your modules from those of Lemis: my_lab.idea",
+            next=f"mkdir -p my_lab && mv {stem}.py my_lab/, then lemis check-method my_lab.{stem}",
+        )
     if name.endswith(".py") or "/" in name or not plugins.is_module(name):
         there = stem != name and plugins.is_module(stem)
         raise UsageError(
