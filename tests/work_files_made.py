@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from lemis.records import plain
 from lemis.verbs.evaluate import evaluate as evaluate_verb
+from lemis.work_files.run import FinetunedModel, Model, PretrainedModel
 
 _TRAINED: dict[str, Any] = {
     "version": 1, "method": "sal", "backbone": "unet2d", "backbone_settings": {}, "channels": ["MR"],
@@ -48,6 +50,13 @@ SUMMARY: dict[str, Any] = {
         "without_millimetres": None, "structures": {"pool": SCORES}, "overall": SCORES,
     }},
 }  # fmt: skip
+
+
+def model_of(facts: dict[str, Any]) -> Model:
+    """A ``model.json`` as the model that its reader gives."""
+    kind = PretrainedModel if facts["verb"] == "pretrain" else FinetunedModel
+    found: Model = kind.model_validate_json(json.dumps(facts))
+    return found
 
 
 def model(verb: str, **more: Any) -> dict[str, Any]:

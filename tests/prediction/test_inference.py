@@ -23,7 +23,7 @@ from lemis.preparation.resampling import resample_in_plane
 from lemis.preparation.settings import Settings
 from lemis.preparation.slices import slices_first
 from lemis.runs.run import Run
-from work_files_made import PRETRAINED
+from work_files_made import PRETRAINED, model_of
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -333,7 +333,7 @@ def test_time_and_memory_of_a_scan_follow_from_a_tile() -> None:
 
 def test_a_pretraining_run_cannot_predict(tmp_path: Path) -> None:
     run = Run(tmp_path / "sal", {})
-    run.finish({"w": torch.zeros(1)}, PRETRAINED)
+    run.finish({"w": torch.zeros(1)}, model_of(PRETRAINED))
     with pytest.raises(UsageError, match="is a pretrain run: it has no classes yet") as caught:
         inference.load_network(run.path, CPU)
     assert caught.value.next.endswith(f"--pretrained {run.path}")

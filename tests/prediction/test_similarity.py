@@ -25,8 +25,7 @@ from lemis.preparation.store import open_store
 from lemis.runs.run import Run, load_model
 from lemis.sampling import correspondence, geometries, resampling
 from lemis.settings import plain
-from lemis.work_files.run import model_of
-from work_files_made import ENVIRONMENT, model
+from work_files_made import ENVIRONMENT, model, model_of
 
 CPU = torch.device("cpu")
 
@@ -40,7 +39,9 @@ def make_run(work: Path, name: str, *, seed: int = 0, weights_of: int = 1, verb:
         "prepared": plain(store.settings), "seed": seed, **more,
     }  # fmt: skip
     torch.manual_seed(weights_of)
-    Run(work / "runs" / name, {"seed": seed}).finish(build_backbone(model_of(facts)).state_dict(), facts, verb=verb)
+    Run(work / "runs" / name, {"seed": seed}).finish(
+        build_backbone(model_of(facts)).state_dict(), model_of(facts), verb=verb
+    )
 
 
 def a_query(work: Path) -> Query:

@@ -13,7 +13,7 @@ from lemis.runs import folders, material
 from lemis.runs.material import Seen, TrainedOn
 from lemis.runs.run import Run, is_done
 from lemis.work_files.run import Status
-from work_files_made import PRETRAINED
+from work_files_made import PRETRAINED, model_of
 
 SETTINGS: dict[str, Any] = {"epochs": 3, "method": {"name": "pcl"}, "labelled": ["a"], "checkpoint_minutes": 10.0}
 OTHER = {**SETTINGS, "epochs": 4}
@@ -24,7 +24,7 @@ TWO = TrainedOn(facts={"prepared": {}}, scans={"a": Seen("a", "image", "correcte
 def trained(path: Path, settings: dict[str, Any], on: TrainedOn = ONE, weight: float = 1.0) -> Path:
     run = Run(path, settings, on)
     run.log(1, {"loss": 1.0, "held_out/dice": 0.5})
-    run.finish({"w": torch.full((2,), weight)}, PRETRAINED)
+    run.finish({"w": torch.full((2,), weight)}, model_of(PRETRAINED))
     return path
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from lemis.errors import UsageError
 from lemis.runs.run import Run, load_model, processor
 from lemis.work_files.run import Status
-from work_files_made import PRETRAINED
+from work_files_made import PRETRAINED, model_of
 
 SETTINGS = {"method": {"name": "pcl", "temperature": 0.1}, "epochs": 3, "learning_rate": 1e-5, "excluded": ["a"]}
 
@@ -111,7 +111,7 @@ def test_lines_of_the_log_are_json_and_go_to_tensorboard(tmp_path: Path) -> None
     run = Run(tmp_path, SETTINGS)
     run.log(1, {"loss": 0.5})
     run.log(2, {"loss": 0.25, "held_out/pooled_dice": 0.7})
-    run.finish({"w": torch.zeros(2)}, PRETRAINED)
+    run.finish({"w": torch.zeros(2)}, model_of(PRETRAINED))
     last = json.loads((tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert (last["step"], last["loss"], last["held_out/pooled_dice"]) == (2, 0.25, 0.7)
     assert last["seconds"] >= 0
@@ -163,7 +163,7 @@ def test_a_finished_run_has_weights_and_facts_and_nothing_left_over(tmp_path: Pa
     run = Run(tmp_path, SETTINGS)
     run.save_checkpoint(state(5))
     (tmp_path / "resume.part").write_bytes(b"half")
-    run.finish({"w": torch.arange(6.0).reshape(2, 3).T}, PRETRAINED, steps=9)
+    run.finish({"w": torch.arange(6.0).reshape(2, 3).T}, model_of(PRETRAINED), steps=9)
     assert run.done
     assert run.status().steps == 9
     assert 0.05 < (run.status().peak_memory_gb or 0) < 64  # PyTorch alone is more than 50 MB

@@ -27,6 +27,7 @@ from lemis.runs.run import Run, load_model
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
 from scans_on_disk import write_itk
+from work_files_made import model_of
 
 FEW = ("steps=2", "precision=32")
 
@@ -162,7 +163,7 @@ def volumes(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     }
     weights = {name: torch.tensor(values) for name, values in THRESHOLDS.items()}
     weights["head.weight"] = weights["head.weight"].reshape(NETWORK_CLASSES, 1, 1, 1, 1)
-    Run(runs / "volumes", {}).finish(weights, {**facts, "patch_px": [4, 16, 16]})
+    Run(runs / "volumes", {}).finish(weights, model_of({**facts, "patch_px": [4, 16, 16]}))
     return runs / "volumes"
 
 

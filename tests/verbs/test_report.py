@@ -40,7 +40,7 @@ from lemis.settings import plain
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.report import report
 from pages import parsed
-from work_files_made import ENVIRONMENT, META, model
+from work_files_made import ENVIRONMENT, META, model, model_of
 
 SHAPE = (20, 18, 6)
 SPACING_MM = (1.5, 1.5, 8.0)
@@ -531,7 +531,6 @@ def compared(prepared_work: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from lemis.prediction.inference import build_backbone
     from lemis.preparation.store import open_store
     from lemis.runs.run import Run
-    from lemis.work_files.run import model_of
 
     work = Path(shutil.copytree(prepared_work, tmp_path_factory.mktemp("compared") / "work"))
     store = open_store(work / "prepared")
@@ -544,7 +543,7 @@ def compared(prepared_work: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         )  # fmt: skip
         torch.manual_seed(1)
         weights = build_backbone(model_of(facts)).state_dict()
-        Run(work / "runs" / name, {}).finish(weights, facts, verb="pretrain", method=method)
+        Run(work / "runs" / name, {}).finish(weights, model_of(facts), verb="pretrain", method=method)
     return work
 
 

@@ -8,7 +8,6 @@ Every file is written under a temporary name and renamed, so a killed process le
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -141,9 +140,7 @@ class Run:
         if processes.rank() != 0:
             return
         seconds = self._seconds_before + time.monotonic() - self._started
-        file = self.path / "metrics.jsonl"
-        with files.naming(file), file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"step": step, **figures, "seconds": round(seconds, 2)}) + "\n")
+        records.add_metrics(self.path, {"step": step, **figures, "seconds": round(seconds, 2)})
         with files.naming(self.path / "tensorboard"):
             if self._writer is None:
                 from torch.utils.tensorboard import SummaryWriter  # here, because it costs a second to import
@@ -232,14 +229,14 @@ class Run:
             next=f"delete {self.checkpoint} and run the same command again: training then begins anew",
         )
 
-    def finish(self, weights: Mapping[str, Tensor], facts: Mapping[str, Any], **status: Any) -> None:
+    def finish(self, weights: Mapping[str, Tensor], model: Model, **status: Any) -> None:
         """Write ``model.safetensors`` and ``model.json``, mark the run done, and drop the checkpoint."""
         if self._writer is not None:
             self._writer.close()
         if processes.rank() == 0:
             with files.replacing(self.path / "model.safetensors") as temporary:
                 save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
-            records.write_model(self.path, records.model_of(facts))
+            records.write_model(self.path, model)
             self.set_status(**status, peak_memory_gb=peak_memory_gb(), state="done")
             self.checkpoint.unlink(missing_ok=True)
             for leftover in self.path.glob(f"*{files.PART}"):  # of a process that was killed while it wrote

@@ -67,11 +67,11 @@ def network(settings: Pretraining | Finetuning, store: Prepared) -> Backbone:
 
 
 def described(settings: Pretraining | Finetuning, store: Store) -> dict[str, Any]:
-    """What ``model.json`` says of a network, of whatever kind the run is: what it is, and what its scans were."""
+    """Fields of a run's ``Model``, of whatever kind it is: what the network is, and what its scans were."""
     return {
-        "backbone": settings.backbone, "backbone_settings": plain(settings.backbone_settings),
-        "channels": list(store.channels), "label_names": list(store.label_names),
-        "label_values": list(store.label_values), "prepared": plain(store.settings), "frame": plain(store.frame),
+        "version": 1, "backbone": settings.backbone, "backbone_settings": plain(settings.backbone_settings),
+        "channels": tuple(store.channels), "label_names": tuple(store.label_names),
+        "label_values": tuple(store.label_values), "prepared": plain(store.settings), "frame": store.frame,
     }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from lemis.training import held_out as held_out_score
 from lemis.training.run_settings import Asked, Finetuning
 from lemis.training.supervised import Objective
 from lemis.training.transfer import Row, load_pretrained, print_table, transfer
-from lemis.work_files.run import PretrainedModel
+from lemis.work_files.run import FinetunedModel, PretrainedModel
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -182,19 +182,19 @@ class _Tuning(NamedTuple):
             code=run_settings.code(backbone=self.settings.backbone, auxiliary=self.settings.auxiliary),
         )
 
-    def model(self) -> dict[str, Any]:
+    def model(self) -> FinetunedModel:
         """``model.json``."""
         known = [exposure.known(self.store.scans), *([self.before.known] if self.before else [])]
-        return {
-            **build.described(self.settings, self.store), "verb": "finetune", "method": self.method,
-            "auxiliary": self.settings.auxiliary, "patch_px": None if self.patch_px is None else list(self.patch_px),
-            "labelled_subjects": list(self.sides.labelled_subjects), "test_subjects": list(self.sides.test_subjects),
-            "pretraining_subjects": [] if self.before is None else list(self.before.subjects),
-            "pretrained": self.start, "seed": self.chosen["seed"], "fold": self.chosen["fold"],
-            "split": self.sides.source, "known": plain(exposure.joined(known)),
-            "like": plain(_like([self.store.scans[i] for i in self.train], self.before)),
-            "ignored_values": list(self.ignored),
-        }  # fmt: skip
+        patch_px = None if self.patch_px is None else (self.patch_px[0], self.patch_px[1], self.patch_px[2])
+        return FinetunedModel(
+            **build.described(self.settings, self.store), verb="finetune", method=self.method,
+            auxiliary=self.settings.auxiliary, patch_px=patch_px,
+            labelled_subjects=tuple(self.sides.labelled_subjects), test_subjects=tuple(self.sides.test_subjects),
+            pretraining_subjects=() if self.before is None else self.before.subjects,
+            pretrained=self.start, seed=self.chosen["seed"], fold=self.chosen["fold"], split=self.sides.source,
+            known=exposure.joined(known), like=_like([self.store.scans[i] for i in self.train], self.before),
+            ignored_values=tuple(self.ignored),
+        )  # fmt: skip
 
 
 def _brought_up_to_date(path: Path, tuning: _Tuning, objective: Objective, rows: list[Row], prefix: str) -> Path:

@@ -21,6 +21,7 @@ from lemis.sampling.samples import Slices
 from lemis.settings import plain
 from lemis.training import build, guards, launch, loop, run_names, run_settings, sources
 from lemis.training.run_settings import Asked, Pretraining
+from lemis.work_files.run import PretrainedModel
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -119,10 +120,10 @@ def _train(
         )
         if nothing is not None:
             run.warn(f"this pre-training learned nothing: at its end {nothing}")
-        facts = {
-            **build.described(settings, store), "verb": "pretrain", "method": settings.method, "seed": seed,
-            "trained": list(objective.trains), "subjects": subjects, "labelled_subjects": [],
-            "learned_nothing": nothing, "known": plain(exposure.known(store.scans[i] for i in scans)),
-            "like": plain(exposure.likeness([store.scans[i] for i in scans])),
-        }  # fmt: skip
-        run.finish(network.state_dict(), facts, learned_nothing=nothing)
+        model = PretrainedModel(
+            **build.described(settings, store), verb="pretrain", method=settings.method, seed=seed,
+            trained=tuple(objective.trains), subjects=tuple(subjects), labelled_subjects=(),
+            learned_nothing=nothing, known=exposure.known(store.scans[i] for i in scans),
+            like=exposure.likeness([store.scans[i] for i in scans]),
+        )  # fmt: skip
+        run.finish(network.state_dict(), model, learned_nothing=nothing)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lemis import files, plugins
 from lemis.datasets.frame import StoredFrame
@@ -85,7 +85,6 @@ class FinetunedModel(_Trained):
 
 Model = PretrainedModel | FinetunedModel
 _MODEL = Annotated[Model, Field(discriminator="verb")]
-_MODEL_ADAPTER: TypeAdapter[Any] = TypeAdapter(_MODEL)
 
 
 class Status(Record):
@@ -221,13 +220,6 @@ def write_model(run: Path, model: Model) -> None:
     write(run / MODEL, model)
 
 
-def model_of(facts: Mapping[str, Any]) -> Model:
-    """The model of plain values, as a training puts them together."""
-    # By way of its text: what is written can be read.
-    model: Model = _MODEL_ADAPTER.validate_json(json.dumps({"version": VERSION, **facts}))
-    return model
-
-
 def read_status(run: Path) -> Status:
     """How far a run is; without any fact where it has not begun.
 
@@ -284,9 +276,20 @@ def read_metrics(run: Path) -> list[Figures]:
     return [figures for _, figures in _metrics(run)]
 
 
+def add_metrics(run: Path, line: Figures) -> None:
+    """Add one line to ``metrics.jsonl``."""
+    with files.naming(run / METRICS), (run / METRICS).open("a", encoding="utf-8") as lines:
+        lines.write(_line(line))
+
+
 def write_metrics(run: Path, lines: Iterable[Figures]) -> None:
     """Replace ``metrics.jsonl``."""
-    files.write(run / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
+    files.write(run / METRICS, "".join(map(_line, lines)))
+
+
+def _line(figures: Figures) -> str:
+    assert figures["step"] == int(figures["step"]) >= 0, "the number of a step, as the reader wants it"
+    return json.dumps(dict(figures)) + "\n"
 
 
 def keep_metrics_until(run: Path, step: int) -> None:
