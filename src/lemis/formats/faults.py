@@ -1,4 +1,4 @@
-"""Faults of scan files in words: what a library says of a damaged one, and values that are no intensities."""
+"""Errors for scan files: what a library says of a damaged one, and values that are not intensities."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lemis.formats.names import readable
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Around every call of a library that reads a file: whatever it raises is a fault of that file.
+    """For every call of a library that reads a file: whatever the library raises becomes a fault of that file.
 
-    Nothing of our own belongs inside, so that a bug of ours is not taken for a damaged scan.
+    Keep our own code out of it, so that a bug of ours is not taken for a damaged scan.
     """
     try:
         yield
@@ -25,7 +25,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def unreadable(path: Path, error: Exception) -> DataFault:
-    """What a library said of a file, in one line."""
+    """The error for a file that a library could not read, with the library's reason in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     # ITK puts the place in its own code first, and the reason last.
     reason = lines[-1] if "ITK" in str(error) or "itk::" in str(error) else " ".join(lines)
@@ -37,5 +37,5 @@ def unreadable(path: Path, error: Exception) -> DataFault:
 
 
 def not_an_intensity(path: Path, what: str, repair: str) -> DataFault:
-    """The refusal of a file that holds something else than one real number per voxel and channel."""
+    """The error for a file that holds something other than one real number per voxel and channel."""
     return DataFault(f"{path} holds {what}", allowed="one real number per voxel and channel", next=repair)

@@ -1,4 +1,4 @@
-"""Grids of scans: what an affine says, in mm, and whether it is a grid at all."""
+"""Grids of scans: what an affine says, in mm, and whether it can be the grid of a scan."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_sheared(affine: npt.NDArray[np.float64]) -> bool:
 
 
 def corner_distance_mm(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], shape: Shape3) -> float:
-    """The farthest that two affines place the same corner of a grid of ``shape`` apart."""
+    """The largest distance between the places that two affines give the same corner of a grid of ``shape``."""
     corners = np.array([[x, y, z, 1] for x in (0, shape[0] - 1) for y in (0, shape[1] - 1) for z in (0, shape[2] - 1)])
     return float(np.linalg.norm(corners @ (one - other).T, axis=1).max())
 
@@ -36,7 +36,7 @@ def spacing_of(affine: npt.NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def refuse_unusable(path: Path, affine: npt.NDArray[np.float64]) -> None:
-    """Refuse a (4, 4) affine voxel -> mm that no scan has, or that spans no space.
+    """Refuse a (4, 4) affine voxel -> mm that cannot be the grid of a scan.
 
     Raises:
         DataFault: Voxels or an origin beyond reason, directions that are not finite or do not span space.

@@ -190,7 +190,7 @@ def _meta(path: Path) -> Header:
 
 
 def _truth(path: Path, fields: dict[str, str], key: str, otherwise: bool) -> bool:
-    """The library looks at the first letter only, and would unpack what is not packed."""
+    """True or False. The library looks at the first letter only, and would unpack what is not packed."""
     words = {"true": True, "1": True, "false": False, "0": False}
     text = fields.get(key, str(otherwise))
     if text.lower() not in words:
@@ -261,7 +261,7 @@ def _nrrd(path: Path) -> Header:
 
 
 def _distances(fields: dict[str, str]) -> int:
-    """Of how many axes an NRRD header states the distance of voxels; ``none`` and ``nan`` are its words for no."""
+    """For how many axes an NRRD header states the voxel distance; ``none`` and ``nan`` mean that it does not."""
     spacings = [word for word in fields.get("spacings", "").split() if word.lower() != "nan"]
     return len(spacings) or fields.get("space directions", "").count("(")
 
@@ -305,7 +305,7 @@ def _numbered(path: Path, words: Sequence[str]) -> list[str]:
 
 
 def _refuse_file(path: Path, file: Path) -> None:
-    """Refuse a data file that is none, or lies elsewhere: nobody would know that it belongs to the scan."""
+    """Refuse a data file that is no regular file or lies in another folder, where nobody would look for it."""
     # By name: links into a store of large files are not followed.
     lies_at, folder = (Path(os.path.normpath(one.absolute())) for one in (file, path.parent))
     if not lies_at.is_relative_to(folder):
@@ -360,7 +360,7 @@ def _vector(path: Path, fields: dict[str, str], key: str, length: int) -> None:
 
 
 def _quoted(text: str) -> str:
-    """A piece of a header that a terminal can show."""
+    """A piece of a header, escaped so that a terminal can show it."""
     return ascii(text.strip()[:60])
 
 

@@ -1,6 +1,6 @@
 """NRRD (``.nrrd``, ``.nhdr``) and MetaImage (``.mha``, ``.mhd``), by SimpleITK, whose LPS is turned into RAS.
 
-It is handed no file whose header was not checked before (``headers.py``).
+SimpleITK sees only files whose headers have been checked (``headers.py``).
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def read(path: Path, along: Axes = (), image: Source | None = None, labels: Mapp
 
 
 def single(label: Volume) -> Volume:
-    """One value per voxel of a label map, (X, Y, Z); a picture in black and white may be saved in colour.
+    """A label map with one value per voxel, (X, Y, Z); a grey picture may be saved in colour.
 
     Raises:
         DataFault: Several values per voxel, or a picture whose transparency varies.
@@ -87,7 +87,7 @@ def single(label: Volume) -> Volume:
 
 
 def whole(array: Array, path: Path) -> Array:
-    """The same values as integers; within 1e-3 of one they are rounded.
+    """The same values as integers; values within 1e-3 of an integer are rounded.
 
     Raises:
         DataFault: Values that are no numbers, lie between integers, or are beyond 32 bits.
@@ -113,7 +113,7 @@ def whole(array: Array, path: Path) -> Array:
 
 
 def soft_values(array: Array, *, lossy: bool = False) -> tuple[int, ...]:
-    """Grey values between others of a mask that lie at edges only, as a softened edge does and few structures do.
+    """Grey values of a mask that lie along edges only, as those of softened edges do, and few structures do.
 
     Args:
         array: (X, Y, Z) integers of a picture.
@@ -147,7 +147,7 @@ def palette(label: Source, values: Iterable[int]) -> dict[int, str]:
 
 
 def placed(label: Volume, image: Source) -> Volume:
-    """A segmentation that covers a part of the image's grid, on the whole of it; anything else as it is."""
+    """A segmentation that covers part of the image's grid, extended to the whole grid; anything else unchanged."""
     if not label.source.segments or label.source.canonical_shape == image.canonical_shape:
         return label
     to_image: Array = np.linalg.solve(image.canonical_affine, label.affine)  # voxel of the label -> of the image
@@ -168,7 +168,7 @@ def placed(label: Volume, image: Source) -> Volume:
 
 
 def numbering(files: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """One value for each structure that files name: that of the first file, or the next one that is free.
+    """One value for each structure that files name: its value in the first file that names it, or the next free one.
 
     Args:
         files: Names and values inside each file.
@@ -190,14 +190,14 @@ def moved(segments: Mapping[str, int], labels: Mapping[str, int]) -> dict[int, i
 
 
 def clashing(values: Iterable[int], moves: Mapping[int, int]) -> list[int]:
-    """Values of a file that it gives no known name, and that others of its values become."""
+    """Values of a file without a known name that would be mixed up with what its other values become."""
     if all(old == new for old, new in moves.items()):
         return []
     return sorted((set(values) - {0, *moves}) & set(moves.values()))
 
 
 def renumbered(label: Volume, labels: Mapping[str, int]) -> Volume:
-    """A label map whose file names its structures, with the values that the data set gives these names.
+    """A label map whose file names its structures, renumbered as the data set numbers these names.
 
     Raises:
         DataFault: The file also holds values without a known name, and cannot be told apart from others then.

@@ -1,4 +1,4 @@
-"""What an id, a subject, a name and a path may be, and how a text is shown that holds what cannot be."""
+"""What ids, subjects, names and paths may contain, and how a text is shown that contains anything else."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def unfit_text(text: str) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """False for a text that holds bytes which are not UTF-8, as names of files may (half characters, in Python)."""
+    """False for a text with bytes that are not UTF-8, as file names may have (half characters, in Python)."""
     return not _HALF.search(text)
 
 
 def readable(text: str) -> str:
-    """The text with escapes for what cannot be shown."""
+    """The text, with escapes in place of characters that cannot be shown."""
     return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)

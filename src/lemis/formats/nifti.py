@@ -39,7 +39,7 @@ _SCALED_AT_ONCE = 1 << 18  # values; 2 MB in float64
 
 
 def read(path: Path, with_voxels: bool, frame: int | None = None) -> tuple[Source, Array | None]:
-    """A file, or one frame of it, which count from 1. Raises like ``volume.read``."""
+    """A file, or one of its frames, which count from 1. Raises like ``volume.read``."""
     import nibabel
 
     with reading(path):
@@ -96,7 +96,7 @@ def _opened(file: Path) -> Any:
         return nibabel.load(file, mmap=False)
     except ImageFileError:
         if file.suffix.lower() in _PACKED:
-            packed.verify_gzip(file, 0, 0)  # says what is wrong with the packing, where that is it
+            packed.verify_gzip(file, 0, 0)  # raises if it is the packing that is damaged
         raise
 
 
@@ -113,7 +113,7 @@ def _unit_mm(path: Path, header: Any) -> float:
 
 
 def _notes(path: Path, header: Any, codes: tuple[int, int], unit_mm: float) -> tuple[Note, ...]:
-    """What of the grid nibabel or we had to decide on."""
+    """What nibabel or we had to decide about the grid."""
     file = file_of(path)
     with reading(path), gzip.open(file) if file.suffix.lower() in _PACKED else file.open("rb") as stream:
         stored = type(header)(stream.read(len(header.binaryblock)), header.endianness, check=False)  # as it stands
@@ -156,7 +156,7 @@ def _by(lengths: npt.NDArray[np.float64]) -> str:
 
 
 def _refuse_quaternion(path: Path, header: Any) -> None:
-    """Refuse a qform that is no rotation, even beside a good sform: a label map's header would repeat it."""
+    """Refuse a qform that is no rotation, even beside a good sform: the header of a label map would repeat it."""
     try:
         header.get_qform()
     except ValueError as error:
@@ -193,7 +193,7 @@ def _bytes_of(image: Any) -> int:
 
 
 def _unscaled(image: Any) -> tuple[Array, int]:
-    """Voxels as they are stored, of a packed file only if its check sum is right; and how many bytes follow them."""
+    """Voxels as they are stored, and how many bytes follow them. A packed file must have the right check sum."""
     stored, file = image.dataobj, Path(image.file_map["image"].filename)
     if file.suffix.lower() not in _PACKED:
         return np.asarray(stored.get_unscaled()), file.stat().st_size - stored.offset - _bytes_of(image)
@@ -233,7 +233,7 @@ _films_lock = Lock()
 
 
 def _frame(path: Path, image: Any, frame: int) -> Array:
-    """One volume of a time series, before slope and intercept; others of a packed file are kept for the next calls."""
+    """One frame of a time series, before slope and intercept; those of a packed file are kept for the next calls."""
     import nibabel
 
     file, stored = file_of(path), image.dataobj

@@ -1,4 +1,4 @@
-"""What a reader had to assume of a scan, for ``check`` to say: who guessed never reports that nothing is wrong."""
+"""What a reader had to assume about a scan, so that ``check`` can report it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Note(NamedTuple):
-    """One thing that a file does not say, or says in a way that can be meant otherwise, and what was taken."""
+    """One thing that a file does not say, or that can be understood in two ways, and what was assumed."""
 
     kind: str  # two or three words, as ``check`` groups them
     seen: str  # what the file says, and what was taken

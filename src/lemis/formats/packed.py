@@ -1,4 +1,4 @@
-"""Bytes of scan files, packed or not: memory follows the file and not its claim, and check sums are looked at.
+"""Bytes of scan files, packed or not: no memory for a claim that the file cannot keep, and check sums are verified.
 
 A header may claim any size. What it claims is held against what the file can hold before anything is allocated,
 and a packed stream is read to its end, where its check sum and its length stand: a reader that stops at the last
@@ -26,7 +26,7 @@ _MOST_AFTER = 64 << 20
 
 
 def special(path: Path) -> str:
-    """What a path is that is no file which ends, such as a named pipe, which would block for ever; ``""`` of others."""
+    """What a path is if not a file that ends: a named pipe, say, which would block for ever; ``""`` for others."""
     mode = path.stat().st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return ""

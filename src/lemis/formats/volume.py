@@ -40,8 +40,8 @@ Array = npt.NDArray[Any]
 Reader = Callable[[Path, bool], tuple[Source, Array | None]]
 
 
-# A written grid may differ from the wanted one by the rounding of a float32 affine, far below any voxel.
 _WRITING = ".writing-"  # begins the names of folders that are written to before anything takes its place
+# A written grid may differ from the wanted one by the rounding of a float32 affine, far below any voxel.
 _AFFINE_TOLERANCE_MM = 1e-3
 
 
@@ -76,7 +76,7 @@ def read(path: Path, along: Axes = ()) -> Volume:
 
 
 def read_dicom_slice(path: Path) -> Volume:
-    """One file of a series, for who looks at single images; ``read`` takes whole series. Raises like ``read``."""
+    """One file of a series as an image of its own, where ``read`` takes the whole series. Raises like ``read``."""
     source, stored = slice_files.read_series(path, find_slice(path), True)
     return _canonical(source, stored)
 

@@ -1,4 +1,4 @@
-"""One array in one file, memory-mapped: that it is whole is seen by its header and its length."""
+"""One array per file, memory-mapped; its header and its length tell whether it is whole."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _mapped(name: str, stamp: int, form: Form) -> NDArray[Any]:  # noqa: ARG001
 
 
 def fault_of(file: Path, form: Form) -> str | None:
-    """What is wrong with an array file, by its header and its length; None where it is whole."""
+    """What is wrong with an array file, judged by its header and its length; None if it is whole."""
     try:
         with file.open("rb") as stream:
             version = np.lib.format.read_magic(stream)
@@ -69,7 +69,7 @@ def fault_of(file: Path, form: Form) -> str | None:
 
 
 def damaged(file: Path, fault: str) -> UsageError:
-    """The refusal of a file of prepared scans."""
+    """The error for a damaged file of prepared scans."""
     return UsageError(
         f"{file} is damaged: {fault}",
         allowed="prepared scans as they were written",
@@ -78,6 +78,6 @@ def damaged(file: Path, fault: str) -> UsageError:
 
 
 def write(path: Path, array: NDArray[Any]) -> None:
-    """Write an array whole, or not at all."""
+    """Write the whole array, or nothing."""
     with files.replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.ascontiguousarray(array))

@@ -1,4 +1,4 @@
-"""Class indices, in which networks count, and the label values of the data set."""
+"""Class indices, which networks use, and the label values of the data set."""
 
 from __future__ import annotations
 

@@ -31,13 +31,13 @@ class Known:
     labels: Mapping[str, str] = field(default_factory=dict)  # subject; without labels that several subjects share
 
     def subjects(self, image: str, label: str = "") -> frozenset[str]:
-        """Who a scan is by its content; empty for one that was never seen."""
+        """Whose scan this is, by its content; empty for a scan that was never seen."""
         return frozenset([*self.images.get(image, ()), *([self.labels[label]] if label in self.labels else [])])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Likeness:
-    """Within what the scans of a training lay."""
+    """The ranges in which the scans of a training lie."""
 
     pixel_mm: Range
     slice_mm: Range  # from slice to slice
@@ -54,7 +54,7 @@ class Strange(NamedTuple):
 
 
 def known(scans: Iterable[Facts]) -> Known:
-    """Of prepared scans."""
+    """What is known of prepared scans."""
     images: dict[str, set[str]] = {}
     labels: dict[str, set[str]] = {}
     for scan in scans:
@@ -79,7 +79,7 @@ def joined(parts: Iterable[Known]) -> Known:
 
 
 def likeness(scans: Sequence[Facts]) -> Likeness:
-    """Of prepared scans, one at least."""
+    """The ranges of prepared scans, at least one."""
     pixels = [mm for scan in scans for mm in _pixel_mm(scan)]
     between = [_slice_mm(scan) for scan in scans]
     channels = list(zip(*(scan.intensity for scan in scans), strict=True))
@@ -93,7 +93,7 @@ def likeness(scans: Sequence[Facts]) -> Likeness:
 
 
 def wider(one: Likeness, other: Likeness) -> Likeness:
-    """What holds the scans of both."""
+    """The ranges that hold the scans of both."""
     return Likeness(
         pixel_mm=_around(one.pixel_mm, other.pixel_mm),
         slice_mm=_around(one.slice_mm, other.slice_mm),
@@ -104,7 +104,7 @@ def wider(one: Likeness, other: Likeness) -> Likeness:
 
 
 def strange(scan: Facts, like: Likeness, channels: Sequence[str]) -> list[Strange]:
-    """In what a prepared scan is far from all that a run was trained on.
+    """How a prepared scan differs from all that a run was trained on.
 
     Args:
         scan: Prepared as the run wants it.
@@ -138,7 +138,7 @@ def strange(scan: Facts, like: Likeness, channels: Sequence[str]) -> list[Strang
 
 
 def other_channels(names: Sequence[str], trained: Sequence[str]) -> list[Strange]:
-    """Channels that are called otherwise than those of a training; where nothing names them, nothing is known."""
+    """Channels with other names than those of a training; channels without names are not compared."""
     return [
         Strange("channel", f"channel {number} is {name}; trained on {before}")
         for number, (name, before) in enumerate(zip(names, trained, strict=True))
@@ -168,5 +168,5 @@ def _range(ends: Range) -> str:
 
 
 def _short(value: float) -> str:
-    """Four digits that mean something, without an exponent where people would write none."""
+    """Four significant digits, without an exponent where people would write none."""
     return f"{float(f'{value:.4g}'):.9g}"

@@ -48,5 +48,5 @@ class Facts:
 
 
 def inside_field(facts: Facts) -> NDArray[np.bool_]:
-    """(H, W) of the prepared slices, False where the field of view left the scan."""
+    """(H, W) of the prepared slices, False where the field of view lies outside the scan."""
     return crop_field(np.ones(facts.resampled_shape, bool), facts.field)

@@ -31,7 +31,7 @@ def run(
     *,
     seconds: float,
 ) -> list[Result]:
-    """``work`` of every item, in their order, in as many processes as pay off for about so many seconds of it."""
+    """Do ``work`` on all items, in as many processes as pay off for about so many seconds; results in their order."""
     jobs = max(1, min(_processes(seconds) if jobs is None else jobs, len(items)))
     results: dict[int, Result] = {}
     with _progress(console, len(items), done) as advance:
@@ -53,7 +53,7 @@ def run(
             except BrokenProcessPool:
                 raise UsageError(
                     f"one of {jobs} processes that {done} scans was ended from outside",
-                    allowed="processes that are left alone, and memory for as many scans at a time",
+                    allowed="memory for as many scans at a time, and nothing that ends the processes",
                     next="the same command with --jobs 1: out of memory, most likely; what is done is kept",
                 ) from None
             finally:

@@ -53,7 +53,7 @@ class Settings:
     slice_axis: Literal["own", "common", 0, 1, 2] = "own"
 
 
-# What a store or a run of before there were volumes does not name.
+# Not named by stores and runs that are older than the preparation of volumes.
 _FOR_VOLUMES = ("slice_spacing_mm", "whole_px", "clip_values", "slice_axis")
 
 
@@ -91,7 +91,7 @@ def _auto_field_mm(spacing: float | Literal["native"], planes: Sequence[InPlane]
 
 
 def settle_slice_axis(settings: Settings, axes: Sequence[int]) -> Settings:
-    """Settings with the axis of most scans, the last one where they are even, in place of "common"."""
+    """Settings with a number in place of "common": the axis of most scans, or the last one if there is a tie."""
     if settings.slice_axis != "common":
         return settings
     common: Any = max(sorted(set(axes)), key=lambda axis: (list(axes).count(axis), axis), default=2)
@@ -99,7 +99,7 @@ def settle_slice_axis(settings: Settings, axes: Sequence[int]) -> Settings:
 
 
 def slice_axis_of(settings: Settings, own: int) -> int:
-    """Across which canonical axis the slices of a scan run under settled settings.
+    """The canonical axis across which the slices of a scan run, under settled settings.
 
     Args:
         settings: From ``settle_slice_axis``.
@@ -124,7 +124,7 @@ def as_stored(settings: Settings) -> dict[str, Any]:
 
 
 def refuse_contradictions(settings: Settings, prefix: str = "") -> None:
-    """Refuse settings of which one makes another meaningless; ``prefix`` is what the user typed before the keys.
+    """Refuse settings that contradict each other; ``prefix`` is what the user typed before the keys.
 
     Raises:
         UsageError: They contradict each other.

@@ -199,7 +199,7 @@ def read_label(path: Path, facts: Facts) -> NDArray[np.uint8]:
 
 
 def is_whole(path: Path, facts: Facts, channels: int) -> bool:
-    """Whether the arrays of a scan are there, as long as they say, and of the shapes that follow from its facts."""
+    """Whether the arrays of a scan are there, complete, and of the shapes that follow from its facts."""
     forms = {f"{facts.id}.npy": _image_form(facts, channels)}
     if facts.labelled:
         forms[f"{facts.id}.label.npy"] = _label_form(facts)
@@ -215,12 +215,12 @@ def _label_form(facts: Facts) -> Form:
 
 
 def ask_keypoints(path: Path, settings: Mapping[str, Any]) -> None:
-    """Remember which keypoints this store is to have, whatever happens before they are found."""
+    """Write down which keypoints this store is to have, before any are found."""
     files.write(path / "keypoints.json", json.dumps(dict(settings), indent=1) + "\n")
 
 
 def asked_keypoints(path: Path) -> Mapping[str, Any] | None:
-    """The settings of ``ask_keypoints``; None where nobody asked."""
+    """The settings of ``ask_keypoints``; None if nobody asked for keypoints."""
     file = path / "keypoints.json"
     again = f"delete {file}, and then lemis prepare {path.parent} keypoints.detector=sift where keypoints are wanted"
     settings: Mapping[str, Any] | None = records.find(file, _Keypoints, next=again)
@@ -261,7 +261,7 @@ class _Damaged(Exception):
 def _keypoints_in(file: Path, facts: Facts) -> tuple[ScanKeypoints, str]:
     """Keypoints of a scan, and what they were made from."""
     try:
-        # Opened here: NumPy leaves a file open that turns out to be none of its own.
+        # Opened here: NumPy does not close a file that is not in its format.
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             found = ScanKeypoints(*(arrays[field] for field in ScanKeypoints._fields))
             fingerprint = str(arrays["fingerprint"])

@@ -124,7 +124,7 @@ def _extents(
     jobs: int | None,
     console: Console,
 ) -> dict[str, float]:
-    """Reach of the labelled structures per labelled scan; empty unless the field of view depends on it."""
+    """Extent of the structures of each labelled scan; empty unless the field of view depends on it."""
     if settings.field_of_view_mm != "auto":
         return {}
     extents: dict[str, float] = {}
@@ -158,7 +158,7 @@ def _is_done(folder: Path, task: Task, done: Facts | None, channels: int) -> boo
 
 
 def is_meta(folder: Path, meta: dict[str, Any]) -> bool:
-    """Whether the store is finished, and says just this in ``meta.json``."""
+    """Whether the store is finished and its ``meta.json`` says exactly this."""
     try:
         written = store_files.read_meta(folder)
     except UsageError:  # damaged, or of another version: written anew

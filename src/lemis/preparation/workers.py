@@ -94,13 +94,13 @@ def measure_extent(index: Index, scan: Scan) -> float | Failure:
 
 def find_keypoints(settings: detection.Settings, task: tuple[Store, str]) -> None:
     """Find and store the keypoints of one scan."""
-    alone, fingerprint = task  # the store with this scan only, and of what its keypoints are
+    alone, fingerprint = task  # a store with this scan only; what its keypoints are made from
     found = detection.find_all(alone.image(0), settings)
     store_files.write_keypoints(alone.path, alone.scans[0].id, found, fingerprint)
 
 
 def refusal(failures: Sequence[Failure], total: int) -> DataFault:
-    """What is said of the scans that cannot be prepared, of ``total``: the first five, and the repair of the first."""
+    """The error for scans that cannot be prepared, out of ``total``: it names five, and how to repair the first."""
     shown = [f"scan {one.scan}: {one.stage} {one.file}: {one.given}" for one in failures[:5]]
     more = [f"and {len(failures) - 5} more"] if len(failures) > 5 else []
     first = failures[0]

@@ -88,7 +88,7 @@ def prepare(
 
 @contextmanager
 def _alone(folder: Path, console: Console) -> Iterator[None]:
-    """No other process writes into the folder meanwhile; the system lets go of the lock where this one is killed."""
+    """Keep other processes from writing into the folder; if this one is killed, the system releases the lock."""
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -102,7 +102,7 @@ def _alone(folder: Path, console: Console) -> Iterator[None]:
 
 
 def _refuse_detector(work: Path, asked: Mapping[str, Any] | None, trust: Trust) -> None:
-    """A work folder can come from anybody; the module of its detector is not run unless this user names it."""
+    """A work folder can come from anybody: the module of its detector is run only if this user names it."""
     if asked is not None and asked["detector"] not in trust.also("sift"):
         raise UsageError(
             f"{work / 'prepared' / 'keypoints.json'} asks for keypoints by {asked['detector']}, which is not of Lemis",

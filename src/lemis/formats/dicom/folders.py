@@ -1,4 +1,4 @@
-"""Which files of a folder are DICOM, and what they are of: looked at before anything is read as a scan."""
+"""Which files of a folder are DICOM, and which series, study and patient they belong to. No voxels are read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lemis.errors import DataFault
 from lemis.formats.dicom.tags import SLICED, Header, read_header
 
 _SUFFIXES = (".dcm", ".dicom", ".ima")
-# Files that lie beside slices and are opened for their content otherwise.
+# Files that lie beside slices; without these suffixes, their content would have to be looked at.
 _OTHERS = (
     *(".gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".raw", ".zraw", ".png", ".tif", ".tiff"),
     *(".jpg", ".jpeg", ".bmp", ".csv", ".tsv", ".json", ".txt", ".md", ".xml", ".yaml", ".pdf", ".zip", ".tar"),
@@ -20,13 +20,13 @@ _NOBODY = re.compile(r"^(?:0+|none|na|n/a|unknown|patient|test)$|anon|de-?ident|
 
 
 def is_dicom(file: Path) -> bool:
-    """True for a file whose content begins as DICOM does, whatever its name; a DICOMDIR is none."""
+    """True if the content of a file begins as DICOM does, whatever its name; False for a DICOMDIR."""
     if file.name.startswith(".") or file.name.upper() == "DICOMDIR" or not file.is_file():
         return False
     try:
         with file.open("rb") as stream:
             start = stream.read(132)
-    except OSError:  # nothing says that it is one
+    except OSError:  # so nothing says that it is DICOM
         return False
     return start[128:] == b"DICM" or _begins_with_a_group(start)
 
@@ -62,7 +62,7 @@ def series_folders(folder: Path) -> list[Path]:
 
 
 def _folders_below(folder: Path, walked: set[Path]) -> Iterator[Path]:
-    """Each folder once, whatever links lead back up."""
+    """Every folder below, once each, even if links lead back up."""
     for part in sorted(folder.iterdir()):
         if part.is_dir() and not part.name.startswith(".") and part.resolve() not in walked:
             walked.add(part.resolve())
@@ -71,9 +71,9 @@ def _folders_below(folder: Path, walked: set[Path]) -> Iterator[Path]:
 
 
 def single_images(folder: Path) -> list[Path]:
-    """The files of a folder where each is an image by itself: X-rays, or single slices of several series.
+    """The files of a folder in which each is an image of its own: X-rays, or single slices of several series.
 
-    Empty where it holds a series, or one image only. A file that cannot be read is one of them: it is named when it is.
+    Empty if the folder holds a series, or only one image. A file that cannot be read is included: reading it says why.
     """
     found: list[Path] = []
     series: set[str] = set()
@@ -93,7 +93,7 @@ def single_images(folder: Path) -> list[Path]:
 
 
 def studies(folders: Sequence[Path]) -> list[list[Path]]:
-    """Folders of series, those of one study together."""
+    """Folders of series, grouped by study."""
     found: dict[str, list[Path]] = {}
     for folder in folders:
         header = _first(folder)
@@ -102,7 +102,7 @@ def studies(folders: Sequence[Path]) -> list[list[Path]]:
 
 
 def no_scan(folder: Path) -> str:
-    """Why the DICOM files of a folder are none of the scans beside it; "" where they may be one."""
+    """Why the DICOM files of a folder are not a scan (a localiser, say, or a report); "" if they may be one."""
     header = _first(folder)
     if header is None:
         return ""
@@ -114,13 +114,13 @@ def no_scan(folder: Path) -> str:
 
 
 def description(folder: Path) -> str:
-    """What the first file of a folder calls its series; "" where it does not."""
+    """The Series Description in the first file of a folder; "" if there is none."""
     header = _first(folder)
     return header.text("SeriesDescription") if header else ""
 
 
 def patient(path: Path) -> str:
-    """The Patient ID of a file, or of the first file of a folder; "" where it says none, or that it was taken out."""
+    """The Patient ID in a file, or in the first file of a folder; "" if it is missing or was removed."""
     header = _first(path) if path.is_dir() else readable_header(path)
     name = header.text("PatientID") if header else ""
     return "" if _NOBODY.search(name) else name
@@ -131,7 +131,7 @@ def _first(folder: Path) -> Header | None:
 
 
 def readable_header(file: Path) -> Header | None:
-    """None of a file that cannot be read, where something else is asked: it is named when it is read for itself."""
+    """The header of a file; None if it cannot be read, which is reported when the file itself is read."""
     try:
         return read_header(file)
     except DataFault:

@@ -1,6 +1,7 @@
 """Where the pixels of one DICOM file lie, by its tags: position, direction, spacing and thickness, in mm LPS.
 
-No length is made up: what a file does not state is refused, or taken from elsewhere in it, which a ``Note`` then says.
+No length is invented: if a file does not state one, the file is refused, or the length is taken from another of its
+tags, and a ``Note`` says so.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ _DIRECTION_TOLERANCE = 1e-2
 
 
 def position(header: Header) -> tuple[float, ...]:
-    """Of the first pixel, (x, y, z); none where the tag is empty or not there."""
+    """Position of the first pixel, (x, y, z); () if the tag is empty or missing."""
     return header.numbers("ImagePositionPatient", 3)
 
 
 def orientation(header: Header) -> tuple[float, ...]:
-    """Direction of a row and of a column; none where the tag is empty or not there."""
+    """Direction of a row and of a column; () if the tag is empty or missing."""
     found = header.numbers("ImageOrientationPatient", 6)
     if found:
         row, column = np.array(found[:3]), np.array(found[3:])
@@ -41,7 +42,7 @@ def orientation(header: Header) -> tuple[float, ...]:
 
 
 def pixel_spacing(header: Header, *, placed: bool) -> tuple[tuple[float, float], tuple[Note, ...]]:
-    """Across a row and down a column, mm.
+    """Distance of pixels across a row and down a column, mm.
 
     Raises:
         DataFault: A slice of the body that does not state it.
@@ -64,7 +65,7 @@ def pixel_spacing(header: Header, *, placed: bool) -> tuple[tuple[float, float],
 
 
 def thickness(header: Header, pixel_mm: tuple[float, float]) -> tuple[float, tuple[Note, ...]]:
-    """Of a slice without a neighbour, mm."""
+    """Thickness of a slice without neighbours, mm."""
     name = header.file.name
     if stated := header.lengths("SliceThickness", 1):
         seen, thickness_mm = f"{name} is a single slice: {stated[0]:g} mm across is its Slice Thickness", stated[0]
@@ -79,7 +80,7 @@ def thickness(header: Header, pixel_mm: tuple[float, float]) -> tuple[float, tup
 
 
 def unplaced(header: Header) -> tuple[Note, ...]:
-    """The note of a slice that does not say where it lies; none of an X-ray, which need not."""
+    """A note for a slice that does not say where it lies; no note for an X-ray, which need not."""
     if header.text("Modality") not in SLICED:
         return ()
     seen = f"{header.file.name} does not say where it lies in the body: it is taken for axial, as people look at it"
@@ -87,7 +88,7 @@ def unplaced(header: Header) -> tuple[Note, ...]:
 
 
 def affine_in_plane(orientation: Sequence[float], position: Sequence[float], pixel_mm: tuple[float, float]) -> Array:
-    """(4, 4), voxel -> mm LPS, without a third column."""
+    """(4, 4), voxel -> mm LPS, whose third column is still to be set."""
     affine = np.eye(4)
     affine[:3, 0] = np.array(orientation[:3]) * pixel_mm[0]
     affine[:3, 1] = np.array(orientation[3:]) * pixel_mm[1]

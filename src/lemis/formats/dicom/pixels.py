@@ -180,8 +180,8 @@ class Plane(NamedTuple):
     """What one file holds."""
 
     values: Array  # (rows, columns[, 3]), slope and intercept applied
-    padded: npt.NDArray[np.bool_] | None  # where they are padding; None where nothing is said of it
-    spare_bytes: int  # of plain pixels, that no row and column claims
+    padded: npt.NDArray[np.bool_] | None  # where they are padding; None if the file does not say
+    spare_bytes: int  # that follow the last pixel; 0 of packed pixels
 
 
 def plane_of(one: Slice) -> Plane:
@@ -282,7 +282,7 @@ def _checked(one: Slice, raw: bytes) -> bytes:
 
     try:
         code = get_frame(raw, 0, number_of_frames=1)
-    except Exception as error:  # of whatever stands in place of fragments
+    except Exception as error:  # pydicom raises anything on damaged fragments
         raise unreadable(one.file, f"its pixels are damaged ({error})") from error
     size = _coded_size(code)
     if one.syntax != _RLE and size != (one.rows, one.columns, one.samples):

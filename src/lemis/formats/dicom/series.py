@@ -1,7 +1,7 @@
 """Which DICOM files make up one scan, and its grid.
 
 Order, slice distance and tilt come from the positions that the files state, never from names or numbers. A series
-with a gap, a doubled slice or company in its folder is refused: we do not guess what fills a gap.
+with a gap, with two slices in one place, or with another series in its folder is refused: we do not guess.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Series:
 
 
 def find_slice(path: Path) -> Series:
-    """One file that is an image by itself: an X-ray, or a single slice.
+    """One file that is an image of its own: an X-ray, or a single slice.
 
     Raises:
         DataFault: It is damaged, a SEG object or of several frames, or its pixels are no intensities.
@@ -73,7 +73,7 @@ def _single(header: Header, notes: tuple[Note, ...] = ()) -> Series:
 
 
 def refuse_part_of_series(path: Path) -> None:
-    """Refuse one file where its neighbour by name is of the same series: the whole was meant.
+    """Refuse a file whose neighbour by name is of the same series: the whole series was meant.
 
     Raises:
         DataFault: It is; with the folder to give instead.
@@ -93,7 +93,7 @@ def refuse_part_of_series(path: Path) -> None:
 
 
 def find_series(path: Path, pick: str | None = None) -> Series:
-    """The one series of a folder.
+    """The series in a folder.
 
     Args:
         path: The folder.

@@ -60,11 +60,11 @@ class Header:
         return LOCALISER in self.text("ImageType").upper().split("\\")
 
     def text(self, name: str) -> str:
-        """What stands there; "" where the tag is empty or not there."""
+        """The text of a tag; "" if it is empty or missing."""
         return self.raw.get(name, b"").decode("utf-8", errors="replace").replace("\0", " ").strip()
 
     def whole(self, name: str, otherwise: int | None = None) -> int:
-        """An unsigned short; ``otherwise`` where the tag is empty or not there."""
+        """An unsigned short; ``otherwise`` if the tag is empty or missing."""
         raw = self.raw.get(name, b"")[:2]
         if len(raw) == 2:
             return int.from_bytes(raw, self.order)
@@ -73,7 +73,7 @@ class Header:
         return otherwise
 
     def numbers(self, name: str, count: int, *, limit: float = _PLACES_MM) -> tuple[float, ...]:
-        """``count`` decimal numbers; none where the tag is empty or not there."""
+        """``count`` decimal numbers; () if the tag is empty or missing."""
         text = self.text(name)
         if not text:
             return ()
@@ -86,7 +86,7 @@ class Header:
         return found
 
     def lengths(self, name: str, count: int) -> tuple[float, ...]:
-        """``count`` lengths in mm; none where the tag is empty or not there."""
+        """``count`` lengths in mm; () if the tag is empty or missing."""
         found = self.numbers(name, count)
         low, high = LENGTHS_MM
         if not all(low <= length <= high for length in found):
@@ -94,7 +94,7 @@ class Header:
         return found
 
     def fault(self, name: str, what: str, allowed: str = "a value, as the standard asks for") -> DataFault:
-        """The refusal of a tag."""
+        """The error for a tag with a wrong value."""
         title = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
         return DataFault(f"{self.file}: {title} {what}", allowed=allowed, next="export the series again")
 
@@ -119,7 +119,7 @@ def dataset_of(file: Path, tags: Sequence[str], *, pixels: bool) -> Any:
 
 
 def _refuse_bomb(file: Path) -> None:
-    """pydicom inflates a deflated file whole: to a thousand times its size, if somebody meant it so."""
+    """Refuse a deflated file that unpacks to more than any slice: pydicom would inflate all of it."""
     from pydicom.filereader import read_file_meta_info
 
     with file.open("rb") as stream:
@@ -154,7 +154,7 @@ def read_header(file: Path) -> Header:
 
 
 def unreadable(file: Path, reason: str) -> DataFault:
-    """The refusal of a file that is not what it seems."""
+    """The error for a file that cannot be read as DICOM."""
     return DataFault(
         f"{file} cannot be read as DICOM: {reason.strip().splitlines()[0][:200]}",
         allowed="complete DICOM files with pixels",

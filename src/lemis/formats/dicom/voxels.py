@@ -1,4 +1,4 @@
-"""The values of a DICOM series: slope and intercept applied, and what is no measurement set aside."""
+"""The values of a DICOM series: slope and intercept applied, padding replaced."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _spare(one: Slice, spare_bytes: int) -> Note:
 
 
 def _without_padding(series: Series, values: Array, empty: Mapping[int, npt.NDArray[np.bool_]]) -> tuple[Note, ...]:
-    """Set padding to the smallest real value, in place: outside of what was measured there is no intensity."""
+    """Set padding to the smallest value that was measured, in place: padding itself is no intensity."""
     found = sum(int(mask.sum()) for mask in empty.values())
     if found in (0, values.size):
         return ()
