@@ -20,7 +20,8 @@ from lemis.datasets import index as index_file
 from lemis.datasets.index import Scan
 from lemis.datasets.recognition import recognise
 from lemis.datasets.split import Split, choose, number_of_folds
-from lemis.errors import UsageError
+from lemis.errors import DataFault, UsageError
+from lemis.measure.tables import count
 from lemis.one_image import image_request
 from lemis.plugins import NO_TRUST, Trust
 from lemis.preparation.store import open_store
@@ -154,6 +155,20 @@ def refuse_inductive(*, inductive: bool = False, fold: int | None = None, **_: A
     """
     if inductive and fold is None:
         raise UsageError("--inductive without a fold", allowed="--inductive with --fold", next="--fold 0 --inductive")
+
+
+def refuse_errors(errors: int, folder: Path) -> None:
+    """Refuse scans in which ``check`` has found errors, which it has listed.
+
+    Raises:
+        DataFault: There are any.
+    """
+    if errors:
+        raise DataFault(
+            f"{count(errors, 'error')} in {folder}, listed above",
+            allowed="scans without errors",
+            next="repair or remove what is listed, then run the same command again",
+        )
 
 
 def splits(

@@ -82,7 +82,12 @@ def test_again_there_is_nothing_to_do(fitted: Path, phantom_scans: Path, capsys:
     before = {path: path.stat().st_mtime_ns for path in files}
     run_fit(phantom_scans, fitted)
     said = capsys.readouterr().err
-    assert said.count("nothing to do") >= 1 + 3 + 4  # pre-training, three folds, four groups of predictions
+    said_in_a_line = " ".join(said.split())
+    assert said_in_a_line.count("runs/pcl: nothing to do") == 1
+    folds = "pcl-m2-fold0, pcl-m2-fold1, pcl-m2-fold2"
+    assert said_in_a_line.count(f"runs: 3 runs are up to date, nothing to do: {folds}") == 1
+    assert said_in_a_line.count("predictions: 4 sets of label maps are up to date, nothing to do") == 1
+    assert said.count("nothing to do") == 4  # prepare's too
     assert "step" not in said
     assert {path: path.stat().st_mtime_ns for path in files} == before
 

@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 
 from lemis import files, plugins
+from lemis.asked import refuse_errors
 from lemis.comparison import cells, executors, plan_files, results, single_cells, slurm
 from lemis.comparison.cells import Cell, Grid
 from lemis.comparison.executors import Task
@@ -37,7 +38,7 @@ from lemis.comparison.plans import (
 from lemis.datasets import index as index_file
 from lemis.datasets.index import Index
 from lemis.datasets.layouts.recognised import PUBLIC_TITLES
-from lemis.errors import DataFault, UsageError
+from lemis.errors import UsageError
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
 from lemis.preparation.keypoints import Settings as Keypoints
@@ -290,12 +291,7 @@ def _checked(plan: Plan, scans: Path, work: Path, upstream: Path | None) -> Inde
         if folder is None:
             continue
         found = check(folder, output=own, layout=require_layout(plan, folder, upstream=is_upstream))
-        if found.errors:
-            raise DataFault(
-                f"{count(found.errors, 'error')} in {folder}, listed above",
-                allowed="scans without errors",
-                next="repair or remove what is listed, then run the same command again",
-            )
+        refuse_errors(found.errors, folder)
     return index_file.load(work / "index.json")
 
 

@@ -18,7 +18,7 @@ from lemis.preparation import exposure
 from lemis.preparation.exposure import Likeness
 from lemis.preparation.facts import Facts
 from lemis.preparation.store import Store
-from lemis.runs import folders, material
+from lemis.runs import folders, material, told
 from lemis.runs.material import TrainedOn
 from lemis.runs.run import Run, fill, is_done, load_model, messages
 from lemis.sampling.spatial import shape_of
@@ -210,7 +210,7 @@ def _brought_up_to_date(path: Path, tuning: _Tuning, objective: Objective, rows:
     if was is None or not is_done(path) or material.changes(was, now):
         _train(path, tuning, objective, rows, now, prefix)
     elif folders.is_current(was, now):
-        messages().print(f"{path}: nothing to do")
+        told.nothing_to_do(path)
     else:
         _score_again(path, tuning, was, now)
     return path
@@ -261,7 +261,7 @@ def _train(path: Path, tuning: _Tuning, objective: Objective, rows: list[Row], n
     guards.refuse_batch(sampling.batch_size, settings.schedule.accumulate, fabric.world_size, prefix)
     fabric.barrier()  # all have read the folder before one of them changes it
     run = Run(path, tuning.stored(), now)
-    if tuning.pretrained is not None:
+    if tuning.pretrained is not None and told.is_new((tuning.pretrained, tuple(rows))):
         print_table(rows, tuning.pretrained, run.console)
     size, subjects = sources.size(source, scans), tuning.sides.labelled_subjects
     run.console.print(

@@ -17,9 +17,8 @@ from lemis import asked
 from lemis.datasets import index as index_file
 from lemis.datasets.index import Index
 from lemis.datasets.split import Split
-from lemis.errors import DataFault
-from lemis.measure.tables import count
 from lemis.plugins import Trust
+from lemis.runs import told
 from lemis.runs.run import messages
 from lemis.training import build, pairing, run_settings
 from lemis.training.run_settings import Asked, WholeWay
@@ -120,12 +119,7 @@ def _say_what_would_pretrain(way: WholeWay) -> None:
 def _checked(folder: Path, output: Path) -> Index:
     messages().rule("check")
     found = check(folder, output=output)
-    if found.errors:
-        raise DataFault(
-            f"{count(found.errors, 'error')} in {folder}, listed above",
-            allowed="scans without errors",
-            next="repair or remove what is listed, then run the same command again",
-        )
+    asked.refuse_errors(found.errors, folder)
     return index_file.load(output / "index.json")
 
 
@@ -149,13 +143,14 @@ def _finetuned(
     common: Mapping[str, Any],
 ) -> list[Path]:  # fmt: skip
     messages().rule("finetune")
-    return [
-        finetune(
-            output, pretrained=pretrained, fold=fold, labelled=labelled, auxiliary=way.finetuning.auxiliary,
-            overrides=way.given["finetune"], prefix="finetune.", **common,
-        )
-        for fold, _ in splits
-    ]  # fmt: skip
+    with told.together(len(splits), "runs"):
+        return [
+            finetune(
+                output, pretrained=pretrained, fold=fold, labelled=labelled, auxiliary=way.finetuning.auxiliary,
+                overrides=way.given["finetune"], prefix="finetune.", **common,
+            )
+            for fold, _ in splits
+        ]  # fmt: skip
 
 
 def _predict(output: Path, index: Index, runs: Sequence[Path], splits: Splits, *, device: str, trust: Trust) -> None:
@@ -164,8 +159,9 @@ def _predict(output: Path, index: Index, runs: Sequence[Path], splits: Splits, *
     unlabelled = [scan.id for scan in index.scans if scan.label is None]
     held_out = [[scan.id for scan in index.scans if scan.subject in split.test_subjects] for _, split in splits]
     groups = [*zip([[run] for run in runs], held_out, strict=True), (list(runs), unlabelled)]
-    for by, scans in groups:
-        if scans:
+    groups = [(by, scans) for by, scans in groups if scans]
+    with told.together(len(groups), "sets of label maps"):
+        for by, scans in groups:
             predict(by, scans=scans, output=output / "predictions", device=device, trust=trust)
 
 

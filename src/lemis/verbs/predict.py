@@ -37,6 +37,7 @@ from lemis.preparation.exposure import SLICE_DIRECTION, Known, Strange
 from lemis.preparation.facts import Facts
 from lemis.preparation.settings import Settings as Preparation
 from lemis.preparation.settings import slice_axis_of
+from lemis.runs import told
 from lemis.runs.device import chosen_device
 from lemis.runs.run import messages
 from lemis.settings import parse_overrides, plain, resolve
@@ -123,7 +124,7 @@ def predict(
         for scan in (scan for scan in chosen if scan not in waiting):
             _list_anew(output, known.scans[scan.id], listed[scan.id], shared)
     if not waiting:
-        console.print(f"{output}: nothing to do")
+        told.nothing_to_do(output)
         return output
     if dry_run:
         _say_strange({scan.id: _strange_header(scan, index, ensemble) for scan in waiting}, console)

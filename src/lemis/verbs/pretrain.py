@@ -13,9 +13,9 @@ from lemis.datasets import index
 from lemis.datasets.split import choose
 from lemis.preparation import exposure
 from lemis.preparation.store import Store
-from lemis.runs import folders, material
+from lemis.runs import folders, material, told
 from lemis.runs.material import TrainedOn
-from lemis.runs.run import Run, is_done, messages
+from lemis.runs.run import Run, is_done
 from lemis.sampling.patches import Patches
 from lemis.sampling.samples import Slices
 from lemis.settings import plain
@@ -94,7 +94,7 @@ def pretrain(
         code=run_settings.code(method=settings.method, backbone=settings.backbone),
     )
     if is_done(path) and folders.is_current(before, now):
-        messages().print(f"{path}: nothing to do")
+        told.nothing_to_do(path)
         return path
     source = sources.of_method(store, scans, fabric.device, objective, settings.method_settings, keypoints)
     fabric.barrier()  # all have read the folder before one of them changes it
