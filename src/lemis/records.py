@@ -119,6 +119,13 @@ def write(path: Path, record: Record) -> None:
     files.write(path, text)
 
 
+def write_tree(path: Path, tree: Any, kind: Any) -> None:
+    """As ``write``, of plain values that are read as ``kind``."""
+    text = json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
+    _adapter(kind).validate_json(text, strict=True)
+    files.write(path, text)
+
+
 def read_table(path: Path, columns: Sequence[str], *, next: str) -> list[dict[str, str]]:
     """The lines of a CSV file with at least these columns, each cell as text.
 

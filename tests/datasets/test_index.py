@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
 from lemis.datasets import index as indexing
@@ -114,7 +115,7 @@ def test_another_version(facts: str, tmp_path: Path) -> None:
     ("content", "words"),
     [
         (b'{"version": 1, "root"', "is not JSON"),
-        (b'{"version": 1, "root": "/scans"}', "is damaged: layout: Field required"),
+        (b'{"version": 1, "root": "/scans"}', r"index\.json: layout is nothing"),
         (b"\xff{}", "is not UTF-8"),
         (b"[" * 3000, "nested"),
     ],
@@ -170,13 +171,13 @@ def test_one_id_twice_is_refused(tmp_path: Path) -> None:
         ({"subject": "a\x1bb"}, r"subjects that cannot be used: a\\x1bb"),
         ({"images": ["a\n.nii.gz"]}, r"paths that cannot be used: a\\n"),
         ({"label": ""}, "paths that cannot be used"),
-        ({"shape": [0, 0, 0]}, "shape.0: Input should be greater than 0"),
+        ({"shape": [0, 0, 0]}, r"shape\.0 is 0(.|\n)*greater than 0"),
         ({"shape": [4, 4]}, "one number per axis"),
         ({"shape": "x"}, "shape"),
-        ({"spacing_mm": [float("nan")] * 3}, "spacing_mm.0: Input should be a finite number"),
-        ({"spacing_mm": [1.0, -1.0, 1.0]}, "spacing_mm.1: Input should be greater than 0"),
-        ({"slice_axis": 7}, "slice_axis: Input should be less than or equal to 2"),
-        ({"images": []}, "images: Tuple should have at least 1 item"),
+        ({"spacing_mm": [float("nan")] * 3}, r"spacing_mm\.0 is nan(.|\n)*a finite number"),
+        ({"spacing_mm": [1.0, -1.0, 1.0]}, r"spacing_mm\.1 is -1\.0(.|\n)*greater than 0"),
+        ({"slice_axis": 7}, r"slice_axis is 7(.|\n)*less than or equal to 2"),
+        ({"images": []}, r"images is \[\](.|\n)*at least 1 item"),
         ({"label_values": ["x"]}, "label_values.0"),
     ],
 )
@@ -202,12 +203,16 @@ def test_directions_that_are_none_are_refused(axes: list[list[float]], where: st
     facts = json.loads(indexing.save(SMALL, tmp_path / "index.json").read_text(encoding="utf-8"))
     (facts if where == "frame" else facts["scans"][0])[where] = axes
     (tmp_path / "index.json").write_text(json.dumps(facts))
-    with pytest.raises(UsageError, match="is damaged"):
+    with pytest.raises(UsageError, match=r"index\.json: (frame|scans\.0\.axes).* is "):
         indexing.load(tmp_path / "index.json")
 
 
 def test_directions_without_a_grid_are_refused(tmp_path: Path) -> None:
     scan = dataclasses.replace(SMALL.scans[0], axes=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
-    indexing.save(dataclasses.replace(SMALL, scans=(scan,)), tmp_path / "index.json")
-    with pytest.raises(UsageError, match=r"is damaged: scans\.0.*a scan with axes has a shape and a spacing too"):
+    with pytest.raises(ValidationError, match="a scan with axes has a shape and a spacing too"):
+        indexing.save(dataclasses.replace(SMALL, scans=(scan,)), tmp_path / "index.json")
+    facts = json.loads(indexing.save(SMALL, tmp_path / "index.json").read_text(encoding="utf-8"))
+    facts["scans"][0] |= {"axes": scan.axes, "shape": [], "spacing_mm": []}
+    (tmp_path / "index.json").write_text(json.dumps(facts))
+    with pytest.raises(UsageError, match=r"scans\.0 is (.|\n)*a scan with axes has a shape and a spacing too"):
         indexing.load(tmp_path / "index.json")

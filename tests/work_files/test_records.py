@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from lemis import files
 from lemis.errors import UsageError
 from lemis.preparation import store_files
-from lemis.records import read_table
+from lemis.records import plain, read_table
 from lemis.work_files import checks, comparison, evaluation, predictions, run
 from lemis.work_files.predictions import Prediction, Predictions
 from work_files_made import ENVIRONMENT, FINETUNED, META, PRETRAINED, SUMMARY
@@ -74,6 +74,7 @@ WRITERS: dict[str, Callable[[Path, Any], None]] = {
     "result": lambda folder, result: comparison.write_result(folder, "k", result),
     "cell status": lambda folder, status: comparison.write_cell_status(folder, "k", status),
     "facts": comparison.write_facts,
+    "check": lambda folder, found: checks.write(folder, plain(found)),
 }
 
 

@@ -12,7 +12,6 @@ WORK/runs/NAME-KEY8/    the training itself
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator
 
-from lemis import __version__, files, plugins
+from lemis import __version__, files, plugins, records
 from lemis.comparison.plans import Place, Plan, Way
 from lemis.errors import UsageError, shown
 from lemis.plugins import Trust
@@ -55,6 +54,7 @@ class Cell:
     call: dict[str, Any]  # what the verb is called with
     labelled: tuple[str, ...] = ()  # subjects
     test: tuple[str, ...] = ()  # ids of the scans that are scored
+    version: Literal[1] = 1  # of ``cell.json``
 
 
 def _stays(cell: Cell) -> Cell:
@@ -209,7 +209,7 @@ def _whole(here: Material, id: str) -> list[str]:
 def write_cell(folder: Path, cell: Cell) -> None:
     """``cells/KEY/cell.json`` of a comparison."""
     (folder / "cells" / cell.key).mkdir(parents=True, exist_ok=True)
-    files.write(folder / "cells" / cell.key / "cell.json", json.dumps(asdict(cell), indent=1, ensure_ascii=False))
+    records.write_tree(folder / "cells" / cell.key / "cell.json", asdict(cell), _CELL)
 
 
 def read_cell(folder: Path, key: str) -> Cell | None:

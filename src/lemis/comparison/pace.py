@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from lemis import files, records, terminal
+from lemis import records, terminal
 from lemis.comparison import cells
 from lemis.comparison.cells import Cell, Grid, Use
 from lemis.comparison.plans import Budget, Place, Plan, Way
@@ -84,7 +83,7 @@ class Pace:
                 f"probe: {way.row.title}, {verb}: {found.seconds:.2g} s and {found.images:.0f} images a step"
             )
             known = {name: one._asdict() for name, one in self._known.items()}
-            files.write(self._file, json.dumps(known, indent=1))
+            records.write_tree(self._file, known, dict[str, Probe])
         return self._known[key]
 
 

@@ -20,6 +20,7 @@ from lemis import files
 from lemis.errors import UsageError
 from lemis.formats.directions import Axes, at_right_angles_only
 from lemis.formats.names import LONGEST_ID_BYTES, readable, unfit_id, unfit_text
+from lemis.records import refused
 
 VERSION = 2
 _READ = (1, VERSION)  # 1: before data sets had a frame; its scans are in RAS+ order
@@ -140,13 +141,15 @@ def locate(index: Index, file: str) -> Path:
 
 
 def save(index: Index, path: Path) -> Path:
-    """Write the index; an interrupted write leaves the old one."""
+    """Write the index, once its text was read back; an interrupted write leaves the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = dataclasses.asdict(index)
     scans = facts.pop("scans")
     lines = ",\n".join("    " + json.dumps(scan, ensure_ascii=False) for scan in scans)
     head = json.dumps(facts, indent=2, ensure_ascii=False)[:-2]
-    files.write(path, f'{head},\n  "scans": [\n{lines}\n  ]\n}}\n')
+    text = f'{head},\n  "scans": [\n{lines}\n  ]\n}}\n'
+    _INDEX.validate_json(text)
+    files.write(path, text)
     return path
 
 
@@ -166,11 +169,7 @@ def load(path: Path) -> Index:
     try:
         index = _INDEX.validate_python(facts)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UsageError(
-            f"{path} is damaged: {where}: {first['msg']}", allowed="an unedited index", next=again
-        ) from None
+        raise refused(error, where=str(path), next=again) from None
     refuse_names(index.scans, next=again)
     if unfit := unfit_names(index):
         raise UsageError(f"{path}: {_few(unfit)}", allowed="names that can be shown and stored", next=again)

@@ -10,7 +10,6 @@ every scan are there; ``keypoints.json`` names the ones asked for from the begin
 
 from __future__ import annotations
 
-import json
 import math
 import zipfile
 import zlib
@@ -125,7 +124,7 @@ def write_meta(
         "label_values": list(label_values),
         "scans": list(scans),
     }
-    files.write(path / "meta.json", json.dumps(meta, indent=1) + "\n")
+    records.write_tree(path / "meta.json", meta, Meta)
 
 
 def read_facts(path: Path, id: str) -> Facts | None:
@@ -175,7 +174,7 @@ def write_scan(path: Path, facts: Facts, image: NDArray[np.float16], label: NDAr
     if label is not None:
         assert label.shape == (facts.slices, *facts.prepared_shape), "label and image on one grid"
         array_files.write(path / f"{facts.id}.label.npy", label.astype(np.uint8, copy=False))
-    files.write(path / f"{facts.id}.json", json.dumps(asdict(facts), indent=1) + "\n")
+    records.write_tree(path / f"{facts.id}.json", asdict(facts), _FACTS)
 
 
 def forget_scan(path: Path, id: str) -> None:
@@ -216,7 +215,7 @@ def _label_form(facts: Facts) -> Form:
 
 def ask_keypoints(path: Path, settings: Mapping[str, Any]) -> None:
     """Write down which keypoints this store is to have, before any are found."""
-    files.write(path / "keypoints.json", json.dumps(dict(settings), indent=1) + "\n")
+    records.write_tree(path / "keypoints.json", dict(settings), _Keypoints)
 
 
 def asked_keypoints(path: Path) -> Mapping[str, Any] | None:

@@ -13,11 +13,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator
 
-from lemis import files, records
+from lemis import records
 from lemis.preparation.store import Store
 from lemis.settings import plain
 
@@ -51,6 +51,7 @@ class TrainedOn:
     )  # that are scored meanwhile; the weights do not depend on them
     start: str | None = None  # digest of the weights that it starts from
     code: dict[str, str] = field(default_factory=dict)  # digests of the user's own modules, by name
+    version: Literal[1] = 1  # of the file
 
 
 def facts_of(store: Store) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def digest_of_file(file: Path) -> str:
 def write(run: Path, now: TrainedOn) -> None:
     """``trained_on.json`` of a run folder."""
     facts = {**dataclasses.asdict(now), **{key: _rows(getattr(now, key)) for key in ("scans", "held_out")}}
-    files.write(run / FILE, json.dumps(facts, indent=1, ensure_ascii=False))
+    records.write_tree(run / FILE, facts, TrainedOn)
 
 
 def _rows(scans: Mapping[str, Seen]) -> dict[str, dict[str, Any]]:

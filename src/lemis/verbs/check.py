@@ -31,6 +31,7 @@ from lemis.formats import directions
 from lemis.formats.paths import is_picture
 from lemis.measure.tables import count
 from lemis.settings import plain
+from lemis.work_files import checks
 
 VERSION = 1
 REMEMBERED = "checked.json"  # what was seen of each scan
@@ -136,7 +137,7 @@ def _intensities(findings: Findings) -> tuple[Intensity, ...]:
 
 def _write(report: Report, work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    files.write(work / "check.json", json_text.dumps(_plain(report), indent=2, ensure_ascii=False) + "\n")
+    checks.write(work, _plain(report))
     if report.errors:
         # An index of before would let the other verbs go on with scans that are known to be wrong.
         (work / "index.json").unlink(missing_ok=True)

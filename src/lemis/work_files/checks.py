@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lemis.checking.faults import Fault
-from lemis.records import Record, find
+from lemis.records import Record, find, write_tree
+
+CHECK = "check.json"
 
 
 class Check(Record):
@@ -22,5 +25,10 @@ def read(work: Path) -> Check | None:
     Raises:
         UsageError: The file is damaged.
     """
-    found: Check | None = find(work / "check.json", Check, next=f"lemis check SCANS -o {work}")
+    found: Check | None = find(work / CHECK, Check, next=f"lemis check SCANS -o {work}")
     return found
+
+
+def write(work: Path, found: Mapping[str, Any]) -> None:
+    """Replace ``check.json``; ``found`` is all that ``lemis check --json`` prints."""
+    write_tree(work / CHECK, dict(found), Check)
