@@ -13,6 +13,8 @@ import SimpleITK as sitk  # noqa: N813
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from lemis.formats import volume
+
 CT, MR, PET, X_RAY = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "4", "128", "1.1"))
 MODALITIES = {CT: "CT", MR: "MR", PET: "PT", X_RAY: "DX"}
 
@@ -133,3 +135,13 @@ def write_series() -> Iterator[SeriesWriter]:
 
     yield write
     locale.setlocale(locale.LC_ALL, before)  # writing DICOM leaves the process in the locale C (reading does not)
+
+
+def stored(folder: Path) -> np.ndarray:
+    """Values in the order of the files: columns, rows, slices."""
+    scan = volume.read(folder)
+    return scan.array[::-1, ::-1] if scan.array.ndim == 3 else scan.array[::-1, ::-1, :, :]
+
+
+def notes(path: Path) -> dict[str, str]:
+    return {note.kind: note.seen for note in volume.read(path).source.notes}

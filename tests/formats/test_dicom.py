@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydicom.encaps import encapsulate
 
 import dicoms
+from dicoms import notes
 from lemis.checking import check
 from lemis.datasets.recognition import recognise
 from lemis.errors import DataFault
@@ -21,10 +22,6 @@ from lemis.formats import volume
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(10, 2000, (6, 4, 5)).astype(np.uint16)
-
-
-def notes(path: Path) -> dict[str, str]:
-    return {note.kind: note.seen for note in volume.read(path).source.notes}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import dicoms
+from dicoms import notes, stored
 from lemis.checking import check
 from lemis.datasets.listing import LeftOut
 from lemis.datasets.recognition import recognise
@@ -17,16 +18,6 @@ from lemis.formats.dicom import folders as dicom
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(10, 2000, (6, 4, 5)).astype(np.uint16)
-
-
-def stored(folder: Path) -> np.ndarray:
-    """Values in the order of the files: columns, rows, slices."""
-    scan = volume.read(folder)
-    return scan.array[::-1, ::-1] if scan.array.ndim == 3 else scan.array[::-1, ::-1, :, :]
-
-
-def notes(path: Path) -> dict[str, str]:
-    return {note.kind: note.seen for note in volume.read(path).source.notes}
 
 
 @pytest.mark.parametrize("name", ["i{}.MR", "{}.IMA", "IM{}", "{}", "1.2.840.{}", "image.{:03}", "{}.DCM", "{}.ct"])

@@ -12,21 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dicoms
+from dicoms import notes, stored
 from lemis.errors import DataFault
 from lemis.formats import volume
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(10, 2000, (6, 4, 5)).astype(np.uint16)
-
-
-def stored(folder: Path) -> np.ndarray:
-    """Values in the order of the files: columns, rows, slices."""
-    scan = volume.read(folder)
-    return scan.array[::-1, ::-1] if scan.array.ndim == 3 else scan.array[::-1, ::-1, :, :]
-
-
-def notes(path: Path) -> dict[str, str]:
-    return {note.kind: note.seen for note in volume.read(path).source.notes}
 
 
 def test_every_slice_has_its_own_slope(tmp_path: Path) -> None:
