@@ -86,7 +86,7 @@ def test_a_label_on_another_grid(pair: Path) -> None:
         ERROR,
         "a",
         "a_seg.nii.gz",
-        "label on another grid",
+        "label on a different grid",
     )
     assert fault.seen == "shape (6, 5, 5), but a.nii.gz has (6, 5, 4) (both in RAS+ order)"
     assert "nearest neighbour" in fault.repair
@@ -97,7 +97,7 @@ def test_a_label_on_another_grid(pair: Path) -> None:
     [
         (
             lambda affine: affine + np.array([[0, 0, 0, 3.0], [0] * 4, [0] * 4, [0] * 4]),
-            "corners lie 3 mm apart",
+            "corners are 3 mm apart",
         ),
         (lambda affine: affine @ np.diag([1, 1, 1.25, 1]), "spacing (1.5, 1.5, 10)"),
     ],
@@ -105,7 +105,7 @@ def test_a_label_on_another_grid(pair: Path) -> None:
 def test_a_label_in_another_place(pair: Path, change: Callable[[np.ndarray], np.ndarray], words: str) -> None:
     write(pair / "a_seg.nii.gz", label(1), change(AFFINE))
     fault = only(pair)
-    assert (fault.severity, fault.kind) == (ERROR, "label in another place")
+    assert (fault.severity, fault.kind) == (ERROR, "label in a different place")
     assert words in fault.seen
     assert "copy the image's affine" in fault.repair
 
@@ -113,7 +113,7 @@ def test_a_label_in_another_place(pair: Path, change: Callable[[np.ndarray], np.
 def test_a_label_that_lost_its_orientation(pair: Path) -> None:
     write(pair / "a_seg.nii.gz", label(1), AFFINE @ np.diag([-1, 1, 1, 1]))
     fault = only(pair)
-    assert (fault.severity, fault.kind) == (ERROR, "label orientation")
+    assert (fault.severity, fault.kind) == (ERROR, "label in a different orientation")
     assert "axes LAS, but a.nii.gz has RAS" in fault.seen
 
 
@@ -141,7 +141,7 @@ def test_channels_on_different_grids(tmp_path: Path) -> None:
     write(tmp_path / "imagesTr" / "a_0000.nii.gz", scan(1))
     write(tmp_path / "imagesTr" / "a_0001.nii.gz", scan(2, (6, 5, 3)))
     fault = only(tmp_path)
-    assert (fault.severity, fault.kind) == (ERROR, "channel on another grid")
+    assert (fault.severity, fault.kind) == (ERROR, "channel on a different grid")
     assert fault.file == "imagesTr/a_0001.nii.gz"
     assert "imagesTr/a_0000.nii.gz has (6, 5, 4)" in fault.seen
 
@@ -151,7 +151,7 @@ def test_dicom_with_a_missing_slice(tmp_path: Path, write_series) -> None:
     write_series(tmp_path / "p2", scan(2, (6, 5, 6)))
     (tmp_path / "p2" / "3.dcm").unlink()
     fault = only(tmp_path)
-    assert (fault.severity, fault.scan, fault.kind) == (ERROR, "p2", "DICOM series")
+    assert (fault.severity, fault.scan, fault.kind) == (ERROR, "p2", "unreadable DICOM series")
     assert "gap of 4.00 mm between the slices at 9.00 mm" in fault.seen
     assert "missing slice" in fault.repair
 
@@ -159,7 +159,7 @@ def test_dicom_with_a_missing_slice(tmp_path: Path, write_series) -> None:
 def test_slices_in_another_direction(pair: Path) -> None:
     write(pair / "c.nii.gz", scan(3), np.diag([8.0, 1.5, 1.5, 1.0]))
     fault = only(pair)
-    assert (fault.severity, fault.scan, fault.kind) == (WARNING, "c", "other slice direction")
+    assert (fault.severity, fault.scan, fault.kind) == (WARNING, "c", "different slice direction")
     assert "sagittal slices (axis 0), 90 degrees from those of most scans, axial (axis 2)" in fault.seen
 
 
@@ -176,7 +176,7 @@ def test_slices_in_another_direction_are_told_by_their_angle(pair: Path, degrees
         assert find(pair) == []
         return
     fault = only(pair)
-    assert (fault.severity, fault.scan, fault.kind) == (WARNING, "c", "other slice direction")
+    assert (fault.severity, fault.scan, fault.kind) == (WARNING, "c", "different slice direction")
     assert f", {seen} degrees from those of most scans, axial (axis 2)" in fault.seen
 
 
@@ -189,10 +189,10 @@ def test_stacks_halfway_between_two_axes_have_no_other_direction(tmp_path: Path)
 def test_a_round_of_directions_cannot_all_be_stored_alike(tmp_path: Path) -> None:
     for number in range(12):
         write(tmp_path / f"s{number:02d}.nii.gz", scan(number), tilted(15 * number))
-    found = [fault for fault in find(tmp_path) if fault.kind == "nearly parallel, stored turned"]
+    found = [fault for fault in find(tmp_path) if fault.kind == "similar scans stored differently"]
     assert len(found) == 1
     assert found[0].severity == WARNING
-    assert "lie within 30 degrees of others, and no frame stores all of them alike" in found[0].seen
+    assert "lie within 30 degrees of others, but no common orientation suits them all" in found[0].seen
 
 
 # ---------------------------------------------------------------- headers
@@ -244,7 +244,7 @@ def test_voxels_that_are_not_numbers(pair: Path, value: float) -> None:
     array[0, 0, :2] = value
     write(pair / "b.nii.gz", array)
     fault = only(pair)
-    assert (fault.severity, fault.scan, fault.kind) == (ERROR, "b", "voxels that are not numbers")
+    assert (fault.severity, fault.scan, fault.kind) == (ERROR, "b", "invalid voxel values")
     assert fault.seen.startswith("2 of 120 voxels")
 
 
@@ -278,7 +278,7 @@ def test_a_label_without_its_image(pair: Path) -> None:
     (pair / "a.nii.gz").unlink()
     (fault,) = check.faults(index)
     assert (fault.severity, fault.scan, fault.file, fault.kind) == (ERROR, "a", "a.nii.gz", "label without its image")
-    assert fault.seen == "is not there, but its label a_seg.nii.gz is"
+    assert fault.seen == "is missing, but its label a_seg.nii.gz is there"
 
 
 def test_a_palette_picture_as_image(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_scans_with_other_channels(tmp_path: Path) -> None:
         picture.convert(mode).save(tmp_path / f"{name}.png")
     fault = only(tmp_path)
     assert (fault.severity, fault.scan, fault.kind) == (ERROR, "c", "number of channels")
-    assert fault.seen == "3 channel(s) in 1 file(s), expected 1 (image)"
+    assert fault.seen == "3 channels in 1 file, but the data set has 1 (image)"
 
 
 @pytest.mark.parametrize(("other", "severity"), [("a_ES", WARNING), ("b", ERROR)])
@@ -322,14 +322,16 @@ def test_the_same_voxels_mirrored(tmp_path: Path) -> None:
 def test_label_values_between_integers(pair: Path) -> None:
     write(pair / "a_seg.nii.gz", label(1, 0.5, 1.25, dtype=np.float32))
     fault = only(pair)
-    assert (fault.severity, fault.kind) == (ERROR, "label values between integers")
+    assert (fault.severity, fault.kind) == (ERROR, "label values that are not whole numbers")
     assert "(0.5, 1.25)" in fault.seen
 
 
 def test_label_values_near_integers(pair: Path) -> None:
     write(pair / "a_seg.nii.gz", label(1, 2.000001, dtype=np.float64))
     findings = check.examine(recognise(pair).index)
-    assert [(fault.severity, fault.kind) for fault in findings.faults] == [(WARNING, "label values near integers")]
+    assert [(fault.severity, fault.kind) for fault in findings.faults] == [
+        (WARNING, "label values close to whole numbers")
+    ]
     assert findings.index.scans[0].label_values == (0, 1, 2)
 
 
@@ -341,13 +343,13 @@ def test_float_labels_of_whole_numbers_are_fine(pair: Path) -> None:
 def test_label_values_that_are_not_numbers(pair: Path) -> None:
     write(pair / "a_seg.nii.gz", label(1, np.nan, dtype=np.float32))
     fault = only(pair)
-    assert (fault.severity, fault.kind) == (ERROR, "label values that are not numbers")
+    assert (fault.severity, fault.kind) == (ERROR, "invalid label values")
 
 
 def test_a_label_with_channels(pair: Path) -> None:
     write(pair / "a_seg.nii.gz", label(1, shape=(*SHAPE, 2)))
     fault = only(pair)
-    assert (fault.severity, fault.kind) == (ERROR, "label with channels")
+    assert (fault.severity, fault.kind) == (ERROR, "label with several channels")
 
 
 def test_an_empty_label(pair: Path) -> None:
@@ -361,8 +363,8 @@ def test_values_that_nobody_declared_and_structures_that_never_occur(tmp_path: P
     write(tmp_path / "labelsTr" / "a.nii.gz", label(1, 7))
     (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "RV": 1, "LV": 2}}')
     unknown, missing = find(tmp_path)
-    assert (unknown.severity, unknown.kind) == (ERROR, "label values that are not declared")
-    assert unknown.seen == "value(s) 7; declared are 0 background, 1 RV, 2 LV"
+    assert (unknown.severity, unknown.kind) == (ERROR, "undeclared label values")
+    assert unknown.seen == "holds 7; declared are 0 background, 1 RV, 2 LV"
     assert (missing.severity, missing.kind) == (WARNING, "structure never labelled")
     assert missing.seen.startswith("2 LV")
 
@@ -371,12 +373,12 @@ def test_ignored_values_are_neither_named_nor_wrong(tmp_path: Path) -> None:
     write(tmp_path / "label_btcv_multiorgan" / "label0001.nii.gz", label(*range(15)))
     write(tmp_path / "img0001.nii.gz", scan(1), np.diag([1.5, 1.5, 0.5, 1.0]))
     fault = only(tmp_path)  # the affines differ; the values are fine
-    assert fault.kind == "label in another place"
+    assert fault.kind == "label in a different place"
     write(tmp_path / "label_btcv_multiorgan" / "label0001.nii.gz", label(15, *range(15)))
     write(tmp_path / "img0001.nii.gz", scan(1))
     fault = only(tmp_path)
-    assert (fault.severity, fault.kind) == (ERROR, "label values that are not declared")
-    assert fault.seen.startswith("value(s) 15; declared are 0 background, 1 spleen, 3 left kidney")
+    assert (fault.severity, fault.kind) == (ERROR, "undeclared label values")
+    assert fault.seen.startswith("holds 15; declared are 0 background, 1 spleen, 3 left kidney")
 
 
 def test_any_integers_are_fine_where_nothing_is_declared(pair: Path) -> None:
@@ -400,11 +402,11 @@ def test_awkward_headers_are_named(tmp_path: Path) -> None:
     names = ["codes_zero.nii.gz", "complex64.nii.gz", "dicomseg_binary.dcm", "ct_small.nii.gz"]
     table = "image,id\n" + "\n".join(f"{SHARED / 'headers' / name},{name.split('.')[0]}" for name in names)
     (tmp_path / "list.csv").write_text(table)
-    found = {(fault.scan, fault.kind) for fault in find(tmp_path) if fault.kind != "other slice direction"}
+    found = {(fault.scan, fault.kind) for fault in find(tmp_path) if fault.kind != "different slice direction"}
     assert found == {
         ("codes_zero", "unknown orientation"),
         ("complex64", "unreadable file"),
-        ("dicomseg_binary", "DICOM series"),
+        ("dicomseg_binary", "unreadable DICOM series"),
     }
 
 
@@ -444,7 +446,7 @@ def test_segments_are_matched_by_their_names(tmp_path: Path) -> None:
     findings = check.examine(recognise(tmp_path).index)
     (fault,) = findings.faults
     assert (fault.severity, fault.file, fault.kind) == (WARNING, "b.seg.nrrd", "structures numbered differently")
-    assert "the file has 1 spleen, 2 liver; by their names they become" in fault.seen
+    assert "the file has 1 spleen, 2 liver; matched by name, they become" in fault.seen
     assert findings.index.labels == {"background": 0, "liver": 1, "spleen": 2}
     assert findings.index == scan_folder(tmp_path)
     for one in findings.index.scans:
@@ -458,7 +460,7 @@ def test_segments_of_one_name_are_both_shown(pair: Path) -> None:
     findings = check.examine(recognise(pair).index)
     assert findings.index.labels == {"background": 0, "tumour": 1, "tumour (2)": 2}
     (fault,) = findings.faults
-    assert (fault.severity, fault.kind) == (WARNING, "segments of one name")
+    assert (fault.severity, fault.kind) == (WARNING, "segments with the same name")
     assert "1 (tumour), 2 (tumour (2))" in fault.seen
 
 
@@ -503,7 +505,7 @@ def test_labels_that_no_label_map_can_hold(pair: Path, value: float) -> None:
 def test_labels_below_zero_are_no_structure(pair: Path) -> None:
     write(pair / "a_seg.nii.gz", label(1, -1, dtype=np.int16))
     fault = only(pair)
-    assert (fault.severity, fault.kind) == (ERROR, "label values below 0")
+    assert (fault.severity, fault.kind) == (ERROR, "negative label values")
     assert "-1" in fault.seen
 
 
@@ -523,10 +525,10 @@ DISC = (np.hypot(*(np.mgrid[:40, :40] - 19.5)) < 12).astype(np.uint8)
 @pytest.mark.parametrize(
     ("values", "severity", "kind"),
     [
-        ((1, 65535), ERROR, "two kinds of black and white"),
-        ((255, 65535), ERROR, "two kinds of black and white"),
-        ((255, 254), WARNING, "masks of different values"),
-        ((255, 128), WARNING, "masks of different values"),
+        ((1, 65535), ERROR, "masks with different foreground values"),
+        ((255, 65535), ERROR, "masks with different foreground values"),
+        ((255, 254), WARNING, "masks with different values"),
+        ((255, 128), WARNING, "masks with different values"),
     ],
 )
 def test_masks_of_one_structure_that_mark_it_by_different_numbers(
@@ -557,10 +559,10 @@ def test_labels_without_background(pair: Path) -> None:
     write(pair / "a_seg.nii.gz", label(1, 1) + 1)
     fault = only(pair)
     assert (fault.severity, fault.file, fault.kind) == (WARNING, "a_seg.nii.gz", "no background")
-    assert "the lowest is 1" in fault.seen
-    assert fault.repair.endswith("replace 1 by 0")
+    assert "the lowest value is 1" in fault.seen
+    assert fault.repair.endswith("set 1 to 0")
     write(pair / "a_seg.nii.gz", np.full(SHAPE, 255, np.uint8))
-    assert "these mark all of every scan" in only(pair).repair
+    assert "these mark every voxel of every scan" in only(pair).repair
 
 
 def test_a_label_that_is_its_scan(pair: Path) -> None:
@@ -568,7 +570,7 @@ def test_a_label_that_is_its_scan(pair: Path) -> None:
     write(pair / "a.nii.gz", values)
     write(pair / "a_seg.nii.gz", values.astype(np.int32))
     fault = only(pair)
-    assert (fault.severity, fault.file, fault.kind) == (ERROR, "a_seg.nii.gz", "label that is its scan")
+    assert (fault.severity, fault.file, fault.kind) == (ERROR, "a_seg.nii.gz", "label identical to its scan")
 
 
 def test_scans_and_labels_that_were_swapped(tmp_path: Path) -> None:
@@ -589,7 +591,7 @@ def test_masks_that_their_names_do_not_give_away(pair: Path, name: str) -> None:
     write(pair / f"{name}.nii.gz", label(1, 3))
     fault = only(pair)
     assert (fault.severity, fault.scan, fault.kind) == (WARNING, name, "scan that looks like a label map")
-    assert "3 values only: 0, 1, 3" in fault.seen
+    assert "holds only 3 values: 0, 1, 3" in fault.seen
 
 
 @pytest.mark.parametrize("values", [np.arange(16.0), np.array([0.0, 0.25, 1.0])])
@@ -602,8 +604,8 @@ def test_two_kinds_of_black_and_white(tmp_path: Path) -> None:
     white = Image.fromarray(DISC * 255)
     masks(tmp_path, {"a": white.convert("1"), "b": white, "c": Image.fromarray(DISC), "d": white.convert("RGB")})
     fault = only(tmp_path)
-    assert (fault.severity, fault.file, fault.kind) == (ERROR, "masks/b.png", "two kinds of black and white")
-    assert "2 label(s) do; 2 hold 0 and 1 (masks/a.png)" in fault.seen
+    assert (fault.severity, fault.file, fault.kind) == (ERROR, "masks/b.png", "masks with different foreground values")
+    assert "255 in 2 labels, this one included, and 1 in 2 labels (masks/a.png)" in fault.seen
     assert kinds(masks(tmp_path, dict.fromkeys("abcd", white))) == []
 
 
@@ -637,7 +639,7 @@ def test_masks_in_colour_and_in_transparency(tmp_path: Path) -> None:
     masks(tmp_path, {"a": Image.fromarray(DISC * 255).convert("RGBA"), "b": seen_through, "c": colours})
     assert kinds(tmp_path) == [
         (ERROR, "masks/b.png", "mask with transparency"),
-        (ERROR, "masks/c.png", "label with channels"),
+        (ERROR, "masks/c.png", "label with several channels"),
     ]
 
 
@@ -651,7 +653,7 @@ def test_palettes_that_differ(tmp_path: Path) -> None:
     assert kinds(tmp_path) == []
     masks(tmp_path, {"a": coloured(0, 0, 0, 255, 0, 0), "b": coloured(0, 0, 0, 0, 255, 0)})
     fault = only(tmp_path)
-    assert (fault.severity, fault.file, fault.kind) == (ERROR, "masks/b.png", "palettes differ")
+    assert (fault.severity, fault.file, fault.kind) == (ERROR, "masks/b.png", "different palettes")
     assert fault.seen == "index 1 is #00ff00, but #ff0000 in masks/a.png"
     masks(tmp_path, {"a": coloured(255, 255, 255, 0, 0, 0), "b": coloured(255, 255, 255, 0, 0, 0)})
     assert kinds(tmp_path) == [(WARNING, f"masks/{name}.png", "palette picture as label") for name in "ab"]
@@ -666,7 +668,7 @@ def test_a_turned_picture_and_its_turned_mask(tmp_path: Path) -> None:
         Image.fromarray(array).save(tmp_path / folder / "a.png", exif=exif)
     assert kinds(tmp_path) == [(WARNING, f"{part}/a.png", "turned by its camera") for part in ("images", "masks")]
     Image.fromarray(array).save(tmp_path / "masks" / "a.png")  # as stored, without the camera's note
-    assert (ERROR, "masks/a.png", "label on another grid") in kinds(tmp_path)
+    assert (ERROR, "masks/a.png", "label on a different grid") in kinds(tmp_path)
 
 
 def test_lengths_that_are_hardly_meant(tmp_path: Path) -> None:
@@ -716,8 +718,8 @@ def test_a_channel_that_is_missing_is_an_error_of_its_scan(tmp_path: Path) -> No
         write(tmp_path / "labelsTr" / f"{name}.nii.gz", label(1))
     (tmp_path / "imagesTr" / "b_0000.nii.gz").unlink()
     fault = only(tmp_path)
-    assert (fault.severity, fault.scan, fault.kind) == (ERROR, "b", "channel that is missing")
-    assert (fault.file, fault.seen) == ("imagesTr/b_0000.nii.gz", "is not there, but imagesTr/b_0001.nii.gz is")
+    assert (fault.severity, fault.scan, fault.kind) == (ERROR, "b", "missing channel")
+    assert (fault.file, fault.seen) == ("imagesTr/b_0000.nii.gz", "is missing, but imagesTr/b_0001.nii.gz is there")
 
 
 @pytest.fixture
@@ -737,7 +739,7 @@ def write_splits(folder: Path, folds: list[tuple[list[str], list[str]]]) -> None
 def test_check_says_of_the_repair_of_a_duplicate_what_the_splits_will_say(doubled: Path) -> None:
     fault = only(doubled)
     assert fault.kind == "same voxels twice"
-    assert "remove one of them, also from splits_final.json" in fault.repair
+    assert "remove one of them (from splits_final.json too)" in fault.repair
     assert "subjects.csv (id,subject) and put both on one side in splits_final.json" in fault.repair
 
 
@@ -746,7 +748,7 @@ def test_a_removed_scan_has_to_leave_the_splits_too(doubled: Path) -> None:
         (doubled / file).unlink()
     found = find(doubled)
     assert [(one.severity, one.file, one.kind) for one in found] == [
-        (ERROR, "splits_final.json", "splits that cannot be used")
+        (ERROR, "splits_final.json", "unusable splits")
     ] * 2
     assert "names 'd', which has no label here" in found[0].seen
     write_splits(doubled, [(["a", "b"], ["c"]), (["c"], ["a", "b"])])

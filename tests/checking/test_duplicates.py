@@ -84,8 +84,8 @@ def test_a_changed_copy_under_another_subject_is_an_error(tmp_path: Path, change
     scans = {f"p{number}": body(number) for number in range(3)}
     (fault,) = twins(write(tmp_path, **scans, x=make(scans["p1"])))
     assert (fault.severity, fault.scan, fault.kind) == ("error", "x", "same voxels twice")
-    assert "the voxels of p1 (p1.nii.gz)" in fault.seen
-    assert "of subject p1: a test set would leak" in fault.seen
+    assert "has the same voxels as p1 (p1.nii.gz)" in fault.seen
+    assert "of another subject, p1: a leak" in fault.seen
     assert re.search(said, fault.seen)
 
 
@@ -93,7 +93,7 @@ def test_a_changed_copy_under_another_subject_is_an_error(tmp_path: Path, change
 def test_a_copy_that_was_touched_is_a_warning(tmp_path: Path, change: str) -> None:
     (fault,) = twins(write(tmp_path, a=body(1), b=NEAR[change](body(1)), c=body(2)))
     assert (fault.severity, fault.scan, fault.kind) == ("warning", "b", "almost the same voxels")
-    assert fault.seen.startswith("almost the voxels of a (a.nii.gz)")
+    assert fault.seen.startswith("has almost the same voxels as a (a.nii.gz)")
 
 
 def test_many_copies_are_each_told_once(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_images_and_labels_side_by_side(folder, cohort, labelled, suffix, images
 def test_a_label_without_an_image_is_named(tmp_path: Path) -> None:
     touch(*[tmp_path / "imagesTr" / f"a_{c:04d}.nii.gz" for c in range(2)], tmp_path / "labelsTr" / "a.nii.gz")
     touch(tmp_path / "labelsTr" / "b.nii.gz")
-    assert recognise(tmp_path).left_out == (LeftOut("labelsTr/b.nii.gz", "a label without an image of its name"),)
+    assert recognise(tmp_path).left_out == (LeftOut("labelsTr/b.nii.gz", "a label without an image of the same name"),)
 
 
 def test_dicom_series_as_images(tmp_path: Path, write_series) -> None:
@@ -616,7 +616,7 @@ def test_masks_of_single_structures_are_named(tmp_path: Path) -> None:
     listing, seen = found(tmp_path, "subjects")
     assert seen == {"s0000": ("s0000", False), "s0001": ("s0001", False)}
     assert [part.file for part in listing.left_out] == [f"s000{n}/segmentations/ (2 images)" for n in range(2)]
-    assert all("merged into one label map" in part.reason for part in listing.left_out)
+    assert all("into one label map" in part.reason for part in listing.left_out)
 
 
 def test_images_that_no_scan_uses_are_named_once_per_folder(tmp_path: Path) -> None:
@@ -638,8 +638,8 @@ def test_links_to_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     (tmp_path / "README").symlink_to("nowhere")
     listing = recognise(tmp_path)
     ((file, kind, seen, repair),) = listing.doubts
-    assert (file, kind) == ("labelsTr/b.nii.gz", "link to a file that is not there")
-    assert seen == "points to ../.git/annex/objects/b"
+    assert (file, kind) == ("labelsTr/b.nii.gz", "broken link")
+    assert seen == "points to ../.git/annex/objects/b, which is not there"
     assert "git annex get" in repair
 
 
@@ -663,7 +663,7 @@ def test_a_folder_that_is_a_link_to_nothing_is_named(name: str, tmp_path: Path) 
     touch(tmp_path / "imagesTr/a_0000.nii.gz")
     (tmp_path / name).symlink_to("../annex/x")
     (doubt,) = recognise(tmp_path).doubts
-    assert (doubt.file, doubt.kind) == (name, "link to a file that is not there")
+    assert (doubt.file, doubt.kind) == (name, "broken link")
 
 
 @pytest.mark.parametrize(
@@ -676,8 +676,8 @@ def test_names_that_are_nearly_ours_are_told(name: str, ours: str, tmp_path: Pat
     (doubt,) = recognise(tmp_path).doubts
     assert doubt == (
         name.split("/")[0],
-        "name that is nearly ours",
-        f"is not read; we read {ours}",
+        "misspelt name",
+        f"is not read; did you mean {ours}?",
         f"rename it to {ours}",
     )
     assert recognise(tmp_path / "imagesTr" / "a_0000.nii.gz").doubts == ()
@@ -687,7 +687,7 @@ def test_names_that_are_nearly_ours_are_told(name: str, ours: str, tmp_path: Pat
 def test_a_structure_with_the_value_of_the_background_is_told(name: str, told: int, tmp_path: Path) -> None:
     touch(tmp_path / "imagesTr/a_0000.nii.gz")
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {name: 0, "b": 1}}))
-    assert [doubt.kind for doubt in recognise(tmp_path).doubts] == ["structure with the value 0"] * told
+    assert [doubt.kind for doubt in recognise(tmp_path).doubts] == ["structure with value 0"] * told
 
 
 def test_one_file_says_itself_what_is_meant(tmp_path: Path) -> None:
@@ -773,8 +773,8 @@ def test_a_list_that_would_be_guessed_at_is_refused(text: str, words: str, tmp_p
 @pytest.mark.parametrize(
     ("text", "kinds"),
     [
-        ("image,subject\na.nii.gz,NA\nb.nii.gz,NA\n", ["subject that may be none"]),
-        ("image,subject\na.nii.gz,p\nb.nii.gz,\n", ["subjects that are missing"]),
+        ("image,subject\na.nii.gz,NA\nb.nii.gz,NA\n", ["placeholder as subject"]),
+        ("image,subject\na.nii.gz,p\nb.nii.gz,\n", ["missing subjects"]),
         ("image,label\na.nii.gz,a_seg.nii.gz\nb.nii.gz,a_seg.nii.gz\n", ["label of several subjects"]),
         ("image,label,subject\na.nii.gz,a_seg.nii.gz,p\nb.nii.gz,a_seg.nii.gz,p\n", []),
         ("image,subject\na.nii.gz,NA\nb.nii.gz,q\n", []),
@@ -837,8 +837,8 @@ ELSEWHERE = {"dataset": {"a": {"images": ["../raw/a.nii.gz"], "label": "../raw/a
         ({"dataset": {"a": {"images": ["imagesTr/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}}}, []),
         ({"training": [1, None, {"image": None}, {"image": [3]}], "dataset": [1]}, []),
         ({"numTraining": 30}, ['"numTraining" is 30, but imagesTr holds 2']),
-        (lists("a.nii.gz", "c.nii.gz"), ["./imagesTr/c.nii.gz is not there, 1 of 2 listed"]),
-        (ELSEWHERE, ["../raw/a.nii.gz is not there, 1 of 1 listed"]),
+        (lists("a.nii.gz", "c.nii.gz"), ["./imagesTr/c.nii.gz is not there (1 of 2 listed files)"]),
+        (ELSEWHERE, ["../raw/a.nii.gz is not there (1 of 1 listed files)"]),
     ],
 )
 def test_what_a_dataset_json_lists_is_held_against_what_is_there(
@@ -894,7 +894,7 @@ def test_ids_in_the_table_of_subjects_that_nobody_has_are_named(tmp_path: Path) 
     touch(tmp_path / "a1.nii.gz", tmp_path / "b1.nii.gz")
     (tmp_path / "subjects.csv").write_text("id,subject\na1.nii,p\nb1,p\n")
     (doubt,) = recognise(tmp_path).doubts
-    assert (doubt.kind, doubt.seen) == ("ids that are no scan here", "a1.nii, 1 of 2")
+    assert (doubt.kind, doubt.seen) == ("unknown ids", "a1.nii: no scan has this id (1 of 2 ids)")
 
 
 # ---------------------------------------------------------------- one person

@@ -228,7 +228,7 @@ def test_mmwhs_with_both_modalities(tmp_path: Path) -> None:
     listing = recognise(tmp_path)
     assert [scan.id for scan in listing.index.scans] == ["ct_train_1001"]
     assert [part.reason for part in listing.left_out] == [
-        "a label without an image of its name",
+        "a label without an image of the same name",
         "the MR scans: --layout mmwhs_mr",
     ]
     assert set(listed(tmp_path, "mmwhs_mr")) == {"mr_train_1001"}

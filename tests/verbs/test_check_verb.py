@@ -44,14 +44,14 @@ def test_a_sound_folder(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (report.errors, report.warnings) == (0, 0)
     for words in (
         f"{scans}: flat folder",
-        "3 scans of 2 subjects, up to 2 each (p1_ED is of p1)",
+        "3 scans of 2 subjects, up to 2 per subject (p1_ED belongs to p1)",
         "1 of 3",
         "6 x 5 x 5 (4 to 6) voxels",
         "1.5 x 1.5 x 8 mm",
         "15, axial",
-        "3 scans, slices parallel; stored parallel along the body axes",
+        "slices parallel in 3 scans; stored along the body axes",
         "image: 0 to 99",
-        "scales differ",
+        "scans differ in scale",
         "label 1",
         "nothing is wrong; wrote",
     ):
@@ -84,7 +84,7 @@ def test_errors_are_printed_counted_and_stop_the_index(
     report = check(scans, output=tmp_path / "work")
     text = capsys.readouterr().out
     assert report.errors == 1
-    assert "error label on another grid (1)" in text
+    assert "error label on a different grid (1)" in text
     assert "p1_ED_seg.nii.gz: shape (6, 5, 3), but p1_ED.nii.gz has (6, 5, 4)" in text
     assert "repair: resample the label" in text
     assert "1 error and 0 warnings; no index.json written" in text
@@ -179,9 +179,9 @@ def test_what_is_not_used_and_what_is_in_doubt_keeps_the_folder_from_being_all_r
     report = check(scans, output=tmp_path / "work")
     text = capsys.readouterr().out
     assert "nothing is wrong" not in text
-    assert "no errors, 2 warnings, 1 thing not used; wrote" in text
+    assert "no errors, 2 warnings, 1 item not used; wrote" in text
     assert "warning subjects that may be one person (1)\n  subjects.csv: P1, p1: taken for different people" in text
-    assert "warning link to a file that is not there (1)\n  p3.nii.gz: points to ../annex/p3" in text
+    assert "warning broken link (1)\n  p3.nii.gz: points to ../annex/p3" in text
     assert "not used: scribbles/ (1 image): images that belong to no scan" in text
     written = json.loads((tmp_path / "work" / "check.json").read_text(encoding="utf-8"))
     assert [fault["kind"] for fault in written["faults"]] == [fault.kind for fault in report.faults]
@@ -193,7 +193,7 @@ def test_json(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(capsys.readouterr().out)
     assert facts["errors"] == report.errors == 1
     assert (facts["scans"], facts["subjects"], facts["labelled"]) == (3, 2, 1)
-    assert facts["faults"][0]["kind"] == "label on another grid"
+    assert facts["faults"][0]["kind"] == "label on a different grid"
     assert set(facts["faults"][0]) == {"severity", "scan", "file", "kind", "seen", "repair"}
 
 

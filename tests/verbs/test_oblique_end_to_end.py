@@ -85,8 +85,8 @@ def test_check_says_how_they_lie_and_warns_of_nothing(
     found = check(scans, output=tmp_path / "work", jobs=1)
     said = " ".join(capsys.readouterr().out.split())
     assert (found.errors, found.warnings) == (0, 0)
-    assert "6 scans, slices within 1" in said  # about fifteen degrees
-    assert "degrees of each other; stored parallel in one frame, 4" in said
+    assert "slices within 1" in said  # about fifteen degrees
+    assert " degrees of each other in 6 scans; stored in one common orientation, 4" in said
     assert f"{SUBJECTS * SHAPE[2]}, oblique (across axis " in said
     assert "nothing is wrong" in said
     written = json.loads((tmp_path / "work" / "check.json").read_text())["frame"]

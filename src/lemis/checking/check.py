@@ -30,7 +30,7 @@ from lemis.datasets.split import FILE as SPLITS
 from lemis.settings import plain
 
 # Raised whenever scans may be judged otherwise, so that those that were found right before are read again.
-_RULES = 3
+_RULES = 4
 
 
 @dataclass(frozen=True)

@@ -43,16 +43,17 @@ def _relation(index: Index, one: Scan, other: Scan) -> duplicates.Relation | Non
 
 def _duplicate(scan: Scan, twin: Scan, splits: bool, relation: duplicates.Relation | None = None) -> Fault:
     """``scan`` is ``twin``: voxel by voxel, or related to it."""
-    removed = f"remove one of them{f', also from {SPLITS}' * splits}"
-    joined = f"name one subject in subjects.csv (id,subject){f' and put both on one side in {SPLITS}' * splits}"
+    removed = f"remove one of them{f' (from {SPLITS} too)' * splits}"
+    joined = f"give both one subject in subjects.csv (id,subject){f' and put both on one side in {SPLITS}' * splits}"
     same_subject, almost = twin.subject == scan.subject, relation is not None and not relation.exact
     how = f", {relation}" if relation is not None and str(relation) else ""
-    whose = "of the same subject" if same_subject else f"of subject {twin.subject}: a test set would leak"
+    other = f"of another subject, {twin.subject}: a leak where one is trained on and the other tested"
+    whose = "of the same subject" if same_subject else other
     return Fault(
         "warning" if same_subject or almost else "error",
         scan.id,
         scan.images[0],
         "almost the same voxels" if almost else "same voxels twice",
-        f"{'almost ' * almost}the voxels of {twin.id} ({twin.images[0]}){how}, {whose}",
+        f"has {'almost ' * almost}the same voxels as {twin.id} ({twin.images[0]}){how}, {whose}",
         removed if same_subject else f"{removed}, or {joined}",
     )

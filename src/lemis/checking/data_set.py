@@ -11,6 +11,7 @@ from lemis.datasets import frame
 from lemis.datasets.index import Index, unfit_names
 from lemis.datasets.split import FILE as SPLITS
 from lemis.datasets.split import faults_of_splits, in_no_fold
+from lemis.measure.tables import count
 
 # Two stacks that cross at a wider angle show different views of the body.
 OTHER_VIEW_DEGREES = 45.0
@@ -24,8 +25,8 @@ def channel_faults(index: Index, read: Iterable[Seen]) -> list[Fault]:
             one.scan.id,
             one.scan.images[0],
             "number of channels",
-            f"{one.channels} channel(s) in {len(one.scan.images)} file(s), expected {len(index.channels)} "
-            f"({', '.join(index.channels)})",
+            f"{count(one.channels, 'channel')} in {count(len(one.scan.images), 'file')}, but the data set has "
+            f"{len(index.channels)} ({', '.join(index.channels)})",
             "give every scan the same channels, or correct channel_names in dataset.json",
         )
         for one in read
@@ -36,7 +37,7 @@ def channel_faults(index: Index, read: Iterable[Seen]) -> list[Fault]:
 def unusable_names(index: Index) -> list[Fault]:
     """Names inside of files (segments, series) that no later command could write down."""
     return [
-        Fault("error", "", "", "name that cannot be used", words, "rename it in the file that states it")
+        Fault("error", "", "", "unusable name", words, "rename it in the file that holds it")
         for words in unfit_names(index)
     ]
 
@@ -48,7 +49,7 @@ def splits_faults(index: Index) -> list[Fault]:
     if not file.is_file() or not subject_of:
         return []
     wrong = [
-        Fault("error", "", SPLITS, "splits that cannot be used", fault.given, fault.next)
+        Fault("error", "", SPLITS, "unusable splits", fault.given, fault.next)
         for fault in faults_of_splits(file, subject_of)
     ]
     if wrong:
@@ -73,11 +74,11 @@ def other_slice_directions(index: Index) -> list[Fault]:
             "warning",
             scan.id,
             scan.images[0],
-            "other slice direction",
+            "different slice direction",
             f"spacing {bracketed(scan.spacing_mm)} mm: {frame.view(scan.axes[scan.slice_axis])} slices (axis "
             f"{scan.slice_axis}), {degrees:.0f} degrees from those of most scans, {frame.view(usual.direction)} (axis "
             f"{usual.axis})",
-            "networks on slices will see another view of the body; leave it out if that is not meant",
+            "a network that reads slices would see another view of the body; leave the scan out if that is not meant",
         )
         for scan, degrees in angles
         if degrees > OTHER_VIEW_DEGREES
@@ -94,9 +95,10 @@ def not_stored_parallel(index: Index) -> list[Fault]:
             "warning",
             "",
             scans[0].images[0],
-            "nearly parallel, stored turned",
-            f"{len(scans)} scans such as {' and '.join(scan.id for scan in scans[:2])} lie within "
-            f"{frame.NEARLY_PARALLEL_DEGREES:.0f} degrees of others, and no frame stores all of them alike",
-            "fine where pictures may be turned or mirrored; otherwise prepare these scans in a folder of their own",
+            "similar scans stored differently",
+            f"{len(scans)} scans, such as {' and '.join(scan.id for scan in scans[:2])}, lie within "
+            f"{frame.NEARLY_PARALLEL_DEGREES:.0f} degrees of others, but no common orientation suits them "
+            "all: some are turned or mirrored against the others",
+            "fine where images may be turned or mirrored; otherwise prepare these scans in a folder of their own",
         )
     ]

@@ -1,4 +1,4 @@
-"""Faults of geometry: what a header says of a scan's voxels, and a label or channel on another grid than its image."""
+"""Faults of geometry: what a header says of voxels, and a label or channel on a different grid than its image."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ def header_faults(source: Source, report: FileReport) -> None:
     if source.format != "picture" and not all(PLAUSIBLE_MM[0] <= mm <= PLAUSIBLE_MM[1] for mm in source.spacing_mm):
         report.warning(
             "implausible spacing",
-            f"voxels of {bracketed(source.spacing_mm)} mm; scans have {PLAUSIBLE_MM[0]:g} to {PLAUSIBLE_MM[1]:g} mm",
-            "fine if it is so (microscopy); otherwise write the spacing into the header anew, in mm",
+            f"voxels of {bracketed(source.spacing_mm)} mm; scans usually have {PLAUSIBLE_MM[0]:g} to "
+            f"{PLAUSIBLE_MM[1]:g} mm",
+            "fine if that is right (microscopy); otherwise correct the spacing in the header, in mm",
         )
     if source.codes == (0, 0):
         report.warning(
             "unknown orientation",
-            "qform_code and sform_code are 0: left, right, up and down are a guess",
-            "fine if all scans lie alike; otherwise convert the originals again (dcm2niix)",
+            "qform_code and sform_code are both 0: which side of the body is left, front or top is a guess",
+            "fine if all scans have the same orientation; otherwise convert the originals again (dcm2niix)",
         )
     elif source.codes is not None and min(source.codes) > 0:
         _compare_forms(source, report)
@@ -46,7 +47,7 @@ def header_faults(source: Source, report: FileReport) -> None:
         report.warning(
             "time series",
             f"{source.channels} volumes in one file are taken as channels",
-            "extract the volumes that you mean into files of their own",
+            "save the volumes that you need as files of their own",
         )
     if source.format == "picture" and source.dtype in ("P", "PA"):
         report.error(
@@ -64,8 +65,8 @@ def _compare_forms(source: Source, report: FileReport) -> None:
         spacings = [np.linalg.norm(form[:3, :3], axis=0) * source.unit_mm for form in (qform, sform)]
         report.warning(
             "qform and sform disagree",
-            f"they place a corner {off:.3g} mm apart, with voxels of {bracketed(spacings[0])} and "
-            f"{bracketed(spacings[1])} mm; we and nibabel take the sform, other programs may not",
+            f"they place a corner of the scan {off:.3g} mm apart, with voxels of {bracketed(spacings[0])} and "
+            f"{bracketed(spacings[1])} mm; we use the sform, as nibabel does, other programs may not",
             "make them equal (FSL: fslorient -copysform2qform), after checking which is right",
         )
 
@@ -76,9 +77,9 @@ def grid_faults(source: Source, image: Source, what: str, image_file: str, repor
     shape, wanted = source.canonical_shape, image.canonical_shape
     if shape != wanted:
         report.error(
-            f"{what} on another grid",
+            f"{what} on a different grid",
             f"shape {shape}, but {image_file} has {wanted} (both in RAS+ order)",
-            f"resample the {what} to the image (labels: nearest neighbour), or find its own image",
+            f"resample the {what} to the image (labels: nearest neighbour), or find the image that it belongs to",
         )
         return
     affine, wanted_affine = source.canonical_affine, image.canonical_affine
@@ -87,15 +88,15 @@ def grid_faults(source: Source, image: Source, what: str, image_file: str, repor
         return
     if source.axis_codes != image.axis_codes:
         report.error(
-            f"{what} orientation",
+            f"{what} in a different orientation",
             f"axes {source.axis_codes}, but {image_file} has {image.axis_codes}; corners {off:.3g} mm apart",
             f"if the voxels match, copy the image's affine into the {what}; if not, reorient the {what}",
         )
         return
     spacing, wanted_spacing = np.round(source.spacing_mm, 4), np.round(image.spacing_mm, 4)
     report.error(
-        f"{what} in another place",
+        f"{what} in a different place",
         f"spacing {bracketed(spacing)} and origin {bracketed(affine[:3, 3])} mm, but {image_file} has "
-        f"{bracketed(wanted_spacing)} and {bracketed(wanted_affine[:3, 3])} mm; corners lie {off:.3g} mm apart",
+        f"{bracketed(wanted_spacing)} and {bracketed(wanted_affine[:3, 3])} mm; corners are {off:.3g} mm apart",
         f"if the voxels match, copy the image's affine into the {what}; if not, resample it to the image",
     )

@@ -20,9 +20,9 @@ def intensity_faults(array: npt.NDArray[Any], report: FileReport) -> list[tuple[
         bad = int(array.size - np.count_nonzero(np.isfinite(array)))
         if bad:
             report.error(
-                "voxels that are not numbers",
+                "invalid voxel values",
                 f"{bad} of {array.size} voxels are NaN or infinite",
-                "find where they come from; outside the body, replace them by the background value",
+                "find out where they come from; outside the body, set them to the background value",
             )
             array = np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0)
     axes = (0, 1, 2)
@@ -45,8 +45,8 @@ def few_greys(array: npt.NDArray[Any], report: FileReport) -> None:
     if 1 < len(values) < FEWEST_GREYS and np.isfinite(values).all() and (values == np.rint(values)).all():
         report.warning(
             "scan that looks like a label map",
-            f"holds {len(values)} values only: {', '.join(f'{value:g}' for value in values[:6])}"
+            f"holds only {len(values)} values: {', '.join(f'{value:g}' for value in values[:6])}"
             + ", ..." * (len(values) > 6),
-            "if it is one, name it like its scan with _seg at the end (p01.nii.gz, p01_seg.nii.gz), put it into "
-            "labels/ beside images/, or list both in a CSV (image, label, subject); fine if it is a scan",
+            "fine if it is a scan; if a label map, add _seg to the name of its scan (p01.nii.gz, p01_seg.nii.gz), "
+            "put it into labels/ beside images/, or list both in a CSV (image, label, subject)",
         )

@@ -53,7 +53,7 @@ def examine_label(
         label = labels.single(label)
     except DataFault as fault:
         transparent = any(note.kind == TRANSPARENT for note in label.source.notes)
-        kind = "mask with transparency" if transparent else "label with channels"
+        kind = "mask with transparency" if transparent else "label with several channels"
         report.error(kind, fault.given.removeprefix(str(label.source.path)).strip(), fault.next)
         return LabelSeen()
     for note in label.source.notes:
@@ -63,8 +63,8 @@ def examine_label(
     values = _label_values(label.array, report)
     if len(values) > FEWEST_GREYS and channel_digests(label.array)[0] in image_digests:
         report.error(
-            "label that is its scan",
-            f"holds the voxels of {scan.images[0]}, voxel by voxel",
+            "label identical to its scan",
+            f"every voxel has the value that it has in {scan.images[0]}",
             "find the label map that belongs there",
         )
     elif len(values) > MOST_STRUCTURES and not index.labels:
@@ -75,22 +75,24 @@ def examine_label(
             "dataset.json",
         )
     if len(values) == 1 and values[0] == 0:
-        report.warning("empty label", "no structure is marked", "fine if none is there; otherwise finish the label")
+        report.warning(
+            "empty label", "no structure is marked", "fine if the scan shows none; otherwise complete the label"
+        )
     if label.source.format == "picture" and not index.labels:
         _soft_edges(label, report)
     for name in segments.repeated(label.source.segments):
         same = [f"{value} ({one})" for one, value in label.source.segments.items() if one.startswith(name)]
         report.warning(
-            "segments of one name",
-            f"the values {', '.join(same)} have the name {name}; the numbers in brackets are ours",
-            "give them names of their own, or merge them, in 3D Slicer",
+            "segments with the same name",
+            f"the values {', '.join(same)} are all named {name}; the numbers in brackets were added here",
+            "rename or merge them in 3D Slicer",
         )
     palette = labels.palette(label.source, values)
     if palette.get(0, _BLACK) != _BLACK:
         report.warning(
             "palette picture as label",
-            f"index 0 is {palette[0]}, which viewers do not show black; it is taken as background",
-            "fine if it is; otherwise save the mask in grey values, background 0",
+            f"index 0 is {palette[0]}, not black, and is taken as background",
+            "fine if it is the background; otherwise save the mask as greyscale, with 0 for background",
         )
     return LabelSeen(values, label.source.segments, palette)
 
@@ -104,14 +106,14 @@ def _soft_edges(label: volume.Volume, report: FileReport) -> None:
     if lossy or len(soft) >= FEWEST_SOFT:
         report.error(
             "mask with soft edges",
-            f"{len(soft)} values ({shown}) lie between others only at their edges: "
-            + ("JPEG changes values" if lossy else "a drawing program softened them, or JPEG did before"),
-            "save the mask without smoothing, as PNG, one value for each structure; or name its values in dataset.json",
+            f"{len(soft)} values ({shown}) occur only at edges, between other values: "
+            + ("JPEG changes values" if lossy else "a drawing program smoothed them, or the mask was once a JPEG"),
+            "save the mask without smoothing, as PNG, with one value per structure; or name its values in dataset.json",
         )
     else:
         report.warning(
             "values at edges only",
-            f"{shown}: taken as structures of their own",
+            f"{shown}: each is taken as a structure",
             "fine if they are (contours); otherwise save the mask without smoothing",
         )
 
@@ -121,22 +123,22 @@ def _label_values(array: npt.NDArray[Any], report: FileReport) -> tuple[int, ...
     if unique.dtype.kind == "f":
         if not np.isfinite(unique).all():
             report.error(
-                "label values that are not numbers",
-                "NaN or infinite values",
-                "replace them by 0 (background)",
+                "invalid label values",
+                "some voxels are NaN or infinite",
+                "set them to 0 (background)",
             )
             unique = unique[np.isfinite(unique)]
         off = np.abs(unique - np.rint(unique))
         if off.max(initial=0) > labels.INTEGER_TOLERANCE:
             report.error(
-                "label values between integers",
+                "label values that are not whole numbers",
                 f"values such as {bracketed(unique[off > labels.INTEGER_TOLERANCE][:4])}",
-                "the label was interpolated: make it again with nearest neighbour",
+                "the label was interpolated: resample the original again, with nearest neighbour",
             )
         elif off.max(initial=0) > 0:
             report.warning(
-                "label values near integers",
-                f"up to {off.max():.2g} away from an integer",
+                "label values close to whole numbers",
+                f"up to {off.max():.2g} away from a whole number",
                 "they will be rounded",
             )
     within = (unique >= labels.SMALLEST) & (unique <= labels.LARGEST)
@@ -144,6 +146,6 @@ def _label_values(array: npt.NDArray[Any], report: FileReport) -> tuple[int, ...
         report.error(
             "label values beyond 32 bits",
             f"values such as {bracketed(unique[~within][:4])}",
-            "replace what is no label by 0 (background); no label map can hold these",
+            "set these voxels to 0 (background) if they mark nothing; no label map can hold such values",
         )
     return tuple(sorted({int(value) for value in np.rint(unique[within])}))

@@ -89,13 +89,13 @@ def _missing(scan: Scan, report: FileReport) -> None:
     others = [image for image in scan.images if image != report.file]
     if others:
         report.error(
-            "channel that is missing",
-            f"is not there, but {others[0]} is",
+            "missing channel",
+            f"is missing, but {others[0]} is there",
             "put the file into the folder, or move the other files of this scan out of it",
         )
     else:
         report.error(
             "label without its image",
-            f"is not there, but its label {scan.label} is",
+            f"is missing, but its label {scan.label} is there",
             "put the image into the folder, or move the label out of it",
         )

@@ -15,7 +15,7 @@ def read(path: Path, report: FileReport) -> volume.Volume | None:
     try:
         return volume.read(path)
     except UsageError as error:
-        kind = "DICOM series" if path.is_dir() or suffix_of(path) in ("", ".dcm") else "unreadable file"
+        kind = "unreadable DICOM series" if path.is_dir() or suffix_of(path) in ("", ".dcm") else "unreadable file"
         report.error(kind, error.given.removeprefix(str(path)).lstrip("/: "), error.next)
     except (LemisError, OSError, MemoryError) as error:
         report.error("unreadable file", f"{path}: {error}", "copy or export the file again")

@@ -9,6 +9,7 @@ from lemis.checking.faults import Fault
 from lemis.checking.one_scan import Seen
 from lemis.datasets.index import Index
 from lemis.formats import labels
+from lemis.measure.tables import count
 
 # What programs write for "this is it" in a mask of one structure.
 _WHITES = (1, 255, 65535)
@@ -33,8 +34,8 @@ def label_faults(declared: Index, index: Index, read: Iterable[Seen]) -> list[Fa
             "error",
             scan.id,
             scan.label or "",
-            "label values that are not declared",
-            f"value(s) {', '.join(map(str, unknown))}; declared are "
+            "undeclared label values",
+            f"holds {', '.join(map(str, unknown))}; declared are "
             + ", ".join(f"{value} {name}" for name, value in declared.labels.items()),
             "correct the label, or declare the values in dataset.json",
         )
@@ -44,8 +45,17 @@ def label_faults(declared: Index, index: Index, read: Iterable[Seen]) -> list[Fa
     present = {value for scan in index.scans for value in scan.label_values}
     missing = [f"{value} {name}" for name, value in declared.labels.items() if value and value not in present]
     if present and missing:
-        absent = f"{', '.join(missing)} occur(s) in no label"
-        found.append(Fault("warning", "", "dataset.json", "structure never labelled", absent, "it cannot be learned"))
+        absent = f"{', '.join(missing)}: no label contains {'it' if len(missing) == 1 else 'them'}"
+        found.append(
+            Fault(
+                "warning",
+                "",
+                "dataset.json",
+                "structure never labelled",
+                absent,
+                "fine if you do not need them; what is never labelled cannot be learned",
+            )
+        )
     return found
 
 
@@ -55,9 +65,9 @@ def _undeclared_values(read: Sequence[Seen]) -> list[Fault]:
         _label_fault(
             "error",
             one,
-            "label values below 0",
-            f"value(s) {', '.join(map(str, below))}, which mark no structure that a name or number says",
-            "replace them by 0 if they are background, or name them in dataset.json",
+            "negative label values",
+            f"holds {', '.join(map(str, below))}; negative values mark a structure only if they are named",
+            "set them to 0 if they are background, or name them in dataset.json",
         )
         for one in read
         if (below := [value for value in one.scan.label_values if value < 0])
@@ -77,15 +87,15 @@ def _kinds_of_white(read: Sequence[Seen]) -> list[Fault]:
     }
     whites = [value for value in _WHITES if value in marked]
     if len(whites) > 1:
-        usual, other = whites[0], marked[whites[1]][0]
+        usual, unusual = marked[whites[0]], marked[whites[1]]
         return [
             _label_fault(
                 "error",
-                other,
-                "two kinds of black and white",
-                f"holds 0 and {whites[1]}, as {len(marked[whites[1]])} label(s) do; {len(marked[usual])} hold 0 and "
-                f"{usual} ({marked[usual][0].scan.label}): is that one structure?",
-                f"save all masks with the same value, or name {usual} and {whites[1]} in dataset.json",
+                unusual[0],
+                "masks with different foreground values",
+                f"foreground is {whites[1]} in {count(len(unusual), 'label')}, this one included, and {whites[0]} in "
+                f"{count(len(usual), 'label')} ({usual[0].scan.label}): is it the same structure?",
+                f"save all masks with the same foreground value, or name {whites[0]} and {whites[1]} in dataset.json",
             )
         ]
     if len(marked) > 1 and whites and whites[0] > 1:
@@ -94,9 +104,9 @@ def _kinds_of_white(read: Sequence[Seen]) -> list[Fault]:
             _label_fault(
                 "warning",
                 marked[odd][0],
-                "masks of different values",
-                f"marks {odd}, others {whites[0]}, and none both: taken as different structures",
-                "fine if they are; otherwise save all masks with the same value",
+                "masks with different values",
+                f"holds {odd}, others hold {whites[0]}, none holds both: they are taken as different structures",
+                "fine if they are; otherwise save all masks with the same foreground value",
             )
         ]
     return []
@@ -121,9 +131,9 @@ def _void(read: Sequence[Seen]) -> list[Fault]:
             one,
             "255 beside small numbers",
             f"holds {', '.join(map(str, one.scan.label_values[:6]))}{', ...' * (len(one.scan.label_values) > 6)}: "
-            "255 and each of the others are taken as structures of their own",
-            "fine if they are; replace by 0 what marks nothing (255 often means: to be ignored; beside 255, 1 may be a "
-            "slip of the pen that nobody sees)",
+            "each value, 255 too, is taken as a structure",
+            "fine if that is right; otherwise set to 0 what marks nothing (255 often means: to be ignored; "
+            "a stray 1 beside 255 looks black on the screen)",
         )
     ]
 
@@ -140,10 +150,10 @@ def _without_background(read: Sequence[Seen]) -> list[Fault]:
             "warning",
             marked[0],
             "no background",
-            f"no label holds the value 0, which is background; the lowest is {lowest}",
-            f"fine if every voxel is of a structure; otherwise replace {lowest} by 0"
+            f"no label holds 0, the value of the background; the lowest value is {lowest}",
+            f"fine if every voxel belongs to a structure; otherwise set {lowest} to 0"
             if len(values) > 1
-            else "find the label maps that belong there: these mark all of every scan (the field of view?)",
+            else "find the right label maps: these mark every voxel of every scan (the field of view?)",
         )
     ]
 
@@ -161,8 +171,9 @@ def _segment_faults(index: Index, read: Sequence[Seen]) -> list[Fault]:
                     "error",
                     one,
                     "label value without a known name",
-                    f"value(s) {', '.join(map(str, clash))} beside {names}; in the data set that is {ours[clash[0]]}",
-                    "name all structures alike in every file",
+                    f"the file names {names}, but not {', '.join(map(str, clash))}; in the data set {clash[0]} is "
+                    f"{ours[clash[0]]}",
+                    "use the same names and values in every file",
                 )
             )
             continue
@@ -173,8 +184,8 @@ def _segment_faults(index: Index, read: Sequence[Seen]) -> list[Fault]:
                     "warning",
                     one,
                     "structures numbered differently",
-                    f"the file has {names}; by their names they become {now}",
-                    "nothing, if the names are right",
+                    f"the file has {names}; matched by name, they become {now}",
+                    "nothing to do if the names are right",
                 )
             )
         others = {value: name for name, value in one.segments.items() if value not in moves and value in ours}
@@ -184,11 +195,12 @@ def _segment_faults(index: Index, read: Sequence[Seen]) -> list[Fault]:
                     "warning",
                     one,
                     "structures named differently",
-                    "the value decides: "
+                    "the values count, not the names: "
                     + ", ".join(
-                        f"{value} is {name} in the file and {ours[value]} here" for value, name in others.items()
+                        f"{value} is {name} in the file and {ours[value]} in the data set"
+                        for value, name in others.items()
                     ),
-                    "name the structures as dataset.json does",
+                    "use the same names as dataset.json",
                 )
             )
     return found
@@ -206,9 +218,9 @@ def _named_by_others(index: Index, read: Sequence[Seen]) -> list[Fault]:
             "warning",
             one,
             "structures without names",
-            f"has no names of its own; {', '.join(f'{value} is taken as {names[value]}' for value in values)}, as in "
+            f"names no structures; {', '.join(f'{value} is taken as {names[value]}' for value in values)}, as in "
             f"{naming.scan.label}",
-            "fine if it is so numbered; otherwise name the structures in all files, or in dataset.json",
+            "fine if its values mean the same; otherwise name the structures in all files, or in dataset.json",
         )
         for one in read
         if (values := taken.get(one.scan.id))
@@ -227,9 +239,9 @@ def _palette_faults(read: Sequence[Seen]) -> list[Fault]:
                     _label_fault(
                         "error",
                         one,
-                        "palettes differ",
+                        "different palettes",
                         f"index {value} is {colour}, but {usual} in {label}",
-                        "save all masks with one palette, or in grey values, one for each structure",
+                        "save all masks with the same palette, or as greyscale with one value per structure",
                     )
                 )
                 break

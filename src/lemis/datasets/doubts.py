@@ -32,8 +32,8 @@ def dangling_links(tree: Tree) -> list[Doubt]:
     return [
         Doubt(
             readable(shown(tree.root, link)),
-            "link to a file that is not there",
-            f"points to {readable(os.readlink(link))[-120:]}",
+            "broken link",
+            f"points to {readable(os.readlink(link))[-120:]}, which is not there",
             "fetch the files (git annex get, datalad get), or remove the links",
         )
         for link in links
@@ -70,8 +70,8 @@ def _reason(name: str, files: Sequence[str]) -> str:
         return "labels of the test set are left alone"
     if LABEL_FOLDER.match(Path(name).name) and len(files) > 1:
         return (
-            "label maps that belong to no scan; masks of single structures have to be merged into one label map beside "
-            "the image (image.nii.gz, label.nii.gz), with a value for each structure"
+            "label maps that belong to no scan; merge masks of single structures into one label map beside the image "
+            "(image.nii.gz, label.nii.gz), with one value per structure"
         )
     return "images that belong to no scan"
 
@@ -96,17 +96,17 @@ def not_as_declared(root: Path, declared: Declared, cases: Sequence[Case]) -> li
             Doubt(
                 "dataset.json",
                 "listed files that are not read",
-                f"{lost[0]} {why}, {len(lost)} of {len(files)} listed",
-                "copy what is missing; files in other places: list them in a CSV (image, label, subject)",
+                f"{lost[0]} {why} ({len(lost)} of {len(files)} listed files)",
+                "copy the missing files; if they are elsewhere, list them in a CSV (image, label, subject)",
             )
         )
     elif declared.scans not in (0, len(cases), labelled):
         found.append(
             Doubt(
                 "dataset.json",
-                "another number of scans",
+                "different number of scans",
                 f'"numTraining" is {declared.scans}, but imagesTr holds {len(cases)}',
-                "copy what is missing, or correct the number; fine if you took a part",
+                "copy the missing scans, or correct the number; fine if you meant to leave some out",
             )
         )
     return found
@@ -141,7 +141,7 @@ def shared_labels(scans: Sequence[Scan]) -> list[Doubt]:
         Doubt(
             label,
             "label of several subjects",
-            f"is the label of {', '.join(scan.id for scan in some[:4])}{', ...' * (len(some) > 4)}",
+            f"is listed as the label of {', '.join(scan.id for scan in some[:4])}{', ...' * (len(some) > 4)}",
             "give every scan the label map that was drawn on it",
         )
         for label, some in owners.items()
@@ -164,9 +164,9 @@ def _one_person(groups: Sequence[Sequence[str]], why: str) -> list[Doubt]:
         Doubt(
             SUBJECTS,
             "subjects that may be one person",
-            f"{shown_groups}{more}{because}: taken for different people, who may land on both sides of a split",
-            f"write {SUBJECTS} (columns id,subject) into the folder: one subject for the scans of one person; "
-            "where they are different people, each its own, and this is not said again",
+            f"{shown_groups}{more}{because}: taken for different people, who may end up on both sides of a split",
+            f"put a {SUBJECTS} (columns id,subject) into the folder that says which subject each scan is of, the same "
+            "for scans of one person; it also ends this warning where they are different people",
         )
     ]
 
@@ -177,7 +177,7 @@ def misnamed(root: Path) -> list[Doubt]:
     there = {part.name: SUBJECTS if _NEARLY_SUBJECTS.fullmatch(part.name) else "" for part in sorted(root.iterdir())}
     meant = {name: near or ours.get(name.casefold(), "") for name, near in there.items()}
     return [
-        Doubt(readable(name), "name that is nearly ours", f"is not read; we read {near}", f"rename it to {near}")
+        Doubt(readable(name), "misspelt name", f"is not read; did you mean {near}?", f"rename it to {near}")
         for name, near in meant.items()
         if near and name != near and near not in there
     ]
@@ -188,9 +188,9 @@ def structure_at_zero(labels: Mapping[str, int]) -> list[Doubt]:
     return [
         Doubt(
             "dataset.json",
-            "structure with the value 0",
-            f"0 is called {name!r}, and counts as background all the same",
-            "fine if nothing of interest is there; otherwise give it another value in the labels and in dataset.json",
+            "structure with value 0",
+            f"0 is named {name!r}, but always counts as background",
+            "fine if it is the background; otherwise give it another value, in the labels and in dataset.json",
         )
         for name, value in labels.items()
         if value == 0 and not _NOT_A_STRUCTURE.search(name)

@@ -138,4 +138,4 @@ def only_label(name: str, labels: Sequence[Path]) -> Path | None:
 
 def orphan(root: Path, label: Path) -> LeftOut:
     """A label that is nobody's."""
-    return LeftOut(shown(root, label), "a label without an image of its name")
+    return LeftOut(shown(root, label), "a label without an image of the same name")

@@ -135,7 +135,7 @@ def _nothing(tree: Tree, layout: str | None) -> UsageError:
     links = doubts.dangling_links(tree)
     if links:
         return UsageError(
-            f"{seen}: {links[0].file}, one of {len(links)} links, {links[0].seen}, which is not there",
+            f"{seen}: {links[0].file}, one of {len(links)} links, {links[0].seen}",
             allowed="files that are there",
             next=links[0].repair,
         )

@@ -89,7 +89,7 @@ def read_label(index: Index, scan: Scan, image: Volume) -> NDArray[Any]:
     """The label of a scan, (X, Y, Z) integers on the grid of ``image``, numbered as the data set is.
 
     Raises:
-        DataFault: A label on another grid, or as in ``labels.read``.
+        DataFault: A label on a different grid, or as in ``labels.read``.
     """
     assert scan.label is not None
     label = labels.read(index_file.locate(index, scan.label), image.source.axes, image.source, index.labels)

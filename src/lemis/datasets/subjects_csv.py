@@ -54,9 +54,10 @@ def strangers(table: Mapping[str, str], ids: Collection[str]) -> list[Doubt]:
     return [
         Doubt(
             FILE,
-            "ids that are no scan here",
-            f"{', '.join(map(readable, odd[:5]))}{', ...' * (len(odd) > 5)}, {len(odd)} of {len(table)}",
-            f"correct the column id{f' (is {odd[0]} meant to be {guess}?)' if guess else ''}; fine if it is a "
-            "table of more scans than these",
+            "unknown ids",
+            f"{', '.join(map(readable, odd[:5]))}{', ...' * (len(odd) > 5)}: no scan has this id ({len(odd)} of "
+            f"{len(table)} ids)",
+            f"correct the column id{f' (did you mean {guess} instead of {odd[0]}?)' if guess else ''}; fine if the "
+            "table lists more scans than these",
         )
     ]

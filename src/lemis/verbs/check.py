@@ -198,7 +198,7 @@ def _summary(report: Report) -> Table:
         unit = "pixels" if flat else "voxels"
         table.add_row("shape", _grouped(read, lambda group: f"{_spread([scan.shape for scan in group], 0)} {unit}"))
         spacing = _grouped(read, lambda group: f"{_spread([scan.spacing_mm for scan in group], 3)} mm")
-        table.add_row("spacing", "pictures state none: lengths are in pixels" if flat else spacing)
+        table.add_row("spacing", "none in pictures: lengths are in pixels" if flat else spacing)
         table.add_row("slices", _slices(read))
         if not flat:
             table.add_row("orientation", _orientation(index))
@@ -224,7 +224,7 @@ def _of_subjects(scans: Sequence[Scan]) -> str:
     if most > 1:
         subject = per_subject.most_common(1)[0][0]
         example = next(scan.id for scan in scans if scan.subject == subject)
-        text += f", up to {most} each ({example} is of {subject})"
+        text += f", up to {most} per subject ({example} belongs to {subject})"
     return text
 
 
@@ -232,7 +232,7 @@ def _scales(channel: Intensity) -> str:
     """A remark where scans differ in scale, as MR scans of several scanners do."""
     if channel.lowest_maximum <= 0 or channel.high < 10 * channel.lowest_maximum:
         return ""
-    return f" (scales differ: the maximum of a scan is {channel.lowest_maximum:.6g} to {channel.high:.6g})"
+    return f" (scans differ in scale: their maxima range from {channel.lowest_maximum:.6g} to {channel.high:.6g})"
 
 
 def _spread(rows: Sequence[tuple[float, ...]], digits: int) -> str:
@@ -260,16 +260,19 @@ def _slices(scans: Sequence[Scan]) -> str:
 
 def _orientation(index: Index) -> str:
     """How the slices of the scans lie to each other, and in which order they are stored."""
-    parts = [
-        f"{count(stack.scans, 'scan')}, slices {_within(stack.within_degrees)}" for stack in frame.stacks(index.scans)
-    ]
-    where = "each by the body axes nearest to it"
+    stacks = frame.stacks(index.scans)
+    parts = [f"slices {_within(one.within_degrees)} in {one.scans} scans" for one in stacks if one.scans > 1]
+    alone = sum(one.scans == 1 for one in stacks)
+    if alone and len(stacks) > 1:
+        parts.append(f"{count(alone, 'scan')} in a direction of {'its' if alone == 1 else 'their'} own")
+    stored = "each scan stored along the body axes nearest to its own"
     if index.frame is not None:
         off = directions.degrees_between(directions.as_matrix(index.frame), directions.BODY)
-        where = "along the body axes" if off < 1 else f"in one frame, {off:.0f} degrees off the body axes"
-    apart = len(frame.not_parallel(index))
-    stored = "stored parallel" if apart == 0 else f"all but {count(apart, 'scan')} stored parallel"
-    return f"{'; '.join(parts)}; {stored} {where}"
+        where = "along the body axes" if off < 1 else f"in one common orientation, {off:.0f} degrees off the body axes"
+        stored = f"stored {where}"
+    turned = len(frame.not_parallel(index))
+    parts += [stored, *([f"{count(turned, 'scan')} turned or mirrored against similar ones"] if turned else [])]
+    return "; ".join(parts)
 
 
 def _within(degrees: float) -> str:
@@ -326,9 +329,9 @@ def _unique(texts: Iterable[str]) -> list[str]:
 
 def _verdict(report: Report, output: Path | None) -> str:
     if report.errors:
-        written = f"; no index.json written, all faults are in {output}/check.json" if output else ""
+        written = f"; no index.json written, {output}/check.json lists them all" if output else ""
         return f"{count(report.errors, 'error')} and {count(report.warnings, 'warning')}{written}"
     parts = [count(report.warnings, "warning")] if report.warnings else []
-    parts += [f"{count(len(report.left_out), 'thing')} not used"] if report.left_out else []
+    parts += [f"{count(len(report.left_out), 'item')} not used"] if report.left_out else []
     found = f"no errors, {', '.join(parts)}" if parts else "nothing is wrong"
     return f"{found}; wrote {output}/index.json" if output else found

@@ -46,7 +46,7 @@ def find(tree: Tree) -> Found | None:
         if matching:
             owners[max(matching, key=len)].append(file)
         else:
-            left_out[file] = "a label without an image of its name"
+            left_out[file] = "a label without an image of the same name"
     cases = []
     for name, images in groups.items():
         whole = [file for file in owners[name] if _suffix(file) == "dseg"]

@@ -183,8 +183,8 @@ def _doubtful(cases: Sequence[Case]) -> list[Doubt]:
         found.append(
             Doubt(
                 "the list",
-                "subjects that are missing",
-                f"{len(empty)} of {len(cases)} scans have none, such as {empty[0]}: taken from their names",
+                "missing subjects",
+                f"{len(empty)} of {len(cases)} scans have none, such as {empty[0]}: it is taken from the file's name",
                 "fill in the column subject",
             )
         )
@@ -192,8 +192,8 @@ def _doubtful(cases: Sequence[Case]) -> list[Doubt]:
     found += [
         Doubt(
             "the list",
-            "subject that may be none",
-            f"{count} scans are of the subject {name!r}, taken for one person",
+            "placeholder as subject",
+            f"{count} scans have the subject {name!r} and count as one person",
             "leave the cell empty where the subject is not known, or give each person a name",
         )
         for name, count in counts.items()
