@@ -40,3 +40,20 @@ def parsed(html: str) -> Page:
     page.feed(html)
     assert not page.open
     return page
+
+
+def check_accessible(text: str) -> None:
+    """A page is well formed, its links lead somewhere, and what is drawn is said in words too."""
+    reader = parsed(text)
+    ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [attributes["href"] for tag, attributes in reader.tags if tag == "a"]
+    assert {str(link)[1:] for link in links} <= set(ids)
+    assert reader.tags[0] == ("html", {"lang": "en"})
+    for tag, attributes in reader.tags:
+        if tag == "img":
+            assert attributes["alt"]
+        if tag == "svg":
+            assert attributes.get("aria-label") or attributes.get("aria-hidden")
+        if tag == "th":
+            assert attributes.get("scope") in ("row", "col")

@@ -266,7 +266,7 @@ def render(
         cost=by_key["cost"],
         published=printed,
         methods=methods_paragraph(outcome),
-        citations=facts.citations,
+        references=[f"{method}: {text}" for method, text in facts.citations.items()],
         rows=[(title_of(row), _settings(row)) for row in outcome.plan.rows],
         plan=flat({key: value for key, value in plain(outcome.plan).items() if key != "rows"}),
         made=[
