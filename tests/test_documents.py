@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,3 +134,40 @@ def test_a_link_leads_somewhere(page: str, link: str) -> None:
     target = (ROOT / page).parent / path if path else ROOT / page
     assert target.exists(), f"{page}: {link}"
     assert not anchor or anchor in anchors(target), f"{page}: {link}"
+
+
+HOUSE = (ROOT / "docs/house.md").read_text(encoding="utf-8")
+PLAN, FLOORS, *_ = re.findall(r"^```\n(.*?)^```", HOUSE, re.MULTILINE | re.DOTALL)
+
+
+NAMING = ["docs/house.md", *(name_of(page) for page in PAGES if page.parent.name == "decisions")]
+
+
+@pytest.mark.parametrize("page", NAMING)
+def test_a_module_that_is_named_is_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    there = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("src", "tests", "docs", "benchmarks", "examples")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    for name in re.findall(r"[\w/]+\.py\b", text):
+        assert any(f"/{path}".endswith(f"/{name}") for path in there), f"{page}: {name}"
+
+
+def test_the_house_names_every_room() -> None:
+    package = PLAN.partition("src/lemis/\n")[2].partition("\ntests/")[0]
+    rooms = {path.name for path in (ROOT / "src/lemis").iterdir() if not path.name.startswith("_")}
+    named = set(re.findall(r"^  (\w+(?:/|\.py))", package, re.MULTILINE)) | {"plans/"}  # on the line of presets
+    assert {name.rstrip("/") for name in named} == rooms
+    assert all((ROOT / "src/lemis" / name).is_dir() == name.endswith("/") for name in named)
+
+
+def test_the_floors_of_the_house_are_those_that_are_enforced() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    enforced = next(one["layers"] for one in tools["importlinter"]["contracts"] if one["name"] == "floors")
+
+    def modules(floor: str) -> list[str]:
+        return [name.strip() for name in floor.split("   ")[0].split("|") if "(" not in name]  # "(name)": where it is
+
+    assert [modules(floor) for floor in FLOORS.splitlines()] == [modules(floor) for floor in enforced[1:]]  # __main__

@@ -30,7 +30,7 @@ WHERE: dict[str, dict[str, dict[str, Any]]] = {
 # Settings without an effect in these tests, and why.
 INERT: dict[str, dict[str, str]] = {
     "msformer": {
-        "restarts": "its logits have no offset, and not all pixels get one label here; tests/parts/test_solo.py",
+        "restarts": "its logits have no offset, and not all pixels get one label here; tests/one_image/test_solo.py",
     },
 }
 

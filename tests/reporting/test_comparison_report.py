@@ -1,4 +1,4 @@
-"""``report.comparison`` on made-up results: the numbers in the tables, what is missing, what is published, the page."""
+"""``reporting.comparison`` on made-up results: the numbers in the tables, what is missing or published, the page."""
 
 from __future__ import annotations
 
