@@ -128,7 +128,7 @@ def test_a_scan_under_two_names_is_refused_before_anything_is_prepared(
     assert not (tmp_path / "work" / "prepared").exists()
     (fault,) = json.loads((tmp_path / "work" / "check.json").read_text(encoding="utf-8"))["faults"]
     assert (fault["scan"], fault["kind"]) == ("heart_009", "same voxels twice")
-    assert "the voxels of heart_001 (imagesTr/heart_001_0000.nii.gz), values times 2" in fault["seen"]
+    assert "has the same voxels as heart_001 (imagesTr/heart_001_0000.nii.gz), values times 2, " in fault["seen"]
 
 
 def channels(folder: Path, count: int) -> Path:

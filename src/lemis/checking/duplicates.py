@@ -62,9 +62,8 @@ class Relation(NamedTuple):
                 f"mirrored along ax{'es' if len(self.mirrored) > 1 else 'is'} {' and '.join(map(str, self.mirrored))}"
             )
         if abs(self.scale - 1) > _ROUNDING or abs(self.offset) > _ROUNDING * abs(self.scale):
-            parts.append(
-                f"values times {self.scale:.4g} {'plus' if self.offset >= 0 else 'minus'} {abs(self.offset):.4g}"
-            )
+            offset = f" {'plus' if self.offset > 0 else 'minus'} {abs(self.offset):.4g}"
+            parts.append(f"values times {self.scale:.4g}{offset if abs(self.offset) > _ROUNDING else ''}")
         if tuple(self.shapes[0][axis] for axis in self.turned) != self.shapes[1]:
             parts.append(f"padded or cropped from {self.shapes[0]} to {self.shapes[1]} voxels")
         return ", ".join(parts)
