@@ -35,7 +35,7 @@ def write(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
 
 
 def find(root: Path) -> list[Fault]:
-    return check.faults(recognise(root).index, jobs=2)
+    return list(check.examine(recognise(root).index, jobs=2).faults)
 
 
 def only(root: Path) -> Fault:

@@ -244,7 +244,7 @@ def test_unreadable_files(pair: Path) -> None:
 def test_a_label_without_its_image(pair: Path) -> None:
     index = recognise(pair).index
     (pair / "a.nii.gz").unlink()
-    (fault,) = check.faults(index)
+    (fault,) = check.examine(index).faults
     assert (fault.severity, fault.scan, fault.file, fault.kind) == (ERROR, "a", "a.nii.gz", "label without its image")
     assert fault.seen == "is missing, but its label a_seg.nii.gz is there"
 

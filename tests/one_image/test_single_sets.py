@@ -25,6 +25,10 @@ FLIPPED[0, 3] = 40.0
 TURNED = np.array([[0, 0.7, 0, 0], [0, 0, 0.7, 0], [-2.5, 0, 0, 9], [0, 0, 0, 1.0]])
 
 
+def pairs(folder: Path, **options) -> list[Pair]:
+    return list(single_sets.find(folder, **options).pairs)
+
+
 def picture(path: Path, array: np.ndarray | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if array is None:
@@ -73,7 +77,7 @@ def test_lung_volumes_are_read_where_there_is_lung(tmp_path, below):
 @pytest.mark.parametrize("affine", [UPRIGHT, FLIPPED, TURNED])
 def test_lung_slices_are_those_of_the_first_stored_axis_as_bcdu_net_prepared_them(tmp_path, affine):
     stored = lung(tmp_path, "0002", [1, 2, 5], affine).astype(np.float64)
-    (pair,) = single_sets.pairs(tmp_path)
+    (pair,) = pairs(tmp_path)
     clipped = np.clip(stored, -512, 512)
     wanted = (clipped - clipped.min()) / (clipped.max() - clipped.min())
     stack = single_image.read(pair.image, slices=[(n, n) for n in pair.slices], window=pair.window, stored_axis=0)
@@ -93,7 +97,7 @@ def test_the_first_slices_are_the_first_in_the_files(tmp_path, affine, kept):
     lung(tmp_path, "0002", [4], affine)
     lung(tmp_path, "0031", [1, 2, 5], affine)
     lung(tmp_path, "0059", [3], affine)
-    found = single_sets.pairs(tmp_path, lung_slices=3)
+    found = pairs(tmp_path, lung_slices=3)
     assert [pair.name for pair in found] == ["IMG_0002", "IMG_0031"]
     assert found[1].slices == kept
     assert single_sets.MOST_LUNG_SLICES == 700
@@ -105,18 +109,18 @@ def test_the_first_slices_are_the_first_in_the_files(tmp_path, affine, kept):
 )
 def test_the_window_is_clipping_then_least_to_largest(tmp_path, low, high, window):
     lung(tmp_path, "0002", [1], low=low, high=high)
-    assert single_sets.pairs(tmp_path)[0].window == window
+    assert pairs(tmp_path)[0].window == window
 
 
 def test_a_volume_without_lung_is_left_out_and_without_a_mask_refused(tmp_path):
     lung(tmp_path, "0002", [])
     with pytest.raises(DataFault, match="every MASK_ is empty"):
-        single_sets.pairs(tmp_path)
+        pairs(tmp_path)
     lung(tmp_path, "0031", [1])
-    assert [pair.name for pair in single_sets.pairs(tmp_path)] == ["IMG_0031"]
+    assert [pair.name for pair in pairs(tmp_path)] == ["IMG_0031"]
     (tmp_path / "MASK_0002.nii.gz").unlink()
     with pytest.raises(DataFault, match=r"has no MASK_0002\.nii\.gz beside it"):
-        single_sets.pairs(tmp_path)
+        pairs(tmp_path)
 
 
 def tif(path: Path, array: np.ndarray) -> Path:
@@ -131,7 +135,7 @@ def test_single_slices_of_the_lung_set(tmp_path):
         tif(tmp_path / "2d_images" / f"{name}.tif", values)
         picture(tmp_path / "2d_masks" / f"{name}.tif", (values > 0).astype(np.uint8) * 255)
     (tmp_path / "2d_images" / "ID_0002_Z_0100.tif").write_bytes(b"nothing")
-    found = single_sets.pairs(tmp_path)
+    found = pairs(tmp_path)
     assert found[1] == Pair(
         "ID_0001_Z_0146",
         tmp_path / "2d_images" / "ID_0001_Z_0146.tif",
@@ -145,8 +149,8 @@ def test_single_slices_of_the_lung_set(tmp_path):
     np.testing.assert_allclose(stack.planes[0][0], (np.clip(values, -512, 512) + 512) / 1024, atol=1e-6)
     np.testing.assert_array_equal(single_image.read_labels(found[0].reference, stack)[1] != 0, values > 0)
     lung(tmp_path / "3d_images", "0002", [1])
-    assert [pair.name for pair in single_sets.pairs(tmp_path)] == ["IMG_0002"]
-    assert single_sets.pairs(tmp_path / "2d_images") == found
+    assert [pair.name for pair in pairs(tmp_path)] == ["IMG_0002"]
+    assert pairs(tmp_path / "2d_images") == found
 
 
 # ---------------------------------------------------------------- PH2
@@ -172,10 +176,10 @@ def test_ph2_as_it_is_unpacked(tmp_path, given):
 
 def test_ph2_images_without_lesion_and_twice(tmp_path):
     image = picture(tmp_path / "IMD002" / "IMD002_Dermoscopic_Image" / "IMD002.bmp")
-    assert single_sets.pairs(tmp_path) == [Pair("IMD002", image)]
+    assert pairs(tmp_path) == [Pair("IMD002", image)]
     picture(image.with_suffix(".png"))
     with pytest.raises(DataFault, match="2 pictures named IMD002"):
-        single_sets.pairs(tmp_path)
+        pairs(tmp_path)
 
 
 # ---------------------------------------------------------------- pairs of folders, plain folders
@@ -205,14 +209,14 @@ def test_images_that_lie_in_the_folder_itself_come_first(tmp_path):
 def test_names_tell_all_images_apart(tmp_path):
     for name in ("a.png", "a.bmp", "b.png"):
         picture(tmp_path / name)
-    assert [pair.name for pair in single_sets.pairs(tmp_path)] == ["a-bmp", "a-png", "b"]
+    assert [pair.name for pair in pairs(tmp_path)] == ["a-bmp", "a-png", "b"]
 
 
 def test_no_folder_and_no_image(tmp_path):
     with pytest.raises(UsageError, match="holds no image"):
-        single_sets.pairs(tmp_path)
+        pairs(tmp_path)
     with pytest.raises(UsageError, match="is not a folder"):
-        single_sets.pairs(tmp_path / "none")
+        pairs(tmp_path / "none")
 
 
 # ---------------------------------------------------------------- what an image's record says of it

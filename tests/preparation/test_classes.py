@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lemis.errors import DataFault
-from lemis.preparation.classes import from_classes, to_classes
+from lemis.preparation.classes import to_classes
+from way_back import from_classes
 
 
 @given(st.lists(st.integers(-50, 70000), unique=True, max_size=8), st.integers(0, 10**6))

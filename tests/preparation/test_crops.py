@@ -5,10 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lemis.preparation import preprocess
-from lemis.preparation.crops import FieldOfView, crop_field, extent_mm, field_of_view, uncrop_field
+from lemis.preparation.crops import FieldOfView, crop_field, extent_mm, field_of_view
 from lemis.preparation.resampling import resample_label
 from lemis.preparation.settings import Settings, settle
 from lemis.preparation.slices import InPlane, in_plane, slices_first
+from way_back import uncrop_field
 
 sizes = st.integers(1, 40)
 

@@ -6,11 +6,12 @@ from scipy import ndimage
 
 from lemis.errors import DataFault
 from lemis.preparation import preprocess
-from lemis.preparation.crops import field_of_view, uncrop_field
+from lemis.preparation.crops import field_of_view
 from lemis.preparation.facts import inside_field
 from lemis.preparation.settings import Settings, settle
 from lemis.preparation.slices import InPlane, slices_first
 from lemis.settings import resolve
+from way_back import restore, uncrop_field
 
 
 def settled(**changes):
@@ -75,7 +76,7 @@ def test_labels_of_resampled_slices_come_back_to_the_canonical_grid(slice_axis, 
     axes = np.meshgrid(*(np.linspace(-1, 1, size) for size in (40, 36, 32)), indexing="ij")
     label = (sum(axis**2 for axis in axes) < 0.4).astype(int) + (axes[0] > 0) * (sum(a**2 for a in axes) < 0.3)
     facts = described(label.shape, (1.5, 1.5, 1.5), slice_axis, **asked)
-    back = preprocess.restore(preprocess.prepare_label(label, facts, settled(**asked), (0, 1, 2)), facts)
+    back = restore(preprocess.prepare_label(label, facts, settled(**asked), (0, 1, 2)), facts)
     assert back.shape == label.shape
     for value in (1, 2):
         overlap = ((back == value) & (label == value)).sum()
@@ -133,7 +134,7 @@ def test_labels_come_back_to_the_canonical_grid(slice_axis):
     label = (sum(axis**2 for axis in axes) < 0.4).astype(int) + (axes[0] > 0.3) * (sum(a**2 for a in axes) < 0.2)
     facts = described(label.shape, (1.5, 1.5, 1.5), slice_axis, spacing_mm=1.1, field_of_view_mm=50.0)
     prepared = preprocess.prepare_label(label, facts, settled(), (0, 1, 2))
-    back = preprocess.restore(uncrop_field(prepared, facts.field, facts.resampled_shape), facts)
+    back = restore(uncrop_field(prepared, facts.field, facts.resampled_shape), facts)
     assert back.shape == label.shape
     for value in (1, 2):
         overlap = ((back == value) & (label == value)).sum()
@@ -145,7 +146,7 @@ def test_without_resampling_labels_come_back_exactly():
     facts = described(label.shape, slice_axis=1, field_of_view_mm=20.0)
     prepared = preprocess.prepare_label(label, facts, settled(), (0, 1, 2, 3))
     assert prepared.shape == (11, 20, 20)
-    back = preprocess.restore(uncrop_field(prepared, facts.field, facts.resampled_shape), facts)
+    back = restore(uncrop_field(prepared, facts.field, facts.resampled_shape), facts)
     np.testing.assert_array_equal(back, label)
 
 

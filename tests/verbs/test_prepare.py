@@ -21,11 +21,11 @@ from lemis.datasets.scans import image_digest
 from lemis.errors import DataFault, UsageError
 from lemis.formats import volume
 from lemis.preparation import preprocess, store, store_files
-from lemis.preparation.classes import from_classes
 from lemis.preparation.settings import Settings, settle_slice_axis, slice_axis_of
 from lemis.preparation.slices import slices_first
 from lemis.verbs.prepare import LOCK, prepare
 from scans_to_prepare import VALUES, stamps, write_scan
+from way_back import from_classes, restore
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_what_is_stored_is_the_scan_in_canonical_order(work):
     label = volume.read(index_file.locate(index, index.scans[0].label)).array
     classes = opened.label(0)
     assert classes is not None
-    np.testing.assert_array_equal(from_classes(preprocess.restore(classes, opened.scans[0]), VALUES), label)
+    np.testing.assert_array_equal(from_classes(restore(classes, opened.scans[0]), VALUES), label)
 
 
 def test_the_same_again_is_nothing_to_do(work, capsys):

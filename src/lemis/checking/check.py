@@ -48,11 +48,6 @@ class Findings:
         return sum(fault.is_error for fault in self.faults)
 
 
-def faults(index: Index, jobs: int | None = None) -> list[Fault]:
-    """Faults of the scans of an index, errors first."""
-    return list(examine(index, jobs).faults)
-
-
 def examine(
     index: Index,
     jobs: int | None = None,

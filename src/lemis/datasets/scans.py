@@ -117,17 +117,6 @@ def _expect_grid(one: Volume, file: str, other: Volume, other_file: str) -> None
 # ---------------------------------------------------------------- identity by content
 
 
-def content_digest(array: NDArray[Any]) -> str:
-    """Of the values of an array, as float32, and of their places: equal whatever file and type they came from.
-
-    Args:
-        array: Of any shape; for a label map (X, Y, Z), so that moving one voxel of it is seen.
-    """
-    content = hashlib.blake2b(repr(array.shape).encode(), digest_size=_DIGEST_BYTES)
-    content.update(np.ascontiguousarray(array, dtype=np.float32).data)
-    return content.hexdigest()
-
-
 def image_digest(images: Iterable[NDArray[Any]]) -> str:
     """Which scan this is: equal under another name, in another format or header, turned by 90 degrees or mirrored.
 

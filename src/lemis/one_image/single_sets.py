@@ -54,11 +54,6 @@ class Set(NamedTuple):
     pairs: tuple[Pair, ...]
 
 
-def pairs(folder: Path, *, lung_slices: int = MOST_LUNG_SLICES) -> list[Pair]:
-    """The images of a folder with their references. Arguments and errors as in ``find``."""
-    return list(find(folder, lung_slices=lung_slices).pairs)
-
-
 def find(folder: Path, *, lung_slices: int = MOST_LUNG_SLICES) -> Set:
     """Recognise a folder and list its images.
 

@@ -1,4 +1,4 @@
-"""Class indices, which networks use, and the label values of the data set."""
+"""From the label values of the data set to class indices, which networks use."""
 
 from __future__ import annotations
 
@@ -36,8 +36,3 @@ def to_classes(label: Array, label_values: Sequence[int], ignored: Sequence[int]
             next="correct the label, or name the value in dataset.json",
         )
     return classes
-
-
-def from_classes(classes: Array, label_values: Sequence[int]) -> NDArray[np.int64]:
-    """Class indices -> label values as stored."""
-    return np.asarray(label_values, np.int64)[classes]

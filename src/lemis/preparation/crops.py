@@ -1,4 +1,4 @@
-"""The field of view: a central rectangle of every slice, cut out and put back, and how large it must be."""
+"""The field of view: a central rectangle of every slice, cut out, and how large it must be."""
 
 from __future__ import annotations
 
@@ -37,14 +37,6 @@ def crop_field(array: Array, field: FieldOfView) -> Array:
         return array[..., rows, cols]
     out = np.zeros((*array.shape[:-2], field.height, field.width), array.dtype)
     out[..., to_rows, to_cols] = array[..., rows, cols]
-    return out
-
-
-def uncrop_field(array: Array, field: FieldOfView, shape: Shape2) -> Array:
-    """The way back of ``crop_field``: (..., field.height, field.width) -> (..., *shape), zeros outside."""
-    rows, cols, to_rows, to_cols = _overlap(shape, field)
-    out = np.zeros((*array.shape[:-2], *shape), array.dtype)
-    out[..., rows, cols] = array[..., to_rows, to_cols]
     return out
 
 

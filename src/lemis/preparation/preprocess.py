@@ -154,11 +154,6 @@ def prepare_label(
     return np.ascontiguousarray(crop_field(classes, facts.field))
 
 
-def restore(labels: Array, facts: Facts) -> Array:
-    """Integer labels (n, *facts.resampled_shape), field undone -> (X, Y, Z) of the canonical array."""
-    return insert_slices(resample_label(labels, (facts.canonical_slices, *facts.slice_shape)), facts)
-
-
 def insert_slices(labels: Array, facts: Facts) -> Array:
     """(n, H, W) canonical slices at the canonical in-plane size -> (X, Y, Z) of the canonical array."""
     expected = (facts.canonical_slices, *facts.slice_shape)

@@ -45,31 +45,6 @@ class Intensity:
     p_gamma_inverted: Probability = 0.25  # given a gamma: applied to the negative; nnU-Net's 0.1 against 0.3
 
 
-# Colour distortion of SimCLR (Chen et al. 2020, appendix A) as far as it exists for grey values: brightness
-# and contrast of strength 0.8 with probability 0.8 (brightness shifts, since 0 is the mean, not black), blur
-# of sigma 0.1 to 2 with probability 0.5.
-SIMCLR = Intensity(
-    p_blur=0.5,
-    blur_sigma_px=(0.1, 2.0),
-    p_brightness=0.8,
-    brightness_factor=(1.0, 1.0),
-    brightness_shift=(0.0, 0.8),
-    p_contrast=0.8,
-    contrast_factor=(0.2, 1.8),
-)
-
-# nnU-Net v2's default for training with labels.
-FINE_TUNING = Intensity(
-    p_noise=0.1,
-    p_blur=0.2,
-    p_brightness=0.15,
-    p_contrast=0.15,
-    p_low_resolution=0.25,
-    p_gamma=0.37,
-    p_gamma_inverted=0.25,
-)
-
-
 def augment(image: Tensor, settings: Intensity, rng: Draw) -> Tensor:
     """(B, C, *space) z-scored -> the same shape in float32, each row changed by its own draw.
 
