@@ -8,8 +8,6 @@ from pathlib import Path
 
 from lemis import files, terminal
 from lemis.plugins import NO_TRUST, Trust
-from lemis.reporting import page
-from lemis.reporting.figures import similarity as figures
 from lemis.reporting.numbers import listed
 from lemis.reporting.work_facts import Similarity
 from lemis.reporting.work_folder import read_work
@@ -48,6 +46,8 @@ def report(
         terminal.console(stderr=True).print(f"warning: out of date: {line}")
     if similarity is not None:
         facts = replace(facts, similarity=_similarity(work, similarity, runs, device, trust))
+    from lemis.reporting import page  # here, as it imports matplotlib, which takes longer than a refusal may
+
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write(output, page.render(facts))
     return output
@@ -55,11 +55,12 @@ def report(
 
 def _similarity(work: Path, text: str, runs: Sequence[str], device: str, trust: Trust) -> Similarity:
     from lemis.prediction import (
-        similarity as engine,  # here, as it imports PyTorch, which no other part of a report needs
+        similarity as seen,  # here, as it imports PyTorch, which no other part of a report needs
     )
+    from lemis.reporting.figures import similarity as figures
 
-    query = engine.parse(text)
-    found = engine.similarity(work, query, runs=runs, device=device, trust=trust)
+    query = seen.parse(text)
+    found = seen.similarity(work, query, runs=runs, device=device, trust=trust)
     several = len({maps.backbone for maps in found.maps}) > 1
     networks = [
         figures.Maps(
@@ -78,7 +79,7 @@ def _similarity(work: Path, text: str, runs: Sequence[str], device: str, trust: 
     matches = "; ".join(f"{maps.title} {maps.note} {maps.away_px:.0f} pixels away" for maps in networks)
     return Similarity(
         where=where,
-        view=f"turned by {engine.TURN_DEGREES:g}° clockwise and made {engine.ZOOM:g} times smaller",
+        view=f"turned by {seen.TURN_DEGREES:g}° clockwise and made {seen.ZOOM:g} times smaller",
         stride=strides,
         places=figures.places(
             "similarity-places", found.image, found.view, place,
