@@ -27,7 +27,9 @@ ROOT = Path(lemis.__file__).parent
 LEMIS = typer.main.get_command(cli.app)
 PLACEHOLDER = "SOMETHING"
 OF_OTHERS = {"--no-python"}  # of torchrun
-PYTHON_ONLY = {"phantom/scans.py", "phantom/public_sets.py"}  # advice about arguments of functions
+PYTHON_ONLY = {
+    f"phantom/{name}.py" for name in ("dataset", "public_sets", "scans")
+}  # advice about arguments of functions
 
 
 def rendered(node: ast.expr) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a command asks for: said in a line, or refused, before PyTorch is imported, which takes seconds.
+"""Checks what a command asks for, before PyTorch is imported, which takes seconds: a line to read, or a refusal.
 
 One function for each verb that runs a network, with all that the verb is given, by the same names. The verb asks it
 again, of the same functions, with the modules themselves in place of their outlines; what is refused here is what can

@@ -1,4 +1,4 @@
-"""Whole files or nothing: what is interrupted leaves the file of before. And text, as other people's files hold it."""
+"""Files are written whole, or the old one stays. And text, as other people's files hold it."""
 
 from __future__ import annotations
 

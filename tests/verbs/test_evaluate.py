@@ -209,7 +209,7 @@ def test_transductive_is_of_the_runs_that_are_scored(tmp_path: Path, made_by: st
         scan: {"file": f"{scan}.nii.gz", "runs": [run], "labelled_subjects": ["c"], "pretraining_subjects": seen[run]}
         for scan, run in {"a": "transductive", "b": "inductive"}.items()
     }
-    facts = {"scans": scans, "pretraining_subjects": ["a", "b", "c"]}  # of the folder, as records of before have it
+    facts = {"scans": scans, "pretraining_subjects": ["a", "b", "c"]}  # of the folder, as older records have it
     work = make_work(tmp_path, {"a": label_map(), "b": label_map(1)}, facts=facts)
     summary = evaluate(work, runs=[made_by])
     assert summary["transductive"] is says

@@ -75,7 +75,7 @@ def work(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work
 
 
 def refused(work: Work, does: Any, *, next: str) -> None:
-    with pytest.raises(UsageError, match="which is not of Lemis") as caught:
+    with pytest.raises(UsageError, match="which is not part of Lemis") as caught:
         does()
     assert LURE in caught.value.given
     assert caught.value.next.endswith(next)
@@ -128,7 +128,7 @@ def test_what_the_user_names_is_trusted(work: Work) -> None:
     assert work.flag.exists()
     predict(run, scans=["heart_001"], output=work.folder / "out", device="cpu", trust=Trust().also(LURE))
     refused_again = Trust().also("another.module")
-    with pytest.raises(UsageError, match="not of Lemis"):
+    with pytest.raises(UsageError, match="not part of Lemis"):
         predict(run, scans=["heart_001"], output=work.folder / "out2", device="cpu", trust=refused_again)
 
 

@@ -1,4 +1,4 @@
-"""A folder of scans is examined: each is read once, in several threads, and then all are held against each other."""
+"""Examine a folder of scans: each is read once, in several threads, and then compared with all others."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def examine(
         jobs: Scans read at a time; the number of processors (8 at most) where None. They are threads: reading
             and unpacking release Python's lock.
         done: Called after each scan.
-        known: The ``known`` of findings of before; scans whose files are those of then are not read.
+        known: The ``known`` of earlier findings; scans whose files have not changed since are not read.
     """
     folder = repr(plain(dataclasses.replace(index, scans=())))
 

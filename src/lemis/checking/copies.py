@@ -1,4 +1,4 @@
-"""Faults of scans that are another one: the same voxels under two names (how they are found: ``duplicates.py``)."""
+"""Faults of duplicated scans: the same voxels under two names (how they are found: ``duplicates.py``)."""
 
 from __future__ import annotations
 

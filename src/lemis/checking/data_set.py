@@ -1,4 +1,4 @@
-"""Other faults of all scans together: number of channels, names, the folder's own splits, directions of slices."""
+"""Other faults of the data set as a whole: number of channels, names, the folder's own splits, slice directions."""
 
 from __future__ import annotations
 

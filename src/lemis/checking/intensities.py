@@ -1,4 +1,4 @@
-"""Faults of a scan's values: what is no number, what is the same everywhere, what looks like a label map."""
+"""Faults of a scan's intensities: values that are not numbers, constant images, images that look like label maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file of a scan, read for once; what cannot be read is a fault of that file."""
+"""Reads one file of a scan; that it cannot be read is a fault of the file."""
 
 from __future__ import annotations
 

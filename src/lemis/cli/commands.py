@@ -1,4 +1,4 @@
-"""The commands: for each verb what only the command line knows of it. What it takes is read from the verb itself."""
+"""The commands: for each verb what only the command line knows. Its options and help are read from the verb itself."""
 
 from __future__ import annotations
 

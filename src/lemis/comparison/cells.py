@@ -1,4 +1,4 @@
-"""The cells of a comparison: every training once, found again by the hash of all that decides on its outcome.
+"""The cells of a comparison: each training runs once, and is found again by a hash of all that its result depends on.
 
 ```
 WORK/comparisons/NAME/  plan.yaml  facts.json  results.csv  cases.csv  ...
@@ -243,8 +243,8 @@ def refuse_modules(folder: Path, cell: Cell, trust: Trust) -> None:
         if name not in trust:
             raise UsageError(
                 f"{folder / 'cells' / cell.key / 'cell.json'} names the module {shown(name)}, "
-                "which is not of Lemis and would be run",
-                allowed="what Lemis brings; the modules of others where you know who wrote them",
+                "which is not part of Lemis and would be run",
+                allowed="modules of Lemis; those of others if you know who wrote them",
                 next=f"--cell {cell.key} --trust",
             )
 

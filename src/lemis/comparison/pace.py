@@ -1,4 +1,4 @@
-"""What a comparison will take: probes of its trainings, a budget turned into steps, and the table of a dry run."""
+"""How long a comparison takes: probes of its trainings, a budget turned into steps, and the table of a dry run."""
 
 from __future__ import annotations
 

@@ -407,7 +407,7 @@ def places(plan: Plan, scans: Iterable[Scanned], root: Path | None) -> tuple[Pla
     if len(subjects) < 2:
         raise UsageError(
             f"{len(subjects)} labelled subject{'' if len(subjects) == 1 else 's'}",
-            allowed="two at least: one to train on, one to be tested",
+            allowed="at least two: one to train on, one to test on",
             next="label more scans, and run the same command again",
         )
     there = number_of_folds(scans, root=root, scheme=plan.split)

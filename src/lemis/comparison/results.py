@@ -1,4 +1,4 @@
-"""The tables of a comparison, from what its cells left: ``results.csv`` and ``cases.csv``."""
+"""The tables of a comparison, ``results.csv`` and ``cases.csv``, collected from its finished cells."""
 
 from __future__ import annotations
 

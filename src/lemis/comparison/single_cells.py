@@ -1,4 +1,4 @@
-"""Comparisons of methods that segment one image by itself: a cell is a row with a seed, on all images of a folder.
+"""Comparisons of methods for single images: a cell is one row with one seed, on all images of a folder.
 
 Nothing is trained on any label, so there is no M and no fold: both are 0 in the tables. Each slice is a case.
 """

@@ -1,4 +1,4 @@
-"""The cells of a comparison as array jobs of SLURM: ``submit.sh``, and an array for each level of what needs what."""
+"""The cells of a comparison as array jobs of SLURM: ``submit.sh``, and an array for each level of dependencies."""
 
 from __future__ import annotations
 

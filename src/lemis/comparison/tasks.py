@@ -1,4 +1,4 @@
-"""What a cell is to an executor, and in which order cells run."""
+"""Tasks: a cell as an executor sees it, and the order in which cells run."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
     {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz"}    nnU-Net
     {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"}}                                Decathlon
 
-``numTraining`` and the files that ``training`` or ``dataset`` lists are held against what is there. Whatever else the
+``numTraining`` and the files that ``training`` or ``dataset`` lists are compared with what is there. Whatever else the
 file says is of no concern. A key that is missing, null or empty says nothing.
 """
 

@@ -1,4 +1,4 @@
-"""What is odd about a folder of scans though it can be read: each may be meant so, and should be known."""
+"""What is unusual about a folder of scans that can be read: it may be intended, but the user should know it."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def follow(index: Index, frame: Axes | None) -> Index:
     """The index with every scan's grid as it is stored in another frame; None: by the body axes nearest to each.
 
     Raises:
-        UsageError: A frame, and an index of before there were any.
+        UsageError: A frame is given, and the index is older than frames.
     """
     if frame is None and index.frame is None:
         return index
@@ -122,7 +122,7 @@ def follow(index: Index, frame: Axes | None) -> Index:
 
 
 def of_index(index: Index) -> Frame | None:
-    """The frame of an index; None for one of before there were frames, whose scans are in RAS+ order."""
+    """The frame of an index; None for an index older than frames, whose scans are in RAS+ order."""
     found = stacks(index.scans)
     return Frame(axes=index.frame, stacks=found) if found else None
 

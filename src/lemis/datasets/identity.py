@@ -1,4 +1,4 @@
-"""Who a scan is of, as far as its name says.
+"""Whose scan it is, as far as its name tells.
 
 ``subject_of`` applies what is certain: an end of the name that says when, never who. ``doubts`` finds what only looks
 so, and what a person has to decide.

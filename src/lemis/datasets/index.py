@@ -52,7 +52,7 @@ class Scan:
     spacing_mm: Annotated[tuple[_Millimetres, ...], AfterValidator(_per_axis)] = ()
     slice_axis: Annotated[int, Field(ge=0, le=2)] = 2
     label_values: tuple[int, ...] = ()  # values that occur in the label, sorted
-    # Where the axes of the canonical array run; () in an index of before there were frames: to the nearest body axes.
+    # Where the axes of the canonical array run; () in an index older than frames: to the nearest body axes.
     axes: Annotated[Axes, AfterValidator(_per_scan)] = ()
 
 

@@ -1,4 +1,4 @@
-"""Who trains, who carries labels, who is tested: by subject, never by scan, and the same in every run.
+"""Splits: which subjects train, which of them with labels, which are tested. By subject, never by scan.
 
 Schemes:
 

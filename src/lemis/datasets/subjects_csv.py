@@ -1,4 +1,4 @@
-"""``subjects.csv`` (columns id, subject): who each scan is of, where its owner says so."""
+"""``subjects.csv`` (columns id, subject): whose scan each one is, as the user says."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Bytes of scan files, packed or not: no memory for a claim that the file cannot keep, and check sums are verified.
 
-A header may claim any size. What it claims is held against what the file can hold before anything is allocated,
+A header may claim any size. What it claims is checked against what the file can hold before anything is allocated,
 and a packed stream is read to its end, where its check sum and its length stand: a reader that stops at the last
 voxel accepts a flipped bit.
 """

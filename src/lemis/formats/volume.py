@@ -6,7 +6,7 @@ is given, so that scans of a data set lie alike (``datasets/frame.py``). World c
 
 Which format a file is of, and which part of it is meant, its path says (``paths.py``). Each format has its reader and
 its writer: ``nifti.py`` (FreeSurfer too), ``itk.py`` (NRRD, MetaImage), ``pictures.py``, and ``slice_files.py`` for
-DICOM, whose label maps are written as NIfTI. What a header claims is held against the file before anything is
+DICOM, whose label maps are written as NIfTI. What a header claims is checked against the file before anything is
 allocated, and a packed file is read to its check sum (``headers.py``, ``packed.py``).
 
 A fourth axis, or vector voxels, are channels, however many there are; an axis of length 1 is dropped. Stored

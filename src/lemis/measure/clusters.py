@@ -1,4 +1,4 @@
-"""Clusters of one image that nobody labelled: which one may be the object, and how well it meets a reference.
+"""Clusters of one unlabelled image: which of them may be the object, and how well it matches a reference.
 
 Scores of a mask A and a reference G, with I = #(A and G) and U = #(A or G), as the papers on single images print them:
 

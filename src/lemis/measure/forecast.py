@@ -1,4 +1,4 @@
-"""How much more labels would bring: Dice against the number M of labelled subjects, extrapolated with its uncertainty.
+"""What more labels would bring: Dice against the number M of labelled subjects, extrapolated with its uncertainty.
 
     Dice(M) = ceiling - gap * (M / M_1)^(-decay)        0 < gap <= ceiling <= 1, decay > 0, M_1 the smallest M measured
 

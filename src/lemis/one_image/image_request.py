@@ -1,4 +1,4 @@
-"""One image that a method of ``single/`` divides into clusters: what its label map depends on, and what is known of it.
+"""One image to be segmented by a method of ``single/``: what its label map depends on, and what is recorded of it.
 
 All that a label map was made from is one mapping of plain types, stored beside the mask. Where the same is asked of the
 same file again, nothing is made again.

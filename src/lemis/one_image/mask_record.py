@@ -1,4 +1,4 @@
-"""What lies beside the mask of one image, and how well the mask and the clusters meet a reference.
+"""The record beside the mask of one image, and how well the mask and the clusters match a reference.
 
     mask.png  mask.labels.png  mask.overlay.png (or a folder of them)  mask.json
 

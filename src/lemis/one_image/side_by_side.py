@@ -1,4 +1,4 @@
-"""Methods of ``single/`` on several images at once: as many side by side as memory holds and as long as that is faster.
+"""Methods of ``single/`` on several images at once: as many as fit into memory, while that is faster than one by one.
 
 Each image has a network of its own, so what comes out does not depend on its company.
 """

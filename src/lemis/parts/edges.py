@@ -1,4 +1,4 @@
-"""Edges of maps by Sobel's filters, differentiable, and what losses ask of them."""
+"""Edges of maps by Sobel filters, differentiable, and two measures of them for losses."""
 
 from __future__ import annotations
 

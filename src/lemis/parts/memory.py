@@ -1,4 +1,4 @@
-"""What a method remembers of every slice of the data set, in a table that all processes hold alike."""
+"""A memory bank: what a method keeps of every slice of the data set, in a table that is the same in all processes."""
 
 from __future__ import annotations
 

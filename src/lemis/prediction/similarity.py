@@ -1,4 +1,4 @@
-"""Which places of a slice a network takes for the same: the self-similarity figure of KAF (NeurIPS 2023).
+"""Which places of a slice look alike to a network: the self-similarity figure of KAF (NeurIPS 2023).
 
 The feature at one query pixel is compared by cosine with that of every place of its slice, and of another view of the
 slice, turned and shrunk, in which the query has moved. A network that knows anatomy answers alike in both.

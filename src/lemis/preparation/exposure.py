@@ -1,4 +1,4 @@
-"""What a training had seen: which scans, known again by their content, and how far a new scan is from them.
+"""What a training has seen: which scans, recognised by their content, and how far a new scan is from them.
 
 A name is no identity: a scan may be stored anew under another one, in another format, or turned. So a run keeps the
 digests of the images and labels of its data set with their subjects, and what its scans were like.

@@ -1,4 +1,4 @@
-"""What is known of a prepared scan, beside its arrays."""
+"""The facts of a prepared scan that are stored beside its arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work on many scans, in as many processes as pay off, with a line or a bar of progress."""
+"""Work on many scans, in as many processes as save time, with a line or a bar of progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepared scans as others read them: all facts at once, arrays by memory map when they are asked for."""
+"""The store of prepared scans, read: its facts at once, each array memory-mapped when it is asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What plug-ins are shown: made-up scans, prepared; batches of them; losses as numbers."""
+"""What plug-ins are tried on: made-up scans, prepared; batches of them; losses as numbers."""
 
 from __future__ import annotations
 

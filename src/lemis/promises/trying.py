@@ -1,4 +1,4 @@
-"""How promises are tried, and how one that is not kept is told."""
+"""How promises are tried, and how one that is not kept is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes out of a comparison: tables in the papers' form, a figure, verdicts, and one page that holds them all.
+"""The results of a comparison: tables as in the papers, a figure, verdicts, and one page that holds them all.
 
 ``write`` reads what the cells left in the comparison's folder and runs nothing, so it can be called at any time; cells
 that are not there yet are marked. Published figures stand in tables of their own and are never mixed with ours.

@@ -1,4 +1,4 @@
-"""What the folder of a comparison says: its plan, its facts, and the scores of the cells that are finished."""
+"""The folder of a comparison, read: its plan, its facts, and the scores of the finished cells."""
 
 from __future__ import annotations
 

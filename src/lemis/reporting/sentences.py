@@ -1,4 +1,4 @@
-"""What was done, what a reader must know before the first number, and what is not there yet: a sentence each."""
+"""Sentences of the report: what was done, warnings to read before the first number, and what is not there yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a work folder holds that its report tells."""
+"""The facts of a work folder that its report shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which folder a run belongs in, and what becomes of one that was trained on another state of the data.
+"""Which folder a run belongs in, and what happens to one that was trained on an earlier state of the data.
 
 Names go by settings, and ``trained_on.json`` by data (docs/decisions/0012): the plain name belongs to the settings that
 had it first, other settings get a suffix that is made of them, and a run whose data changed is set aside and trained

@@ -1,4 +1,4 @@
-"""Whether a run is of the present state of its scans, by the stamps of their files; only what changed is read."""
+"""Whether a run is up to date with its scans, by the stamps of their files; only what changed is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The most memory that was held: by the process, or on the GPU."""
+"""Peak memory, of the process or on the GPU."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Run:
             self._take(settings, trained_on)
 
     def _take(self, settings: Mapping[str, Any], trained_on: TrainedOn | None) -> None:
-        """Make the folder this run's own: what another state of the data or a run that came to nothing left goes."""
+        """Make the folder this run's own: what an earlier run on other data, or a failed one, left there goes."""
         stored = self.path / "settings.yaml"
         ours = stored.exists() and not folders.differences(self.path, settings)
         if ours and trained_on is not None and (changed := material.changes(material.read(self.path), trained_on)):

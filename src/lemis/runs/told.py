@@ -1,4 +1,4 @@
-"""What is said of several runs of one command: what holds for all of them once, and not in a line for each."""
+"""Messages of one command about several runs: what holds for all of them is said once, not in a line for each."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Label maps against references: which belong together, what may not be scored, the scores, and what they come to."""
+"""Label maps against references: which belong together, what may not be scored, the scores, and their summary."""

@@ -1,4 +1,4 @@
-"""What may not be scored: scans that training saw with labels, label maps of before, the scores of another set."""
+"""What may not be scored: scans that training saw with labels, outdated label maps, the scores of another set."""
 
 from __future__ import annotations
 
@@ -97,18 +97,18 @@ def scored_on(work: Path, index: Index, cases: Sequence[Case]) -> list[str]:
         changes = freshness.since_training(work, index, run)
         if changes.trained:
             made = run_files.read_environment(work / "runs" / run)
-            command = made.command if made else "nobody wrote the command down"
+            command = made.command if made else "its command was not written down"
             raise UsageError(
                 f"{work / 'runs' / run} was trained on another state of the data: {'; '.join(changes.trained)}",
                 allowed="predictions of networks that were trained on the scans and labels as they are now",
-                next=f"what trained it, again: {command}",
+                next=f"train it again: {command}",
             )
         held_out += [f"{run}: {change}" for change in changes.held_out]
     return held_out
 
 
 def refuse_other_weights(work: Path, cases: Sequence[Case], record: Predictions) -> None:
-    """Refuse label maps of before a run was trained anew: they are not its own any more.
+    """Refuse label maps that are older than the weights of their run: it was trained anew since.
 
     Raises:
         UsageError: There is one.

@@ -1,4 +1,4 @@
-"""What the scores of all scans come to: means with their intervals, who was tested, what training had seen of them."""
+"""The summary of all scores: means with their intervals, who was tested, what training had seen of them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def summary(
     Args:
         cases: What was scored.
         not_scored: Scans that were not, by reason.
-        protocols: What the scores come to.
+        protocols: The means of the scores, by protocol.
         of: The folders that were compared.
         record: What ``predict`` wrote of the label maps.
         settings: With which it was computed.

@@ -1,4 +1,4 @@
-"""What a training will take: a few steps of it, timed."""
+"""How long a training takes and how much memory: a few steps of it, measured."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LONGEST_S = 20.0  # after that no further step is begun
 
 
 class Probe(NamedTuple):
-    """Of one training on this machine."""
+    """What one training takes on this machine."""
 
     seconds: float  # a step
     images: float  # different ones that the network sees in a step
@@ -39,13 +39,13 @@ class Probe(NamedTuple):
     weights_gb: float  # on the disk
 
     def steps(self, settings: schedule.Settings, slices: int | None = None) -> int:
-        """Of a whole training; on other ``slices`` than those of the probe where they are given."""
+        """Steps of a whole training; of one on another number of ``slices`` where that is given."""
         epoch = self.per_epoch if slices is None else max(1, round(self.per_epoch * slices / max(1, self.slices)))
         return settings.steps or settings.epochs * epoch
 
 
 def of_pretraining(store: Store, scans: Sequence[int], settings: Pretraining, device: str) -> Probe:
-    """A few steps of a method on these scans, thrown away."""
+    """Try a few steps of a method on these scans; the weights are thrown away."""
     fabric = launch.launch(settings.schedule, device, settings.dims)
     torch.manual_seed(0)
     network = build.network(settings, store)
@@ -56,7 +56,7 @@ def of_pretraining(store: Store, scans: Sequence[int], settings: Pretraining, de
 
 
 def of_finetuning(store: Store, scans: Sequence[int], settings: Finetuning, device: str) -> Probe:
-    """A few steps of fine-tuning on these labelled scans, thrown away."""
+    """Try a few steps of fine-tuning on these labelled scans; the weights are thrown away."""
     fabric = launch.launch(settings.schedule, device, settings.dims)
     torch.manual_seed(0)
     network = build.network(settings, store)

@@ -139,7 +139,7 @@ def _write(report: Report, work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
     checks.write(work, _plain(report))
     if report.errors:
-        # An index of before would let the other verbs go on with scans that are known to be wrong.
+        # An earlier index would let the other verbs go on with scans that are known to be wrong.
         (work / "index.json").unlink(missing_ok=True)
     else:
         indexing.save(report.index, work / "index.json")

@@ -125,7 +125,7 @@ def compare(
         keep_predictions: Keep every cell's label maps. Else they are deleted once scored; the weights stay, and
             `lemis predict WORK/runs/NAME` makes them again.
         device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
-        trust: With ``cell``: import modules that its file names, even if they are not of Lemis.
+        trust: With ``cell``: import modules that its file names, even if they are not part of Lemis.
 
     Returns:
         The folder, and what failed. Failing cells do not stop the others; the tables mark what is missing.

@@ -61,7 +61,7 @@ class _Ensemble(NamedTuple):
     runs: Sequence[Path]
     networks: Sequence[Backbone]
     models: Sequence[FinetunedModel]
-    frame: Frame | None  # in which they saw their scans; None for runs of before there were frames
+    frame: Frame | None  # in which they saw their scans; None for runs older than frames
     tiling: Tiling | None  # of networks of three dimensions
     device: torch.device
 
@@ -93,7 +93,7 @@ def predict(
             mirror=false, at_once=1.
         dry_run: Time one tile, or one slice, say how long it will take and how much memory, and write nothing.
         device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
-        trust: Import modules that the runs name, even if they are not of Lemis.
+        trust: Import modules that the runs name, even if they are not part of Lemis.
 
     Returns:
         The folder. ``predictions.json`` there says which runs made each map, and what they were trained on.
@@ -215,7 +215,7 @@ def _loaded(runs: Sequence[Path], overrides: Sequence[str], device: str, trust: 
 
 
 def _frame(runs: Sequence[Path], models: Sequence[FinetunedModel]) -> Frame | None:
-    """The frame in which the runs saw their scans; None for runs of before there were frames."""
+    """The frame in which the runs saw their scans; None for runs older than frames."""
     axes = [None if model.frame is None else model.frame.axes for model in models]
     for run, others in zip(runs, axes, strict=True):
         if frames.differ(axes[0], others):
@@ -440,7 +440,7 @@ def _duration(seconds: float) -> str:
 
 def _is_made(entry: Prediction | None, wanted: Prediction, output: Path) -> bool:
     if entry is None or entry.file is None or entry.digest is None or not (output / entry.file).exists():
-        return False  # without a digest it is of before, and nobody knows whose scan it is
+        return False  # an older record without a digest: nobody knows whose scan it is
     return all(getattr(entry, name) == getattr(wanted, name) for name in wanted.model_fields_set)
 
 

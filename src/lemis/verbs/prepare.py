@@ -105,8 +105,9 @@ def _refuse_detector(work: Path, asked: Mapping[str, Any] | None, trust: Trust) 
     """A work folder can come from anybody: the module of its detector is run only if this user names it."""
     if asked is not None and asked["detector"] not in trust.also("sift"):
         raise UsageError(
-            f"{work / 'prepared' / 'keypoints.json'} asks for keypoints by {asked['detector']}, which is not of Lemis",
-            allowed="sift; the detector of somebody else where you name it",
+            f"{work / 'prepared' / 'keypoints.json'} asks for keypoints by {asked['detector']}, "
+            "which is not part of Lemis",
+            allowed="sift; another detector if you name it yourself",
             next=f"lemis prepare {work} keypoints.detector={asked['detector']}",
         )
 

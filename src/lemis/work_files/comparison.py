@@ -1,4 +1,4 @@
-"""Files of a comparison: its plan, how far each cell is and what came out of it, what the page says beside numbers."""
+"""Files of a comparison: its plan, the status and result of each cell, and what the page says beside the numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``evaluation/``: the scores of each scan (``per_case.csv``), and what they come to (``summary.json``)."""
+"""``evaluation/``: the scores of each scan (``per_case.csv``), and their summary (``summary.json``)."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class Summary(Record):
     subjects_tested: tuple[str, ...]
     subjects_labelled_in_training: tuple[str, ...] | None
     subjects_in_pretraining: tuple[str, ...] | None
-    of: Compared | None = None  # None: of before it was written down
+    of: Compared | None = None  # None: written before it was recorded
     strange: dict[str, tuple[Strange, ...]] = Field(default_factory=dict)  # scans unlike what was trained on
     settings: EvaluationSettings
     protocols: Protocols
@@ -178,7 +178,7 @@ class CaseScore(Record):
 
 
 def read_summary(scores: Path) -> Summary | None:
-    """What the scores in a folder come to; None where nothing was scored.
+    """The summary of the scores in a folder; None where nothing was scored.
 
     Raises:
         UsageError: The file is damaged.

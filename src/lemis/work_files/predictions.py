@@ -25,7 +25,7 @@ class Prediction(Record):
 
     file: Name | None = None
     runs: tuple[Name, ...] = ()
-    run: Name | None = None  # where there is one, as records of before have it
+    run: Name | None = None  # where there is one, as older records have it
     weights: tuple[str, ...] = ()  # digests, of each run
     labelled_subjects: tuple[str, ...] | None = None  # whose labels the runs saw; None: not known
     pretraining_subjects: tuple[str, ...] | None = None  # whose images the runs' pre-training saw; None: not known

@@ -1,4 +1,4 @@
-"""The files of a run folder: what was trained (``model.json``), how far it is, where it ran, how, and its figures.
+"""The files of a run folder: what was trained (``model.json``), its status, environment, settings and metrics.
 
 settings.yaml  environment.json  status.json  metrics.jsonl  model.json
 """
@@ -48,8 +48,8 @@ class _Trained(Record):
     prepared: Annotated[dict[str, Any], AfterValidator(_settles)]  # Settings as plain values
     seed: Count
     known: Known = Known()  # the scans of its data set, by their content
-    like: Likeness | None = None  # what those were like that it was trained on; None: of before that was written down
-    frame: StoredFrame | None = None  # in which it saw the scans; None: as of before there were frames
+    like: Likeness | None = None  # what the scans of its training were like; None: older than this record
+    frame: StoredFrame | None = None  # in which it saw the scans; None: older than frames
 
     @model_validator(mode="after")
     def _one_value_of_each_name(self) -> Self:
@@ -163,8 +163,8 @@ def refuse_modules(run: Path, model: Model, trust: Trust, *, next: str) -> None:
     for name in [*named, *detectors_in(model.backbone_settings)]:
         if name not in trust:
             raise UsageError(
-                f"{run / MODEL} names the module {shown(name)}, which is not of Lemis and would be run",
-                allowed="what Lemis brings; the modules of others where you know who wrote them",
+                f"{run / MODEL} names the module {shown(name)}, which is not part of Lemis and would be run",
+                allowed="modules of Lemis; those of others if you know who wrote them",
                 next=next,
             )
 

@@ -88,7 +88,7 @@ def _outline(axes: Any, across: Array, down: Array, mask: Array, **style: Any) -
 
 
 def window(image: Array, *, like: Array | None = None, low: float = 1.0, high: float = 99.5) -> NDArray[np.float64]:
-    """Intensities to 0 ... 1 between two percentiles of what is shown: of ``like`` where several are to look alike."""
+    """Intensities to 0 ... 1 between two percentiles of the image, or of ``like``, so that several look alike."""
     values = image.astype(np.float64)
     bottom, top = np.nanpercentile(values if like is None else like.astype(np.float64), [low, high])
     scaled: NDArray[np.float64] = np.clip((np.nan_to_num(values) - bottom) / max(top - bottom, 1e-12), 0, 1)

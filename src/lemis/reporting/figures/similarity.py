@@ -1,4 +1,4 @@
-"""Which places networks take for the same: the slice, another view of it, and a map for each network."""
+"""The self-similarity figure: the slice, another view of it, and a map for each network."""
 
 from __future__ import annotations
 
