@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -23,3 +24,9 @@ def replace_prepared(work: Path, id: str, *, image: bool = False, label: bool = 
         marked = marked[:, ::-1]
     facts = dataclasses.replace(opened.scans[i], fingerprint=f"{opened.scans[i].fingerprint}, and again")
     store_files.write_scan(opened.path, facts, pixels, marked)
+
+
+def lose_keypoints(work: Path) -> None:
+    """As if the scans had been prepared without keypoints."""
+    meta = work / "prepared" / "meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text(encoding="utf-8")), "keypoints": None}))

@@ -25,6 +25,14 @@ def visible(text: str) -> str:
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def duration(seconds: float) -> str:
+    """An estimate of time in words: ``0.41 s``, ``41 s``, ``12.5 min``, ``2.5 h``."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
 @final
 class _Console(Console):
     # Every plain string that is printed, in a table too, comes through here.

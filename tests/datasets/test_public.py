@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from folders_made import touch
 from lemis import phantom
 from lemis.checking import check
 from lemis.datasets.layouts.recognised import PUBLIC_TITLES
@@ -206,12 +207,6 @@ def test_chaos_with_a_picture_missing_or_of_another_size(tmp_path: Path) -> None
 
 
 # ---------------------------------------------------------------- the others
-
-
-def touch(*files: Path) -> None:
-    for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
 
 
 def test_label_values_that_do_not_count(written) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lemis.measure import paired
-from lemis.measure.statistics import Settings, estimate
+from lemis.measure.statistics import Settings, estimate, known_mean
 
 
 def test_mean_median_and_population_std():
@@ -101,3 +101,8 @@ def test_order_of_scans_does_not_matter(rows: list[tuple[float, str]]):
 
 def test_the_definition_names_the_level():
     assert Settings(level=0.9).definition.startswith("90 % confidence interval of the mean over scans (t")
+
+
+def test_a_mean_leaves_out_what_does_not_exist():
+    assert known_mean([1.0, math.nan, 0.0]) == 0.5
+    assert math.isnan(known_mean([math.nan]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -432,13 +431,6 @@ def test_refuses_predictions_without_any_reference(tmp_path: Path):
     (work / "index.json").unlink()
     with pytest.raises(UsageError, match=r"has no index.json beside it"):
         evaluate(work / "predictions")
-
-
-def test_mean_of_structures_ignores_absent_ones():
-    from lemis.scoring.summing_up import _mean
-
-    assert _mean([1.0, math.nan, 0.0]) == 0.5
-    assert math.isnan(_mean([math.nan]))
 
 
 def test_the_command_line_scores_two_plain_folders(tmp_path: Path):

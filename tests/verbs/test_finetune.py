@@ -24,7 +24,7 @@ from lemis.settings import resolve
 from lemis.verbs.finetune import finetune
 from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
-from stores import replace_prepared
+from stores import lose_keypoints, replace_prepared
 
 FEW = ("steps=4", "precision=32")
 
@@ -36,12 +36,6 @@ def tune(work: Path, **given: object) -> Path:
 
 def lines_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def lose_keypoints(work: Path) -> None:
-    """As if the scans had been prepared without."""
-    meta = work / "prepared" / "meta.json"
-    meta.write_text(json.dumps({**json.loads(meta.read_text(encoding="utf-8")), "keypoints": None}))
 
 
 def test_scratch_on_a_fold_trains_on_its_labels_and_scores_the_held_out(work: Path) -> None:

@@ -17,15 +17,9 @@ from lemis.errors import UsageError
 from lemis.runs.run import load_model
 from lemis.training import pairing
 from lemis.verbs.pretrain import pretrain
-from stores import replace_prepared
+from stores import lose_keypoints, replace_prepared
 
 FEW = ("steps=2", "precision=32")
-
-
-def lose_keypoints(work: Path) -> None:
-    """As if the scans had been prepared without."""
-    meta = work / "prepared" / "meta.json"
-    meta.write_text(json.dumps({**json.loads(meta.read_text(encoding="utf-8")), "keypoints": None}))
 
 
 @pytest.mark.parametrize("method", plugins.names("methods"))

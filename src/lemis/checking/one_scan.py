@@ -81,7 +81,7 @@ def examine_scan(index: Index, scan: Scan) -> Seen:
 
 
 def first_channel(scan: volume.Volume) -> npt.NDArray[Any]:
-    """(X, Y, Z)."""
+    """The first channel of a scan, (X, Y, Z)."""
     return scan.array if scan.array.ndim == 3 else scan.array[..., 0]
 
 

@@ -26,7 +26,7 @@ from lemis.errors import UsageError
 
 
 def in_process(tasks: Sequence[Task], work: Work, report: Report) -> None:
-    """One after the other, here.
+    """Run tasks one after the other, in this process.
 
     Raises:
         ValueError: Two tasks with one key, a need that is no task, or a ring of needs.
@@ -40,7 +40,7 @@ def in_process(tasks: Sequence[Task], work: Work, report: Report) -> None:
 
 
 def in_processes(tasks: Sequence[Task], work: Work, report: Report, *, jobs: int) -> None:
-    """``jobs`` at a time, each in a fresh process: a peak of memory is its own, and a process that dies is one cell.
+    """Run ``jobs`` tasks at a time, each in a fresh process: its peak memory is its own; if it dies, one cell fails.
 
     The processes share the machine's cores, and its GPUs in turn.
 

@@ -20,6 +20,7 @@ from lemis.measure.tables import count
 from lemis.preparation.store import Store
 from lemis.runs.device import chosen_device
 from lemis.settings import plain
+from lemis.terminal import duration
 from lemis.training import probe
 from lemis.training.probe import Probe
 
@@ -43,7 +44,7 @@ class Pace:
         self._known: dict[str, Probe] = records.find(self._file, dict[str, Probe], next=again) or {}
 
     def of_pretraining(self, way: Way) -> Probe:
-        """On all scans."""
+        """Probe a pre-training, on all scans."""
         assert way.pretraining is not None, "a method"
         settings, every = way.pretraining, range(len(self.there.scans))
         return self._probe(
@@ -52,7 +53,7 @@ class Pace:
         )  # fmt: skip
 
     def of_finetuning(self, way: Way, labelled: Iterable[str]) -> Probe:
-        """On the labelled scans of some subjects."""
+        """Probe a fine-tuning, on the labelled scans of some subjects."""
         subjects = set(labelled)
         some = [i for i, scan in enumerate(self.here.scans) if scan.labelled and scan.subject in subjects]
         return self._probe(
@@ -61,7 +62,7 @@ class Pace:
         )  # fmt: skip
 
     def budgeted(self, plan: Plan, way: Way) -> Way:
-        """With as many steps of pre-training as the plan's budget allows."""
+        """A row with as many steps of pre-training as the plan's budget allows."""
         if way.pretraining is None or plan.budget == Budget():
             return way
         found = self.of_pretraining(way)
@@ -145,11 +146,3 @@ def _length(found: Probe, way: Way, cell: Cell, store: Store) -> float:
     subjects = set(cell.labelled)
     slices = sum(scan.slices for scan in store.scans if scan.labelled and scan.subject in subjects)
     return found.seconds * found.steps(way.finetuning.schedule, slices if way.finetuning.dims == 2 else None)
-
-
-def duration(seconds: float) -> str:
-    """In words: ``41 s``, ``12.5 min``."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"

@@ -30,7 +30,7 @@ from lemis.errors import UsageError
 def on_ray(
     tasks: Sequence[Task], work: Work, report: Report, *, address: str, retries: int = 3, cores_each: int = 1
 ) -> None:
-    """On a Ray cluster, as many at a time as it has cores and GPUs. A lost worker's task is given out again.
+    """Run tasks on a Ray cluster, as many at a time as it has cores and GPUs for. Tasks of lost workers run again.
 
     Results are files, so every node sees the work folder under the same path and has Lemis installed.
 

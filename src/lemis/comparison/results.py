@@ -13,7 +13,7 @@ from lemis.comparison.cells import Grid, Use
 from lemis.comparison.plans import Plan, Way
 from lemis.measure.tables import comma_separated
 from lemis.work_files import run as run_files
-from lemis.work_files.comparison import CellCase, Missing, Nothing, Result, read_cell_status, read_result
+from lemis.work_files.comparison import MEAN, CellCase, Missing, Nothing, Result, read_cell_status, read_result
 from lemis.work_files.evaluation import read_cases
 
 RESULTS = (
@@ -26,7 +26,6 @@ CASES = (
 )  # fmt: skip
 SINGLE = ("hm", "xor")  # of images without labels: distance of Hammoude, and exclusive or
 _METRICS = ("dice", "hd95_mm", "assd_mm")
-MEAN = "mean"  # as a structure
 
 
 def of_run(run: Path, **more: Any) -> Result:

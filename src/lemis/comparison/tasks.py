@@ -97,7 +97,7 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 def attempt(work: Work, payload: Any) -> str | None:
-    """Do it; the error on one line where it fails."""
+    """Run a task; None, or its error on one line."""
     try:
         work(payload)
     except Interrupted as error:  # not a fault of the cell: somebody wants the whole comparison to end

@@ -10,7 +10,7 @@ statistics``). t too is too narrow where a few subjects are quite unlike the res
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
@@ -45,6 +45,12 @@ class Estimate(NamedTuple):
     std: float  # population form (ddof 0), as the papers print it
     scans: int
     subjects: int
+
+
+def known_mean(values: Iterable[float]) -> float:
+    """Mean of the numbers that exist: without NaN; NaN where none is left."""
+    there = [value for value in values if not math.isnan(value)]
+    return sum(there) / len(there) if there else math.nan
 
 
 def variance(parts: NDArray[np.float64]) -> float:

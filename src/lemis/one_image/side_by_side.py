@@ -89,7 +89,7 @@ class Pace:
             self.now, self.fixed = 1, True
 
     def shrink(self, count: int) -> None:
-        """So many were too many."""
+        """Train fewer from now on: ``count`` images side by side did not fit into memory."""
         self.now, self.fixed = max(1, count // 2), True
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lemis.formats.grids import Shape3
 from lemis.preparation.crops import FieldOfView, crop_field
 from lemis.preparation.intensities import Intensity
-from lemis.preparation.slices import Shape2, Shape3
+from lemis.preparation.slices import Shape2
 
 
 @dataclass(frozen=True, kw_only=True)

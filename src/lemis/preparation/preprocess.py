@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemis.errors import DataFault, UsageError
+from lemis.formats.grids import Shape3
 from lemis.preparation.classes import to_classes
 from lemis.preparation.crops import FieldOfView, crop_field, field_of_view
 from lemis.preparation.facts import Facts
@@ -30,7 +31,7 @@ from lemis.preparation.resampling import (
     resampled_size,
 )
 from lemis.preparation.settings import Settings
-from lemis.preparation.slices import InPlane, Shape2, Shape3, in_plane, slices_first, slices_last
+from lemis.preparation.slices import InPlane, Shape2, in_plane, slices_first, slices_last
 
 Array = NDArray[Any]
 _MOST_VOXELS = 2**31  # of a prepared scan: 4 GB as it is stored

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lemis.preparation.slices import Shape2, Shape3
+from lemis.formats.grids import Shape3
+from lemis.preparation.slices import Shape2
 
 Array = NDArray[Any]
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Shape2 = tuple[int, int]
-Shape3 = tuple[int, int, int]
 
 
 class InPlane(NamedTuple):

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from lemis import files
 from lemis.measure import forecast, paired, statistics, tables
+from lemis.measure.statistics import known_mean
 from lemis.measure.tables import count
 from lemis.records import plain
 from lemis.reporting.comparison_tables import (
@@ -32,7 +33,7 @@ from lemis.reporting.comparison_tables import (
 from lemis.reporting.figures.against_labels import COLUMN, PAGE, Line, against_labels
 from lemis.reporting.figures.svg import standing_alone
 from lemis.reporting.numbers import flat, listed
-from lemis.reporting.outcome import Outcome, exposure, learned_nothing, mean_of, missing, over, read, title_of
+from lemis.reporting.outcome import Outcome, exposure, learned_nothing, missing, over, read, title_of
 from lemis.work_files.comparison import PlannedBudget, PlannedRow
 
 AHEAD = 4  # a forecast goes on to so many times the largest number of labelled subjects
@@ -128,7 +129,7 @@ def best_row(outcome: Outcome) -> str | None:
 
 
 def _row_mean(outcome: Outcome, row: str, labelled: int) -> float:
-    return mean_of(case.value for case in outcome.cases if (case.row, case.labelled) == (row, labelled))
+    return known_mean(case.value for case in outcome.cases if (case.row, case.labelled) == (row, labelled))
 
 
 def forecasts(outcome: Outcome, comparisons: Sequence[paired.Comparison]) -> list[Ahead]:
@@ -136,7 +137,10 @@ def forecasts(outcome: Outcome, comparisons: Sequence[paired.Comparison]) -> lis
     best = best_row(outcome)
     rows = [row for row in (best, outcome.baseline) if row is not None]
     values = {row: found for row in rows if len(found := by_subject(outcome, row)) >= 3}
-    reached = max((mean_of(subjects.values()) for found in values.values() for subjects in found.values()), default=1.0)
+    reached = max(
+        (known_mean(subjects.values()) for found in values.values() for subjects in found.values()),
+        default=1.0,
+    )
     target = next((target for target in TARGETS if target > reached), None)
     fitted = {row: forecast.fit(found) for row, found in values.items()}
     sentences = {row: _ahead_in_words(one, target) for row, one in fitted.items()}
@@ -179,7 +183,7 @@ def by_subject(outcome: Outcome, row: str) -> dict[int, dict[str, float]]:
         if case.row == row and case.labelled and not math.isnan(case.value):
             found.setdefault(case.labelled, {}).setdefault(case.subject, []).append(case.value)
     return {
-        labelled: {subject: mean_of(values) for subject, values in subjects.items()}
+        labelled: {subject: known_mean(values) for subject, values in subjects.items()}
         for labelled, subjects in sorted(found.items())
     }
 

@@ -15,7 +15,6 @@ from lemis.reporting.numbers import listed
 from lemis.reporting.outcome import (
     DEFAULT,
     FURTHER,
-    MEAN,
     PAPER,
     Metric,
     Outcome,
@@ -24,6 +23,7 @@ from lemis.reporting.outcome import (
     missing,
     over,
 )
+from lemis.work_files.comparison import MEAN
 
 POINTS = 100  # Dice points in a Dice of 1
 MINUS = "−"  # a hyphen is shorter than the plus beside it

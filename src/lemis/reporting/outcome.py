@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 from lemis.errors import UsageError
 from lemis.measure import clusters, paired
+from lemis.measure.statistics import known_mean
 from lemis.measure.tables import count
 from lemis.records import each_row, read_table
 from lemis.reporting.numbers import listed
-from lemis.work_files.comparison import FACTS, PLAN, Facts, Missing, PlannedRow, StoredPlan, read_facts, read_plan
+from lemis.work_files.comparison import FACTS, MEAN, PLAN, Facts, Missing, PlannedRow, StoredPlan, read_facts, read_plan
 
 FILES = (PLAN, "results.csv", "cases.csv", FACTS)
 _COLUMNS = ("row", "labelled", "fold", "seed", "structure")  # of ``results.csv``, beside the scores
-MEAN = "mean"  # the structure that stands for all of them
 
 
 class Metric(NamedTuple):
@@ -162,7 +162,7 @@ def _per_scan(cases: Iterable[paired.Case]) -> list[paired.Case]:
     # A data set's own folds may test a scan twice; each time is then a scan of its own, of the same subject.
     twice = {scan for scan, of in folds.items() if len(of) > 1}
     names = [f"{case.scan}, fold {case.fold}" if case.scan in twice else case.scan for case in found]
-    means = [mean_of(values) for values in found.values()]
+    means = [known_mean(values) for values in found.values()]
     return [case._replace(value=value, scan=name) for case, value, name in zip(found, means, names, strict=True)]
 
 
@@ -181,12 +181,6 @@ def labelled_number(value: object) -> int:
 
 def _float(text: str | None) -> float:
     return float(text) if text else math.nan
-
-
-def mean_of(values: Iterable[float]) -> float:
-    """Without NaN; NaN where nothing is left."""
-    there = [value for value in values if not math.isnan(value)]
-    return sum(there) / len(there) if there else math.nan
 
 
 def title_of(row: str | PlannedRow) -> str:

@@ -304,7 +304,7 @@ def _form(tensor: Tensor | None) -> str:
 
 
 def messages() -> Console:
-    """Where verbs that train or predict speak: stderr, the first process only, lines unbroken where nobody looks on."""
+    """The console of verbs that train or predict: stderr, of the first process only; lines are not broken in a log."""
     return terminal.console(stderr=True, unbroken=not sys.stderr.isatty(), quiet=processes.rank() != 0)
 
 

@@ -24,7 +24,7 @@ from lemis.work_files.evaluation import IN_MM, CaseScore
 
 
 class Scored(NamedTuple):
-    """Of one scan."""
+    """The scores of one scan, and what they were computed with."""
 
     rows: tuple[CaseScore, ...]  # one for each structure
     farthest_mm: float  # the diagonal of the image, beyond which no distance lies
@@ -32,7 +32,7 @@ class Scored(NamedTuple):
 
 
 class How(NamedTuple):
-    """What holds for all scans."""
+    """How all scans are scored."""
 
     structures: Mapping[str, int]
     ignored: Sequence[int]  # values that count as background

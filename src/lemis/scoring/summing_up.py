@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lemis.measure import scores, statistics
+from lemis.measure.statistics import known_mean
 from lemis.scoring.cases import Case
 from lemis.scoring.one_scan import Scored
 from lemis.work_files.evaluation import (
@@ -129,7 +130,7 @@ def _of_structure(scored: Sequence[Scored], structure: str, settings: statistics
 def _overall(scored: Sequence[Scored], settings: statistics.Settings) -> Scores:
     """Each scan's mean over its structures first (absent ones left out), then the mean over scans."""
     there = [scan for scan in scored if scan.rows]
-    values = {name: [_mean(getattr(row, name) for row in scan.rows) for scan in there] for name in METRICS}
+    values = {name: [known_mean(getattr(row, name) for row in scan.rows) for scan in there] for name in METRICS}
     farthest = max((scan.farthest_mm for scan in there), default=math.inf)
     rows = [row for scan in scored for row in scan.rows]
     return _statistics(values, [scan.rows[0].subject for scan in there], rows, farthest, settings)
@@ -169,11 +170,6 @@ def _estimate(found: statistics.Estimate) -> Estimate:
         for value in (found.mean, found.low, found.high, found.median, found.std)
     )
     return Estimate(mean=mean, low=low, high=high, median=median, std=std, scans=found.scans, subjects=found.subjects)
-
-
-def _mean(values: Iterable[float]) -> float:
-    there = [value for value in values if not math.isnan(value)]
-    return sum(there) / len(there) if there else math.nan
 
 
 # ---------------------------------------------------------------- the papers' number

@@ -24,7 +24,7 @@ from lemis.asked import refuse_errors
 from lemis.comparison import cells, executors, plan_files, results, single_cells, slurm
 from lemis.comparison.cells import Cell, Grid
 from lemis.comparison.executors import Task
-from lemis.comparison.pace import Pace, duration, print_dry_run
+from lemis.comparison.pace import Pace, print_dry_run
 from lemis.comparison.plans import (
     Plan,
     Way,
@@ -48,6 +48,7 @@ from lemis.reporting import comparison as output_page
 from lemis.runs import memory
 from lemis.runs.run import environment, messages
 from lemis.settings import write_yaml
+from lemis.terminal import duration
 from lemis.training import pairing
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate

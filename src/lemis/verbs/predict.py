@@ -41,6 +41,7 @@ from lemis.runs import told
 from lemis.runs.device import chosen_device
 from lemis.runs.run import messages
 from lemis.settings import parse_overrides, plain, resolve
+from lemis.terminal import duration
 from lemis.work_files import predictions
 from lemis.work_files.predictions import Prediction, Predictions
 from lemis.work_files.run import WEIGHTS, FinetunedModel
@@ -412,8 +413,8 @@ def _print_cost(scans: Sequence[Scan], costs: Sequence[Cost], ensemble: _Ensembl
     of = "" if tiling is None else f" of {' x '.join(map(str, tiling.patch_px))}"
     seconds, parts = sum(one.seconds for one in costs), sum(one.parts for one in costs)
     console.print(
-        f"{count(len(scans), 'scan')}, {count(parts, part)}{of}: about {_duration(seconds)} on {device.type}, "
-        f"{_duration(seconds / parts)} a {part}; reading and preparing come on top"
+        f"{count(len(scans), 'scan')}, {count(parts, part)}{of}: about {duration(seconds)} on {device.type}, "
+        f"{duration(seconds / parts)} a {part}; reading and preparing come on top"
     )
     where = "GPU" if device.type == "cuda" else "process"
     places = range(len(costs))
@@ -423,16 +424,9 @@ def _print_cost(scans: Sequence[Scan], costs: Sequence[Cost], ensemble: _Ensembl
     for title, at in named.items():
         one, shape = costs[at], " x ".join(map(str, scans[at].shape))
         console.print(
-            f"{title}: {scans[at].id} ({shape}): {count(one.parts, part)}, {_duration(one.seconds)}, "
+            f"{title}: {scans[at].id} ({shape}): {count(one.parts, part)}, {duration(one.seconds)}, "
             f"peak memory of the {where} about {one.peak_gb:.1f} GB"
         )
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 # ---------------------------------------------------------------------------------------------------------- the record

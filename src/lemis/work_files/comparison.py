@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from lemis.records import Count, Name, Record, find, of_yaml, read, write
 
 PLAN, FACTS, RESULT, STATUS = "plan.yaml", "facts.json", "result.json", "status.json"
+MEAN = "mean"  # as a structure: the mean over all of them
 _AGAIN = "run the same `lemis compare` again"
 
 

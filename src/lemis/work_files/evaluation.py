@@ -141,7 +141,7 @@ class Summary(Record):
     subjects_tested: tuple[str, ...]
     subjects_labelled_in_training: tuple[str, ...] | None
     subjects_in_pretraining: tuple[str, ...] | None
-    of: Compared | None = None  # None: written before it was recorded
+    of: Compared | None = None  # None: of before it was written down
     strange: dict[str, tuple[Strange, ...]] = Field(default_factory=dict)  # scans unlike what was trained on
     settings: EvaluationSettings
     protocols: Protocols
