@@ -238,6 +238,12 @@ def test_an_unknown_name_is_refused_with_the_nearest():
     assert error.value.next == "'simclr'?"
 
 
+def test_a_module_that_is_not_found_here_may_be_in_another_folder():
+    with pytest.raises(UsageError, match=r"'nowhere_lab\.idea' is not in methods") as error:
+        plugins.load("methods", "nowhere_lab.idea")
+    assert error.value.next == "look at the name, or go to the folder that holds nowhere_lab/"
+
+
 @pytest.mark.parametrize(
     "name", ["", "zzz", ".", "..", ".idea", "no.such.module", "os..path", "os.path.", "../x", "a b.c"]
 )

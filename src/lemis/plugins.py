@@ -185,6 +185,8 @@ def _next(folder: str, name: str, known: Sequence[str]) -> str:
         if len(parts) > 1 and all(part.isidentifier() for part in parts):
             return f"{option} {'.'.join(parts)}"
         return f"mkdir -p my_lab && mv {shlex.quote(file)} my_lab/, then {option} my_lab.{parts[-1]}"
+    if "." in name and all(part.isidentifier() for part in name.split(".")):
+        return f"look at the name, or go to the folder that holds {name.partition('.')[0]}/"
     return f"{nearest(name, known)!r}?" if nearest(name, known) else "`lemis list` shows them all"
 
 

@@ -109,7 +109,7 @@ def test_a_good_method_passes_and_its_name_is_all_that_is_typed(tmp_path):
     assert "my_lab.idea: a pre-training method" in done.stdout
     assert "passed  two processes equal one (2D)" in done.stdout
     assert "passed  it trains a network and hands its weights on (unet2d, 2D)" in done.stdout
-    assert "next: lemis pretrain work/ --method my_lab.idea" in done.stdout
+    assert "next: lemis fit scans/ -o work/ --method my_lab.idea" in done.stdout
     assert "FAILED" not in done.stdout
     assert "note" not in done.stdout.replace("0 notes", "")
     assert done.stderr == ""
@@ -278,6 +278,144 @@ def segment(images, settings, seeds):
     assert "other labels" in tried["the same seeds give the same labels whatever else is drawn"].found
     assert "alone" in tried["an image has the labels that it has alone"].found
     assert tried["a seed is any integer"].state == "kept"
+
+
+LOSS = '''
+"""Borders count twice: the loss of pixels where the label changes. An idea of our own, 2026, https://example.org"""
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+
+from lemis import contracts, processes
+from lemis.contracts import Outcome
+
+DIMS = (2,)
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    weight: float = 1.0  # of the loss
+
+@final
+class Auxiliary(contracts.Auxiliary):
+    def __init__(self, backbone, settings, *, num_classes):
+        super().__init__()
+        self.weight = settings.weight
+
+    def forward(self, maps, label, logits, rng):
+        y = label[:, None].float()
+        border = (F.max_pool2d(y, 3, 1, 1) != -F.max_pool2d(-y, 3, 1, 1))[:, 0]
+        each = F.cross_entropy(logits.float(), label, reduction="none")
+        added, count = processes.total(torch.stack([(each * border).sum(), border.sum().to(each.dtype)]))
+        return Outcome({"border": self.weight * added / count.detach().clamp(min=1)})
+'''.lstrip()
+
+
+def of_loss(name):
+    subject = auxiliaries.Subject(name, 2)
+    tried = [attempt(each, subject) for each in (*auxiliaries.STEP, auxiliaries.every_setting_has_an_effect)]
+    return {one.promise: one for one in tried}
+
+
+def test_a_loss_without_weights_that_draws_nothing_is_noted_and_not_refused(lab):
+    tried = of_loss(lab(LOSS))
+    assert [one for one in tried.values() if one.state == "broken"] == []
+    assert tried["losses and gradients are finite"].state == "kept"
+    drawn = tried["the same numbers give the same loss"]
+    assert (drawn.state, drawn.found) == ("noted", "draws nothing at random: the next step has the same losses")
+
+
+LUCK = {
+    "of PyTorch, with a seed of its own": (
+        "each = F", "luck = torch.rand(3, generator=torch.Generator().manual_seed(0)).sum()\n        each = luck * F",
+        "drawn (rand)",
+    ),
+    "of NumPy, with a seed of its own": (
+        "each = F", "luck = numpy.random.default_rng(0).random()\n        each = luck * F",
+        "drawn (default_rng, random)",
+    ),
+    "of the rng, without effect": ("each = F", "luck = rng.uniform(3)\n        each = F", "drawn (rand)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "found"), LUCK.values(), ids=LUCK)
+def test_a_loss_whose_random_numbers_are_the_same_at_every_step_is_told(lab, old, new, found):
+    tried = of_loss(lab(changed(LOSS, old, new).replace("import torch\n", "import numpy\nimport torch\n", 1)))
+    broken = tried["the same numbers give the same loss"]
+    assert broken.state == "broken"
+    assert broken.found.startswith("the next step has the same losses, and random numbers are drawn")
+    assert found in broken.found
+
+
+def test_a_loss_with_weights_still_needs_a_gradient_to_them(lab):
+    line = "self.weight = settings.weight"
+    idle = f"{line}\n        self.idle = torch.nn.Linear(2, 2)"
+    for never_asked in ("", ".requires_grad_(False)"):
+        name = lab(changed(LOSS, line, idle + never_asked))
+        broken = of_loss(name)["losses and gradients are finite"]
+        assert broken.state == "broken"
+        assert "no gradient reaches" in broken.found
+    by_zero = changed(LOSS, line, idle).replace("each = F", "each = 0 * self.idle.weight.sum() + F")
+    by_zero = by_zero.replace("Linear(2, 2)", "Linear(2, 2, bias=False)")
+    broken = of_loss(lab(by_zero))["losses and gradients are finite"]
+    assert (broken.state, broken.found) == ("broken", "no gradient reaches the weights of the loss")
+
+
+THRESHOLD = '''
+"""A threshold: lighter than the mean, or not. As old as images, 1979, https://example.org"""
+from dataclasses import dataclass
+import numpy as np
+import torch
+from lemis.contracts import Segmented
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    offset: float = 0.0  # above the mean
+def segment(images, settings, seeds):
+    n = len(images)
+    grey = images.mean(1)
+    labels = (grey > grey.mean((1, 2), keepdim=True) + settings.offset).long()
+    return Segmented(labels, (1,) * n, (0,) * n)
+'''.lstrip()
+
+
+def test_a_threshold_draws_nothing_and_one_that_ignores_its_seeds_is_told(lab):
+    def of(text):
+        subject = single.Subject(lab(text))
+        tried = [attempt(each, subject) for each in (*single.STEP, single.every_setting_has_an_effect)]
+        return {one.promise: one for one in tried}
+
+    tried = of(THRESHOLD)
+    noted = tried.pop("another seed is another start")
+    assert (noted.state, noted.found) == ("noted", "draws nothing at random: the same labels for other seeds")
+    assert {one.state for one in tried.values()} == {"kept"}, tried
+
+    luck = {
+        "torch.rand(1, generator=torch.Generator().manual_seed(7), dtype=images.dtype)": "(rand)",
+        "np.random.default_rng(7).random()": "(default_rng, random)",
+    }
+    for drawn, found in luck.items():
+        broken = of(changed(THRESHOLD, "n = len(images)", f"n, luck = len(images), {drawn}"))
+        told = broken["another seed is another start"]
+        assert told.state == "broken"
+        assert told.found == f"the same labels for other seeds, and random numbers are drawn {found}"
+
+
+def test_views_that_draw_nothing_are_noted(lab, material):
+    old = "views.random_view(spatial.CROP_ONLY, batch, self.settings.size_px, rng)"
+    new = "resampling.quarter_turns(whole(batch), 1)"
+    text = changed(METHOD, old, new).replace("import spatial, views", "import resampling, spatial, views")
+    text = text.replace("class Views:", "class Views:  # of whole slices")
+    text += """
+
+def whole(batch):
+    rows, shape = len(batch.image), tuple(batch.image.shape[2:])
+    geometry = contracts.Geometry(torch.eye(2, 3).expand(rows, 2, 3), shape)
+    return contracts.View(batch.image, geometry)
+"""
+    subject = methods.Subject(lab(text), 2, material)
+    tried = attempt(methods.views_are_views_and_the_same_numbers_give_the_same_ones, subject)
+    assert (tried.state, tried.found) == ("noted", "draws nothing at random: the next step has the same views")
 
 
 def test_names_that_are_no_module_outside_the_package(tmp_path, monkeypatch):

@@ -27,9 +27,9 @@ KINDS = {
     "single": ("segment", "a method for one image without labels"),
 }
 USE = {
-    "methods": "lemis pretrain work/ --method {}",
-    "backbones": "lemis pretrain work/ --backbone {}",
-    "auxiliary": "lemis finetune work/ --auxiliary {}",
+    "methods": "lemis fit scans/ -o work/ --method {}",
+    "backbones": "lemis fit scans/ -o work/ --backbone {}",
+    "auxiliary": "lemis fit scans/ -o work/ --auxiliary {}",
     "single": "lemis segment-one image.png -o mask.png --method {}",
 }
 WORDS = {"kept": "passed", "broken": "FAILED", "noted": "note"}
@@ -59,9 +59,10 @@ def check_method(name: str, *, json: bool = False) -> Checked:
     """Try every promise of a method, a network, an extra loss or a method for one image, on made-up scans.
 
     A line for each promise: passed, FAILED with what was found and what is asked, or a note where it is asked of files
-    of Lemis only. What the module is follows from what it defines beside ``Settings``: ``Method`` (pre-training, as the
-    files of src/lemis/methods), ``Backbone`` (a network), ``Auxiliary`` (an extra loss of fine-tuning), or ``segment``
-    (one image without labels). It takes about a minute. A setting that acts only where another is set is told in the
+    of Lemis only or cannot be tried, such as other random numbers where the module draws none. What the module is
+    follows from what it defines beside ``Settings``: ``Method`` (pre-training, as the files of src/lemis/methods),
+    ``Backbone`` (a network), ``Auxiliary`` (an extra loss of fine-tuning), or ``segment`` (one image without labels).
+    It takes about a minute. A setting that acts only where another is set is told in the
     module, ``CHECKED_WITH = {"momentum": {"encoder": "ema"}}``, and one that cannot act in one step too,
     ``NOT_CHECKED = {"transfer": "acts after the last step"}``.
 
