@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, Sampling, View
 from lemis.parts import heads
-from lemis.sampling import resampling, spatial, views
+from lemis.sampling import spatial, views, warping
 
 DIMS = (2,)  # of the networks that it trains
 TRAINS = ("encoder",)  # what it teaches of them, and hands on to fine-tuning
@@ -38,7 +38,7 @@ class Views:
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """The three views of each slice, by their number of quarter turns."""
         crop = views.random_view(spatial.CROP_ONLY, batch, self.settings.size_px, rng)
-        return {str(turns): resampling.quarter_turns(crop, turns) for turns in range(3)}
+        return {str(turns): warping.quarter_turns(crop, turns) for turns in range(3)}
 
 
 @final

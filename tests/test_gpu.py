@@ -14,7 +14,7 @@ from lemis.contracts import Batch, View
 from lemis.formats.volume import read
 from lemis.preparation.store import open_store
 from lemis.runs.run import load_model
-from lemis.sampling import intensity, resampling, views
+from lemis.sampling import intensity, views, warping
 from lemis.sampling.draw import Rows
 from lemis.sampling.patches import Patches
 from lemis.sampling.samples import Slices, draw_batches
@@ -84,7 +84,7 @@ def test_views_are_equal(prepared_work: Path, interpolation: Interpolation) -> N
     )
     same_place(one, other)
     for turns in range(4):
-        same_place(resampling.quarter_turns(one, turns), resampling.quarter_turns(other, turns))
+        same_place(warping.quarter_turns(one, turns), warping.quarter_turns(other, turns))
 
 
 def test_intensities_are_equal(prepared_work: Path) -> None:

@@ -16,7 +16,7 @@ from lemis.contracts import Batch
 from lemis.errors import UsageError
 from lemis.methods import simclr
 from lemis.methods.contrastive_crop import Method, Settings, Views, symmetric_beta
-from lemis.sampling import correspondence, geometries, resampling
+from lemis.sampling import correspondence, geometries, warping
 from lemis.sampling.draw import Rows
 
 RNG = (0, 0, "cpu")
@@ -55,14 +55,14 @@ def test_quantiles_of_beta(alpha: float) -> None:
 def test_a_view_of_a_box() -> None:
     image = torch.randn(2, 1, 8, 12)
     whole = geometries.of_box(torch.full((2, 2), -0.5), torch.tensor([[8.0, 12.0]] * 2), (8, 12))
-    torch.testing.assert_close(resampling.apply(whole, image).image, image, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(warping.apply(whole, image).image, image, rtol=1e-4, atol=1e-4)
     part = geometries.of_box(torch.tensor([[1.5, 2.5]] * 2), torch.tensor([[4.0, 6.0]] * 2), (4, 6))
-    torch.testing.assert_close(resampling.apply(part, image).image, image[:, :, 2:6, 3:9], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(warping.apply(part, image).image, image[:, :, 2:6, 3:9], rtol=1e-4, atol=1e-4)
     mirrored = geometries.of_box(
         torch.tensor([[1.5, 2.5]] * 2), torch.tensor([[4.0, 6.0]] * 2), (4, 6), torch.tensor([[1.0, -1.0]] * 2)
     )
     expected = image[:, :, 2:6, 3:9].flip(-1)
-    torch.testing.assert_close(resampling.apply(mirrored, image).image, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(warping.apply(mirrored, image).image, expected, rtol=1e-4, atol=1e-4)
     # The edges of any view of a box lie on the edges of the box.
     view = geometries.of_box(torch.tensor([[0.3, 1.7]]), torch.tensor([[5.2, 3.1]]), (16, 9))
     edges = correspondence.source_of(view, torch.tensor([[[-0.5, -0.5], [15.5, 8.5]]]))[0]

@@ -15,7 +15,7 @@ from lemis.contracts import Batch
 from lemis.errors import UsageError
 from lemis.methods.macl import Method, Settings, Views, positional_contrast
 from lemis.parts.contrast import contrast, near, same
-from lemis.sampling import resampling
+from lemis.sampling import warping
 from lemis.sampling.draw import Rows
 from lemis.sampling.spatial import Spatial
 
@@ -279,7 +279,7 @@ def test_fixed_views_are_one_crop_and_varied_ones_differ() -> None:
     moved = [seen[key].geometry.to_source for key in ("varied_1", "varied_2")]
     assert not torch.equal(*moved)
     for view in seen.values():
-        torch.testing.assert_close(view.image, resampling.apply(view.geometry, batch.image).image)
+        torch.testing.assert_close(view.image, warping.apply(view.geometry, batch.image).image)
 
 
 def test_released_views_change_intensities_on_the_same_pixels() -> None:

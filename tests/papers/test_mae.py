@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lemis.errors import UsageError
 from lemis.methods.mae import Method, Settings, Views, hide
-from lemis.sampling import resampling
+from lemis.sampling import warping
 from lemis.sampling.draw import Rows
 from lemis.sampling.spatial import CROP_ONLY, Spatial, shape_of
 
@@ -60,7 +60,7 @@ def test_the_target_is_the_view_itself(make_batch: Any) -> None:
     batch = make_batch({0: [1, 4], 1: [2]}, of={0: 9, 1: 7}, side=40)
     drawn = Views(SMALL)(batch, Rows(*RNG))
     target, masked = drawn["target"], drawn["masked"]
-    torch.testing.assert_close(resampling.apply(target.geometry, batch.image).image, target.image)
+    torch.testing.assert_close(warping.apply(target.geometry, batch.image).image, target.image)
     hidden = ~masked.inside
     assert hidden.float().mean() == pytest.approx(0.75)
     assert masked.image[hidden].eq(0).all()

@@ -16,7 +16,7 @@ from torch import Tensor
 from lemis.errors import UsageError
 from lemis.methods import models_genesis
 from lemis.methods.models_genesis import Method, Settings, Views, bend, bezier, boxes, paint, shuffle, strips
-from lemis.sampling import resampling
+from lemis.sampling import warping
 from lemis.sampling.draw import Rows
 from lemis.sampling.spatial import CROP_ONLY
 from lemis.settings import resolve
@@ -228,7 +228,7 @@ def test_without_corruptions_the_view_is_its_target(make_batch: Any) -> None:
     batch = make_batch({0: [1, 4], 1: [2]}, of={0: 9, 1: 7}, side=40)
     drawn = Views(Settings(size_px=32, **SOUND))(batch, Rows(*RNG))
     torch.testing.assert_close(drawn["spoilt"].image, drawn["target"].image, rtol=0, atol=1e-5)
-    torch.testing.assert_close(resampling.apply(drawn["target"].geometry, batch.image).image, drawn["target"].image)
+    torch.testing.assert_close(warping.apply(drawn["target"].geometry, batch.image).image, drawn["target"].image)
 
 
 def test_corruptions_come_in_their_order_and_as_often_as_set(make_batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from lemis.contracts import Batch
 from lemis.errors import UsageError
 from lemis.methods.pcl import Method, Settings, Views
 from lemis.parts.contrast import near
-from lemis.sampling import resampling
+from lemis.sampling import warping
 from lemis.sampling.draw import Rows
 from lemis.sampling.spatial import Spatial
 
@@ -184,7 +184,7 @@ def test_views_change_geometry_only() -> None:
     first, second = (pair[key].geometry.to_source for key in ("first", "second"))
     assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True)), "drawn independently"
     for view in pair.values():
-        torch.testing.assert_close(view.image, resampling.apply(view.geometry, batch.image).image)
+        torch.testing.assert_close(view.image, warping.apply(view.geometry, batch.image).image)
 
 
 def test_both_views_share_batch_statistics_or_do_not(make_unet: Any) -> None:

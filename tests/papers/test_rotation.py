@@ -12,7 +12,7 @@ from torch import nn
 from lemis.contracts import Batch
 from lemis.errors import UsageError
 from lemis.methods.rotation import Method, Settings, Views
-from lemis.sampling import resampling
+from lemis.sampling import warping
 from lemis.sampling.draw import Rows
 
 RNG = (0, 0, "cpu")
@@ -33,7 +33,7 @@ def test_the_views_are_quarter_turns_of_one_crop() -> None:
     for turns in range(4):
         assert torch.equal(turned[str(turns)].image, torch.rot90(turned["0"].image, turns, (-2, -1)))
         geometry = turned[str(turns)].geometry
-        seen = resampling.apply(geometry, batch.image).image
+        seen = warping.apply(geometry, batch.image).image
         torch.testing.assert_close(seen, turned[str(turns)].image, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(geometry.to_source[..., :2].det().abs(), torch.ones(3)), "no scale"
 
@@ -105,7 +105,7 @@ def test_in_3d_patches_turn_in_the_plane_of_the_slices(make_unet3d: Any, make_vo
         for number in range(8):
             whole = turned["0"].image[:, :, number]
             assert torch.equal(view.image[:, :, number], torch.rot90(whole, turns, (-2, -1)))
-        torch.testing.assert_close(resampling.apply(view.geometry, batch.image).image, view.image, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(warping.apply(view.geometry, batch.image).image, view.image, rtol=1e-3, atol=1e-3)
     method, logits = Method(make_unet3d(), Settings(size_px=size_px)), torch.randn(12, 4)
     method.classify = says(logits)
     loss = method(batch, Rows(*RNG)).losses["rotation"].item()

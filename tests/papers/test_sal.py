@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lemis.contracts import Batch
 from lemis.methods import pcl
 from lemis.methods.sal import Method, Settings, Views
-from lemis.sampling import resampling
+from lemis.sampling import warping
 from lemis.sampling.draw import Rows
 from lemis.sampling.spatial import Spatial
 
@@ -171,7 +171,7 @@ def test_slices_of_one_scan_share_the_geometry_of_a_view(make_batch: Any) -> Non
                 alike = bool(batch.scan[i] == batch.scan[j])
                 assert torch.equal(to_source[i], to_source[j]) == alike
                 assert torch.equal(elastic.noise[i], elastic.noise[j]) == alike
-        torch.testing.assert_close(view.image, resampling.apply(view.geometry, batch.image).image)
+        torch.testing.assert_close(view.image, warping.apply(view.geometry, batch.image).image)
     first, second = (pair[key].geometry.to_source for key in ("first", "second"))
     assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True)), "the two views differ"
 

@@ -11,7 +11,7 @@ import torch
 from lemis.errors import UsageError
 from lemis.methods import swin_unetr_ssl
 from lemis.methods.swin_unetr_ssl import Method, Settings, Views
-from lemis.sampling import geometries, resampling, views
+from lemis.sampling import geometries, views, warping
 from lemis.sampling.draw import Rows
 from lemis.sampling.spatial import CROP_ONLY
 from lemis.training.collapse import SMALLEST_SPREAD, spread
@@ -57,13 +57,13 @@ def test_the_geometry_says_how_often_a_view_was_turned(make_batch: Any) -> None:
     batch = make_batch({0: list(range(12))}, of={0: 12})
     crop = views.random_view(CROP_ONLY, batch, 32, Rows(*RNG))
     for k in range(4):
-        assert swin_unetr_ssl.turns_of(resampling.quarter_turns(crop, k).geometry).tolist() == [k] * 12
+        assert swin_unetr_ssl.turns_of(warping.quarter_turns(crop, k).geometry).tolist() == [k] * 12
     seen = swin_unetr_ssl.turned(crop, Rows(3, 0, "cpu"))
     turns = swin_unetr_ssl.turns_of(seen.geometry)
     assert sorted(set(turns.tolist())) == [0, 1, 2, 3]
     for row, k in enumerate(turns.tolist()):
         assert torch.equal(seen.image[row], crop.image[row].rot90(k, (-2, -1)))
-    again = resampling.apply(seen.geometry, batch.image)
+    again = warping.apply(seen.geometry, batch.image)
     torch.testing.assert_close(again.image, seen.image, atol=1e-4, rtol=0)
 
 
@@ -137,6 +137,6 @@ def test_the_defaults_are_the_papers() -> None:
 
 def test_turns_are_read_from_volumes_too() -> None:
     image = torch.randn(3, 1, 4, 8, 8)
-    crop = resampling.apply(geometries.identity(3, (4, 8, 8)), image)
+    crop = warping.apply(geometries.identity(3, (4, 8, 8)), image)
     for k in range(4):
-        assert swin_unetr_ssl.turns_of(resampling.quarter_turns(crop, k).geometry).tolist() == [k] * 3
+        assert swin_unetr_ssl.turns_of(warping.quarter_turns(crop, k).geometry).tolist() == [k] * 3

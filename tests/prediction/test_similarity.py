@@ -23,7 +23,7 @@ from lemis.prediction.similarity import Query, parse, similarity
 from lemis.preparation.facts import inside_field
 from lemis.preparation.store import open_store
 from lemis.runs.run import Run, load_model
-from lemis.sampling import correspondence, geometries, resampling
+from lemis.sampling import correspondence, geometries, warping
 from lemis.settings import plain
 from work_files_made import ENVIRONMENT, model, model_of
 
@@ -113,7 +113,7 @@ def test_a_network_that_knows_places_finds_the_query_again(row: int, col: int):
     image = 7 * torch.exp(-((rows - row).square() + (cols - col).square()) / 40)[None, None]
     inside = torch.ones(1, 1, 50, 62, dtype=torch.bool)
     here = View(image, geometries.identity(1, (50, 62)), inside=inside)
-    there = resampling.apply(engine._other_view((50, 62), CPU), image, inside=inside)
+    there = warping.apply(engine._other_view((50, 62), CPU), image, inside=inside)
     facts = model_of(model("pretrain", backbone="places", method="knows"))
     maps = engine._maps("run", facts, Places(), here, there, Query("a", 1, row, col))
     assert maps.away_px < 6  # a place is 4 x 4 pixels

@@ -9,8 +9,8 @@ from lemis.sampling import correspondence
 from lemis.sampling.correspondence import carry_back, source_of, view_of
 from lemis.sampling.draw import Rows
 from lemis.sampling.geometries import identity
-from lemis.sampling.resampling import apply
 from lemis.sampling.spatial import Spatial
+from lemis.sampling.warping import apply
 
 
 @pytest.mark.parametrize(("source", "out"), SHAPES)

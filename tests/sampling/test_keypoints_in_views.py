@@ -14,8 +14,8 @@ from lemis.sampling import views
 from lemis.sampling.correspondence import source_of, view_of
 from lemis.sampling.draw import Rows
 from lemis.sampling.geometries import identity
-from lemis.sampling.resampling import Follow, apply, quarter_turns
 from lemis.sampling.spatial import Spatial
+from lemis.sampling.warping import Follow, apply, quarter_turns
 from lemis.settings import resolve
 
 

@@ -12,8 +12,8 @@ from lemis.errors import UsageError
 from lemis.sampling import views
 from lemis.sampling.correspondence import source_of, view_of
 from lemis.sampling.draw import Rows
-from lemis.sampling.resampling import apply
 from lemis.sampling.spatial import CROP_ONLY, Size, Spatial, reach_px, shape_of
+from lemis.sampling.warping import apply
 from lemis.settings import resolve
 
 

@@ -403,8 +403,8 @@ def test_a_threshold_draws_nothing_and_one_that_ignores_its_seeds_is_told(lab):
 
 def test_views_that_draw_nothing_are_noted(lab, material):
     old = "views.random_view(spatial.CROP_ONLY, batch, self.settings.size_px, rng)"
-    new = "resampling.quarter_turns(whole(batch), 1)"
-    text = changed(METHOD, old, new).replace("import spatial, views", "import resampling, spatial, views")
+    new = "warping.quarter_turns(whole(batch), 1)"
+    text = changed(METHOD, old, new).replace("import spatial, views", "import spatial, views, warping")
     text = text.replace("class Views:", "class Views:  # of whole slices")
     text += """
 

@@ -35,7 +35,7 @@ from lemis.layers.basic import precise
 from lemis.parts import heads, memory
 from lemis.parts.contrast import contrasted, same
 from lemis.parts.pretext import Pretext, together
-from lemis.sampling import geometries, resampling
+from lemis.sampling import geometries, warping
 from lemis.settings import PositiveRange, Probability
 
 DIMS = (2,)
@@ -78,7 +78,7 @@ class Views(contracts.Views[Settings]):
         if box is None:
             box = _whole(len(batch.image), batch.image.device)
         crops = [self.crop(box, batch.image.shape[2:], rng) for _ in range(2)]
-        shown = [resampling.apply(crop, batch.image, batch.label, batch.inside) for crop in crops]
+        shown = [warping.apply(crop, batch.image, batch.label, batch.inside) for crop in crops]
         return dict(zip(("first", "second"), shown, strict=True))
 
     def crop(self, box: Tensor, shape: tuple[int, ...], rng: Draw) -> Geometry:

@@ -46,7 +46,7 @@ from lemis.parts import heads
 from lemis.parts.contrast import base_factor, near
 from lemis.parts.momentum import follow, follower
 from lemis.parts.pretext import Pretext
-from lemis.sampling import resampling, views
+from lemis.sampling import views, warping
 from lemis.sampling.intensity import Intensity, augment
 from lemis.sampling.spatial import CROP_ONLY, Spatial
 
@@ -98,7 +98,7 @@ class Views(contracts.Views[Settings]):
             image = batch.image if how.photometric == "identity" else _jitter(batch.image, rng)
             seen[f"fixed_{number}"] = crop
             if how.photometric == "released":
-                seen[f"fixed_{number}"] = resampling.apply(crop.geometry, image, batch.label, batch.inside)
+                seen[f"fixed_{number}"] = warping.apply(crop.geometry, image, batch.label, batch.inside)
             seen[f"varied_{number}"] = views.random_view(how.spatial, batch._replace(image=image), how.size_px, rng)
         return seen
 

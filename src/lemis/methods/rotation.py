@@ -23,7 +23,7 @@ from lemis import contracts
 from lemis.contracts import Batch, Draw, Outcome, View
 from lemis.parts import heads
 from lemis.parts.pretext import Pretext, together
-from lemis.sampling import resampling, views
+from lemis.sampling import views, warping
 from lemis.sampling.spatial import CROP_ONLY, Size, patch_of
 
 DIMS = (2, 3)
@@ -45,7 +45,7 @@ class Views(contracts.Views[Settings]):
     def __call__(self, batch: Batch, rng: Draw) -> dict[str, View]:
         """``0`` to ``3``: quarter turns of the same crop, each (B, C, *out)."""
         crop = views.random_view(CROP_ONLY, batch, self.settings.size_px, rng)
-        return {str(turns): resampling.quarter_turns(crop, turns) for turns in range(4)}
+        return {str(turns): warping.quarter_turns(crop, turns) for turns in range(4)}
 
 
 @final

@@ -43,7 +43,7 @@ from lemis.layers.basic import pool, precise
 from lemis.parts import corrupt
 from lemis.parts.contrast import contrast, same
 from lemis.parts.pretext import Pretext
-from lemis.sampling import resampling, views
+from lemis.sampling import views, warping
 from lemis.sampling.spatial import CROP_ONLY, Size, patch_of, shape_of
 
 DIMS = (2, 3)
@@ -148,7 +148,7 @@ def turned(view: View, rng: Draw) -> View:
     """Each row of a square view by its own number of quarter turns, all four alike likely."""
     rows = torch.arange(len(view.image), device=view.image.device)
     turn = (rng.uniform(len(rows)) * 4).long()
-    every = [resampling.quarter_turns(view, k) for k in range(4)]
+    every = [warping.quarter_turns(view, k) for k in range(4)]
     image = torch.stack([one.image for one in every])[turn, rows]
     to_source = torch.stack([one.geometry.to_source for one in every])[turn, rows]
     return View(image, Geometry(to_source, view.geometry.shape))

@@ -27,7 +27,7 @@ from lemis.preparation.facts import inside_field
 from lemis.preparation.store import Store, open_store
 from lemis.runs.device import chosen_device
 from lemis.runs.run import fill, load_model
-from lemis.sampling import correspondence, geometries, resampling
+from lemis.sampling import correspondence, geometries, warping
 from lemis.settings import plain
 from lemis.work_files.run import Model, PretrainedModel, read_environment, read_model, refuse_modules
 
@@ -117,7 +117,7 @@ def similarity(
     x = torch.from_numpy(image)[None].to(target)  # (1, C, H, W)
     seen = torch.from_numpy(inside)[None, None].to(target)
     here = View(x, geometries.identity(1, x.shape[2:], device=target), inside=seen)
-    there = resampling.apply(_other_view(x.shape[2:], target), x, inside=seen)
+    there = warping.apply(_other_view(x.shape[2:], target), x, inside=seen)
     loaded = [(name, *load_model(work / "runs" / name)) for name in names]
     for name, _, model in loaded:
         refuse_modules(work / "runs" / name, model, trust, next=f"lemis report {work} --similarity {of(query)} --trust")

@@ -1,6 +1,6 @@
 """Views of a batch: a geometry is drawn for all its images at once, and applied in one resampling on the device.
 
-``spatial.py`` draws geometries, ``resampling.py`` applies them, ``correspondence.py`` says which places of two views
+``spatial.py`` draws geometries, ``warping.py`` applies them, ``correspondence.py`` says which places of two views
 are the same.
 """
 
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from lemis.contracts import Batch, Draw, View
-from lemis.sampling import resampling
-from lemis.sampling.resampling import Follow
+from lemis.sampling import warping
 from lemis.sampling.spatial import Size, Spatial, draw, shape_of
+from lemis.sampling.warping import Follow
 
 
 def random_view(settings: Spatial, batch: Batch, size_px: Size, rng: Draw, *, follow: Follow = "exact") -> View:
@@ -27,7 +27,7 @@ def random_view(settings: Spatial, batch: Batch, size_px: Size, rng: Draw, *, fo
             regions around the places that views are taken at.
         size_px: Of the view.
         rng: Random numbers.
-        follow: How keypoints come along, see ``resampling.apply``.
+        follow: How keypoints come along, see ``warping.apply``.
     """
     source_shape = tuple(batch.image.shape[2:])
     out_shape = shape_of(size_px, len(source_shape))
@@ -37,7 +37,7 @@ def random_view(settings: Spatial, batch: Batch, size_px: Size, rng: Draw, *, fo
     else:
         box = None if batch.inside is None else _box_of(batch.inside)
     geometry = draw(settings, len(batch.image), source_shape, out_shape, rng, box)
-    return resampling.apply(
+    return warping.apply(
         geometry,
         batch.image,
         batch.label,

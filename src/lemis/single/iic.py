@@ -32,7 +32,7 @@ from lemis.one_image.pixel_cnn import Trunk
 from lemis.one_image.solo import Networks, Optimiser, Step
 from lemis.parts import mutual_information
 from lemis.parts.mutual_information import Over
-from lemis.sampling import correspondence, resampling
+from lemis.sampling import correspondence, warping
 from lemis.sampling.spatial import Spatial, draw
 from lemis.settings import Probability
 
@@ -103,7 +103,7 @@ class Clustering(Networks):
         )  # fmt: skip
         geometry = draw(spatial, len(images), shape, shape, rng)
         factors = rng.uniform(len(images), 3, low=1 - how.jitter, high=1 + how.jitter)
-        return resampling.apply(geometry, jitter(images, factors)).image, geometry
+        return warping.apply(geometry, jitter(images, factors)).image, geometry
 
 
 def jitter(images: Tensor, factors: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from lemis.contracts import Geometry, Segmented
 from lemis.layers.deform import deform_conv
 from lemis.one_image import solo
 from lemis.parts import edges
-from lemis.sampling import resampling
+from lemis.sampling import warping
 from lemis.settings import PositiveRange
 
 
@@ -149,13 +149,13 @@ class Networks(solo.Networks):
             return cross_entropy(told, torch.rot90(scores, 1, (2, 3)).argmax(1))
         geometry = draw_affine(how, self.rngs, images)
         inside = torch.ones_like(images[:, :1], dtype=torch.bool)
-        target = resampling.apply(geometry, scores, inside=inside)
+        target = warping.apply(geometry, scores, inside=inside)
         if how.affine == "feature":
-            told = resampling.apply(geometry, self.auxiliary(x)).image
+            told = warping.apply(geometry, self.auxiliary(x)).image
         else:
             # Outside is the image's mean, not black: normalisation sees all pixels, those that do not count too.
             mean = images.mean((2, 3), keepdim=True)
-            told = self.auxiliary(self.encode(resampling.apply(geometry, images - mean).image + mean))
+            told = self.auxiliary(self.encode(warping.apply(geometry, images - mean).image + mean))
         return cross_entropy(told, target.image.argmax(1), target.inside)
 
 

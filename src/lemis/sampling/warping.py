@@ -1,4 +1,4 @@
-"""Where a view is read from its source: one resampling on the device, of images, labels, masks and keypoints.
+"""Warping: a view is read from its source in one resampling on the device: images, labels, masks and keypoints.
 
 ``apply`` reads a whole batch through its geometry; ``quarter_turns`` turns what was read, without resampling again.
 """

@@ -12,8 +12,8 @@ from lemis.contracts import Elastic, Geometry
 from lemis.errors import UsageError
 from lemis.sampling.correspondence import carry_back, source_of, view_of
 from lemis.sampling.geometries import identity
-from lemis.sampling.resampling import apply, quarter_turns
 from lemis.sampling.spatial import Spatial
+from lemis.sampling.warping import apply, quarter_turns
 
 
 @pytest.mark.parametrize(("source", "out"), SHAPES)
