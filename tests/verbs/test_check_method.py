@@ -312,6 +312,20 @@ class Auxiliary(contracts.Auxiliary):
 '''.lstrip()
 
 
+def test_what_compares_two_runs_waits_until_the_same_seed_gives_the_same(lab):
+    name = lab(changed(LOSS, "each = F", "each = torch.rand(()) * F"))
+    checked = check_method(name)
+    assert [one.promise for one in checked.failed] == ["the same numbers give the same loss (2D)"]
+    waiting = [
+        one.promise for one in checked.tried if one.found.startswith("not tried before this is kept: the same numbers")
+    ]
+    assert waiting == [
+        "the order of the batch does not matter (2D)",
+        "every setting has an effect (2D)",
+        "two processes train as one (2D)",
+    ]
+
+
 def of_loss(name):
     subject = auxiliaries.Subject(name, 2)
     tried = [attempt(each, subject) for each in (*auxiliaries.STEP, auxiliaries.every_setting_has_an_effect)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -55,7 +55,7 @@ def attempt(promise: Callable[..., None], *given: Any, of: str = "", needed: boo
         of: What it is tried on, where it is tried several times (``in 3D``).
         needed: Whether it is asked of this module; one that is not, and is not kept, is noted.
     """
-    sentence = promise.__name__.replace("_", " ") + (f" ({of})" if of else "")
+    sentence = _sentence(promise, of)
     asked = " ".join((promise.__doc__ or "").split())
     try:
         promise(*given)
@@ -72,6 +72,37 @@ def attempt(promise: Callable[..., None], *given: Any, of: str = "", needed: boo
     else:
         return Tried(sentence, "kept")
     return Tried(sentence, "broken" if needed else "noted", found, asked)
+
+
+def in_turn(
+    promises: Iterable[Callable[..., None]],
+    subject: Any,
+    *,
+    of: str,
+    same: Callable[..., None],
+    compared: Iterable[Callable[..., None]],
+) -> Iterator[Tried]:
+    """Try promises in order. Where a run differs from itself, what compares two runs would blame something else.
+
+    Args:
+        promises: Functions that raise where they are not kept.
+        subject: What they take.
+        of: As of ``attempt``.
+        same: The one of them that asks for the same result with the same random numbers.
+        compared: Those that are tried only where it is kept.
+    """
+    broken, held_back = False, set(compared)
+    for promise in promises:
+        if broken and promise in held_back:
+            yield Tried(_sentence(promise, of), "noted", f"not tried before this is kept: {_sentence(same, of)}")
+            continue
+        one = attempt(promise, subject, of=of)
+        broken |= promise is same and one.state == "broken"
+        yield one
+
+
+def _sentence(promise: Callable[..., None], of: str) -> str:
+    return promise.__name__.replace("_", " ") + (f" ({of})" if of else "")
 
 
 def _said(error: Exception) -> str:

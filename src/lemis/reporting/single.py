@@ -81,7 +81,7 @@ def show(record: Facts, image: Path, mask: Path) -> None:
         again = f", {count(facts['restarts'], 'restart')}" if facts["restarts"] else ""
         title = (
             f"{image.name}{where}: {made_from['method']}, seed {made_from['seed']}{best}, "
-            f"{facts['iterations']} iterations{again}, {facts['seconds']:.1f} s"
+            f"{count(facts['iterations'], 'iteration')}{again}, {facts['seconds']:.1f} s"
         )
         terminal.print_table(console, _cluster_table(facts, title))
         console.print(_said(facts, record["chosen_by"]))
@@ -180,7 +180,7 @@ def line(name: str, outcome: Outcome, rows: Sequence[Facts]) -> str:
         return f"{name}: made before"
     what = ", ".join(f"{row['chosen'] or 'none'} of {row['clusters']}" for row in rows[:3]) + ("..." * (len(rows) > 3))
     iterations, seconds = (sum(row[key] for row in rows) for key in ("iterations", "seconds"))
-    return f"{name}: cluster {what}, {iterations} iterations, {seconds:.1f} s"
+    return f"{name}: cluster {what}, {count(iterations, 'iteration')}, {seconds:.1f} s"
 
 
 def show_folder(record: Facts) -> None:

@@ -163,19 +163,23 @@ def _tried(kind: str, name: str, folder: Path) -> Iterator[Tried]:
 def _of_method(name: str, folder: Path, where: Mapping[str, Any], excused: Mapping[str, str]) -> Iterator[Tried]:
     from lemis.promises import many_processes, methods, pairs
     from lemis.promises.material import Material
-    from lemis.promises.trying import attempt
+    from lemis.promises.trying import attempt, in_turn
 
     folder.mkdir()
     material = Material(folder / "prepared")
     material.prepare()
     dims: tuple[int, ...] = plugins.describe("methods", name)["dims"]
+    once = (methods.every_setting_has_an_effect, many_processes.two_processes_equal_one)
     for d in dims:
         subject = methods.Subject(name, d, material, where, excused)
-        for promise in methods.STEP:
-            yield attempt(promise, subject, of=f"{d}D")
-    subject = methods.Subject(name, dims[0], material, where, excused)
-    yield attempt(methods.every_setting_has_an_effect, subject, of=f"{dims[0]}D")
-    yield attempt(many_processes.two_processes_equal_one, subject, of=f"{dims[0]}D")
+        promises = (*methods.STEP, *(once if d == dims[0] else ()))
+        compared = (
+            methods.what_it_learned_survives_a_checkpoint,
+            methods.the_order_of_the_batch_does_not_matter,
+            *once,
+        )
+        same = methods.it_trains_with_finite_losses_and_the_same_seed_gives_the_same
+        yield from in_turn(promises, subject, of=f"{d}D", same=same, compared=compared)
     for method, backbone, d in pairs.of_method(name):
         pair = pairs.Pair(method, backbone, d, material.batch if d == 2 else material.of_each_scan)
         yield attempt(pairs.it_trains_a_network_and_hands_its_weights_on, pair, of=f"{backbone}, {d}D")
@@ -200,17 +204,17 @@ def _of_backbone(name: str, folder: Path, *_: Mapping[str, Any]) -> Iterator[Tri
 
 def _of_auxiliary(name: str, folder: Path, where: Mapping[str, Any], excused: Mapping[str, str]) -> Iterator[Tried]:
     from lemis.promises import auxiliaries, many_processes
-    from lemis.promises.trying import attempt
+    from lemis.promises.trying import in_turn
 
     folder.mkdir()
     dims: tuple[int, ...] = plugins.describe("auxiliary", name)["dims"]
+    once = (auxiliaries.every_setting_has_an_effect, many_processes.two_processes_train_as_one)
     for d in dims:
         subject = auxiliaries.Subject(name, d, folder, where, excused)
-        for promise in auxiliaries.STEP:
-            yield attempt(promise, subject, of=f"{d}D")
-    subject = auxiliaries.Subject(name, dims[0], folder, where, excused)
-    yield attempt(auxiliaries.every_setting_has_an_effect, subject, of=f"{dims[0]}D")
-    yield attempt(many_processes.two_processes_train_as_one, subject, of=f"{dims[0]}D")
+        promises = (*auxiliaries.STEP, *(once if d == dims[0] else ()))
+        compared = (auxiliaries.the_order_of_the_batch_does_not_matter, *once)
+        same = auxiliaries.the_same_numbers_give_the_same_loss
+        yield from in_turn(promises, subject, of=f"{d}D", same=same, compared=compared)
 
 
 def _of_single(name: str, folder: Path, where: Mapping[str, Any], excused: Mapping[str, str]) -> Iterator[Tried]:
