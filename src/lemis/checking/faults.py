@@ -1,7 +1,7 @@
 """What a fault is: one thing that is wrong with a folder of scans, with what was seen and how to repair it.
 
 An error is what would make training or scores wrong: geometry that does not match, values that cannot be
-used, labels that nobody declared. A warning is what may be meant so, and should be known.
+used, labels that nobody declared. A warning is what may be intended, and should be known.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class FileReport(NamedTuple):
         self.found.append(Fault("error", self.scan, self.file, kind, seen, repair))
 
     def warning(self, kind: str, seen: str, repair: str) -> None:
-        """Add what may be meant so."""
+        """Add what may be intended."""
         self.found.append(Fault("warning", self.scan, self.file, kind, seen, repair))
 
 

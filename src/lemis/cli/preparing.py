@@ -26,7 +26,7 @@ def prepare(
         dims: Of the network; a preset may prepare volumes otherwise.
         preset: Settings by name (``lemis list``) or by file; by default none.
         settings_file: Settings that win over the preset; by default none.
-        jobs: Processes that work in parallel; by default as many as the processor has, and no more than pay off.
+        jobs: Processes that work in parallel; by default as many as the processor has, and no more than save time.
     """
     from lemis.verbs.prepare import prepare as verb  # here, where all else was refused
 

@@ -50,7 +50,7 @@ def read(plan: str | Path) -> Tree:
 
 
 def short_name(plan: str | Path) -> str:
-    """What a comparison by this plan is called where nobody named it."""
+    """The name of a comparison by this plan, unless the user gives one."""
     last = re.split(r"[/\\:]", str(plan))[-1]
     return last.removesuffix(".yaml").removesuffix(".yml")
 

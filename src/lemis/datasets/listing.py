@@ -26,7 +26,7 @@ class LeftOut(NamedTuple):
 
 
 class Doubt(NamedTuple):
-    """Something about a folder that may be meant so, and should be known."""
+    """Something about a folder that may be intended, and should be known."""
 
     file: str
     kind: str

@@ -31,7 +31,7 @@ def run(
     *,
     seconds: float,
 ) -> list[Result]:
-    """Do ``work`` on all items, in as many processes as pay off for about so many seconds; results in their order."""
+    """Do ``work`` on all items, in as many processes as save time for about so many seconds; results in their order."""
     jobs = max(1, min(_processes(seconds) if jobs is None else jobs, len(items)))
     results: dict[int, Result] = {}
     with _progress(console, len(items), done) as advance:

@@ -133,7 +133,7 @@ def _row_mean(outcome: Outcome, row: str, labelled: int) -> float:
 
 
 def forecasts(outcome: Outcome, comparisons: Sequence[paired.Comparison]) -> list[Ahead]:
-    """For the best row and the baseline, where there are at least three M."""
+    """What more labels would bring, for the best row and the baseline, where there are at least three M."""
     best = best_row(outcome)
     rows = [row for row in (best, outcome.baseline) if row is not None]
     values = {row: found for row in rows if len(found := by_subject(outcome, row)) >= 3}

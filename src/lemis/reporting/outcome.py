@@ -106,7 +106,7 @@ class Outcome:
 
     @property
     def headline(self) -> Metric:
-        """By the plan's protocol."""
+        """The metric that stands first, by the plan's protocol."""
         if self.single:
             protocol = "released" if self.plan.protocol == "released" else "honest"
             return Metric("dice", f"Dice, protocol “{protocol}”", f"Dice per image; {clusters.PROTOCOLS[protocol]}")
@@ -184,7 +184,7 @@ def _float(text: str | None) -> float:
 
 
 def title_of(row: str | PlannedRow) -> str:
-    """Of a row of the plan."""
+    """The title of a row of the plan."""
     return row if isinstance(row, str) else row.name
 
 
@@ -192,7 +192,7 @@ def title_of(row: str | PlannedRow) -> str:
 
 
 def over(outcome: Outcome) -> str:
-    """What means are over."""
+    """What means are taken over: ``5 folds and 3 seeds``."""
     seeds = count(outcome.seeds, "seed")
     return seeds if outcome.single else f"{count(outcome.folds, 'fold')} and {seeds}"
 

@@ -108,7 +108,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Similarity:
-    """What networks take for one and the same place, drawn."""
+    """The self-similarity figure, drawn, and what stands beside it."""
 
     where: str  # row 64, column 60 of slice 5 of 10, scan NAME
     view: str  # how the other view was made
@@ -136,7 +136,7 @@ class WorkFacts:
 
     @property
     def final_runs(self) -> list[RunFacts]:
-        """The finished runs whose predictions were scored; all fine-tuned ones where nobody wrote it down."""
+        """The finished runs whose predictions were scored; all fine-tuned ones where that was not recorded."""
         tuned = [run for run in self.runs if run.verb == "finetune" and run.done]
         named = set(self.summary.runs) if self.summary else set()
         return [run for run in tuned if run.name in named] or tuned

@@ -118,7 +118,7 @@ def _rows(scans: Mapping[str, Seen]) -> dict[str, dict[str, Any]]:
 
 
 def read(run: Path) -> TrainedOn | None:
-    """What ``write`` wrote; None where nobody wrote it down.
+    """What ``write`` wrote; None where there is no such file.
 
     Raises:
         UsageError: It is damaged.

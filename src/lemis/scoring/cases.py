@@ -25,8 +25,8 @@ class Case(NamedTuple):
     prediction: Path
     reference: Path
     runs: tuple[str, ...]
-    labelled: frozenset[str] | None  # subjects; None where nobody wrote it down
-    pretraining: frozenset[str] | None  # subjects whose images pre-training saw; None where nobody wrote it down
+    labelled: frozenset[str] | None  # subjects; None where it was not recorded
+    pretraining: frozenset[str] | None  # subjects whose images pre-training saw; None where it was not recorded
     people: frozenset[str]  # who the subject is in the data set of the runs: by content, else by name
 
     @property

@@ -65,7 +65,7 @@ class Report:
 
     @property
     def warnings(self) -> int:
-        """Faults that may be meant so."""
+        """Faults that may be intended."""
         return len(self.faults) - self.errors
 
 

@@ -46,7 +46,7 @@ def prepare(
         work: The work folder.
         settings: How; the defaults of ``Settings`` otherwise.
         keypoints: Also find keypoints, so. None: only those that an earlier call asked for, as it did.
-        jobs: Processes; by default as many as the processor has, and no more than pay off.
+        jobs: Processes; by default as many as the processor has, and no more than save time.
         index: The scans, instead of ``work/index.json``.
         trust: Keypoint detectors that an earlier call may have asked for, beside ``sift``.
 

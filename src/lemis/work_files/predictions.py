@@ -75,7 +75,7 @@ class Predictions(Record):
 
 
 def read(folder: Path) -> Predictions | None:
-    """What is known of the label maps of a folder; None where nobody wrote it down.
+    """What is known of the label maps of a folder; None where there is no record.
 
     Raises:
         UsageError: The record is damaged.

@@ -28,7 +28,7 @@ class Query(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """What one network takes for the query: cosines in -1 ... 1, NaN outside the scan."""
+    """How like the query each place is to one network: cosines in -1 ... 1, NaN outside the scan."""
 
     title: str
     note: str  # a second, smaller line; may be empty

@@ -23,7 +23,7 @@ _STYLE = {
 
 
 def colours(count: int) -> list[str]:
-    """Of structures, in their order."""
+    """Colours for so many structures, in their order."""
     return [STRUCTURE_COLOURS[k % len(STRUCTURE_COLOURS)] for k in range(count)]
 
 
