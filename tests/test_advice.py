@@ -20,7 +20,7 @@ from lemis.comparison import plans
 from lemis.errors import UsageError
 from lemis.prediction import tiles
 from lemis.preparation import keypoints
-from lemis.training import schedule, supervised
+from lemis.training import pool, schedule, supervised
 from lemis.training.run_settings import NAMES, SECTIONS
 
 ROOT = Path(lemis.__file__).parent
@@ -178,6 +178,7 @@ CLASSES = {
     "method": [plugins.load(kind, name).Settings for kind in ("methods", "single") for name in plugins.names(kind)],
     "backbone": [plugins.load("backbones", name).Settings for name in plugins.names("backbones")],
     "auxiliary": [plugins.load("auxiliary", name).Settings for name in plugins.names("auxiliary")],
+    "semi": [pool.Settings, *(plugins.load("semi", name).Settings for name in plugins.names("semi"))],
     "objective": [supervised.Settings],
     "prepare": [keypoints._Preparation],
     "upstream_prepare": [keypoints._Preparation],

@@ -171,6 +171,7 @@ def test_an_error_inside_a_module_of_the_user_is_told_as_theirs(lab, how, source
         ("methods", "from os.path import *", "Settings( and Method)?"),
         ("backbones", OWN, "Backbone"),
         ("auxiliary", "Settings = Auxiliary = int", "Settings"),
+        ("semi", "Settings = int", "Semi"),
         ("single", "Settings = 1\ndef segment(): pass", "Settings"),
     ],
 )

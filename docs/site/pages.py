@@ -27,12 +27,13 @@ BESIDE = {
 }
 # What a reader may call, inherit from, or set; and the folders whose files are all shown.
 MODULES = ("contracts", "settings", "errors")
-PLUGINS = ("methods", "backbones", "auxiliary", "single")
+PLUGINS = ("methods", "backbones", "auxiliary", "semi", "single")
 ROOMS = {
     "verbs": "Verbs: each command, from Python",
     "methods": "Methods of pre-training",
     "backbones": "Networks",
     "auxiliary": "Extra losses",
+    "semi": "Unlabelled scans in fine-tuning",
     "single": "Methods for one image",
     "promises": "Promises of plug-ins",
     "parts": "Parts of methods",

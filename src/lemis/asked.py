@@ -52,8 +52,8 @@ def fit(folder: Path, *, output: Path, **typed: Any) -> str:
         listed = recognise(folder).index
         splits(listed.scans, Path(listed.root), **typed)
     after = way.finetuning
-    said = f"fit {folder} into {output}: {_network(way.method, after.backbone, after.auxiliary)}, preset {asked.preset}"
-    return _with_notes(said, asked, way.method, after.backbone, after.auxiliary)
+    names = (way.method, after.backbone, after.auxiliary, after.semi)
+    return _with_notes(f"fit {folder} into {output}: {_network(*names)}, preset {asked.preset}", asked, *names)
 
 
 def pretrain(work: Path, **typed: Any) -> str:
@@ -73,7 +73,7 @@ def finetune(work: Path, *, pretrained: Path | None = None, trust: Trust = NO_TR
     settings = run_settings.of_finetuning(asked, pretrained, before, load=LIGHT)
     _device(typed)
     _prepared(work, **typed)
-    names = (before.method if before else SCRATCH, settings.backbone, settings.auxiliary)
+    names = (before.method if before else SCRATCH, settings.backbone, settings.auxiliary, settings.semi)
     return _with_notes(f"finetune in {work}: {_network(*names)}", asked, *names[1:])
 
 
@@ -109,7 +109,7 @@ def compare(
         if folder is not None:
             _there(folder)
     _device(typed)
-    names = [name for row in asked.rows for name in (row.method, row.backbone, row.auxiliary)]
+    names = [name for row in asked.rows for name in (row.method, row.backbone, row.auxiliary, row.semi)]
     notes = (
         [] if asked.kind == "single" else run_settings.without_a_section(asked.preset, plans.sections(asked), *names)
     )
@@ -184,9 +184,10 @@ def splits(
     return [(number, choose(scans, fold=number, labelled=labelled, root=root)) for number in numbers]
 
 
-def _network(method: str, backbone: str, auxiliary: str | None = None) -> str:
+def _network(method: str, backbone: str, auxiliary: str | None = None, semi: str | None = None) -> str:
     start = "no pre-training" if method == SCRATCH else f"pre-training {method}"
-    return f"{start}, network {backbone}" + (f", extra loss {auxiliary}" if auxiliary else "")
+    extra = f", extra loss {auxiliary}" if auxiliary else ""
+    return f"{start}, network {backbone}{extra}" + (f", unlabelled scans by {semi}" if semi else "")
 
 
 def _there(path: Path) -> None:

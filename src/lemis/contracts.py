@@ -29,6 +29,7 @@ class Batch(NamedTuple):
     keypoints: Tensor | None = None  # (B, K, d) float, pixels of ``image``; NaN rows are no keypoints
     descriptors: Tensor | None = None  # (B, K, D) float, of the keypoints; 0 where there is none
     neighbour: Batch | None = None  # one neighbouring slice of each slice, row by row
+    unlabelled: Batch | None = None  # of scans whose labels are not read, a row for each row
 
 
 class Elastic(NamedTuple):
@@ -188,7 +189,17 @@ class KeypointBackbone(Backbone, ABC):
         return logits
 
 
-class Method(nn.Module, ABC):
+class Trained(nn.Module, ABC):
+    """What the loop trains, and tells how far it is."""
+
+    def after_step(self, progress: float) -> None:
+        """Called after each optimiser step; ``progress`` in (0, 1]."""
+
+    def after_epoch(self, progress: float) -> None:
+        """Called after each epoch."""
+
+
+class Method(Trained):
     """A way to pre-train: one file, built from (backbone, settings). It never sees the optimiser, the device,
     mixed precision, the logger or the number of processes."""
 
@@ -199,11 +210,46 @@ class Method(nn.Module, ABC):
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """One step: draw views, embed, compare."""
 
-    def after_step(self, progress: float) -> None:
-        """Called after each optimiser step; ``progress`` in (0, 1]."""
 
-    def after_epoch(self, progress: float) -> None:
-        """Called after each epoch."""
+class Labelled(Protocol):
+    """What fine-tuning does with labels, for a way that also has scans without."""
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network in training."""
+
+    def another(self) -> Backbone:
+        """A second network, begun as the first one was: the same pre-trained weights, other random ones."""
+
+    def __call__(self, batch: Batch, rng: Draw) -> Outcome:
+        """Fine-tuning on the labelled rows alone."""
+
+    def view(self, batch: Batch, rng: Draw) -> View:
+        """As fine-tuning shows a batch to its network: geometry, intensities, keypoints."""
+
+    def weak(self, batch: Batch, rng: Draw) -> View:
+        """Its geometry alone."""
+
+    def logits(self, *views: View, network: Backbone | None = None) -> tuple[Tensor, ...]:
+        """(B, classes, *space) of each view, all of them in one pass; of ``backbone`` where no network is named."""
+
+    def losses(self, logits: Tensor, label: Tensor, counts: Tensor | None = None) -> dict[str, Tensor]:
+        """Its loss terms; pixels count as ``counts`` (B, *space) says, all alike by default."""
+
+
+class Semi(Trained):
+    """A way to fine-tune with unlabelled scans too: one file, built from (labelled, settings)."""
+
+    labelled: Labelled
+
+    @property
+    def predicts(self) -> Backbone:
+        """The network that is scored, kept and used; the one in training unless a file says otherwise."""
+        return self.labelled.backbone
+
+    @abstractmethod
+    def forward(self, batch: Batch, rng: Draw) -> Outcome:
+        """One step on a labelled batch with its ``unlabelled`` rows. Draw what is for the labelled rows first."""
 
 
 class Auxiliary(nn.Module, ABC):

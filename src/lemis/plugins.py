@@ -26,11 +26,18 @@ from lemis.errors import UsageError, shown
 
 _ROOT = Path(__file__).parent
 _SEARCHED: list[Path] = []  # for modules of the user's
-_OPTION = {"methods": "--method", "backbones": "--backbone", "auxiliary": "--auxiliary", "single": "--method"}
+_OPTION = {
+    "methods": "--method",
+    "backbones": "--backbone",
+    "auxiliary": "--auxiliary",
+    "semi": "--semi",
+    "single": "--method",
+}
 _NEEDED = {
     "methods": ("Settings", "Method"),
     "backbones": ("Settings", "Backbone"),
     "auxiliary": ("Settings", "Auxiliary"),
+    "semi": ("Settings", "Semi"),
     "single": ("Settings", "segment"),
 }
 

@@ -51,9 +51,10 @@ def test_the_default_plan_compares_the_presets_method_with_none() -> None:
 
 def test_rows_are_named_by_what_is_not_usual(tmp_path: Path) -> None:
     rows = ["scratch", "kaf", {"method": "scratch", "backbone": "kaf_unet"}, {"title": "Mine", "method": "pcl"}]
-    rows += [{"method": "scratch", "auxiliary": "supervised_contrast"}]
+    rows += [{"method": "scratch", "auxiliary": "supervised_contrast"}, {"method": "pcl", "semi": "bcp"}]
     titles = [row.title for row in plan_of(tmp_path, rows=rows).rows]
-    assert titles == ["scratch", "kaf", "scratch (kaf_unet)", "Mine", "scratch + supervised_contrast"]
+    usual = ["scratch", "kaf", "scratch (kaf_unet)", "Mine", "scratch + supervised_contrast", "pcl + bcp"]
+    assert titles == usual
 
 
 def test_the_presets_extra_loss_is_not_one_of_every_row(tmp_path: Path) -> None:
@@ -288,6 +289,47 @@ def test_the_source_of_a_dotted_name_is_part_of_the_key(tmp_path: Path, monkeypa
     (package / "idea.py").write_text("from lemis.methods.pcl import Method, Settings\n# better\n", encoding="utf-8")
     new = [cell.kind for key, cell in grid_of(plan).cells.items() if key not in before]
     assert new == ["pretrain"] + 4 * ["finetune"]
+
+
+def test_who_is_in_the_pool_decides_and_their_labels_do_not(tmp_path: Path) -> None:
+    rows = [{"method": "scratch"}, {"method": "scratch", "semi": "bcp"}]
+    plan = plan_of(tmp_path, rows=rows, labelled=[1])
+    before = grid_of(plan).cells
+    assert {"semi" in cell.call for cell in before.values()} == {True, False}
+    pools = {cell.key: set(cell.made_of) & {"pool"} for cell in before.values()}
+    assert all(bool(pools[cell.key]) == ("semi" in cell.call) for cell in before.values())
+    assert {cell.run.rsplit("-", 3)[0] for cell in before.values()} == {"scratch", "scratch-bcp"}
+    after = grid_of(plan, material(s7="other")).cells
+    new = [cell for key, cell in after.items() if key not in before]
+    assert [cell.call.get("semi") for cell in new] == ["bcp"] * 2, "an unlabelled scan"
+    for name, scan in {scan.subject: scan.id for scan in SCANS if scan.label}.items():
+        cell_of = {cell.key for cell in before.values() if name in cell.labelled or scan in cell.test}
+        after = grid_of(plan, material(**{f"{scan}_label": "other"})).cells
+        assert {key for key in before if key not in after} == cell_of
+    wider = plan_of(tmp_path, rows=[{**rows[1], "settings": {"semi": {"transductive": True}}}], labelled=[1])
+    assert {use.semi_transductive for use in grid_of(wider).uses} == {True}
+    assert {use.semi_transductive for use in grid_of(plan).uses} == {False}
+    assert not any(key in before for key in grid_of(wider).cells)
+
+
+def test_a_row_without_an_unlabelled_scan_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, rows=[{"method": "scratch", "semi": "bcp"}], labelled=["all"])
+    scans = [scan for scan in SCANS if scan.label]
+    here = material()
+    facts = here._replace(subject_of={scan.id: scan.subject for scan in scans})
+    with pytest.raises(UsageError, match=r"--semi bcp without an unlabelled scan, in row 'scratch \+ bcp'"):
+        cells.expand(plan, ways(plan), places(plan, scans, None), facts, None)
+
+
+def test_the_presets_way_to_use_unlabelled_scans_is_not_one_of_every_row(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("semi: bcp\nsemis: {bcp: {alpha: 0.1}}\n", encoding="utf-8")
+    rows = [{"method": "scratch", "title": "U-Net"}, {"method": "scratch", "semi": "bcp"}]
+    plain, semi = ways(plan_of(tmp_path, preset=str(preset), rows=rows))
+    assert (plain.finetuning.semi, semi.finetuning.semi) == (None, "bcp")
+    assert semi.finetuning.semi_settings.alpha == 0.1
+    overrides = cells._as_overrides(semi.finetuning.stored())
+    assert run_settings.finetuning("unet2d", {}, overrides, semi="bcp") == semi.finetuning
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Promises of the settings of every plugin: of methods, auxiliaries, networks, and methods for one image."""
+"""Promises of the settings of every plugin: of methods, extra losses, semi-supervision, networks, single images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from lemis import plugins
 from lemis.promises import own_settings
 
-FOLDERS = ("methods", "auxiliary", "single", "backbones")
+FOLDERS = ("methods", "auxiliary", "semi", "single", "backbones")
 PLUGINS = [(folder, name) for folder in FOLDERS for name in plugins.names(folder)]
 
 

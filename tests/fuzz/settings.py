@@ -35,8 +35,8 @@ _FIT_KEYS = (
     *("prepare.keypoints.detector", "prepare.keypoints.most", "prepare.keypoints", "epochs", "pretrain", "method"),
     *("pretrain..epochs", ".", "a" * 3000, "a." * 3000 + "a", "method.__class__", "[/red]", "pretrain.\x1b[31m"),
 )
-_SECTIONS = ("method", "backbone", "auxiliary", "prepare", "pretrain", "finetune", "methods", "backbones", "schedules",
-             "auxiliaries", "volumes", "pretrian")  # fmt: skip
+_SECTIONS = ("method", "backbone", "auxiliary", "semi", "prepare", "pretrain", "finetune", "methods", "backbones",
+             "schedules", "auxiliaries", "semis", "volumes", "pretrian")  # fmt: skip
 _PLAN_KEYS = ("title", "kind", "data", "preset", "protocol", "rows", "baseline", "labelled", "folds", "seeds", "split",
               "selection", "inductive", "budget", "upstream", "size_px", "published", "settings", "row")  # fmt: skip
 _FILES = (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lemis.layers.basic import BatchNorm
-from lemis.parts.momentum import follow, follower, towards_one
+from lemis.parts.momentum import follow, follower, towards_one, warmed
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -66,6 +66,38 @@ def test_buffers_stay_its_own() -> None:
     before = [b.clone() for b in slow.buffers()]
     follow(slow, leader, 0.0)
     assert all(torch.equal(b, old) for b, old in zip(slow.buffers(), before, strict=True))
+
+
+def test_buffers_follow_where_asked_to_and_those_that_count_are_copied() -> None:
+    leader, slow = network(0), follower(network(0))
+    leader(torch.randn(4, 1, 5, 5) + 3)
+    before, ahead = dict(slow.named_buffers()), dict(leader.named_buffers())
+    expected = {
+        key: 0.75 * old + 0.25 * ahead[key] if old.is_floating_point() else ahead[key] for key, old in before.items()
+    }
+    follow(slow, leader, 0.75, buffers=True)
+    for key, now in slow.named_buffers():
+        torch.testing.assert_close(now, expected[key])
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(0, 0), (1, 0.5), (2, 2 / 3), (9, 0.9), (98, 0.989899), (99, 0.99), (100, 0.99)]
+)
+def test_a_follower_warms_up(steps: int, expected: float) -> None:
+    assert warmed(0.99, steps) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_warm_follower_is_the_mean_and_a_cold_one_is_not() -> None:
+    leader, warm, cold = (nn.Linear(1, 1, bias=False).double() for _ in range(3))
+    nn.init.zeros_(cold.weight)
+    for steps, value in enumerate((1.0, 2.0, 3.0, 4.0, 5.0)):
+        nn.init.constant_(leader.weight, value)
+        follow(warm, leader, warmed(0.99, steps))
+    assert warm.weight.item() == pytest.approx(3)
+    nn.init.ones_(leader.weight)
+    for _ in range(100):
+        follow(cold, leader, 0.99)
+    assert cold.weight.item() == pytest.approx(0.633968, abs=1e-6)
 
 
 def test_networks_that_differ_are_refused() -> None:

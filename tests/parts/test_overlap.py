@@ -95,3 +95,49 @@ def test_half_precision_is_raised(loss) -> None:
         inside = loss(logits.bfloat16(), label)
     assert inside.dtype == torch.float32
     assert float(inside) == pytest.approx(float(loss(logits.bfloat16().float(), label)), rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (3, 2, 4)])
+@pytest.mark.parametrize("power", [1, 2])
+def test_dice_over_some_pixels_equals_a_loop_over_them(shape: tuple[int, ...], power: int) -> None:
+    logits, label = (x.double() if x.is_floating_point() else x for x in example(shape))
+    counts = (torch.rand(label.shape, generator=torch.Generator().manual_seed(3)) < 0.6).double()
+    chosen = counts.bool()
+    picked = logits.movedim(1, -1)[chosen].T[None], label[chosen][None]  # (1, K, n), (1, n)
+    how = {"squared": power == 2, "background": power == 2}
+    found = soft_dice_loss(logits, label, counts=counts, **how)
+    assert float(found) == pytest.approx(slow_dice(*picked, 1e-5, power, first=0 if power == 2 else 1), abs=1e-12)
+
+
+def test_cross_entropy_over_some_pixels_is_their_mean_and_weights_weigh() -> None:
+    logits, label = example((5, 4))
+    per = torch.nn.functional.cross_entropy(logits.double(), label, reduction="none")
+    counts = torch.rand(label.shape, generator=torch.Generator().manual_seed(3)).double()
+    for weights in ((counts < 0.6).double(), counts):
+        expected = (per * weights).sum() / weights.sum()
+        torch.testing.assert_close(cross_entropy(logits.double(), label, weights), expected)
+    torch.testing.assert_close(cross_entropy(logits, label, torch.ones(2, 5, 4)), cross_entropy(logits, label))
+
+
+@pytest.mark.parametrize("loss", [soft_dice_loss, cross_entropy])
+@pytest.mark.parametrize("rows", [0, 2])
+def test_where_no_pixel_counts_the_loss_is_0_and_has_a_gradient(loss, rows: int) -> None:
+    logits, label = example((5, 4))
+    logits = logits[:rows].requires_grad_()
+    found = loss(logits, label[:rows], counts=torch.zeros(rows, 5, 4))
+    found.backward()
+    assert float(found.detach()) == pytest.approx(0, abs=1e-7)
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_uninformed_dice_at_known_shares() -> None:
+    for share, expected in ((0.25, 0.6), (0.1, 0.692308), (0.05, 0.777778)):
+        label = (torch.arange(400) < 400 * share).long()[None]
+        uniform = torch.zeros(1, 4, 400, dtype=torch.float64)
+        p, g = 0.25, share
+        assert 1 - 2 * p * g / (p * p + g) == pytest.approx(expected, abs=1e-6)
+        dice = soft_dice_loss(uniform, label, smooth=0.0, squared=True, background=True)
+        rest = 2 * p * (1 - g) / (p * p + 1 - g)
+        assert float(dice) == pytest.approx(1 - (rest + 1 - expected) / 4, abs=1e-6)  # two classes are nowhere
+    assert float(cross_entropy(torch.zeros(1, 4, 5), torch.zeros(1, 5).long())) == pytest.approx(1.386294, abs=1e-6)

@@ -30,11 +30,23 @@ CASES = {
     "pcl, volumes": ("pcl:unet3d",),
     "mae, volumes": ("mae:unet3d",),
 }
+# Fine-tuning; the pool is looked at from the first step on, and intensities are changed in float32, in which a
+# convolution of more rows rounds otherwise.
+TUNED = {
+    "labels alone": (None,),
+    "bcp": ("bcp", "semi.stage_1=0.4"),
+    "mean_teacher": ("mean_teacher", "semi.delay=0", "semi.weight=5"),
+    "fixmatch": ("fixmatch", "semi.threshold=0.3", "semi.intensity.p_blur=0"),
+    "cps": ("cps", "semi.weight=1", "semi.ramp=0"),
+    "entropy": ("entropy", "semi.weight=1", "semi.ramp=0"),
+    "bcp, volumes": ("bcp:unet3d", "semi.stage_1=0.4", "objective.batch_size=4"),
+}
 STEPS = 5
 WORKER = """
 import json, sys
 from pathlib import Path
 from lemis.training import launch
+from lemis.verbs.finetune import finetune
 from lemis.verbs.pretrain import pretrain
 
 # In double precision rounding cannot tip a ReLU or a maximum over its edge, so nothing hides a wrong gradient.
@@ -44,6 +56,12 @@ for name, (method, *overrides) in cases.items():
     method, _, backbone = method.partition(":")
     given = {"name": name, "preset": "tiny", "overrides": [*few, *overrides], "device": "cpu"}
     pretrain(work, method=method, backbone=backbone or None, **given)
+for name, (semi, *overrides) in json.loads(sys.argv[4]).items():
+    semi, _, backbone = (semi or "").partition(":")
+    # Adam makes steps of what rounding leaves of a gradient that is 0, as that of a bias before a normalisation.
+    overrides = [*few, "evaluations=0", "optimiser=sgd", *overrides]
+    given = {"name": name, "preset": "tiny", "overrides": overrides, "device": "cpu"}
+    finetune(work, semi=semi or None, backbone=backbone or None, fold=0, labelled=1, **given)
 """
 FEW = (f"steps={STEPS}", "checkpoint_minutes=0.00001")
 
@@ -62,7 +80,7 @@ def trained(prepared_work: Path, tmp_path_factory: pytest.TempPathFactory) -> Tr
     said = ""
     for name, launcher in (("one", ()), ("two", ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"))):
         work = Path(shutil.copytree(prepared_work, folder / name))
-        arguments = (str(work), json.dumps(CASES), json.dumps(FEW))
+        arguments = (str(work), json.dumps(CASES), json.dumps(FEW), json.dumps(TUNED))
         command = [sys.executable, *launcher, str(folder / "worker.py"), *arguments]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=180, env=environment, check=False)
@@ -76,7 +94,7 @@ def lines(run: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *TUNED])
 def test_two_processes_equal_one(case: str, trained: Trained) -> None:
     runs = [work / "runs" / case for work in (trained.one, trained.two)]
     for alone, shared in zip(*map(lines, runs), strict=True):
@@ -92,7 +110,8 @@ def test_two_processes_equal_one(case: str, trained: Trained) -> None:
 @pytest.mark.slow
 def test_one_of_two_processes_writes_and_speaks(trained: Trained) -> None:
     assert trained.said.count("pre-training") == len(CASES)
-    for case in CASES:
+    assert trained.said.count("fine-tuning") == len(TUNED)
+    for case in (*CASES, *TUNED):
         one, two = (work / "runs" / case for work in (trained.one, trained.two))
         assert [line["step"] for line in lines(two)] == list(range(1, STEPS + 1))
         assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
@@ -103,9 +122,23 @@ def test_one_of_two_processes_writes_and_speaks(trained: Trained) -> None:
 def test_a_batch_that_two_processes_cannot_share_is_refused(prepared_work: Path, tmp_path: Path) -> None:
     work = Path(shutil.copytree(prepared_work, tmp_path / "work"))
     (tmp_path / "worker.py").write_text(WORKER)
-    arguments = (str(work), json.dumps({"odd": ("pcl", "method.batch_size=7")}), json.dumps(FEW))
+    arguments = (str(work), json.dumps({"odd": ("pcl", "method.batch_size=7")}), json.dumps(FEW), "{}")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     command = [sys.executable, *launcher, str(tmp_path / "worker.py"), *arguments]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=180, check=False)
     assert done.returncode != 0
     assert "a batch of 7 on 2 processes" in done.stderr
+
+
+@pytest.mark.slow
+def test_rows_that_come_in_pairs_are_not_split_between_processes(prepared_work: Path, tmp_path: Path) -> None:
+    work = Path(shutil.copytree(prepared_work, tmp_path / "work"))
+    (tmp_path / "worker.py").write_text(WORKER)
+    few = [*FEW, "objective.batch_size=2"]
+    arguments = (str(work), "{}", json.dumps(few), json.dumps({"odd": ("bcp",)}))
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    command = [sys.executable, *launcher, str(tmp_path / "worker.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=180, check=False)
+    assert done.returncode != 0
+    assert "1 rows of a batch on each of 2 processes, which this way takes in pairs" in done.stderr
+    assert "objective.batch_size=4" in done.stderr

@@ -201,6 +201,31 @@ def test_an_auxiliary_loss_has_settings_where_it_is_named() -> None:
         run_settings.finetuning("unet2d", tree, ["auxiliary.wieght=5"], auxiliary="voxel_siamese")
 
 
+def test_a_way_to_use_unlabelled_scans_has_settings_where_it_is_named() -> None:
+    tree = {"semis": {"bcp": {"alpha": 0.25, "transductive": True}}}
+    plainly = run_settings.finetuning("unet2d", tree, ())
+    assert plainly.semi is None
+    assert "semi" not in plainly.stored()
+    named = run_settings.finetuning("unet2d", tree, ["semi.stage_1=0"], semi="bcp")
+    assert (named.semi_settings.alpha, named.semi_settings.stage_1, named.pool.transductive) == (0.25, 0.0, True)
+    assert named.stored()["semi"] | {"name": "bcp", "transductive": True, "alpha": 0.25} == named.stored()["semi"]
+    assert run_settings.finetuning("unet2d", {**tree, "semi": "bcp"}, ()).semi_settings.alpha == 0.25
+    with pytest.raises(UsageError, match=r"semi\.alpha without a way to use unlabelled scans") as caught:
+        run_settings.finetuning("unet2d", tree, ["semi.alpha=1"])
+    assert caught.value.next == "--semi bcp"
+    with pytest.raises(UsageError, match=r"semi\.alfa"):
+        run_settings.finetuning("unet2d", tree, ["semi.alfa=1"], semi="bcp")
+    with pytest.raises(UsageError, match=r"section semis\.bpc of"):
+        run_settings.base(None, None, {"semis": {"bpc": {}}})
+    given = run_settings.by_section(["semi.alpha=1", "finetune.steps=3"])
+    assert given["finetune"] == {"steps": 3, "semi": {"alpha": 1}}
+
+
+def test_an_extra_loss_and_unlabelled_scans_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="--semi bcp with --auxiliary voxel_siamese"):
+        run_settings.finetuning("unet2d", {"auxiliary": "voxel_siamese"}, (), semi="bcp")
+
+
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_resolves_for_every_method_and_network_it_names(name: str) -> None:
     tree = run_settings.base(name, None)
@@ -267,7 +292,7 @@ def test_presets_of_papers_have_the_papers_values(name: str) -> None:
 # --- before PyTorch is imported
 
 
-@pytest.mark.parametrize("folder", ["methods", "backbones", "auxiliary", "single"])
+@pytest.mark.parametrize("folder", ["methods", "backbones", "auxiliary", "semi", "single"])
 def test_an_outline_has_the_settings_of_the_module(folder):
     for name in plugins.names(folder):
         real = plugins.load(folder, name)

@@ -206,7 +206,7 @@ def of_ours(folder, name, lab):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("folder", "name"), [("backbones", "unet2d"), ("auxiliary", "voxel_siamese"), ("single", "kmeans")]
+    ("folder", "name"), [("backbones", "unet2d"), ("auxiliary", "voxel_siamese"), ("semi", "bcp"), ("single", "kmeans")]
 )
 def test_every_kind_is_known_by_what_it_defines(lab, capsys, folder, name):
     text = of_ours(folder, name, lab)
@@ -436,7 +436,7 @@ def test_names_that_are_no_module_outside_the_package(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "nothing.py").write_text("from lemis.contracts import Backbone, Method\n")
-    with pytest.raises(UsageError, match="defines none of Method, Backbone, Auxiliary, segment"):
+    with pytest.raises(UsageError, match="defines none of Method, Backbone, Auxiliary, Semi, segment"):
         check_method("labels.nothing")
     with pytest.raises(UsageError, match="is no module") as error:
         check_method("labels/nothing.py")

@@ -19,7 +19,7 @@ def test_everything_is_listed_with_its_settings(capsys, monkeypatch):
     assert "unet2d" in {row["name"] for row in facts["backbones"]}
     assert {"supervised_contrast", "voxel_siamese"} <= {row["name"] for row in facts["auxiliaries"]}
     assert "small" in facts["presets"]
-    plugged = [*facts["methods"][1:], *facts["backbones"], *facts["auxiliaries"]]
+    plugged = [*facts["methods"][1:], *facts["backbones"], *facts["auxiliaries"], *facts["semi"]]
     assert all(row["title"] and row["dims"] for row in plugged)
     assert facts["single"]
     assert all(row["title"] for row in facts["single"])
@@ -35,7 +35,8 @@ def test_everything_is_listed_with_its_settings(capsys, monkeypatch):
     assert "Extra losses in fine-tuning (--auxiliary)" in printed
     assert "One image, no labels (segment-one --method)" in printed
     assert all(row["name"] in printed for row in plugged)
-    papers = [*facts["methods"][1:], *facts["auxiliaries"], *facts["single"]]
+    assert "Unlabelled scans in fine-tuning too (--semi)" in printed
+    papers = [*facts["methods"][1:], *facts["auxiliaries"], *facts["semi"], *facts["single"]]
     assert all(row["title"] in printed for row in papers)  # authors, place and year too
     assert sum(re.search(r"\d{4}, https?://", row["title"]) is not None for row in papers) > 25
 
@@ -67,6 +68,7 @@ def test_the_listed_settings_are_those_that_the_code_takes():
         "methods": facts["methods"][1:],
         "backbones": facts["backbones"],
         "auxiliary": facts["auxiliaries"],
+        "semi": facts["semi"],
         "single": facts["single"],
     }
     for folder, rows in folders.items():

@@ -144,6 +144,7 @@ def test_a_folder_of_prepared_scans_names_no_detector_to_import(work: Work) -> N
         ("pretrain", {"method": LURE, "backbone": "unet2d"}),
         ("pretrain", {"method": "pcl", "backbone": LURE}),
         ("finetune", {"backbone": "unet2d", "auxiliary": LURE}),
+        ("finetune", {"backbone": "unet2d", "semi": LURE}),
         ("finetune", {"backbone": "unet2d", "overrides": {"backbone": {"keypoints": {"detector": f"{LURE}.detect"}}}}),
         ("single", {"method": LURE, "overrides": []}),
     ],

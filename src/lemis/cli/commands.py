@@ -88,8 +88,8 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "list": Command(
         panel=START,
-        summary="Methods, networks, auxiliary losses, single-image methods and presets, with every setting and its "
-        "default.",
+        summary="Methods, networks, auxiliary losses, ways to use unlabelled scans, single-image methods and presets, "
+        "with every setting and its default.",
         epilog="Example: lemis list --json",
     ),
     "fit": Command(
@@ -134,8 +134,8 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "check-method": Command(
         panel=OWN,
-        summary="Does your own method, network, extra loss or method for one image keep what Lemis asks of it? Exit "
-        "code 1 when a promise is not kept.",
+        summary="Does your own method, network, extra loss, way to use unlabelled scans or method for one image keep "
+        "what Lemis asks of it? Exit code 1 when a promise is not kept.",
         epilog="Example: lemis check-method my_lab.idea",
         failed=attrgetter("failed"),
         metavars={"name": "MODULE"},

@@ -29,7 +29,7 @@ from lemis.records import one_name
 from lemis.runs import material as data
 from lemis.runs.folders import effective
 from lemis.runs.material import digest as digest
-from lemis.training import pairing, run_names
+from lemis.training import pairing, pool, run_names
 from lemis.training.run_settings import NAMES, Finetuning, Pretraining
 from lemis.training.run_settings import code as code
 from lemis.work_files import comparison as cell_files
@@ -76,6 +76,7 @@ class Use(NamedTuple):
     cell: str
     pretrained: str | None  # key
     transductive: bool
+    semi_transductive: bool = False  # in fine-tuning
 
 
 class Material(NamedTuple):
@@ -130,7 +131,7 @@ def expand(plan: Plan, ways: Sequence[Way], places: Sequence[Place], here: Mater
                 uses.append(
                     Use(
                         way.row.title, place.labelled, place.fold, seed, after.key,
-                        before.key if before else None, saw_test,
+                        before.key if before else None, saw_test, _sees_test(way),
                     )
                 )  # fmt: skip
     return Grid(cells, tuple(uses))
@@ -160,6 +161,25 @@ def _pretraining_cell(
     )  # fmt: skip
 
 
+def _sees_test(way: Way) -> bool:
+    return way.finetuning.semi is not None and way.finetuning.pool.transductive
+
+
+def _pool(way: Way, place: Place, here: Material) -> list[str]:
+    """Ids of the scans whose images fine-tuning sees without their labels.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if way.finetuning.semi is None:
+        return []
+    scans = [(subject, id in here.label) for id, subject in here.subject_of.items()]
+    chosen = pool.chosen(scans, place.split, way.finetuning.pool)
+    pool.refuse_empty(chosen, way.finetuning.semi, f", in row {way.row.title!r} with {place.labelled} labelled")
+    ids = list(here.subject_of)
+    return [ids[i] for i in chosen]
+
+
 def _finetuning_cell(plan: Plan, way: Way, place: Place, here: Material, before: Cell | None) -> Cell:
     settings: Finetuning = way.finetuning
     stored = settings.stored()
@@ -173,11 +193,13 @@ def _finetuning_cell(plan: Plan, way: Way, place: Place, here: Material, before:
         # In the order of their draw, which the run folder holds too: it takes no run with another.
         "labelled": list(place.split.labelled_subjects),
         "settings": effective(stored), "pretrained": before.key if before else None,
-        "code": code(backbone=settings.backbone, auxiliary=settings.auxiliary),
+        "code": code(backbone=settings.backbone, auxiliary=settings.auxiliary, semi=settings.semi),
     }  # fmt: skip
+    if unlabelled := _pool(way, place, here):
+        made_of["pool"] = digest([[id, here.subject_of[id], here.image[id]] for id in unlabelled])
     key = digest(made_of)[:16]
     method = way.pretraining.method if way.pretraining else pairing.SCRATCH
-    start = run_names.start(method, settings.backbone, settings.auxiliary)
+    start = run_names.start(method, settings.backbone, settings.auxiliary, settings.semi)
     return Cell(
         kind="finetune", key=key, title=f"{way.row.title}: M = {place.labelled}, fold {place.fold}, seed {place.seed}",
         run=f"{start}-m{place.labelled}-fold{place.fold}-{key[:8]}", work="",
@@ -187,6 +209,7 @@ def _finetuning_cell(plan: Plan, way: Way, place: Place, here: Material, before:
             "backbone": settings.backbone, "auxiliary": settings.auxiliary, "fold": place.fold,
             "labelled": place.wanted, "split": plan.split, "selection_seed": place.selection_seed,
             "seed": place.seed, "overrides": _as_overrides(stored),
+            **({"semi": settings.semi} if settings.semi else {}),
         },
     )  # fmt: skip
 
@@ -253,6 +276,7 @@ def foreign_modules(cell: Cell) -> list[str]:
     """Modules and functions from outside that a cell names."""
     kinds = {
         "method": "single" if cell.kind == "single" else "methods", "backbone": "backbones", "auxiliary": "auxiliary",
+        "semi": "semi",
     }  # fmt: skip
     named = [
         str(cell.call[key]) for key, kind in kinds.items() if cell.call.get(key) not in (None, *plugins.names(kind))

@@ -40,11 +40,12 @@ Number = Annotated[int, Field(ge=0)]
 class Row:
     """A line of the table."""
 
-    title: str  # by default the method, its network where that is not the usual one, and the extra loss
+    title: str  # by default the method, its network where that is not the usual one, and what is beside it
     method: str  # file name in ``methods/``, a dotted name, ``scratch``, or ``preset``: the one the preset names
     backbone: str | None = None  # by default the preset's, else the method's
     auxiliary: str | None = None  # an extra loss in fine-tuning; none by default, whatever the preset names
-    settings: dict[str, Any] = field(default_factory=dict)  # pretrain, method, backbone, finetune, auxiliary
+    semi: str | None = None  # a way to use unlabelled scans in fine-tuning; none by default, whatever the preset names
+    settings: dict[str, Any] = field(default_factory=dict)  # pretrain, method, backbone, finetune, auxiliary, semi
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +169,7 @@ def single_settings(row: Row, load: run_settings.Loader = plugins.load) -> Any:
         UsageError: Settings of something else, or that do not exist.
     """
     others = [key for key in row.settings if key != "method"]
-    if others or row.backbone or row.auxiliary:
+    if others or row.backbone or row.auxiliary or row.semi:
         raise UsageError(
             f"row {row.title!r} with {others[0] if others else 'a network or extra loss'}, in a plan of single images",
             allowed="settings of the method",
@@ -247,7 +248,7 @@ def _sections(preset: Any, settings: Any) -> dict[str, Any]:
 
 def _nameless(tree: Mapping[str, Any]) -> dict[str, Any]:
     # The preset's extra loss would be one of every row; its method is asked for by the row `preset`.
-    kept = {key: value for key, value in tree.items() if key != "auxiliary"}
+    kept = {key: value for key, value in tree.items() if key not in ("auxiliary", "semi")}
     return kept | ({"volumes": _nameless(kept["volumes"])} if "volumes" in kept else {})
 
 
@@ -258,7 +259,7 @@ def _row(given: Any, tree: Mapping[str, Any], *, single: bool) -> dict[str, Any]
             f"row {shown(given)}", allowed="the name of a method, or a mapping with `method`", next="- {method: pcl}"
         )
     row = dict(row)
-    for key in ("title", "backbone", "auxiliary"):
+    for key in ("title", "backbone", "auxiliary", "semi"):
         if row.get(key) is not None and not isinstance(row[key], str):
             raise UsageError(f"{key}: {shown(row[key])} of a row", allowed="text", next=f"{key}: NAME")
     if single:
@@ -268,14 +269,15 @@ def _row(given: Any, tree: Mapping[str, Any], *, single: bool) -> dict[str, Any]
     settings = row.get("settings", {})
     own = {key: value for key, value in settings.items() if key == "backbone"} if isinstance(settings, dict) else {}
     row["method"], row["backbone"] = run_settings.choose(asked, row.get("backbone"), tree, own)
-    return {"title": _title(row["method"], row["backbone"], row.get("auxiliary")), **row}
+    beside = [row[key] for key in ("auxiliary", "semi") if row.get(key)]
+    return {"title": _title(row["method"], row["backbone"], beside), **row}
 
 
-def _title(method: str, backbone: str, auxiliary: str | None) -> str:
+def _title(method: str, backbone: str, beside: Sequence[str]) -> str:
     if method != pairing.SCRATCH:
         plugins.outlined("methods", method)
     text = method if backbone == pairing.default_backbone(method) else f"{method} ({backbone})"
-    return f"{text} + {auxiliary}" if auxiliary else text
+    return " + ".join([text, *beside])
 
 
 def _way(row: Row, tree: Mapping[str, Any], load: run_settings.Loader) -> Way:
@@ -283,11 +285,11 @@ def _way(row: Row, tree: Mapping[str, Any], load: run_settings.Loader) -> Way:
     if row.method == pairing.SCRATCH and {"pretrain", "method"} & row.settings.keys():
         raise UsageError(
             f"row {row.title!r} from scratch has settings of pre-training",
-            allowed="settings of backbone, finetune and auxiliary",
+            allowed="settings of backbone, finetune, auxiliary and semi",
             next="leave them out, or name a method",
         )
     backbone = row.backbone or pairing.default_backbone(row.method)
-    return Way(row, *run_settings.both(row.method, backbone, row.auxiliary, tree, given, load))
+    return Way(row, *run_settings.both(row.method, backbone, row, tree, given, load))
 
 
 def _refuse_prepared(row: Row) -> None:

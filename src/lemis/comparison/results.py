@@ -93,7 +93,8 @@ def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> t
         What is missing, and why.
     """
     rows = {
-        row.title: {"method": row.method, "backbone": row.backbone, "auxiliary": row.auxiliary} for row in plan.rows
+        row.title: {"method": row.method, "backbone": row.backbone, "auxiliary": row.auxiliary, "semi": row.semi}
+        for row in plan.rows
     }
     networks = {way.row.title: {"backbone": way.finetuning.backbone} for way in ways}
     results, cases, left = [], [], []
@@ -108,7 +109,7 @@ def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> t
         whose = {**place, **rows[use.row], **networks.get(use.row, {})}
         results += [{**whose, **line} for line in _lines(use, result, before)]
         cases += [{**place, **case.model_dump(exclude_unset=True), "cell": use.cell} for case in result.cases]
-    more = SINGLE if plan.kind == "single" else ()
+    more = SINGLE if plan.kind == "single" else ("semi",) if any(row.semi for row in plan.rows) else ()
     files.write(folder / "results.csv", comma_separated(results, (*RESULTS, *more)))
     files.write(folder / "cases.csv", comma_separated(cases, (*CASES, *more)))
     return tuple(left)
@@ -126,7 +127,8 @@ def _lines(use: Use, result: Result, before: Result) -> list[dict[str, Any]]:
     shared = {
         "pretraining_core_seconds": before.core_seconds, "finetuning_core_seconds": result.core_seconds,
         "pretraining_seconds": before.seconds, "finetuning_seconds": result.seconds,
-        "peak_memory_gb": max(memory, default=None), "transductive": str(use.transductive).lower(), "cell": use.cell,
+        "peak_memory_gb": max(memory, default=None), "cell": use.cell,
+        "transductive": str(use.transductive or use.semi_transductive).lower(),
     }  # fmt: skip
     structures = list(dict.fromkeys(case.structure for case in result.cases))
     best, last = (result.pooled.get(which, {}) for which in ("best", "last"))

@@ -24,19 +24,31 @@ def follower(leader: Network) -> Network:
 
 
 @torch.no_grad()
-def follow(slow: nn.Module, leader: nn.Module, momentum: float) -> None:
+def follow(slow: nn.Module, leader: nn.Module, momentum: float, *, buffers: bool = False) -> None:
     """slow <- momentum * slow + (1 - momentum) * leader, parameter by parameter, in place.
 
-    Buffers are the slow network's own: it normalises by the batches that it sees itself, as in the authors' code of
-    MoCo and BYOL.
+    Buffers are the slow network's own, by default: it normalises by the batches that it sees itself, as in the
+    authors' code of MoCo and BYOL.
 
     Args:
         slow: What ``follower(leader)`` gave.
         leader: The network in training.
         momentum: 1 leaves ``slow`` as it is, 0 makes it equal to ``leader``.
+        buffers: Follow these too, and copy those that count: of a network that is used in evaluation mode.
     """
     for behind, ahead in zip(slow.parameters(), leader.parameters(), strict=True):
         behind.lerp_(ahead, 1 - momentum)
+    if buffers:
+        for own, theirs in zip(slow.buffers(), leader.buffers(), strict=True):
+            if own.is_floating_point():
+                own.lerp_(theirs, 1 - momentum)
+            else:
+                own.copy_(theirs)
+
+
+def warmed(momentum: float, steps: int) -> float:
+    """min(1 - 1 / (n + 1), momentum) after n steps: the follower begins as the true mean of all that it followed."""
+    return min(1 - 1 / (steps + 1), momentum)
 
 
 def towards_one(base: float, progress: float) -> float:

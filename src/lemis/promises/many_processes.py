@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lemis.contracts import Batch, Outcome
-from lemis.promises import auxiliaries, methods
+from lemis.promises import auxiliaries, methods, semis
 from lemis.promises.material import Material, in_double, take, total
 from lemis.promises.trying import expect
 from lemis.sampling.draw import Rows
@@ -46,6 +46,16 @@ def two_processes_train_as_one(subject: auxiliaries.Subject) -> None:
             expect_same(found[0], expected, relative=1e-6, absolute=1e-9)
 
 
+def two_processes_fine_tune_as_one(subject: semis.Subject) -> None:
+    """Losses and gradients of a step are those of one process that sees the whole batch, early and late in training.
+    Pair rows 2j and 2j + 1 only, and let `labelled.losses` and `lemis.processes.total` add up over processes.
+    """
+    for progress in (0.0, semis.LATE):
+        case: Case = (subject.name, subject.dims, {}, progress)
+        first, second = (each[0] for each in in_two([case], subject.folder, of_semis))
+        expect_of_methods(semi_step(*case), first, second)
+
+
 def method_step(batch: Batch, name: str, dims: int, layer: Mapping[str, Any], rank: int = 0, world: int = 1) -> Found:
     """Losses, gradients and buffers of one step in float64; a process of several sees its share of the rows."""
     method = methods.Subject(name, dims, Material(Path())).build(layer).double()
@@ -69,6 +79,19 @@ def auxiliary_step(
     outcome = model(image[here].double(), label[here], Rows(5, 7, "cpu", rank, world))
     total(outcome).backward()
     return _found(outcome, both) | {f"embedding {key}": z for key, z in outcome.embeddings.items()}
+
+
+def semi_step(name: str, dims: int, layer: Mapping[str, Any], progress: float, rank: int = 0, world: int = 1) -> Found:
+    """Losses, gradients and buffers of one step in float64; a process of several sees its share of the rows."""
+    semi = semis.Subject(name, dims).build(layer).double()
+    if progress:
+        semi.after_step(progress)
+    model = DistributedDataParallel(semi) if world > 1 else semi
+    batch = in_double(semis.batch(dims))
+    size = len(batch.image) // world
+    outcome = model(take(batch, slice(rank * size, (rank + 1) * size)), Rows(5, 7, "cpu", rank, world))
+    total(outcome).backward()
+    return _found(outcome, semi)
 
 
 def _found(outcome: Outcome, module: nn.Module) -> Found:
@@ -111,7 +134,7 @@ def in_two(
     Args:
         cases: Arguments of the step of ``work``.
         folder: Where the processes meet; files in it are overwritten.
-        work: ``of_methods``, ``of_auxiliaries``, or a function of a module that calls it.
+        work: ``of_methods``, ``of_auxiliaries``, ``of_semis``, or a function of a module that calls it.
         batch: That of methods.
     """
     (folder / "meet").unlink(missing_ok=True)
@@ -131,6 +154,12 @@ def of_auxiliaries(rank: int, folder: str) -> None:
     """One of the processes that fine-tune with auxiliary losses."""
     given = _met(rank, folder)
     _leave(rank, folder, [auxiliary_step(*(*case, rank, WORLD)) for case in given["cases"]])
+
+
+def of_semis(rank: int, folder: str) -> None:
+    """One of the processes that fine-tune with unlabelled scans too."""
+    given = _met(rank, folder)
+    _leave(rank, folder, [semi_step(*(*case, rank, WORLD)) for case in given["cases"]])
 
 
 def _met(rank: int, folder: str) -> dict[str, Any]:

@@ -25,9 +25,10 @@ def methods_paragraph(work: WorkFacts) -> str:
 
 
 def references(work: WorkFacts) -> list[str]:
-    """Citations of the methods, auxiliary losses and networks of ``work``, as their files give them."""
+    """Citations of what the runs of ``work`` are made of, as the files of methods, losses and networks give them."""
     used = [("methods", run.method) for run in work.runs if run.verb == "pretrain"]
     used += [("auxiliary", str(run.auxiliary)) for run in work.runs]
+    used += [("semi", str(run.semi)) for run in work.runs]
     used += [("backbones", run.model.backbone) for run in work.runs if run.model]
     known = [(folder, name) for folder, name in dict.fromkeys(used) if name in plugins.names(folder)]
     return [f"{name}: {plugins.describe(folder, name)['title']}" for folder, name in known]
@@ -48,6 +49,10 @@ def _trained_how(work: WorkFacts, final: Sequence[RunFacts]) -> str:
         begun += "without learning anything, and then fine-tuned" if source.learned_nothing else "and then fine-tuned"
     times = f" in {len(final)} runs with different training subjects" if several else ""
     extra = f" and with the extra loss {one.auxiliary}" if one.auxiliary else ""
+    if one.semi:
+        sizes = sorted({len(run.unlabelled_subjects) for run in final})
+        most = f"{sizes[0]}–{sizes[-1]} subjects" if len(sizes) > 1 else count(sizes[0], "subject")
+        extra = f" and, by {one.semi}, on the images of {most} without their labels"
     how = f"{begun}{times} on the labelled scans of {_labelled(final)} ({_steps(final)}){extra}, with {tools}."
     if several and work.summary is not None and not work.summary.training_not_recorded:
         how += " Every scan was segmented by networks that had not seen a label of its subject."
@@ -89,7 +94,7 @@ def _scored_how(summary: Summary) -> str:
         if not default.without_millimetres
         else "No distances are given, because the spacing is not known. "
     )
-    exposure = "The evaluation is transductive: test images, not their labels, were used in pre-training. "
+    exposure = f"The evaluation is transductive: test images, not their labels, were used in {summary.exposed_in}. "
     return (
         f"Segmentations were compared with the reference in {count(summary.scans, 'scan')} of "
         f"{count(summary.subjects, 'subject')} by the Dice coefficient, per scan on its native grid. "

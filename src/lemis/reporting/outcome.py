@@ -167,7 +167,7 @@ def _per_scan(cases: Iterable[paired.Case]) -> list[paired.Case]:
 
 
 def _score(line: Mapping[str, str]) -> Score:
-    texts = ("method", "backbone", "auxiliary", "transductive", "cell")
+    texts = ("method", "backbone", "auxiliary", "semi", "transductive", "cell")
     numbers = {key: _float(value) for key, value in line.items() if key not in (*_COLUMNS, *texts)}
     return Score(
         line["row"], labelled_number(line["labelled"]), line["fold"], line["seed"], line["structure"] or MEAN, numbers
@@ -198,16 +198,21 @@ def over(outcome: Outcome) -> str:
 
 
 def exposure(outcome: Outcome) -> str:
-    """What pre-training saw of the test subjects."""
+    """What pre-training saw of the test subjects, and fine-tuning of those without a label that is used."""
     if outcome.single:
         return ""
+    tuning = {
+        None: "",
+        True: " Transductive: fine-tuning with unlabelled scans saw the images of test subjects, never their labels.",
+        False: " Fine-tuning with unlabelled scans saw no image of a test subject.",
+    }[outcome.facts.semi_transductive]
     upstream = outcome.facts.upstream
     if outcome.facts.transductive is None:
-        return "Nothing was pre-trained."
+        return f"Nothing was pre-trained.{tuning}"
     elsewhere = f"Pre-trained on other data ({upstream}). " if upstream else ""
     if outcome.facts.transductive:
-        return f"{elsewhere}Transductive: pre-training saw the images of test subjects, never their labels."
-    return f"{elsewhere}Not transductive: pre-training saw no image of a test subject."
+        return f"{elsewhere}Transductive: pre-training saw the images of test subjects, never their labels.{tuning}"
+    return f"{elsewhere}Not transductive: pre-training saw no image of a test subject.{tuning}"
 
 
 def learned_nothing(outcome: Outcome, row: str) -> str:

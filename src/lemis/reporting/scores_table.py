@@ -80,5 +80,5 @@ def _exposure(summary: Summary) -> str:
             return "what training saw is not known (no predictions.json beside the predictions)"
         return "what pre-training saw is not known of all test subjects"
     if summary.transductive:
-        return "transductive: pre-training saw the images (not the labels) of test subjects"
-    return "not transductive: pre-training saw no image of a test subject"
+        return f"transductive: {summary.exposed_in} saw the images (not the labels) of test subjects"
+    return f"not transductive: {summary.not_exposed_in} saw no image of a test subject"

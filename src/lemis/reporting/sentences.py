@@ -47,6 +47,10 @@ def _run_sentence(run: RunFacts) -> str:
     who = f"on {count(len(labelled), 'labelled subject')} ({listed(labelled)})" if labelled else "on labelled scans"
     begun = f"starting from the weights of “{run.pretrained}”" if run.pretrained else "from scratch"
     extra = f", with the extra loss {run.auxiliary}" if run.auxiliary else ""
+    if run.semi:
+        extra = (
+            f", and on the images of {count(len(run.unlabelled_subjects), 'subject')} without their labels ({run.semi})"
+        )
     return f"Fine-tuning “{run.name}”: {begun}, {who}{extra} ({took}).{state}"
 
 
@@ -60,9 +64,9 @@ def _evaluation_sentences(summary: Summary) -> list[str]:
         said.append(f"Which labels training had seen is not recorded for {count(len(unknown), 'prediction')}.")
     said.append(
         {
-            True: "The result is transductive: pre-training had seen the images (never the labels) of test "
-            "subjects. Expect somewhat lower scores on scans that pre-training has not seen.",
-            False: "The result is not transductive: pre-training saw no image of a test subject.",
+            True: f"The result is transductive: {summary.exposed_in} had seen the images (never the labels) of test "
+            f"subjects. Expect somewhat lower scores on scans that {summary.exposed_in} has not seen.",
+            False: f"The result is not transductive: {summary.not_exposed_in} saw no image of a test subject.",
             None: "What training saw is not recorded, so nobody can tell whether the test was fair.",
         }[summary.transductive]
     )

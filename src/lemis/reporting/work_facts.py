@@ -77,6 +77,16 @@ class RunFacts:
         return self.tuned.auxiliary if self.tuned else None
 
     @property
+    def semi(self) -> str | None:
+        """How a finished fine-tuning used unlabelled scans."""
+        return self.tuned.semi if self.tuned else None
+
+    @property
+    def unlabelled_subjects(self) -> tuple[str, ...]:
+        """Whose images a finished fine-tuning saw without their labels."""
+        return self.tuned.unlabelled_subjects if self.tuned else ()
+
+    @property
     def learned_nothing(self) -> str | None:
         """Why a pre-training learned nothing, where that is so."""
         return self.status.learned_nothing

@@ -27,6 +27,7 @@ class Case(NamedTuple):
     runs: tuple[str, ...]
     labelled: frozenset[str] | None  # subjects; None where it was not recorded
     pretraining: frozenset[str] | None  # subjects whose images pre-training saw; None where it was not recorded
+    unlabelled: frozenset[str]  # subjects whose images fine-tuning saw without their labels
     people: frozenset[str]  # who the subject is in the data set of the runs: by content, else by name
 
     @property
@@ -159,15 +160,19 @@ def _label_maps(folder: Path) -> dict[str, Path]:
     return {path.name[: -len(suffix_of(path))].removesuffix(".seg"): path for path in files}
 
 
-def _made_by(record: Predictions, scan: str) -> tuple[tuple[str, ...], frozenset[str] | None, frozenset[str] | None]:
-    """Runs that made a label map, the subjects whose labels they saw, and those whose images pre-training saw."""
+def _made_by(
+    record: Predictions, scan: str
+) -> tuple[tuple[str, ...], frozenset[str] | None, frozenset[str] | None, frozenset[str]]:
+    """Runs that made a label map, the subjects whose labels they saw, and those of whom pre-training or fine-tuning saw
+    images alone.
+    """
     made = record.made(scan)
     runs = made.runs or ((made.run,) if made.run else ())
     labelled, pretraining = (
         None if subjects is None else frozenset(subjects)
         for subjects in (made.labelled_subjects, made.pretraining_subjects)
     )
-    return runs, labelled, pretraining
+    return runs, labelled, pretraining, frozenset(made.unlabelled_subjects)
 
 
 def _subject(id: str, folder: Path, file: Path) -> str:

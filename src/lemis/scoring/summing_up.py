@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -70,7 +71,11 @@ def summary(
     labelled = [case.labelled for case in cases if case.labelled is not None]
     unknown = [case.scan for case in cases if case.labelled is None]
     pretraining = [case.pretraining for case in cases if case.pretraining is not None]
-    seen = any(case.pretraining is not None and not case.people.isdisjoint(case.pretraining) for case in cases)
+    exposed: dict[Literal["pre-training", "fine-tuning"], bool] = {
+        "pre-training": any(not case.people.isdisjoint(case.pretraining or ()) for case in cases),
+        "fine-tuning": any(not case.people.isdisjoint(case.unlabelled) for case in cases),
+    }
+    seen = any(exposed.values())
     strange = {case.scan: record.made(case.scan).strange for case in cases}
     return Summary(
         version=1,
@@ -84,6 +89,8 @@ def summary(
         subjects_tested=tuple(tested),
         subjects_labelled_in_training=tuple(sorted(set().union(*labelled))) if labelled else None,
         subjects_in_pretraining=tuple(sorted(set().union(*pretraining))) if pretraining else None,
+        subjects_unlabelled_in_training=tuple(sorted(set().union(*(case.unlabelled for case in cases)))),
+        transductive_in=tuple(kind for kind, is_so in exposed.items() if is_so),
         of=of,
         strange={scan: ways for scan, ways in strange.items() if ways},
         settings=EvaluationSettings(

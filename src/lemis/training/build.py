@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from lemis import plugins
-from lemis.contracts import Backbone, Method
+from lemis.contracts import Backbone, Method, Semi
 from lemis.preparation.store import Store
 from lemis.runs.device import chosen_device
 from lemis.settings import plain
@@ -87,8 +89,22 @@ def method(settings: Pretraining, backbone: Backbone) -> Method:
     return built
 
 
-def objective(settings: Finetuning, backbone: Backbone, store: Prepared) -> Objective:
-    """The loss of fine-tuning on a network, with the extra loss if the settings name one."""
+def objective(
+    settings: Finetuning, backbone: Backbone, store: Prepared, another: Callable[[], Backbone] | None = None
+) -> Objective | Semi:
+    """The loss of fine-tuning on a network, with the extra loss or the way to use unlabelled scans that is named.
+
+    Args:
+        settings: Of fine-tuning.
+        backbone: The network.
+        store: What will be trained on.
+        another: Begins a second network as the first one was, for a way that trains two; by default from random
+            weights.
+    """
+    if settings.semi is not None:
+        labelled = Objective(backbone, settings.objective, None, another or partial(network, settings, store))
+        way: Semi = plugins.load("semi", settings.semi).Semi(labelled, settings.semi_settings)
+        return way
     if settings.auxiliary is None:
         return Objective(backbone, settings.objective, None)
     module = plugins.load("auxiliary", settings.auxiliary)

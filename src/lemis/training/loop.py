@@ -16,7 +16,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from lemis import processes
-from lemis.contracts import Batch, Method, Outcome, Sampling
+from lemis.contracts import Batch, Outcome, Sampling, Trained
 from lemis.errors import Interrupted
 from lemis.runs.run import Run
 from lemis.sampling.draw import Rows
@@ -254,10 +254,10 @@ def _rows_of_process(rows: np.ndarray, fabric: Fabric) -> np.ndarray:
 
 
 def _after_step(module: nn.Module, progress: float) -> None:
-    if isinstance(module, Method):
+    if isinstance(module, Trained):
         module.after_step(progress)
 
 
 def _after_epoch(module: nn.Module, progress: float) -> None:
-    if isinstance(module, Method):
+    if isinstance(module, Trained):
         module.after_epoch(progress)

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lemis.contracts import Backbone, KeypointBackbone, Sampling
+from lemis.contracts import Backbone, KeypointBackbone, Sampling, Trained
 from lemis.preparation.store import Store
 from lemis.runs.memory import peak_memory_gb, reset_peak_memory
 from lemis.sampling.draw import Rows
 from lemis.sampling.samples import Source
 from lemis.sampling.spatial import shape_of
-from lemis.training import build, launch, pairing, schedule, sources
+from lemis.training import build, launch, paired, pairing, schedule, sources
 from lemis.training.loop import channels_last
 from lemis.training.run_settings import Finetuning, Pretraining
 
@@ -64,7 +64,13 @@ def of_finetuning(store: Store, scans: Sequence[int], settings: Finetuning, devi
     patch_px = shape_of(settings.objective.size_px, 3) if settings.dims == 3 else None
     most = found.most if found else 0
     source, sampling = sources.of_labels(store, scans, fabric.device, settings.objective, patch_px, most)
-    return _probe(build.objective(settings, network, store), network, source, sampling, settings.schedule, fabric)
+    objective = build.objective(settings, network, store)
+    # What a step takes does not depend on which scans lie beside the labelled ones: here all the others, or the same.
+    beside = [i for i in range(len(store.scans)) if i not in set(scans)] or list(scans)
+    pairs = source if settings.semi is None else paired.with_pool(source, beside, settings.objective, sampling, most)
+    if isinstance(objective, Trained):
+        objective.after_step(0.5)
+    return _probe(objective, network, pairs, sampling, settings.schedule, fabric)
 
 
 def _probe(

@@ -9,13 +9,14 @@ from lemis.training.run_settings import Finetuning, Pretraining
 from lemis.work_files.run import PretrainedModel
 
 
-def start(method: str, backbone: str, auxiliary: str | None = None) -> str:
-    """How runs begin: ``pcl``; ``scratch-kaf_unet`` on a network that is not the method's; ``scratch-voxel_siamese``.
+def start(method: str, backbone: str, *beside: str | None) -> str:
+    """How runs begin: ``pcl``; ``scratch-kaf_unet`` on a network that is not the method's; ``scratch-voxel_siamese``
+    with an extra loss, ``pcl-bcp`` with unlabelled scans.
 
     Modules of the user's by their whole names: two labs may have a file of one name.
     """
     named = method if backbone == default_backbone(method) else f"{method}-{backbone}"
-    return _with_auxiliary(named, auxiliary)
+    return _with(named, *beside)
 
 
 def of_pretraining(settings: Pretraining, *, fold: int | None, seed: int) -> str:
@@ -42,12 +43,13 @@ def of_finetuning(
         begun, named = pretrained.name, before.seed
     else:
         begun, named = _with_seed(start(SCRATCH, settings.backbone), seed), seed
-    name = f"{_with_auxiliary(begun, settings.auxiliary)}-m{labelled}-{'all' if fold is None else f'fold{fold}'}"
+    begun = _with(begun, settings.auxiliary, settings.semi)
+    name = f"{begun}-m{labelled}-{'all' if fold is None else f'fold{fold}'}"
     return name if seed == named else f"{name}-seed{seed}"
 
 
-def _with_auxiliary(name: str, auxiliary: str | None) -> str:
-    return name if auxiliary is None else f"{name}-{auxiliary}"
+def _with(name: str, *beside: str | None) -> str:
+    return "-".join([name, *(one for one in beside if one is not None)])
 
 
 def _with_seed(name: str, seed: int) -> str:

@@ -1,9 +1,10 @@
 """All settings of a run, resolved once: defaults < preset < YAML file < ``key=value``.
 
-A preset (and a settings file) names a ``method``, a ``backbone`` and an ``auxiliary`` loss, and has the sections
-``prepare``, ``backbones.<name>``, ``pretrain``, ``methods.<name>``, ``schedules.<name>`` (what differs from
-``pretrain`` for one method), ``finetune`` and ``auxiliaries.<name>``; and ``volumes``, where networks of three
-dimensions differ, with all of these again.
+A preset (and a settings file) names a ``method``, a ``backbone``, an ``auxiliary`` loss and a ``semi``, the way to use
+unlabelled scans in fine-tuning, and has the sections ``prepare``, ``backbones.<name>``, ``pretrain``,
+``methods.<name>``, ``schedules.<name>`` (what differs from ``pretrain`` for one method), ``finetune``,
+``auxiliaries.<name>`` and ``semis.<name>``; and ``volumes``, where networks of three dimensions differ, with all of
+these again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from lemis.errors import UsageError, shown
 from lemis.preparation import keypoints as detection
 from lemis.preparation.settings import Settings as Preparation
 from lemis.settings import load_preset, merge, of_dims, parse_overrides, plain, read_yaml, resolve
+from lemis.training import beside, pool
+from lemis.training.beside import Beside
 from lemis.training.pairing import BACKBONE, SCRATCH, backbone_after, default_backbone, refuse_pair
 from lemis.work_files.run import PretrainedModel
 
@@ -27,9 +30,11 @@ if TYPE_CHECKING:
     from lemis.training import schedule, supervised
 
 Loader = Callable[[str, str], Any]  # folder, name: ``plugins.load``, or ``plugins.outlined`` before PyTorch is imported
-NAMES = {"method": "methods", "backbone": "backbones", "auxiliary": "auxiliary"}  # what is chosen, and the folder
+NAMES = {
+    "method": "methods", "backbone": "backbones", "auxiliary": "auxiliary", "semi": "semi",
+}  # what is chosen, and the folder  # fmt: skip
 FOLDERS = {
-    "backbones": "backbones", "methods": "methods", "schedules": "methods", "auxiliaries": "auxiliary",
+    "backbones": "backbones", "methods": "methods", "schedules": "methods", "auxiliaries": "auxiliary", "semis": "semi",
 }  # sections by file name  # fmt: skip
 SECTIONS = (*NAMES, "prepare", "pretrain", "finetune", *FOLDERS, "volumes")
 
@@ -41,6 +46,7 @@ class Asked:
     method: str | None = None  # file name in ``methods/``, a dotted name, or ``scratch``
     backbone: str | None = None  # file name in ``backbones/``, or a dotted name
     auxiliary: str | None = None  # file name in ``auxiliary/``, or a dotted name
+    semi: str | None = None  # file name in ``semi/``, or a dotted name
     preset: str | None = None
     settings_file: Path | None = None
     overrides: Sequence[str] | Mapping[str, Any] = ()
@@ -93,14 +99,19 @@ class Finetuning:
     schedule: schedule.Settings
     auxiliary: str | None  # an extra loss
     auxiliary_settings: Any
+    semi: str | None  # a way to use unlabelled scans
+    semi_settings: Any
+    pool: pool.Settings  # which scans those are
 
     def stored(self) -> dict[str, Any]:
         """As plain YAML types."""
         extra = {"auxiliary": {"name": self.auxiliary, **plain(self.auxiliary_settings)}} if self.auxiliary else {}
+        more = {"semi": {"name": self.semi, **plain(self.pool), **plain(self.semi_settings)}} if self.semi else {}
         return {
             "objective": plain(self.objective),
             "backbone": {"name": self.backbone, **plain(self.backbone_settings)},
             **extra,
+            **more,
             **plain(self.schedule),
         }
 
@@ -142,13 +153,13 @@ def base(preset: str | None, settings_file: Path | None, more: Mapping[str, Any]
 def by_section(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Settings of a whole way, by verb: of ``prepare``, of ``pretrain`` and of ``finetune``.
 
-    ``method.*`` and ``backbone.*`` go to pre-training, ``backbone.*`` and ``auxiliary.*`` to fine-tuning.
+    ``method.*`` and ``backbone.*`` go to pre-training; ``backbone.*``, ``auxiliary.*`` and ``semi.*`` to fine-tuning.
 
     Raises:
         UsageError: A setting in no section.
     """
     tree = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    sections = ("prepare", "pretrain", "method", "backbone", "finetune", "auxiliary")
+    sections = ("prepare", "pretrain", "method", "backbone", "finetune", "auxiliary", "semi")
     for key, value in tree.items():
         if key not in sections or not isinstance(value, dict):
             somewhere = f"{key}.SETTING=..." if key in sections else f"pretrain.{key}=... or finetune.{key}=..."
@@ -157,11 +168,11 @@ def by_section(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, dict[s
                 allowed="settings that begin with " + ", ".join(f"{section}." for section in sections),
                 next=f"--{key} {shown(value, quoted=False)}" if key in NAMES else somewhere,
             )
-    method, backbone, auxiliary = ({key: tree[key]} if key in tree else {} for key in NAMES)
+    method, backbone, auxiliary, semi = ({key: tree[key]} if key in tree else {} for key in NAMES)
     return {
         "prepare": tree.get("prepare", {}),
         "pretrain": {**tree.get("pretrain", {}), **method, **backbone},
-        "finetune": {**tree.get("finetune", {}), **backbone, **auxiliary},
+        "finetune": {**tree.get("finetune", {}), **backbone, **auxiliary, **semi},
     }
 
 
@@ -239,7 +250,7 @@ def whole_way(asked: Asked, *, load: Loader = plugins.load) -> WholeWay:
     """
     given, tree = by_section(asked.overrides), asked.tree()
     method, backbone = choose(asked.method, asked.backbone, tree, given["finetune"])
-    before, after = both(method, backbone, asked.auxiliary, tree, given, load)
+    before, after = both(method, backbone, asked, tree, given, load)
     images, keypoints = detection.preparation(
         of_dims(tree, after.dims).get("prepare", {}), given["prepare"], prefix="prepare."
     )
@@ -247,7 +258,7 @@ def whole_way(asked: Asked, *, load: Loader = plugins.load) -> WholeWay:
 
 
 def both(
-    method: str, backbone: str, auxiliary: str | None, tree: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]],
+    method: str, backbone: str, chosen: Beside, tree: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]],
     load: Loader = plugins.load,
 ) -> tuple[Pretraining | None, Finetuning]:  # fmt: skip
     """Settings of a pre-training, none from scratch, and of the fine-tuning after it.
@@ -255,7 +266,7 @@ def both(
     Args:
         method: From ``choose``, as ``backbone`` is.
         backbone: Of both.
-        auxiliary: Of fine-tuning; by default what ``tree`` names, if it names one.
+        chosen: Of fine-tuning; by default what ``tree`` names, if it names one.
         tree: Sections of the preset and the settings file.
         given: From ``by_section``.
         load: ``plugins.outlined`` where the settings are only to be refused, not used.
@@ -263,7 +274,9 @@ def both(
     before = None
     if method != SCRATCH:
         before = pretraining(method, backbone, tree, given["pretrain"], prefix="pretrain.", load=load)
-    after = finetuning(backbone, tree, given["finetune"], auxiliary=auxiliary, prefix="finetune.", load=load)
+    after = finetuning(
+        backbone, tree, given["finetune"], auxiliary=chosen.auxiliary, semi=chosen.semi, prefix="finetune.", load=load
+    )
     return before, after
 
 
@@ -287,7 +300,9 @@ def of_finetuning(
     """
     tree = asked.tree()
     backbone = backbone_after(before, pretrained, asked.backbone, tree)
-    return finetuning(backbone, tree, asked.overrides, auxiliary=asked.auxiliary, prefix=asked.prefix, load=load)
+    return finetuning(
+        backbone, tree, asked.overrides, auxiliary=asked.auxiliary, semi=asked.semi, prefix=asked.prefix, load=load
+    )
 
 
 def without_a_section(preset: str | None, tree: Mapping[str, Any], *names: str | None) -> list[str]:
@@ -296,7 +311,7 @@ def without_a_section(preset: str | None, tree: Mapping[str, Any], *names: str |
     Args:
         preset: Its name.
         tree: Its sections, and those of the settings file, which may speak of them.
-        names: Of methods, networks and extra losses.
+        names: Of methods, networks, extra losses and ways to use unlabelled scans.
 
     Returns:
         A sentence for each.
@@ -361,6 +376,7 @@ def finetuning(
     overrides: Sequence[str] | Mapping[str, Any],
     *,
     auxiliary: str | None = None,
+    semi: str | None = None,
     prefix: str = "",
     load: Loader = plugins.load,
 ) -> Finetuning:
@@ -369,30 +385,30 @@ def finetuning(
     Args:
         backbone: File name in ``backbones/``, or a dotted name.
         tree: Sections of the preset and the settings file.
-        overrides: ``epochs=...``, ``objective.<key>=...``, ``backbone.<key>=...``, ``auxiliary.<key>=...``.
+        overrides: ``epochs=...``, ``objective.<key>=...``, ``backbone.<key>=...``, ``auxiliary.<key>=...``,
+            ``semi.<key>=...``.
         auxiliary: File name in ``auxiliary/``, or a dotted name; by default what ``tree`` names, if it names one.
+        semi: File name in ``semi/``, or a dotted name; by default what ``tree`` names, if it names one.
         prefix: What the user typed before the keys of schedule and objective, for messages.
         load: ``plugins.outlined`` where the settings are only to be refused, not used.
 
     Raises:
-        UsageError: A setting that does not exist, or one of an auxiliary loss where there is none.
+        UsageError: A setting that does not exist, one of an auxiliary loss where there is none, or both an auxiliary
+            loss and unlabelled scans.
     """
     given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
     dims = dims_of(backbone, tree, given)
     tree = of_dims(tree, dims)
-    auxiliary = auxiliary or tree.get("auxiliary")
-    backbone_given, auxiliary_given = _section(given, "backbone"), _section(given, "auxiliary")
-    if auxiliary is None and auxiliary_given:
-        raise UsageError(
-            f"auxiliary.{next(iter(auxiliary_given))} without an auxiliary loss",
-            allowed="settings of the loss that --auxiliary names",
-            next=f"--auxiliary {plugins.names('auxiliary')[-1]}",
-        )
-    own = {key: value for key, value in given.items() if key not in ("backbone", "auxiliary")}
+    auxiliary, semi = auxiliary or tree.get("auxiliary"), semi or tree.get("semi")
+    backbone_given, auxiliary_given, semi_given = (_section(given, key) for key in ("backbone", "auxiliary", "semi"))
+    beside.refuse_contradictions(auxiliary, semi, auxiliary_given, semi_given)
+    own = {key: value for key, value in given.items() if key not in ("backbone", "auxiliary", "semi")}
     _refuse_section(own, "finetune")
     layers = [_section(tree, "finetune"), own]
     objectives = [_section(layer, "objective") for layer in layers]
     schedules = [{key: value for key, value in layer.items() if key != "objective"} for layer in layers]
+    auxiliary_layers = [_section(_section(tree, "auxiliaries"), str(auxiliary)), auxiliary_given]
+    semi_layers = [_section(_section(tree, "semis"), str(semi)), semi_given]
     return Finetuning(
         objective=resolve(load("training", "supervised").Settings, *objectives, prefix=f"{prefix}objective."),
         backbone=backbone,
@@ -400,7 +416,10 @@ def finetuning(
         dims=dims,
         schedule=resolve(load("training", "schedule").Settings, PROTOCOL, *schedules, prefix=prefix),
         auxiliary=auxiliary,
-        auxiliary_settings=None if auxiliary is None else _auxiliary_settings(auxiliary, tree, auxiliary_given, load),
+        auxiliary_settings=beside.settings_of_auxiliary(auxiliary, auxiliary_layers, load),
+        semi=semi,
+        semi_settings=beside.settings_of_semi(semi, semi_layers, dims, load),
+        pool=beside.settings_of_pool(semi, semi_layers),
     )
 
 
@@ -418,11 +437,6 @@ def _refuse_section(given: Mapping[str, Any], verb: str) -> None:
                 allowed=f"settings of {verb}, with nothing before them; {section}. is for lemis fit",
                 next=typed if section == verb else f"{command} {typed}",
             )
-
-
-def _auxiliary_settings(auxiliary: str, tree: Mapping[str, Any], given: Mapping[str, Any], load: Loader) -> Any:
-    module = load("auxiliary", auxiliary)
-    return resolve(module.Settings, _section(_section(tree, "auxiliaries"), auxiliary), given, prefix="auxiliary.")
 
 
 def _backbone_settings(backbone: str, tree: Mapping[str, Any], given: Mapping[str, Any], load: Loader) -> Any:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, final
 
 import torch
+import torch.nn.functional as F
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from lemis.contracts import Auxiliary, Backbone, Batch, Draw, KeypointBackbone, Outcome
+from lemis.contracts import Auxiliary, Backbone, Batch, Draw, KeypointBackbone, Outcome, View
 from lemis.parts.overlap import cross_entropy, soft_dice_loss
 from lemis.sampling import intensity, views
 from lemis.sampling.spatial import Size, Spatial
@@ -34,34 +36,77 @@ class Settings:
 
 @final
 class Objective(nn.Module):
-    """Backbone, augmented view, cross-entropy or soft Dice or both, and an auxiliary loss where there is one."""
+    """Backbone, augmented view, cross-entropy or soft Dice or both, and an auxiliary loss where there is one.
 
-    def __init__(self, backbone: Backbone, settings: Settings, auxiliary: Auxiliary | None = None) -> None:
+    It is a ``contracts.Labelled``, which ways to use unlabelled scans too are built on.
+
+    Args:
+        backbone: The network in training.
+        settings: Of the objective.
+        auxiliary: An extra loss.
+        another: Builds a second network, for a way that trains two.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: Settings,
+        auxiliary: Auxiliary | None = None,
+        another: Callable[[], Backbone] | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.settings = settings
         self.auxiliary = auxiliary
+        self._another = another
+
+    @property
+    def predicts(self) -> Backbone:
+        """The network that is scored, kept and used: the one in training."""
+        return self.backbone
+
+    def another(self) -> Backbone:
+        """A second network, begun as the first one was."""
+        assert self._another is not None, "given where a way that trains two networks is built"
+        return self._another()
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """A labelled batch -> its loss terms."""
-        view = views.random_view(self.settings.spatial, batch, self.settings.size_px, rng)
-        image = intensity.augment(view.image, self.settings.intensity, rng)
-        keypoints = _some(view.keypoints, self.settings.keypoint_share, rng)
-        maps = _maps(self.backbone, image, keypoints)
+        view = self.view(batch, rng)
+        maps = _maps(self.backbone, view.image, view.keypoints)
         logits = self.backbone.head(self.backbone.decode(maps))
         assert view.label is not None, "fine-tuning needs labels"
-        losses = self._losses(logits, view.label)
+        losses = self.losses(logits, view.label)
         if self.auxiliary is None:
             return Outcome(losses)
         extra: Outcome = self.auxiliary(maps, view.label, logits, rng)
         return extra._replace(losses={**losses, **extra.losses})
 
-    def _losses(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+    def view(self, batch: Batch, rng: Draw) -> View:
+        """As the network sees a batch: geometry, intensities, and of its keypoints those that it is given."""
+        view = self.weak(batch, rng)
+        image = intensity.augment(view.image, self.settings.intensity, rng)
+        return view._replace(image=image, keypoints=_some(view.keypoints, self.settings.keypoint_share, rng))
+
+    def weak(self, batch: Batch, rng: Draw) -> View:
+        """The geometry of a view alone."""
+        return views.random_view(self.settings.spatial, batch, self.settings.size_px, rng)
+
+    def logits(self, *views: View, network: Backbone | None = None) -> tuple[Tensor, ...]:
+        """(B, classes, *space) of each view, all of them in one pass."""
+        network = self.backbone if network is None else network
+        maps = _maps(network, torch.cat([view.image for view in views]), _joined([view.keypoints for view in views]))
+        logits: Tensor = network.head(network.decode(maps))
+        of_each: tuple[Tensor, ...] = torch.split(logits, [len(view.image) for view in views])
+        return of_each
+
+    def losses(self, logits: Tensor, label: Tensor, counts: Tensor | None = None) -> dict[str, Tensor]:
+        """Loss terms of logits (B, classes, *space); pixels count as ``counts`` (B, *space) says, by default alike."""
         if self.settings.loss == "dice_squared":
-            return {"dice": soft_dice_loss(logits, label, squared=True, background=True)}
-        losses = {"cross_entropy": cross_entropy(logits, label)}
+            return {"dice": soft_dice_loss(logits, label, squared=True, background=True, counts=counts)}
+        losses = {"cross_entropy": cross_entropy(logits, label, counts)}
         if self.settings.loss == "dice_and_cross_entropy":
-            losses["dice"] = soft_dice_loss(logits, label)
+            losses["dice"] = soft_dice_loss(logits, label, counts=counts)
         return losses
 
 
@@ -72,6 +117,15 @@ def _some(keypoints: Tensor | None, share: tuple[float, float], rng: Draw) -> Te
     rows, most = keypoints.shape[:2]
     dropped = rng.uniform(rows, most) >= rng.uniform(rows, 1, low=share[0], high=share[1])
     return keypoints.masked_fill(dropped[..., None], torch.nan)
+
+
+def _joined(keypoints: Sequence[Tensor | None]) -> Tensor | None:
+    """(B, K, 2) of several views below each other, NaN where one has fewer; None where one says nothing of its own."""
+    given = [places for places in keypoints if places is not None]
+    if len(given) < len(keypoints):
+        return None
+    most = max(places.shape[1] for places in given)
+    return torch.cat([F.pad(places, (0, 0, 0, most - places.shape[1]), value=torch.nan) for places in given])
 
 
 def _maps(backbone: Backbone, image: Tensor, keypoints: Tensor | None) -> list[Tensor]:

@@ -24,12 +24,14 @@ KINDS = {
     "methods": ("Method", "a pre-training method"),
     "backbones": ("Backbone", "a network"),
     "auxiliary": ("Auxiliary", "an extra loss of fine-tuning"),
+    "semi": ("Semi", "a way to fine-tune with unlabelled scans too"),
     "single": ("segment", "a method for one image without labels"),
 }
 USE = {
     "methods": "lemis fit scans/ -o work/ --method {}",
     "backbones": "lemis fit scans/ -o work/ --backbone {}",
     "auxiliary": "lemis fit scans/ -o work/ --auxiliary {}",
+    "semi": "lemis fit scans/ -o work/ --semi {}",
     "single": "lemis segment-one image.png -o mask.png --method {}",
 }
 WORDS = {"kept": "passed", "broken": "FAILED", "noted": "note"}
@@ -56,14 +58,14 @@ class Checked:
 
 
 def check_method(name: str, *, json: bool = False) -> Checked:
-    """Try every promise of a method, a network, an extra loss or a method for one image, on made-up scans.
+    """Try every promise of a method, a network, or another module of your own, on made-up scans.
 
     A line for each promise: passed, FAILED with what was found and what is asked, or a note where it is asked of files
     of Lemis only or cannot be tried, such as other random numbers where the module draws none. What the module is
     follows from what it defines beside ``Settings``: ``Method`` (pre-training, as the files of src/lemis/methods),
-    ``Backbone`` (a network), ``Auxiliary`` (an extra loss of fine-tuning), or ``segment`` (one image without labels).
-    It takes about a minute. A setting that acts only where another is set is told in the
-    module, ``CHECKED_WITH = {"momentum": {"encoder": "ema"}}``, and one that cannot act in one step too,
+    ``Backbone`` (a network), ``Auxiliary`` (an extra loss of fine-tuning), ``Semi`` (a way to use unlabelled scans), or
+    ``segment`` (one image without labels). It takes about a minute. A setting that acts only where another is set is
+    told in the module, ``CHECKED_WITH = {"momentum": {"encoder": "ema"}}``, and one that cannot act in one step too,
     ``NOT_CHECKED = {"transfer": "acts after the last step"}``.
 
     Args:
@@ -104,7 +106,7 @@ def _kinds_of(name: str) -> tuple[str, ...]:
         raise UsageError(
             f"{name} defines none of {', '.join(entry for entry, _ in KINDS.values())}",
             allowed="; ".join(f"{what}: Settings and {entry}" for entry, what in KINDS.values()),
-            next="copy the nearest file of src/lemis/methods, backbones, auxiliary or single, and change it",
+            next="copy the nearest file of src/lemis/methods, backbones, auxiliary, semi or single, and change it",
         )
     return found
 
@@ -142,10 +144,12 @@ def _defines(module: Any, entry: str) -> bool:
 
 def _tried(kind: str, name: str, folder: Path) -> Iterator[Tried]:
     """Every promise of a kind; those of the file first, and the others only where it keeps them."""
-    from lemis.promises import auxiliaries, backbones, methods, own_settings, single
+    from lemis.promises import auxiliaries, backbones, methods, own_settings, semis, single
     from lemis.promises.trying import Tried, attempt
 
-    rooms: dict[str, Any] = {"methods": methods, "backbones": backbones, "auxiliary": auxiliaries, "single": single}
+    rooms: dict[str, Any] = {
+        "methods": methods, "backbones": backbones, "auxiliary": auxiliaries, "semi": semis, "single": single,
+    }  # fmt: skip
     first = [attempt(own_settings.settings_are_frozen_and_have_defaults, kind, name)]
     first += [attempt(promise, name) for promise in rooms[kind].FILE]
     yield from first
@@ -217,6 +221,21 @@ def _of_auxiliary(name: str, folder: Path, where: Mapping[str, Any], excused: Ma
         yield from in_turn(promises, subject, of=f"{d}D", same=same, compared=compared)
 
 
+def _of_semi(name: str, folder: Path, where: Mapping[str, Any], excused: Mapping[str, str]) -> Iterator[Tried]:
+    from lemis.promises import many_processes, semis
+    from lemis.promises.trying import attempt
+
+    folder.mkdir()
+    dims: tuple[int, ...] = plugins.describe("semi", name)["dims"]
+    for d in dims:
+        subject = semis.Subject(name, d, folder, where, excused)
+        for promise in semis.STEP:
+            yield attempt(promise, subject, of=f"{d}D")
+    subject = semis.Subject(name, dims[0], folder, where, excused)
+    yield attempt(semis.every_setting_has_an_effect, subject, of=f"{dims[0]}D")
+    yield attempt(many_processes.two_processes_fine_tune_as_one, subject, of=f"{dims[0]}D")
+
+
 def _of_single(name: str, folder: Path, where: Mapping[str, Any], excused: Mapping[str, str]) -> Iterator[Tried]:
     from lemis.promises import single
     from lemis.promises.trying import attempt
@@ -231,6 +250,7 @@ _RUNS: dict[str, Callable[..., Iterator[Tried]]] = {
     "methods": _of_method,
     "backbones": _of_backbone,
     "auxiliary": _of_auxiliary,
+    "semi": _of_semi,
     "single": _of_single,
 }
 

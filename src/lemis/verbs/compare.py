@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple, final
 
@@ -459,7 +460,8 @@ def _write_facts(plan: Plan, folder: Path, made: _Made, left: tuple[Missing, ...
     before = find_facts(folder)
     here = environment()
     kind = "single" if plan.kind == "single" else "methods"
-    named = {row.method for row in plan.rows if row.method in plugins.names(kind)}
+    semis = {("semi", row.semi) for row in plan.rows if row.semi in plugins.names("semi")}
+    named = {*semis, *((kind, row.method) for row in plan.rows if row.method in plugins.names(kind))}
     pretrained = [use for use in made.grid.uses if use.pretrained]
     facts = Facts(
         version=1, title=plan.title, **made.data._asdict(), command=here.command,
@@ -468,7 +470,8 @@ def _write_facts(plan: Plan, folder: Path, made: _Made, left: tuple[Missing, ...
         core_seconds=results.core_seconds(folder, made.grid),
         learned_nothing=results.learned_nothing(folder, made.grid),
         transductive=any(use.transductive for use in pretrained) if pretrained else None,
-        citations={name: plugins.describe(kind, name)["title"] for name in sorted(named)},
+        semi_transductive=any(use.semi_transductive for use in made.grid.uses) if semis else None,
+        citations={name: plugins.describe(folder, name)["title"] for folder, name in sorted(named, key=itemgetter(1))},
     )  # fmt: skip
     if before and not ran:
         kept = {name: getattr(before, name) for name in ("command", "machine", "lemis", "torch", "date")}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from lemis.contracts import Backbone
+from lemis.contracts import Backbone, Semi
 from lemis.datasets import index
 from lemis.datasets.split import BUDGET_SEED, Split, choose
 from lemis.errors import UsageError
@@ -21,9 +21,10 @@ from lemis.preparation.store import Store
 from lemis.runs import folders, material, told
 from lemis.runs.material import TrainedOn
 from lemis.runs.run import Run, fill, is_done, load_model, messages
+from lemis.sampling.samples import Source
 from lemis.sampling.spatial import shape_of
 from lemis.settings import plain
-from lemis.training import build, guards, launch, loop, pairing, run_names, run_settings, sources
+from lemis.training import build, guards, launch, loop, paired, pairing, pool, run_names, run_settings, sources
 from lemis.training import held_out as held_out_score
 from lemis.training.run_settings import Asked, Finetuning
 from lemis.training.supervised import Objective
@@ -49,6 +50,7 @@ def finetune(
     selection_seed: int = BUDGET_SEED,
     backbone: str | None = None,
     auxiliary: str | None = None,
+    semi: str | None = None,
     name: str | None = None,
     preset: str | None = None,
     settings_file: Path | None = None,
@@ -74,13 +76,15 @@ def finetune(
             dotted name loads your own module.
         auxiliary: An extra loss of fine-tuning, by default the preset's, else none. `lemis list` shows all; a dotted
             name loads your own module.
-        name: Of the run's folder in WORK/runs; by default from the settings. That is the start, the auxiliary loss, the
-            number of labelled subjects, the fold and the seed; and a suffix where a run with other settings has that
-            name.
+        semi: A way to learn from scans without labels too, by default the preset's, else none: those that have none,
+            and training subjects beyond ``labelled``. `lemis list` shows all; a dotted name loads your own module.
+        name: Of the run's folder in WORK/runs; by default from the settings. That is the start, the auxiliary loss or
+            the way to use unlabelled scans, the number of labelled subjects, the fold and the seed; and a suffix where
+            a run with other settings has that name.
         preset: Settings by name (`lemis list`) or by file; by default none.
         settings_file: Settings that win over the preset; by default none.
         overrides: Settings over the preset: ``epochs=200``, ``objective.KEY=VALUE``, ``backbone.KEY=VALUE``,
-            ``auxiliary.KEY=VALUE``; `lemis list --json` shows them.
+            ``auxiliary.KEY=VALUE``, ``semi.KEY=VALUE``; `lemis list --json` shows them.
         seed: All randomness follows from it: same seed, same result.
         device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
         prefix: What the user typed before the schedule's keys, for messages.
@@ -91,11 +95,12 @@ def finetune(
         The run folder.
 
     Raises:
-        UsageError: Another network than the pre-trained one, or scans prepared without the keypoints it looks at.
+        UsageError: Another network than the pre-trained one, scans prepared without the keypoints it looks at, or no
+            unlabelled scan for ``semi``.
     """
     asked = Asked(
-        backbone=backbone, auxiliary=auxiliary, preset=preset, settings_file=settings_file, overrides=overrides,
-        prefix=prefix,
+        backbone=backbone, auxiliary=auxiliary, semi=semi, preset=preset, settings_file=settings_file,
+        overrides=overrides, prefix=prefix,
     )  # fmt: skip
     weights, before = load_pretrained(pretrained, trust.also(*asked.backbones)) if pretrained else ({}, None)
     settings = run_settings.of_finetuning(asked, pretrained, before)
@@ -106,11 +111,16 @@ def finetune(
         store.scans, fold=fold, labelled=labelled, root=Path(listed.root), seed=selection_seed, scheme=split
     )  # fmt: skip
     torch.manual_seed(seed)
-    network = build.network(settings, store)
-    rows = transfer(network, weights, before.trained, pretrained) if before and pretrained else []
-    objective = build.objective(settings, network, store)
+
+    def begun() -> tuple[Backbone, list[Row]]:
+        network = build.network(settings, store)
+        return network, transfer(network, weights, before.trained, pretrained) if before and pretrained else []
+
+    network, rows = begun()
+    objective = build.objective(settings, network, store, another=lambda: begun()[0])
     tuning = _Tuning(
-        settings, store, sides, listed.ignored, network, keypoints.most if keypoints else 0, fabric, pretrained, before,
+        settings, store, sides, listed.ignored, objective.predicts, keypoints.most if keypoints else 0, fabric,
+        pretrained, before,
         {"seed": seed, "fold": fold, "split": split, "selection_seed": selection_seed},
     )  # fmt: skip
     path = folders.choose(work / "runs", name, tuning.usual_name(), tuning.stored())
@@ -124,7 +134,7 @@ class _Tuning(NamedTuple):
     store: Store
     sides: Split
     ignored: tuple[int, ...]  # further values in the labels
-    network: Backbone
+    network: Backbone  # that is scored and kept
     keypoints: int  # of a slice, at most
     fabric: Fabric
     pretrained: Path | None
@@ -152,6 +162,14 @@ class _Tuning(NamedTuple):
         return _scans_of(self.store, self.sides.labelled_subjects)
 
     @property
+    def pool(self) -> list[int]:
+        """Positions of the scans whose images it sees without their labels."""
+        if self.settings.semi is None:
+            return []
+        scans = [(facts.subject, facts.labelled) for facts in self.store.scans]
+        return pool.chosen(scans, self.sides, self.settings.pool)
+
+    @property
     def held_out(self) -> list[int]:
         """Positions of the scans that it is scored on."""
         return _scans_of(self.store, self.sides.test_subjects)
@@ -176,10 +194,15 @@ class _Tuning(NamedTuple):
         known = {**was.scans, **was.held_out} if was else None
         return TrainedOn(
             facts=material.facts_of(self.store),
-            scans=material.seen(self.store, self.train, labels=True, known=known),
+            scans={
+                **material.seen(self.store, self.train, labels=True, known=known),
+                **material.seen(self.store, self.pool, labels=False, known=known),
+            },
             held_out=material.seen(self.store, self.held_out, labels=True, known=known),
             start=material.digest_of_file(self.pretrained / "model.safetensors") if self.pretrained else None,
-            code=run_settings.code(backbone=self.settings.backbone, auxiliary=self.settings.auxiliary),
+            code=run_settings.code(
+                backbone=self.settings.backbone, auxiliary=self.settings.auxiliary, semi=self.settings.semi
+            ),
         )
 
     def model(self) -> FinetunedModel:
@@ -191,13 +214,16 @@ class _Tuning(NamedTuple):
             auxiliary=self.settings.auxiliary, patch_px=patch_px,
             labelled_subjects=tuple(self.sides.labelled_subjects), test_subjects=tuple(self.sides.test_subjects),
             pretraining_subjects=() if self.before is None else self.before.subjects,
+            semi=self.settings.semi, semi_settings=plain(self.settings.semi_settings) if self.settings.semi else {},
+            unlabelled_subjects=_subjects_of(self.store, self.pool),
             pretrained=self.start, seed=self.chosen["seed"], fold=self.chosen["fold"], split=self.sides.source,
-            known=exposure.joined(known), like=_like([self.store.scans[i] for i in self.train], self.before),
+            known=exposure.joined(known),
+            like=_like([self.store.scans[i] for i in (*self.train, *self.pool)], self.before),
             ignored_values=tuple(self.ignored),
         )  # fmt: skip
 
 
-def _brought_up_to_date(path: Path, tuning: _Tuning, objective: Objective, rows: list[Row], prefix: str) -> Path:
+def _brought_up_to_date(path: Path, tuning: _Tuning, objective: Objective | Semi, rows: list[Row], prefix: str) -> Path:
     """Train what is not trained on the present state of the data; score again what was scored on another."""
     if not tuning.train:
         raise UsageError(
@@ -205,6 +231,8 @@ def _brought_up_to_date(path: Path, tuning: _Tuning, objective: Objective, rows:
             allowed="at least one labelled subject to train on",
             next="label a scan, or choose another --fold",
         )
+    if tuning.settings.semi is not None:
+        pool.refuse_empty(tuning.pool, tuning.settings.semi)
     was = material.read(path)
     now = tuning.trained_on(was)
     if was is None or not is_done(path) or material.changes(was, now):
@@ -246,11 +274,16 @@ def _scorer(path: Path, tuning: _Tuning) -> Callable[[held_out_score.Stop], dict
     return score
 
 
-def _train(path: Path, tuning: _Tuning, objective: Objective, rows: list[Row], now: TrainedOn, prefix: str) -> None:
+def _train(
+    path: Path, tuning: _Tuning, objective: Objective | Semi, rows: list[Row], now: TrainedOn, prefix: str
+) -> None:
     settings, store, fabric, patch_px, scans = (
         tuning.settings, tuning.store, tuning.fabric, tuning.patch_px, tuning.train,
     )  # fmt: skip
-    source, sampling = sources.of_labels(store, scans, fabric.device, settings.objective, patch_px, tuning.keypoints)
+    labelled, sampling = sources.of_labels(store, scans, fabric.device, settings.objective, patch_px, tuning.keypoints)
+    source: Source = labelled
+    if tuning.pool:
+        source = paired.with_pool(labelled, tuning.pool, settings.objective, sampling, tuning.keypoints)
     times = settings.schedule.evaluations
     if times is None:
         times = SCORES if patch_px is None else SCORES_OF_VOLUMES
@@ -263,9 +296,10 @@ def _train(path: Path, tuning: _Tuning, objective: Objective, rows: list[Row], n
     run = Run(path, tuning.stored(), now)
     if tuning.pretrained is not None and told.is_new((tuning.pretrained, tuple(rows))):
         print_table(rows, tuning.pretrained, run.console)
-    size, subjects = sources.size(source, scans), tuning.sides.labelled_subjects
+    size, subjects = sources.size(labelled, scans), tuning.sides.labelled_subjects
+    beside = f", and {count(len(tuning.pool), 'scan')} without labels: {settings.semi} " if tuning.pool else " "
     run.console.print(
-        f"fine-tuning {path.name} on {sources.said(size)}, {len(subjects)} subjects: {', '.join(subjects)} "
+        f"fine-tuning {path.name} on {sources.said(size)}, {len(subjects)} subjects: {', '.join(subjects)}{beside}"
         f"({fabric.device}, {fabric.strategy.precision.precision})"
     )
     with run.alone():
@@ -281,6 +315,10 @@ def _like(scans: Sequence[Facts], before: PretrainedModel | None) -> Likeness:
     """What the scans were like that any of its weights were learned from."""
     own = exposure.likeness(scans)
     return own if before is None or before.like is None else exposure.wider(own, before.like)
+
+
+def _subjects_of(store: Store, scans: Sequence[int]) -> tuple[str, ...]:
+    return tuple(sorted({store.scans[i].subject for i in scans}))
 
 
 def _scans_of(store: Store, subjects: Sequence[str]) -> list[int]:

@@ -20,7 +20,7 @@ from lemis.datasets.split import Split
 from lemis.plugins import Trust
 from lemis.runs import told
 from lemis.runs.run import messages
-from lemis.training import build, pairing, run_settings
+from lemis.training import build, pairing, pool, run_settings
 from lemis.training.run_settings import Asked, WholeWay
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate
@@ -41,6 +41,7 @@ def fit(
     method: str | None = None,
     backbone: str | None = None,
     auxiliary: str | None = None,
+    semi: str | None = None,
     labelled: int | None = None,
     fold: int | None = None,
     preset: str | None = "small",
@@ -64,12 +65,15 @@ def fit(
             dotted name loads your own module. Keypoints that it looks at are found as the scans are prepared.
         auxiliary: An extra loss of fine-tuning, by default the preset's, else none. `lemis list` shows all; a dotted
             name loads your own module.
+        semi: A way to learn from scans without labels in fine-tuning too, by default the preset's, else none: those
+            that have none, and training subjects beyond ``labelled``. `lemis list` shows all; a dotted name loads your
+            own module.
         labelled: Use the labels of this many subjects only; by default all.
         fold: Hold out and score this fold only; by default cross-validate.
         preset: Settings by name (`lemis list`) or by file.
         settings_file: Settings that win over the preset; by default none.
         overrides: Settings over the preset: ``prepare.KEY=VALUE``, ``pretrain.``, ``method.``, ``backbone.``,
-            ``finetune.``, ``auxiliary.``; `lemis list --json` shows them.
+            ``finetune.``, ``auxiliary.``, ``semi.``; `lemis list --json` shows them.
         inductive: Keep held-out scans out of pre-training too; needs ``fold``.
         seed: All randomness follows from it: same seed, same result.
         device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
@@ -85,8 +89,8 @@ def fit(
     asked.refuse_inductive(inductive=inductive, fold=fold)
     way = run_settings.whole_way(
         Asked(
-            method=method, backbone=backbone, auxiliary=auxiliary, preset=preset, settings_file=settings_file,
-            overrides=overrides,
+            method=method, backbone=backbone, auxiliary=auxiliary, semi=semi, preset=preset,
+            settings_file=settings_file, overrides=overrides,
         )
     )  # fmt: skip
     wanted = pairing.keypoints_of(way.finetuning.backbone, way.finetuning.backbone_settings)
@@ -95,6 +99,7 @@ def fit(
         _say_what_would_pretrain(way)
     index = _checked(folder, output)
     splits = asked.splits(index.scans, Path(index.root), fold=fold, labelled=labelled)
+    _refuse_empty_pools(index, splits, way)
     _try_out(index, way, device)
     trust = Trust().also(way.finetuning.backbone, wanted.detector if wanted else None)  # by command or preset
     messages().rule("prepare")
@@ -129,6 +134,14 @@ def _try_out(index: Index, way: WholeWay, device: str) -> None:
     build.try_out(way.pretraining, way.finetuning, build.Foreseen(index.channels, structures + 1), device)
 
 
+def _refuse_empty_pools(index: Index, splits: Splits, way: WholeWay) -> None:
+    """Before the hours of preparing and pre-training."""
+    if way.finetuning.semi is not None:
+        scans = [(scan.subject, scan.label is not None) for scan in index.scans]
+        for _, split in splits:
+            pool.refuse_empty(pool.chosen(scans, split, way.finetuning.pool), way.finetuning.semi)
+
+
 def _pretrained(output: Path, way: WholeWay, fold: int | None, common: Mapping[str, Any]) -> Path | None:
     if way.pretraining is None:
         return None
@@ -147,7 +160,7 @@ def _finetuned(
         return [
             finetune(
                 output, pretrained=pretrained, fold=fold, labelled=labelled, auxiliary=way.finetuning.auxiliary,
-                overrides=way.given["finetune"], prefix="finetune.", **common,
+                semi=way.finetuning.semi, overrides=way.given["finetune"], prefix="finetune.", **common,
             )
             for fold, _ in splits
         ]  # fmt: skip

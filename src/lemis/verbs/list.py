@@ -29,19 +29,20 @@ SHARED = {
     "pretrain, finetune": ("training", "schedule", "Settings"),
     "objective (finetune)": ("training", "supervised", "Settings"),
     "spatial (methods, objective)": ("sampling", "spatial", "Spatial"),
+    "semi (finetune, beside those of its file)": ("training", "pool", "Settings"),
     "intensity (objective)": ("sampling", "intensity", "Intensity"),
 }
 
 
 def list(*, parameters: bool = False, json: bool = False) -> Facts:
-    """Print and return the methods, networks, auxiliary losses, methods for single images, and presets.
+    """Print and return all that there is to choose from: methods, networks, losses, ways and presets.
 
     Args:
         parameters: Also count the weights of each network at its default settings (imports PyTorch).
         json: Print JSON instead of tables.
 
     Returns:
-        ``methods``, ``backbones`` and ``auxiliaries``: rows of name, title, the file's constants (``dims``,
+        ``methods``, ``backbones``, ``auxiliaries`` and ``semi``: rows of name, title, the file's constants (``dims``,
         ``trains``, and ``backbones`` where a method works on these networks only) and ``settings``, each with
         ``name``, ``default`` (source text where it is no plain value) and ``note``; of networks ``parameters`` too
         where asked for, by ``2D`` and ``3D``;
@@ -52,6 +53,7 @@ def list(*, parameters: bool = False, json: bool = False) -> Facts:
         "methods": [SCRATCH, *_plugins("methods")],
         "backbones": _plugins("backbones"),
         "auxiliaries": _plugins("auxiliary"),
+        "semi": _plugins("semi"),
         "single": _plugins("single"),
         "presets": presets(),
         "settings": {owner: plugins.settings_of(*where) for owner, where in SHARED.items()},
@@ -103,13 +105,18 @@ def _print(facts: Facts) -> None:
     )
     for row in facts["auxiliaries"]:
         losses.add_row(row["name"], _dims(row), _short(row))
+    ways = Table(
+        "semi", "dims", "title", title="Unlabelled scans in fine-tuning too (--semi)", title_justify="left"
+    )  # fmt: skip
+    for row in facts["semi"]:
+        ways.add_row(row["name"], _dims(row), _short(row))
     single = Table("method", "title", title="One image, no labels (segment-one --method)", title_justify="left")
     for row in facts["single"]:
         single.add_row(row["name"], _short(row))
-    for table in (methods, networks, losses, single):
+    for table in (methods, networks, losses, ways, single):
         terminal.print_table(console, table)
     console.print("\nPapers, to be cited")
-    for kind in ("methods", "auxiliaries", "single"):
+    for kind in ("methods", "auxiliaries", "semi", "single"):
         for row in facts[kind]:
             if row["name"] != SCRATCH["name"]:
                 console.print(f"  {row['name']:<20}{row['title']}", soft_wrap=True)

@@ -116,10 +116,14 @@ def predict(
     wanted = _wanted(ensemble, index, chosen)
     waiting = [scan for scan in chosen if not _is_made(known.scans.get(scan.id), wanted[scan.id], output)]
     pretraining = tuple(sorted({subject for model in ensemble.models for subject in model.pretraining_subjects}))
+    unlabelled = tuple(sorted({subject for model in ensemble.models for subject in model.unlabelled_subjects}))
     listed = {
-        scan.id: {"scan": _located(index, scan), "inputs": foreign, "pretraining_subjects": pretraining}
+        scan.id: {
+            "scan": _located(index, scan), "inputs": foreign, "pretraining_subjects": pretraining,
+            "unlabelled_subjects": unlabelled,
+        }
         for scan in chosen
-    }
+    }  # fmt: skip
     shared = _shared(ensemble, index)
     if not dry_run:
         for scan in (scan for scan in chosen if scan not in waiting):

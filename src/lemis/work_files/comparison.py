@@ -98,7 +98,8 @@ class Facts(Record):
     missing: tuple[Missing, ...]
     core_seconds: Annotated[float, Field(ge=0)]
     learned_nothing: dict[str, Nothing] = Field(default_factory=dict)
-    transductive: bool | None
+    transductive: bool | None  # whether pre-training saw test subjects; None: nothing was pre-trained
+    semi_transductive: bool | None = None  # whether fine-tuning did, without their labels; None: without such scans
     citations: dict[str, str]
 
 

@@ -141,11 +141,23 @@ class Summary(Record):
     subjects_tested: tuple[str, ...]
     subjects_labelled_in_training: tuple[str, ...] | None
     subjects_in_pretraining: tuple[str, ...] | None
+    subjects_unlabelled_in_training: tuple[str, ...] = ()  # whose images fine-tuning saw without their labels
+    transductive_in: tuple[Literal["pre-training", "fine-tuning"], ...] = ()  # what saw images of test subjects
     of: Compared | None = None  # None: of before it was written down
     strange: dict[str, tuple[Strange, ...]] = Field(default_factory=dict)  # scans unlike what was trained on
     settings: EvaluationSettings
     protocols: Protocols
     versions: dict[str, str]
+
+    @property
+    def exposed_in(self) -> str:
+        """What saw the images of test subjects, in words; where it is not said it was pre-training."""
+        return " and ".join(self.transductive_in) or "pre-training"
+
+    @property
+    def not_exposed_in(self) -> str:
+        """What saw no image of a test subject, where nothing did."""
+        return "pre-training and fine-tuning" if self.subjects_unlabelled_in_training else "pre-training"
 
 
 def _number(cell: Any) -> float:

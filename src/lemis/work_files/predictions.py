@@ -29,6 +29,7 @@ class Prediction(Record):
     weights: tuple[str, ...] = ()  # digests, of each run
     labelled_subjects: tuple[str, ...] | None = None  # whose labels the runs saw; None: not known
     pretraining_subjects: tuple[str, ...] | None = None  # whose images the runs' pre-training saw; None: not known
+    unlabelled_subjects: tuple[str, ...] = ()  # whose images the runs' fine-tuning saw without their labels
     tiles: dict[str, Any] | None = None  # in which a volume was seen
     images: tuple[tuple[str, str], ...] = ()  # path and stamp of each file of the scan
     scan: Scan | None = None  # as its folder lists it, with whole paths

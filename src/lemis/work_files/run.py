@@ -78,6 +78,9 @@ class FinetunedModel(_Trained):
     test_subjects: tuple[str, ...]
     pretraining_subjects: tuple[str, ...]
     pretrained: Name | None  # the run whose weights it began with
+    semi: str | None = None  # a way to use unlabelled scans
+    semi_settings: dict[str, Any] = Field(default_factory=dict)
+    unlabelled_subjects: tuple[str, ...] = ()  # whose images it saw that way, without their labels
     fold: Count | None
     split: str
     ignored_values: tuple[int, ...] = ()  # further values in its labels, which counted as background

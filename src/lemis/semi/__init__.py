@@ -1,0 +1,1 @@
+"""Ways to fine-tune with unlabelled scans too, one file each."""

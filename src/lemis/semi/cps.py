@@ -1,0 +1,78 @@
+"""Semi-Supervised Semantic Segmentation with Cross Pseudo Supervision. X. Chen, Y. Yuan, G. Zeng, J. Wang. CVPR 2021,
+https://arxiv.org/abs/2106.01226. As segmentation of medical images has it in SSL4MIS,
+https://github.com/HiLab-git/SSL4MIS.
+
+Two networks of one architecture with other random weights see the same images, and each learns from the other's hard
+labels:
+
+    L = L_labelled(f1) + L_labelled(f2) + lambda(t) [ CE(f1(u), argmax f2(u)) + CE(f2(u), argmax f1(u)) ]
+
+No gradient goes through an argmax, and no pixel is left out. Where fine-tuning starts from a pre-training both
+networks do, and differ in the rest of their weights, most of all in the head. f1 is scored and kept; f2 is thrown away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, final
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lemis import contracts
+from lemis.contracts import Batch, Draw, Labelled, Outcome
+from lemis.parts.overlap import cross_entropy
+from lemis.parts.ramp import ramp_up
+from lemis.settings import Probability
+
+DIMS = (2, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """[C] SSL4MIS."""
+
+    weight: Annotated[float, Field(ge=0)] = 0.1  # lambda [C]; 1.5 on natural images; 0: two networks on labels alone
+    ramp: Probability = 1.0  # share of training over which lambda grows [C]
+
+
+@final
+class Semi(contracts.Semi):
+    """Two networks."""
+
+    progress: Tensor
+
+    def __init__(self, labelled: Labelled, settings: Settings) -> None:
+        super().__init__()
+        self.labelled = labelled
+        self.settings = settings
+        self.second = labelled.another()
+        self.register_buffer("progress", torch.zeros(()))
+
+    def forward(self, batch: Batch, rng: Draw) -> Outcome:
+        """Both networks on the labelled rows, and each against the other on the unlabelled ones."""
+        known = self.labelled.view(batch, rng)
+        assert known.label is not None, "fine-tuning needs labels"
+        seen = [known]
+        if self.settings.weight > 0:
+            assert batch.unlabelled is not None, "unlabelled rows beside the labelled ones"
+            seen.append(self.labelled.view(batch.unlabelled, rng))
+        first, *of_first = self.labelled.logits(*seen)
+        second, *of_second = self.labelled.logits(*seen, network=self.second)
+        losses = dict(self.labelled.losses(first, known.label))
+        losses |= {f"second/{name}": loss for name, loss in self.labelled.losses(second, known.label).items()}
+        weight = self.settings.weight * ramp_up(self.progress, self.settings.ramp)
+        for p1, p2 in zip(of_first, of_second, strict=True):
+            losses["pseudo"] = weight * cross(p1, p2)
+            losses["second/pseudo"] = weight * cross(p2, p1)
+        return Outcome(losses)
+
+    def after_step(self, progress: float) -> None:
+        """Remembers how far training is, for the ramp."""
+        self.progress.fill_(progress)
+
+
+def cross(logits: Tensor, others: Tensor) -> Tensor:
+    """Cross-entropy against the labels that the other network gives; no gradient reaches that one."""
+    return cross_entropy(logits, others.detach().argmax(1))

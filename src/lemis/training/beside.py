@@ -1,0 +1,97 @@
+"""What is chosen of fine-tuning beside the network: an extra loss, or a way to use unlabelled scans too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Protocol
+
+from lemis import plugins
+from lemis.errors import UsageError
+from lemis.settings import resolve
+from lemis.training import pool
+from lemis.training.pairing import SCRATCH, default_backbone
+
+Layers = Sequence[Mapping[str, Any]]  # of settings; later ones win
+Load = Callable[[str, str], Any]  # as ``run_settings.Loader``
+
+
+class Beside(Protocol):
+    """What is chosen of fine-tuning beside the network."""
+
+    @property
+    def auxiliary(self) -> str | None:
+        """An extra loss."""
+
+    @property
+    def semi(self) -> str | None:
+        """A way to use unlabelled scans."""
+
+
+def refuse_contradictions(
+    auxiliary: str | None, semi: str | None, auxiliary_given: Mapping[str, Any], semi_given: Mapping[str, Any]
+) -> None:
+    """Refuse settings of what is not there, and both at once.
+
+    Args:
+        auxiliary: The extra loss.
+        semi: The way to use unlabelled scans.
+        auxiliary_given: Its settings, as typed.
+        semi_given: Likewise.
+
+    Raises:
+        UsageError: There are such.
+    """
+    if auxiliary is None and auxiliary_given:
+        raise UsageError(
+            f"auxiliary.{next(iter(auxiliary_given))} without an auxiliary loss",
+            allowed="settings of the loss that --auxiliary names",
+            next=f"--auxiliary {plugins.names('auxiliary')[-1]}",
+        )
+    if semi is None and semi_given:
+        raise UsageError(
+            f"semi.{next(iter(semi_given))} without a way to use unlabelled scans",
+            allowed="settings of the way that --semi names",
+            next=f"--semi {plugins.names('semi')[0]}",
+        )
+    if auxiliary is not None and semi is not None:
+        raise UsageError(
+            f"--semi {semi} with --auxiliary {auxiliary}",
+            allowed="one of the two: what an extra loss asks of labels, unlabelled scans do not have",
+            next=f"leave out --auxiliary {auxiliary}, or --semi {semi}",
+        )
+
+
+def settings_of_auxiliary(auxiliary: str | None, layers: Layers, load: Load) -> Any:
+    """Those of an extra loss; None where there is none."""
+    if auxiliary is None:
+        return None
+    return resolve(load("auxiliary", auxiliary).Settings, *layers, prefix="auxiliary.")
+
+
+def settings_of_semi(semi: str | None, layers: Layers, dims: int, load: Load) -> Any:
+    """Those of the file of a way to use unlabelled scans; None where there is none.
+
+    Raises:
+        UsageError: A setting that it does not have, or a network of other dimensions than it works in.
+    """
+    if semi is None:
+        return None
+    module = load("semi", semi)
+    if dims not in getattr(module, "DIMS", (dims,)):
+        raise UsageError(
+            f"--semi {semi} on a network of {dims} dimensions",
+            allowed=f"networks of {' or '.join(map(str, module.DIMS))}",
+            next=f"--backbone {default_backbone(SCRATCH)}",
+        )
+    return resolve(module.Settings, *_split(layers, of_pool=False), prefix="semi.")
+
+
+def settings_of_pool(semi: str | None, layers: Layers) -> pool.Settings:
+    """Those that are the same for every way to use unlabelled scans."""
+    return pool.Settings() if semi is None else resolve(pool.Settings, *_split(layers, of_pool=True), prefix="semi.")
+
+
+def _split(layers: Layers, *, of_pool: bool) -> list[dict[str, Any]]:
+    shared = {field.name for field in fields(pool.Settings)}
+    return [{key: value for key, value in layer.items() if (key in shared) == of_pool} for layer in layers]

@@ -1,0 +1,53 @@
+"""Largest connected parts against a flood fill."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from lemis.parts.components import largest
+
+
+def slow(label: Tensor) -> Tensor:
+    """One row, place by place."""
+    kept = torch.zeros_like(label)
+    for value in sorted(set(label.flatten().tolist()) - {0}):
+        left = {tuple(place) for place in (label == value).nonzero().tolist()}
+        parts = []
+        while left:
+            part, waiting = set(), [min(left)]
+            while waiting:
+                place = waiting.pop()
+                if place in left:
+                    left.remove(place)
+                    part.add(place)
+                    waiting += [
+                        tuple(p + s for p, s in zip(place, step, strict=True))
+                        for step in product((-1, 0, 1), repeat=label.dim())
+                    ]
+            parts.append(part)
+        for place in max(parts, key=len):  # the first of the largest
+            kept[place] = value
+    return kept
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (5, 6, 4)])
+def test_equals_a_flood_fill_row_by_row(shape: tuple[int, ...]) -> None:
+    label = (torch.rand(6, *shape, generator=torch.Generator().manual_seed(0)) * 3.2).long() % 3
+    assert torch.equal(largest(label), torch.stack([slow(row) for row in label]))
+
+
+def test_pixels_that_share_a_corner_are_connected() -> None:
+    label = torch.zeros(1, 5, 5, dtype=torch.long)
+    for place in ((0, 0), (0, 1), (1, 2), (2, 4), (3, 4)):
+        label[0][place] = 1
+    found = largest(label)
+    assert {tuple(place) for place in found[0].nonzero().tolist()} == {(0, 0), (0, 1), (1, 2)}
+
+
+def test_of_equals_the_first_is_kept_and_nothing_stays_nothing() -> None:
+    label = torch.tensor([[[2, 0, 2, 0, 1]], [[0, 0, 0, 0, 0]]])
+    assert largest(label).tolist() == [[[2, 0, 0, 0, 1]], [[0, 0, 0, 0, 0]]]
