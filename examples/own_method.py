@@ -1,7 +1,7 @@
 """A pre-training method of your own in one file.
 
 Every slice is turned by a quarter, a half or not at all, and the encoder is asked how far. In the folder above, `lemis
-check-method examples.own_method` tries it, and `lemis pretrain work/ --method examples.own_method` trains with it.
+check-method examples.own_method` tries it, and `lemis fit scans/ --method examples.own_method` trains with it.
 """
 
 from dataclasses import dataclass

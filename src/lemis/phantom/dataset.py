@@ -13,7 +13,7 @@ from lemis.phantom.scans import CHANNELS, LABELS, Kind, make
 
 
 def write_dataset(
-    folder: Path,
+    folder: Path | str,
     kind: Kind = "heart",
     *,
     subjects: int = 10,
@@ -41,7 +41,7 @@ def write_dataset(
     Raises:
         UsageError: Fewer than one subject or phase, more labelled than there are, or what ``make`` refuses.
     """
-    labelled = subjects if labelled is None else labelled
+    folder, labelled = Path(folder), subjects if labelled is None else labelled
     if subjects < 1 or phases < 1 or not 0 <= labelled <= subjects:
         raise UsageError(
             f"subjects={subjects}, labelled={labelled}, phases={phases}",
