@@ -36,7 +36,7 @@ WITHOUT_PLAN = {
     "macl-table8": "cost on one A100; every comparison prints its own",
     "macl-table10": "labels disturbed on purpose, which Lemis does not do",
     "macl-table11": "3-D pre-training of other authors (VoCo, nnSSL), whose networks Lemis does not have",
-    "macl-table12": "semi-supervised training, which Lemis does not do",
+    "macl-table12": "semi-supervised ways, of which Lemis has the mean teacher, CPS and BCP; no plan yet",
     "sgscn-sysu": "ultrasound images that are not public, known from a third-party summary",
 }
 
