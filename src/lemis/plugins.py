@@ -33,13 +33,7 @@ _OPTION = {
     "semi": "--semi",
     "single": "--method",
 }
-_NEEDED = {
-    "methods": ("Settings", "Method"),
-    "backbones": ("Settings", "Backbone"),
-    "auxiliary": ("Settings", "Auxiliary"),
-    "semi": ("Settings", "Semi"),
-    "single": ("Settings", "segment"),
-}
+_NEEDED = {"methods": "Method", "backbones": "Backbone", "auxiliary": "Auxiliary", "semi": "Semi", "single": "segment"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +81,14 @@ def _load(folder: str, name: str, how: Callable[[str], Any]) -> Any:
     known = names(folder)
     if name in known:
         return how(f"lemis.{folder}.{name}")
-    what = f"{_OPTION.get(folder, folder)} {shown(name, quoted=False)}"
+    what = f"{_OPTION.get(folder, f'--{folder}')} {shown(name, quoted=False)}"
     if "." not in name or name.endswith(".py") or not is_module(name):
         raise UsageError(
             f"{shown(name)} is not in {folder}",
             allowed=f"{', '.join(known)}, or the dotted name of an importable module",
             next=_next(folder, name, known),
         )
-    needed = _NEEDED.get(folder, ())
+    needed = ("Settings", _NEEDED[folder]) if folder in _NEEDED else ()
     try:
         lacking = outline.lacks(name, needed)
     except SyntaxError as error:
@@ -172,7 +166,7 @@ def _broken(what: str, name: str, error: BaseException) -> UsageError:
 
 
 def _no_plugin(what: str, folder: str, lacking: Sequence[str]) -> UsageError:
-    needed = _NEEDED[folder]
+    needed = ("Settings", _NEEDED[folder])
     return UsageError(
         f"{what} is a module without {' and '.join(lacking)}",
         allowed=f"a module with {' and '.join(needed)}, as every file in src/lemis/{folder} has them",
@@ -188,7 +182,7 @@ def _is_there(module: Any, name: str) -> bool:
 def _next(folder: str, name: str, known: Sequence[str]) -> str:
     file = f"{name.removesuffix('.py')}.py"
     if os.path.isfile(file):  # of the user's, named as a path or without a folder
-        option, parts = _OPTION.get(folder, folder), Path(file).with_suffix("").parts
+        option, parts = _OPTION.get(folder, f"--{folder}"), Path(file).with_suffix("").parts
         if len(parts) > 1 and all(part.isidentifier() for part in parts):
             return f"{option} {'.'.join(parts)}"
         return f"mkdir -p my_lab && mv {shlex.quote(file)} my_lab/, then {option} my_lab.{parts[-1]}"

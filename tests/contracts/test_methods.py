@@ -48,7 +48,7 @@ EXCUSED: dict[str, dict[str, str]] = {
 
 @pytest.fixture
 def subject(material: Material) -> Callable[[str, int], Subject]:
-    return lambda name, dims: Subject(name, dims, material, WHERE.get(name, {}), EXCUSED.get(name, {}))
+    return lambda name, dims: Subject(name, dims, material, where=WHERE.get(name, {}), excused=EXCUSED.get(name, {}))
 
 
 @pytest.mark.parametrize("promise", [*methods.FILE, *methods.FILE_OF_OURS], ids=lambda promise: promise.__name__)
@@ -75,7 +75,9 @@ def leaves(name: str) -> list[str]:
 @pytest.fixture(scope="module")
 def on_slices(material: Material) -> Callable[[str], Subject]:
     """One subject for each method, so that what is computed of the same settings is computed once."""
-    found = {name: Subject(name, 2, material, WHERE.get(name, {}), EXCUSED.get(name, {})) for name in METHODS}
+    found = {
+        name: Subject(name, 2, material, where=WHERE.get(name, {}), excused=EXCUSED.get(name, {})) for name in METHODS
+    }
     return found.__getitem__
 
 

@@ -36,7 +36,7 @@ INERT: dict[str, dict[str, str]] = {
 
 
 def subject(name: str) -> Subject:
-    return Subject(name, WHERE.get(name, {}), INERT.get(name, {}))
+    return Subject(name, where=WHERE.get(name, {}), excused=INERT.get(name, {}))
 
 
 @pytest.mark.parametrize("promise", [*single.FILE, *single.FILE_OF_OURS], ids=lambda promise: promise.__name__)

@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 from lemis import contracts, plugins
 from lemis.contracts import Draw, Outcome
 from lemis.errors import UsageError
-from lemis.promises import chance, own_settings
+from lemis.promises import chance, own_settings, trying
 from lemis.promises.material import Reordered, alike, figures, told, total
 from lemis.promises.methods import expect_known, expect_outcome
-from lemis.promises.trying import NotTried, expect, known, names, of_module
+from lemis.promises.trying import NotTried, expect, expect_citation, known, names, of_module
 from lemis.sampling.draw import Rows
 from lemis.settings import resolve
 
@@ -32,27 +31,18 @@ ALL = {"voxels": 10**6, "false_negatives": 10**6, "negatives": 10**6}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
-    """An auxiliary loss, and what is known of it.
+class Subject(trying.Subject):
+    """An auxiliary loss.
 
     Args:
-        name: File name, or the dotted name of a module outside the package.
         dims: Of the network that is fine-tuned.
         folder: Where its processes meet.
-        where: What else must be set for a setting to have an effect, by setting.
-        excused: Settings without an effect in one step, and why.
     """
 
-    name: str
+    FOLDER = FOLDER
+
     dims: int
     folder: Path = Path()
-    where: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    excused: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    @property
-    def module(self) -> ModuleType:
-        """The file."""
-        return of_module(FOLDER, self.name)
 
     @property
     def network(self) -> str:
@@ -136,10 +126,8 @@ def the_class_is_final(name: str) -> None:
 
 
 def the_file_cites_its_paper(name: str) -> None:
-    """The first paragraph of the file names the paper, its year and its address."""
-    title = plugins.describe(FOLDER, name)["title"]
-    expect(bool(re.search(r"\b(19|20)\d\d\b", title)), "no year of a paper")
-    expect(bool(re.search(r"https://\S+", title)), "no address of a paper")
+    """The docstring of the file names the paper, its year and its address."""
+    expect_citation(FOLDER, name)
 
 
 # ------------------------------------------------------------------------------------------------- one step

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import inspect
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from lemis import contracts, plugins
 from lemis.errors import UsageError
+from lemis.promises import trying
 from lemis.promises.trying import Broken, expect, known, names, of_module
 from lemis.settings import resolve
 
@@ -27,23 +27,18 @@ CLASSES = 3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
+class Subject(trying.Subject):
     """A network.
 
     Args:
-        name: File name, or the dotted name of a module outside the package.
         dims: Those that it is built for.
         folder: Where its weights are stored.
     """
 
-    name: str
+    FOLDER = FOLDER
+
     dims: int
     folder: Path
-
-    @property
-    def module(self) -> ModuleType:
-        """The file."""
-        return of_module(FOLDER, self.name)
 
     def build(self, in_channels: int = 1, seed: int = 0) -> contracts.Backbone:
         """The network, small."""

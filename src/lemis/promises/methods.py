@@ -9,7 +9,6 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,9 @@ from torch import nn
 
 from lemis import contracts, plugins
 from lemis.contracts import Batch, Outcome, Sampling, View
-from lemis.promises import chance, own_settings
+from lemis.promises import chance, own_settings, trying
 from lemis.promises.material import Material, Reordered, alike, figures, take, told, total
-from lemis.promises.trying import NotTried, expect, known, names, of_module
+from lemis.promises.trying import NotTried, expect, expect_citation, expect_class, known, names, of_module
 from lemis.sampling.draw import Rows
 from lemis.settings import resolve
 from lemis.training.loop import channels_last
@@ -40,27 +39,18 @@ OF_VOLUMES = {
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
-    """A method, what it is shown, and what is known of it.
+class Subject(trying.Subject):
+    """A method, and what it is shown. ``uninformed`` may be excused too.
 
     Args:
-        name: File name, or the dotted name of a module outside the package.
         dims: Of the network that it trains.
         material: What it is shown.
-        where: What else must be set for a setting to have an effect, by setting.
-        excused: What is not asked of it, and why: settings without an effect in one step on slices; ``uninformed``.
     """
 
-    name: str
+    FOLDER = FOLDER
+
     dims: int
     material: Material
-    where: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    excused: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    @property
-    def module(self) -> ModuleType:
-        """The file."""
-        return of_module(FOLDER, self.name)
 
     @property
     def batch(self) -> Batch:
@@ -96,11 +86,7 @@ def own(method: nn.Module) -> dict[str, nn.Parameter]:
 def the_file_has_its_names(name: str) -> None:
     """`Method` inherits from `lemis.contracts.Method`, defines `forward`, and is made of (backbone, settings)."""
     module = of_module(FOLDER, name)
-    expect(inspect.isclass(module.Method) and issubclass(module.Method, contracts.Method),
-           "Method does not inherit from lemis.contracts.Method")  # fmt: skip
-    expect(not inspect.isabstract(module.Method), "Method has no forward(self, batch, rng)")
-    taken = list(inspect.signature(module.Method).parameters)
-    expect(taken == ["backbone", "settings"], f"Method takes ({', '.join(taken)})")
+    expect_class(module, "Method", contracts.Method, ("backbone", "settings"))
 
 
 def it_says_which_networks_and_which_parts_it_trains(name: str) -> None:
@@ -136,9 +122,7 @@ def the_file_has_no_other_public_classes_and_they_are_final(name: str) -> None:
 
 def the_file_cites_its_paper(name: str) -> None:
     """The docstring of the file names the paper, its year and its address."""
-    cited = of_module(FOLDER, name).__doc__ or ""
-    expect(bool(re.search(r"\b(19|20)\d\d\b", cited)), "no year of a paper")
-    expect(bool(re.search(r"https://\S+", cited)), "no address of a paper")
+    expect_citation(FOLDER, name)
 
 
 # ------------------------------------------------------------------------------------------------ one step

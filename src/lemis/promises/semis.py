@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,10 +13,10 @@ from torch import Tensor
 
 from lemis import contracts, plugins
 from lemis.contracts import Backbone, Batch
-from lemis.promises import own_settings
+from lemis.promises import own_settings, trying
 from lemis.promises.material import Reordered, alike, figures, take, told, total
 from lemis.promises.methods import expect_known
-from lemis.promises.trying import NotTried, expect, known, names, of_module
+from lemis.promises.trying import NotTried, expect, expect_citation, expect_class, known, names, of_module
 from lemis.sampling.draw import Rows
 from lemis.sampling.intensity import Intensity
 from lemis.settings import resolve
@@ -40,27 +37,18 @@ LATE = 0.6  # share of training, at which all that a way does has begun
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
-    """A way to use unlabelled scans, and what is known of it.
+class Subject(trying.Subject):
+    """A way to use unlabelled scans.
 
     Args:
-        name: File name, or the dotted name of a module outside the package.
         dims: Of the network that is fine-tuned.
         folder: Where its processes meet.
-        where: What else must be set for a setting to have an effect, by setting.
-        excused: Settings without an effect in three steps, and why.
     """
 
-    name: str
+    FOLDER = FOLDER
+
     dims: int
     folder: Path = Path()
-    where: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    excused: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    @property
-    def module(self) -> ModuleType:
-        """The file."""
-        return of_module(FOLDER, self.name)
 
     def settings(self, *layers: Mapping[str, Any]) -> Any:
         """Those to try it with, and others over them; of each those that the way has."""
@@ -115,11 +103,7 @@ def the_file_has_its_names(name: str) -> None:
     says, as a plain value that can be read without running it, `DIMS = (2,)`, `(3,)` or `(2, 3)`.
     """
     module = of_module(FOLDER, name)
-    expect(inspect.isclass(module.Semi) and issubclass(module.Semi, contracts.Semi),
-           "Semi does not inherit from lemis.contracts.Semi")  # fmt: skip
-    expect(not inspect.isabstract(module.Semi), "Semi has no forward(self, batch, rng)")
-    taken = list(inspect.signature(module.Semi).parameters)
-    expect(taken == ["labelled", "settings"], f"Semi takes ({', '.join(taken)})")
+    expect_class(module, "Semi", contracts.Semi, ("labelled", "settings"))
     said = plugins.describe(FOLDER, name)
     expect(bool(said.get("dims")), "no DIMS")
     expect(said["dims"] == module.DIMS, "DIMS changes when the file runs")
@@ -128,11 +112,8 @@ def the_file_has_its_names(name: str) -> None:
 
 def the_class_is_final_and_the_file_cites_its_paper(name: str) -> None:
     """Nothing inherits from `Semi`: `@final`. The docstring of the file names the paper, its year and its address."""
-    module = of_module(FOLDER, name)
-    expect(getattr(module.Semi, "__final__", False), "Semi is not @final")
-    cited = module.__doc__ or ""
-    expect(bool(re.search(r"\b(19|20)\d\d\b", cited)), "no year of a paper")
-    expect(bool(re.search(r"https://\S+", cited)), "no address of a paper")
+    expect(getattr(of_module(FOLDER, name).Semi, "__final__", False), "Semi is not @final")
+    expect_citation(FOLDER, name)
 
 
 # ------------------------------------------------------------------------------------------------- one step

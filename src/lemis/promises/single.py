@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lemis import plugins
 from lemis.contracts import Segmented
-from lemis.promises import chance, own_settings
+from lemis.promises import chance, own_settings, trying
 from lemis.promises.methods import expect_known
-from lemis.promises.trying import expect, known, of_module
+from lemis.promises.trying import expect, expect_citation, known, of_module
 from lemis.settings import resolve
 
 FOLDER = "single"
@@ -35,23 +32,10 @@ GENERAL: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
-    """A method for one image, and what is known of it.
+class Subject(trying.Subject):
+    """A method for one image."""
 
-    Args:
-        name: File name, or the dotted name of a module outside the package.
-        where: What else must be set for a setting to have an effect, by setting.
-        excused: Settings without an effect on such small images, and why.
-    """
-
-    name: str
-    where: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    excused: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    @property
-    def module(self) -> ModuleType:
-        """The file."""
-        return of_module(FOLDER, self.name)
+    FOLDER = FOLDER
 
     def settings(self, *layers: Mapping[str, Any]) -> Any:
         """Small ones, and others over them; of each those that the method has."""
@@ -81,10 +65,8 @@ def the_file_has_its_names(name: str) -> None:
 
 
 def the_file_cites_its_paper(name: str) -> None:
-    """The first paragraph of the file names the paper, its year and its address."""
-    title = plugins.describe(FOLDER, name)["title"]
-    expect(bool(re.search(r"\b(19|20)\d\d\b", title)), "no year of a paper")
-    expect(bool(re.search(r"https://\S+", title)), "no address of a paper")
+    """The docstring of the file names the paper, its year and its address."""
+    expect_citation(FOLDER, name)
 
 
 # ------------------------------------------------------------------------------------------------- the labels

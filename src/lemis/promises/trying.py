@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lemis import plugins
 from lemis.errors import UsageError, shown
@@ -34,6 +36,44 @@ def expect(kept: bool, found: str) -> None:
     """
     if not kept:
         raise Broken(found)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """A plug-in that is tried, and what is known of it.
+
+    Args:
+        name: File name, or the dotted name of a module outside the package.
+        where: What else must be set for a setting to have an effect, by setting.
+        excused: What is not asked of it, and why: settings that have no effect in what is tried.
+    """
+
+    FOLDER: ClassVar[str]  # where files of its kind are
+
+    name: str
+    where: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict, kw_only=True)
+    excused: Mapping[str, str] = dataclasses.field(default_factory=dict, kw_only=True)
+
+    @property
+    def module(self) -> ModuleType:
+        """The file."""
+        return of_module(self.FOLDER, self.name)
+
+
+def expect_class(module: ModuleType, name: str, of: type, takes: tuple[str, ...]) -> None:
+    """Go on where a class of a module has the base that it should, all of its methods, and is made of ``takes``."""
+    cls = getattr(module, name)
+    expect(inspect.isclass(cls) and issubclass(cls, of), f"{name} does not inherit from lemis.contracts.{of.__name__}")
+    expect(not inspect.isabstract(cls), f"{name} has no forward(self, batch, rng)")
+    taken = tuple(inspect.signature(cls).parameters)
+    expect(taken == takes, f"{name} takes ({', '.join(taken)})")
+
+
+def expect_citation(folder: str, name: str) -> None:
+    """Go on where the docstring of a file names a paper, its year and its address."""
+    cited = of_module(folder, name).__doc__ or ""
+    expect(bool(re.search(r"\b(19|20)\d\d\b", cited)), "no year of a paper")
+    expect(bool(re.search(r"https://\S+", cited)), "no address of a paper")
 
 
 @dataclasses.dataclass(frozen=True)

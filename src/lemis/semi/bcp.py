@@ -30,10 +30,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lemis import contracts
-from lemis.contracts import Batch, Draw, Labelled, Outcome, View
+from lemis.contracts import Batch, Draw, Outcome, View
 from lemis.parts import components, paste
-from lemis.parts.momentum import follow, follower
+from lemis.parts.momentum import follow
+from lemis.parts.unlabelled import Taught, pool_of
 from lemis.settings import Probability
 
 DIMS = (2, 3)
@@ -54,25 +54,15 @@ class Settings:
 
 
 @final
-class Semi(contracts.Semi):
+class Semi(Taught[Settings]):
     """A student and the teacher that follows it."""
-
-    progress: Tensor
-
-    def __init__(self, labelled: Labelled, settings: Settings) -> None:
-        super().__init__()
-        self.labelled = labelled
-        self.settings = settings
-        self.teacher = follower(labelled.backbone)
-        self.register_buffer("progress", torch.zeros(()))
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """Stage 1 among the labelled rows, or stage 2 between these and the unlabelled ones."""
         known = self.labelled.view(batch, rng)
         if self._stage_1():
             return self._among_labelled(known, rng)
-        assert batch.unlabelled is not None, "unlabelled rows beside the labelled ones"
-        unknown = self.labelled.view(batch.unlabelled, rng)
+        unknown = self.labelled.view(pool_of(batch), rng)
         return self._both_ways(known, unknown._replace(label=self._taught(unknown)), rng)
 
     def _among_labelled(self, known: View, rng: Draw) -> Outcome:
@@ -112,9 +102,7 @@ class Semi(contracts.Semi):
     @torch.no_grad()
     def _taught(self, unknown: View) -> Tensor:
         """Y'."""
-        self.teacher.train(self.settings.teacher_mode == "train")
-        (logits,) = self.labelled.logits(unknown, network=self.teacher)
-        label = logits.argmax(1)
+        label = self.told(unknown).argmax(1)
         return components.largest(label) if self.settings.largest_component else label
 
     def _stage_1(self) -> bool:
@@ -123,7 +111,7 @@ class Semi(contracts.Semi):
     def after_step(self, progress: float) -> None:
         """The teacher follows: in stage 1 as a copy, after it slowly; its running statistics do too [C]."""
         follow(self.teacher, self.labelled.backbone, 0.0 if self._stage_1() else self.settings.decay, buffers=True)
-        self.progress.fill_(progress)
+        super().after_step(progress)
 
 
 def _summed(terms: dict[str, list[dict[str, Tensor]]]) -> dict[str, Tensor]:

@@ -16,14 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, final
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from lemis import contracts
 from lemis.contracts import Batch, Draw, Labelled, Outcome
 from lemis.parts.overlap import cross_entropy
 from lemis.parts.ramp import ramp_up
+from lemis.parts.unlabelled import Beside, pool_of
 from lemis.settings import Probability
 
 DIMS = (2, 3)
@@ -38,17 +37,12 @@ class Settings:
 
 
 @final
-class Semi(contracts.Semi):
+class Semi(Beside[Settings]):
     """Two networks."""
 
-    progress: Tensor
-
     def __init__(self, labelled: Labelled, settings: Settings) -> None:
-        super().__init__()
-        self.labelled = labelled
-        self.settings = settings
+        super().__init__(labelled, settings)
         self.second = labelled.another()
-        self.register_buffer("progress", torch.zeros(()))
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """Both networks on the labelled rows, and each against the other on the unlabelled ones."""
@@ -56,8 +50,7 @@ class Semi(contracts.Semi):
         assert known.label is not None, "fine-tuning needs labels"
         seen = [known]
         if self.settings.weight > 0:
-            assert batch.unlabelled is not None, "unlabelled rows beside the labelled ones"
-            seen.append(self.labelled.view(batch.unlabelled, rng))
+            seen.append(self.labelled.view(pool_of(batch), rng))
         first, *of_first = self.labelled.logits(*seen)
         second, *of_second = self.labelled.logits(*seen, network=self.second)
         losses = dict(self.labelled.losses(first, known.label))
@@ -67,10 +60,6 @@ class Semi(contracts.Semi):
             losses["pseudo"] = weight * cross(p1, p2)
             losses["second/pseudo"] = weight * cross(p2, p1)
         return Outcome(losses)
-
-    def after_step(self, progress: float) -> None:
-        """Remembers how far training is, for the ramp."""
-        self.progress.fill_(progress)
 
 
 def cross(logits: Tensor, others: Tensor) -> Tensor:

@@ -20,10 +20,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lemis import contracts
-from lemis.contracts import Batch, Draw, Labelled, Outcome
+from lemis.contracts import Batch, Draw, Outcome
 from lemis.layers.basic import precise
 from lemis.parts.ramp import ramp_up
+from lemis.parts.unlabelled import Beside, views
 from lemis.settings import Probability
 
 DIMS = (2, 3)
@@ -39,33 +39,19 @@ class Settings:
 
 
 @final
-class Semi(contracts.Semi):
+class Semi(Beside[Settings]):
     """One network."""
-
-    progress: Tensor
-
-    def __init__(self, labelled: Labelled, settings: Settings) -> None:
-        super().__init__()
-        self.labelled = labelled
-        self.settings = settings
-        self.register_buffer("progress", torch.zeros(()))
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """The labelled loss, and the entropy of both halves."""
         how = self.settings
         if how.weight == 0:
             return self.labelled(batch, rng)
-        assert batch.unlabelled is not None, "unlabelled rows beside the labelled ones"
-        known, unknown = self.labelled.view(batch, rng), self.labelled.view(batch.unlabelled, rng)
+        known, label, unknown = views(self.labelled, batch, rng)
         logits = self.labelled.logits(known, unknown)
-        assert known.label is not None, "fine-tuning needs labels"
         unsure = entropy(torch.cat(logits), how.eps).mean() / log(logits[0].shape[1])
         weight = how.weight * ramp_up(self.progress, how.ramp)
-        return Outcome({**self.labelled.losses(logits[0], known.label), "entropy": weight * unsure})
-
-    def after_step(self, progress: float) -> None:
-        """Remembers how far training is, for the ramp."""
-        self.progress.fill_(progress)
+        return Outcome({**self.labelled.losses(logits[0], label), "entropy": weight * unsure})
 
 
 def entropy(logits: Tensor, eps: float) -> Tensor:

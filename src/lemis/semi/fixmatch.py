@@ -28,11 +28,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lemis import contracts, processes
-from lemis.contracts import Batch, Draw, Labelled, Outcome, View
+from lemis import processes
+from lemis.contracts import Batch, Draw, Outcome, View
 from lemis.layers.basic import precise
 from lemis.parts import paste
-from lemis.parts.momentum import follow, follower, warmed
+from lemis.parts.unlabelled import Followed, pool_of
 from lemis.sampling import intensity
 from lemis.sampling.intensity import Intensity
 from lemis.settings import Probability, Range
@@ -67,7 +67,7 @@ class Settings:
     mean_over: Literal["sure", "all"] = "sure"  # pixels [C]; all: the loss times the share of sure ones [C2]
 
 
-class Taught(NamedTuple):
+class Said(NamedTuple):
     """What the teacher says of a view."""
 
     label: Tensor  # (B, *space) int64
@@ -75,25 +75,15 @@ class Taught(NamedTuple):
 
 
 @final
-class Semi(contracts.Semi):
+class Semi(Followed[Settings]):
     """A student and the teacher that follows it."""
-
-    steps: Tensor
-
-    def __init__(self, labelled: Labelled, settings: Settings) -> None:
-        super().__init__()
-        self.labelled = labelled
-        self.settings = settings
-        self.teacher = follower(labelled.backbone)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """The labelled loss, and that of strong views of the unlabelled rows against what the teacher is sure of."""
         how = self.settings
         if how.weight == 0:
             return self.labelled(batch, rng)
-        assert batch.unlabelled is not None, "unlabelled rows beside the labelled ones"
-        known, weak = self.labelled.view(batch, rng), self.labelled.weak(batch.unlabelled, rng)
+        known, weak = self.labelled.view(batch, rng), self.labelled.weak(pool_of(batch), rng)
         assert known.label is not None, "fine-tuning needs labels"
         strong, sure = self._strong(weak, self._taught(weak), rng)
         assert strong.label is not None, "the teacher's"
@@ -106,13 +96,11 @@ class Semi(contracts.Semi):
         return Outcome(losses)
 
     @torch.no_grad()
-    def _taught(self, weak: View) -> Taught:
-        self.teacher.train(self.settings.teacher_mode == "train")
-        (logits,) = self.labelled.logits(weak, network=self.teacher)
-        most, label = precise(logits).softmax(1).max(1)
-        return Taught(label, most >= self.settings.threshold)
+    def _taught(self, weak: View) -> Said:
+        most, label = precise(self.told(weak)).softmax(1).max(1)
+        return Said(label, most >= self.settings.threshold)
 
-    def _strong(self, weak: View, taught: Taught, rng: Draw) -> tuple[View, Tensor]:
+    def _strong(self, weak: View, taught: Said, rng: Draw) -> tuple[View, Tensor]:
         """Strong views with boxes of their partners, labelled; and where the teacher is sure of them."""
         how = self.settings
         count, shape = len(weak.image), tuple(weak.image.shape[2:])
@@ -126,8 +114,3 @@ class Semi(contracts.Semi):
             paste.paste(paste.rows(own, partner), own, box),
             torch.where(inside, taught.sure[partner], taught.sure),
         )
-
-    def after_step(self, progress: float) -> None:  # noqa: ARG002  no ramp: the threshold is one
-        """The teacher follows, with its running statistics, by which it normalises in evaluation mode."""
-        follow(self.teacher, self.labelled.backbone, warmed(self.settings.decay, int(self.steps)), buffers=True)
-        self.steps += 1

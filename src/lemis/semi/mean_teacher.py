@@ -19,15 +19,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, final
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from lemis import contracts
-from lemis.contracts import Backbone, Batch, Draw, Labelled, Outcome, View
+from lemis.contracts import Backbone, Batch, Draw, Outcome
 from lemis.layers.basic import precise
-from lemis.parts.momentum import follow, follower, warmed
 from lemis.parts.ramp import ramp_up
+from lemis.parts.unlabelled import Followed, views
 from lemis.settings import Probability
 
 DIMS = (2, 3)
@@ -48,19 +46,8 @@ class Settings:
 
 
 @final
-class Semi(contracts.Semi):
+class Semi(Followed[Settings]):
     """A student and the teacher that follows it."""
-
-    progress: Tensor
-    steps: Tensor
-
-    def __init__(self, labelled: Labelled, settings: Settings) -> None:
-        super().__init__()
-        self.labelled = labelled
-        self.settings = settings
-        self.teacher = follower(labelled.backbone)
-        self.register_buffer("progress", torch.zeros(()))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     @property
     def predicts(self) -> Backbone:
@@ -72,26 +59,12 @@ class Semi(contracts.Semi):
         how = self.settings
         if how.weight == 0:
             return self.labelled(batch, rng)
-        assert batch.unlabelled is not None, "unlabelled rows beside the labelled ones"
-        known, unknown = self.labelled.view(batch, rng), self.labelled.view(batch.unlabelled, rng)
-        assert known.label is not None, "fine-tuning needs labels"
+        known, label, unknown = views(self.labelled, batch, rng)
         of_known, p = self.labelled.logits(known, unknown)
         noise = (how.noise * rng.normal(*unknown.image.shape)).clamp(-how.most_noise, how.most_noise)
-        q = self._taught(unknown._replace(image=unknown.image + noise))
+        q = self.told(unknown._replace(image=unknown.image + noise))
         weight = how.weight * ramp_up(self.progress, how.ramp) * (self.progress >= how.delay)
-        return Outcome({**self.labelled.losses(of_known, known.label), "consistency": weight * consistency(p, q)})
-
-    @torch.no_grad()
-    def _taught(self, view: View) -> Tensor:
-        self.teacher.train(self.settings.teacher_mode == "train")
-        (logits,) = self.labelled.logits(view, network=self.teacher)
-        return logits
-
-    def after_step(self, progress: float) -> None:
-        """The teacher follows; its running statistics do too, so that it can be used in evaluation mode."""
-        follow(self.teacher, self.labelled.backbone, warmed(self.settings.decay, int(self.steps)), buffers=True)
-        self.steps += 1
-        self.progress.fill_(progress)
+        return Outcome({**self.labelled.losses(of_known, label), "consistency": weight * consistency(p, q)})
 
 
 def consistency(p: Tensor, q: Tensor) -> Tensor:

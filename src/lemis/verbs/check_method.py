@@ -175,7 +175,7 @@ def _of_method(name: str, folder: Path, where: Mapping[str, Any], excused: Mappi
     dims: tuple[int, ...] = plugins.describe("methods", name)["dims"]
     once = (methods.every_setting_has_an_effect, many_processes.two_processes_equal_one)
     for d in dims:
-        subject = methods.Subject(name, d, material, where, excused)
+        subject = methods.Subject(name, d, material, where=where, excused=excused)
         promises = (*methods.STEP, *(once if d == dims[0] else ()))
         compared = (
             methods.what_it_learned_survives_a_checkpoint,
@@ -214,7 +214,7 @@ def _of_auxiliary(name: str, folder: Path, where: Mapping[str, Any], excused: Ma
     dims: tuple[int, ...] = plugins.describe("auxiliary", name)["dims"]
     once = (auxiliaries.every_setting_has_an_effect, many_processes.two_processes_train_as_one)
     for d in dims:
-        subject = auxiliaries.Subject(name, d, folder, where, excused)
+        subject = auxiliaries.Subject(name, d, folder, where=where, excused=excused)
         promises = (*auxiliaries.STEP, *(once if d == dims[0] else ()))
         compared = (auxiliaries.the_order_of_the_batch_does_not_matter, *once)
         same = auxiliaries.the_same_numbers_give_the_same_loss
@@ -228,10 +228,10 @@ def _of_semi(name: str, folder: Path, where: Mapping[str, Any], excused: Mapping
     folder.mkdir()
     dims: tuple[int, ...] = plugins.describe("semi", name)["dims"]
     for d in dims:
-        subject = semis.Subject(name, d, folder, where, excused)
+        subject = semis.Subject(name, d, folder, where=where, excused=excused)
         for promise in semis.STEP:
             yield attempt(promise, subject, of=f"{d}D")
-    subject = semis.Subject(name, dims[0], folder, where, excused)
+    subject = semis.Subject(name, dims[0], folder, where=where, excused=excused)
     yield attempt(semis.every_setting_has_an_effect, subject, of=f"{dims[0]}D")
     yield attempt(many_processes.two_processes_fine_tune_as_one, subject, of=f"{dims[0]}D")
 
@@ -241,7 +241,7 @@ def _of_single(name: str, folder: Path, where: Mapping[str, Any], excused: Mappi
     from lemis.promises.trying import attempt
 
     del folder  # it needs no files
-    subject = single.Subject(name, where, excused)
+    subject = single.Subject(name, where=where, excused=excused)
     for promise in (*single.STEP, single.every_setting_has_an_effect):
         yield attempt(promise, subject)
 

@@ -62,8 +62,7 @@ def finetune(
 ) -> Path:
     """Train on the labelled subjects of a fold; score the held-out ones as training goes on.
 
-    The weights that are kept are those of the last step. The held-out score is only written down; nothing is chosen
-    by it.
+    The weights that are kept are those of the last step; nothing is chosen by the held-out score.
 
     Args:
         work: A folder that ``lemis prepare`` has filled.
@@ -74,13 +73,11 @@ def finetune(
         selection_seed: Of the choice of M subjects; by default the protocol's.
         backbone: The network, by default the pre-trained one, else the preset's, else unet2d. `lemis list` shows all; a
             dotted name loads your own module.
-        auxiliary: An extra loss of fine-tuning, by default the preset's, else none. `lemis list` shows all; a dotted
-            name loads your own module.
-        semi: A way to learn from scans without labels too, by default the preset's, else none: those that have none,
-            and training subjects beyond ``labelled``. `lemis list` shows all; a dotted name loads your own module.
-        name: Of the run's folder in WORK/runs; by default from the settings. That is the start, the auxiliary loss or
-            the way to use unlabelled scans, the number of labelled subjects, the fold and the seed; and a suffix where
-            a run with other settings has that name.
+        auxiliary: An extra loss, by default the preset's, else none. `lemis list` shows all, or your own module.
+        semi: A way to learn from scans without labels too, and from subjects beyond ``labelled``; by default the
+            preset's, else none. `lemis list` shows all; a dotted name loads your own module.
+        name: Of the run's folder in WORK/runs; by default from the settings, as ``pcl-bcp-m2-fold0``, with a suffix
+            where a run with other settings has that name.
         preset: Settings by name (`lemis list`) or by file; by default none.
         settings_file: Settings that win over the preset; by default none.
         overrides: Settings over the preset: ``epochs=200``, ``objective.KEY=VALUE``, ``backbone.KEY=VALUE``,
@@ -95,8 +92,7 @@ def finetune(
         The run folder.
 
     Raises:
-        UsageError: Another network than the pre-trained one, scans prepared without the keypoints it looks at, or no
-            unlabelled scan for ``semi``.
+        UsageError: Another network than the pre-trained one, no keypoints for it, or no unlabelled scan for ``semi``.
     """
     asked = Asked(
         backbone=backbone, auxiliary=auxiliary, semi=semi, preset=preset, settings_file=settings_file,
@@ -107,9 +103,7 @@ def finetune(
     store, keypoints = sources.store_for(work, settings)
     fabric = launch.launch(settings.schedule, device, settings.dims, prefix)
     listed = index.load(work / "index.json")
-    sides = choose(
-        store.scans, fold=fold, labelled=labelled, root=Path(listed.root), seed=selection_seed, scheme=split
-    )  # fmt: skip
+    sides = choose(store.scans, fold=fold, labelled=labelled, root=Path(listed.root), seed=selection_seed, scheme=split)
     torch.manual_seed(seed)
 
     def begun() -> tuple[Backbone, list[Row]]:
