@@ -198,14 +198,12 @@ def all_rows(slices: Slices, size: int = 5) -> list[np.ndarray]:
     return [order[k : k + size] for k in range(0, len(order), size)]
 
 
-def equal(a: Batch | None, b: Batch | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    for x, y in zip(a[:-1], b[:-1], strict=True):
-        alike = x is y if x is None or y is None else x.dtype == y.dtype and same(x, y)
-        if not alike:
-            return False
-    return equal(a.neighbour, b.neighbour)
+def equal(a: Batch | Tensor | None, b: Batch | Tensor | None) -> bool:
+    if isinstance(a, Batch) and isinstance(b, Batch):
+        return all(equal(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.dtype == b.dtype and same(a, b)
+    return a is b
 
 
 def same(a: Tensor, b: Tensor) -> bool:
