@@ -246,6 +246,7 @@ def _score_again(path: Path, tuning: _Tuning, was: TrainedOn, now: TrainedOn) ->
     run = Run(path, tuning.stored())
     with run.alone():
         fill(tuning.network, load_model(path)[0], path)
+        tuning.network.to(tuning.fabric.device)
         run.replace_scores(_POOLED, _scorer(path, tuning)(lambda: False) if tuning.held_out else {})
         material.write(path, now)
 
