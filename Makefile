@@ -39,7 +39,8 @@ PORTABLE ?= default avx2 threads seed1 seed2
 TESTS ?= tests
 default := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
 avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
-threads := OMP_NUM_THREADS=2
+# Passive: with two processes on two cores, a thread that waits would keep the other process from its core.
+threads := OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE
 seed1 := LEMIS_TEST_SEED=1
 seed2 := LEMIS_TEST_SEED=2
 test-portable: setup no-torchvision
