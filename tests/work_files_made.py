@@ -22,6 +22,29 @@ ENVIRONMENT: dict[str, Any] = {
     "version": 1, "lemis": "0.1.0", "python": "3.11.7", "packages": {"torch": "2.13.0"}, "platform": "Linux",
     "processor": "CPU", "cores": 2, "threads": 1, "gpu": None, "command": "lemis fit", "started": "2026-01-01",
 }  # fmt: skip
+_OVERLAP: dict[str, Any] = {"dice": 0.9, "hammoude": 0.181818, "xor": 0.2}
+MASK_RECORD: dict[str, Any] = {
+    "version": 1, "image": "image.png",
+    "made_from": {
+        "image": {"name": "image.png", "stamp": "b9b84d59ab634acc"}, "method": "kmeans",
+        "settings": {"clusters": 2, "scale": [0.8, 1.2]}, "seed": 0, "size": 256, "slices": None, "window": None,
+    },
+    "notes": ["an alpha channel is left out"], "left_empty": [2], "chosen_by": "proposal",
+    "slices": [{
+        "slice": 1, "iterations": 7, "restarts": 0, "seconds": 1.5, "side_by_side": 1, "worked_at_px": [256, 256],
+        "clusters": [
+            {"label": 1, "share": 0.75, "border": 1.0, "distance": 2.5, "contrast": 0.7, "compactness": 0.6,
+             "score": 0.0, "network_label": 3},
+            {"label": 2, "share": 0.25, "border": 0.0, "distance": 2.5, "contrast": 0.7, "compactness": 1.0,
+             "score": 0.7, "network_label": 0},
+        ],
+        "proposed": 2, "why": "it does not touch the border", "chosen": [2], "mask_share": 0.25,
+        "scores": {"protocol": "honest", "best_cluster": 2, **_OVERLAP, "chosen": _OVERLAP},
+    }],
+    "means": {"protocol": "honest", "what": "whole", "scored": 1, "best": _OVERLAP, "chosen": _OVERLAP},
+    "files": {"mask": "mask.png", "labels": "mask.labels.png", "overlay": "mask.overlay.png"},
+    "environment": ENVIRONMENT,
+}  # fmt: skip
 META: dict[str, Any] = {
     "version": 2, "settings": {"spacing_mm": 1.25, "normalise": "zscore"}, "keypoints": None, "channels": ["MR"],
     "label_names": ["background", "pool"], "label_values": [0, 1], "scans": ["a"],

@@ -444,6 +444,25 @@ def test_a_file_of_somebody_else_is_not_written_over(image, out):
     assert [path.name for path in out.iterdir()] == ["mask.json"]
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda record: record["slices"][0].pop("clusters"), r"mask\.json: slices\.0\.clusters is nothing"),
+        (lambda record: record["made_from"].update(seed="x"), r"mask\.json: made_from\.seed is 'x'"),
+        (lambda record: record.update(version=2), r"mask\.json is of version 2"),
+    ],
+)
+def test_a_damaged_record_is_refused_and_kept(image, out, method, damage, said):
+    segment(image, out / "mask.png")
+    record = json.loads((out / "mask.json").read_text())
+    damage(record)
+    (out / "mask.json").write_text(json.dumps(record))
+    with pytest.raises(UsageError, match=rf"{said}(.|\n)*move mask\.json"):
+        segment_one(image, output=out / "mask.png", pick="2")
+    assert json.loads((out / "mask.json").read_text()) == record
+    assert len(method.CALLS) == 1
+
+
 def test_a_corrupt_picture_is_refused(tmp_path, out, method):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
     with pytest.raises(UsageError, match="cannot be read"):

@@ -19,9 +19,10 @@ from lemis import files
 from lemis.errors import UsageError
 from lemis.preparation import store_files
 from lemis.records import plain, read_table
-from lemis.work_files import checks, comparison, evaluation, predictions, run
+from lemis.work_files import checks, comparison, evaluation, one_image, predictions, run
+from lemis.work_files.one_image import SummaryRow
 from lemis.work_files.predictions import Prediction, Predictions
-from work_files_made import ENVIRONMENT, FINETUNED, META, PRETRAINED, SUMMARY
+from work_files_made import ENVIRONMENT, FINETUNED, MASK_RECORD, META, PRETRAINED, SUMMARY
 
 FAULT = {"severity": "error", "scan": "a", "file": "f", "kind": "k", "seen": "s", "repair": "r"}
 PREDICTIONS: dict[str, Any] = {
@@ -61,6 +62,7 @@ FILES: dict[str, tuple[str, dict[str, Any], Callable[[Path], Any], str]] = {
     "cell status": ("cells/k/status.json", CELL_STATUS, lambda f: comparison.read_cell_status(f, "k"), "delete "),
     "facts": ("facts.json", FACTS, comparison.read_facts, "delete "),
     "plan": ("plan.yaml", PLAN, comparison.read_plan, "run the same "),
+    "mask": ("mask.json", MASK_RECORD, lambda folder: one_image.read(folder / "mask.json"), "move mask.json, or "),
 }
 # What writes a file again, as its reader gave it.
 WRITERS: dict[str, Callable[[Path, Any], None]] = {
@@ -75,6 +77,7 @@ WRITERS: dict[str, Callable[[Path, Any], None]] = {
     "cell status": lambda folder, status: comparison.write_cell_status(folder, "k", status),
     "facts": comparison.write_facts,
     "check": lambda folder, found: checks.write(folder, plain(found)),
+    "mask": lambda folder, record: one_image.write(folder / "mask.json", record),
 }
 
 
@@ -142,6 +145,8 @@ def test_what_could_not_be_read_is_not_written_over_a_good_file(kind: str, tmp_p
         ("meta", "scans"),
         ("facts", "machine"),
         ("plan", "baseline"),
+        ("mask", "slices"),
+        ("mask", "environment"),
     ],
 )
 def test_a_missing_field_is_named_with_its_file(kind: str, field: str, tmp_path: Path) -> None:
@@ -231,6 +236,86 @@ def test_a_log_says_which_line(tmp_path: Path) -> None:
     write(tmp_path, "metrics", line({"step": 1}) + line({"loss": 1.0}))
     with pytest.raises(UsageError, match="line 2: step is None"):
         run.read_metrics(tmp_path)
+
+
+# ----------------------------------------------------------------------------------------- the mask of one image
+
+
+def test_a_record_of_a_mask_keeps_its_keys_in_their_order(tmp_path: Path) -> None:
+    path = write(tmp_path, "mask", json.dumps(MASK_RECORD, indent=1) + "\n")
+    before, record = path.read_text(), one_image.read(path)
+    assert record is not None
+    one_image.write(path, record)
+    assert path.read_text() == before
+
+
+def test_a_record_of_a_mask_may_say_less_and_more(tmp_path: Path) -> None:
+    environment = {key: value for key, value in ENVIRONMENT.items() if key != "version"}  # as the first ones were
+    (whole,) = MASK_RECORD["slices"]
+    unscored = {key: value for key, value in whole.items() if key != "scores"}
+    made_from = {**MASK_RECORD["made_from"], "size": "native", "stored_axis": 0, "colour": "red"}
+    said = {**MASK_RECORD, "made_from": made_from, "slices": [unscored], "means": None, "environment": environment}
+    path = write(tmp_path, "mask", line(said))
+    record = one_image.read(path)
+    assert record is not None
+    assert (record.made_from.size, record.made_from.stored_axis, record.slices[0].scores) == ("native", 0, None)
+    one_image.write(path, record)
+    assert json.loads(path.read_text()) == said
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"slices": [{**MASK_RECORD["slices"][0], "chosen": ["2"]}]}, r"slices\.0\.chosen\.0 is '2'"),
+        ({"made_from": {**MASK_RECORD["made_from"], "size": "big"}}, r"made_from\.size\S* is 'big'"),
+        ({"made_from": {"method": "kmeans"}}, r"made_from\.image is nothing"),
+        ({"files": {"mask": "mask.png"}}, r"files\.labels is nothing"),
+    ],
+)
+def test_a_damaged_record_of_a_mask_names_the_field(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "mask", line({**MASK_RECORD, **change}))
+    with pytest.raises(UsageError, match=rf"mask\.json: {says}") as caught:
+        one_image.read(path)
+    assert caught.value.next == "move mask.json, or choose another name after -o"
+
+
+def test_no_record_beside_a_mask(tmp_path: Path) -> None:
+    assert one_image.read(tmp_path / "mask.json") is None
+
+
+def test_the_summary_of_a_folder_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rows = [
+        SummaryRow(
+            image="=a", slice=1, status="done", clusters=2, chosen="1+2", share=0.25, iterations=7, restarts=0,
+            seconds=1.5, protocol="honest", best_cluster=None, dice=0.912345, hammoude=1e-06, xor=1.0,
+            chosen_dice=1.0, chosen_hammoude=0.0, chosen_xor=0.0,
+        ),
+        SummaryRow(image="b", status="failed", problem="b.png cannot be read"),
+    ]  # fmt: skip
+    path = one_image.write_summary(tmp_path / "masks", rows)
+    assert one_image.read_summary(tmp_path / "masks", next="again") == rows
+    assert path.read_text().splitlines() == [
+        "image,slice,status,clusters,chosen,share,iterations,restarts,seconds,protocol,best_cluster,dice,hammoude,xor,"
+        "chosen_dice,chosen_hammoude,chosen_xor,problem",
+        "'=a,1,done,2,1+2,0.25,7,0,1.5,honest,,0.912345,1e-06,1.0,1.0,0.0,0.0,",
+        "b,,failed,,,,,,,,,,,,,,,b.png cannot be read",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("0.5", "x", "line 2: dice is 'x'"),
+        ("done", "lost", "line 2: status is 'lost'"),
+        ("dice", "size", "no column dice"),
+    ],
+)
+def test_a_damaged_summary_of_a_folder_names_line_and_column(old: str, new: str, says: str, tmp_path: Path) -> None:
+    path = one_image.write_summary(tmp_path, [SummaryRow(image="a", slice=1, status="done", dice=0.5)])
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UsageError, match=rf"summary\.csv.*{says}") as caught:
+        one_image.read_summary(tmp_path, next="again")
+    assert caught.value.next == "again"
 
 
 # ---------------------------------------------------------------------------------------------------- predictions.json

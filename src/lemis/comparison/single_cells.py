@@ -15,8 +15,8 @@ from lemis.comparison.cells import Cell, Grid, Use
 from lemis.comparison.plans import Plan, single_settings
 from lemis.errors import UsageError
 from lemis.one_image import single_sets
-from lemis.records import read_table
 from lemis.settings import plain
+from lemis.work_files import one_image
 from lemis.work_files.comparison import CellCase
 
 OBJECT = "object"  # the one structure
@@ -68,31 +68,31 @@ def protocol_of(plan: Plan) -> str:
     return "honest" if plan.protocol == "default" else plan.protocol
 
 
-_COLUMNS = ("image", "slice", "status", "problem", "dice", "hammoude", "xor")  # of the summary of a batch
-
-
-def cases_of(summary: Path) -> tuple[CellCase, ...]:
-    """A case for each slice in the summary of ``segment-one``.
+def cases_of(masks: Path) -> tuple[CellCase, ...]:
+    """A case for each slice in the summary of ``segment-one``, which lies among its masks.
 
     Raises:
-        UsageError: An image that could not be segmented.
+        UsageError: The summary is damaged, or an image could not be segmented.
     """
-    again = f"delete {summary.parent} and run the same `lemis compare` again"
-    rows = read_table(summary, _COLUMNS, next=again)
-    failed = [row for row in rows if row["status"] == "failed"]
+    rows = one_image.read_summary(masks, next=f"delete {masks} and run the same `lemis compare` again")
+    failed = [row for row in rows if row.status == "failed"]
     if failed:
         raise UsageError(
-            f"{failed[0]['image']}: {failed[0]['problem']}" + (f" (and {len(failed) - 1} more)" if failed[1:] else ""),
+            f"{failed[0].image}: {failed[0].problem}" + (f" (and {len(failed) - 1} more)" if failed[1:] else ""),
             allowed="images that can be segmented",
             next="repair or remove it, then run the same command again",
         )
     return tuple(
         CellCase(
-            subject=row["image"], scan=f"{row['image']}:{row['slice']}", structure=OBJECT,
-            dice=row["dice"], hd95_mm="", assd_mm="", status="scored", hm=row["hammoude"], xor=row["xor"],
+            subject=row.image, scan=f"{row.image}:{row.slice}", structure=OBJECT,
+            dice=_cell(row.dice), hd95_mm="", assd_mm="", status="scored", hm=_cell(row.hammoude), xor=_cell(row.xor),
         )
         for row in rows
     )  # fmt: skip
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else str(value)
 
 
 def _bytes(file: Path | None) -> str:

@@ -13,7 +13,8 @@ Choice = dict[int, tuple[int, ...]]  # per slice number, the clusters in the mas
 
 
 def choose(
-    found: Sequence[Mapping[str, Any]],
+    proposed: Mapping[int, int | None],
+    there: Mapping[int, Sequence[int]],
     planes: Mapping[int, NDArray[Any]],
     shape: tuple[int, int],
     pick: str | None = None,
@@ -22,7 +23,8 @@ def choose(
     """The clusters of every slice that make up its mask, and by whom they were chosen, in words.
 
     Args:
-        found: Of each slice ``slice`` (its number), ``clusters`` (with a ``label`` each) and ``proposed``.
+        proposed: The cluster that is proposed, by slice number; None where there is none.
+        there: All clusters, by slice number.
         planes: (H, W) clusters by slice number.
         shape: (H, W).
         pick: ``3``, ``2+3`` for both, ``12:3,13:1`` by slice; slices that it does not name keep the proposal.
@@ -31,17 +33,16 @@ def choose(
     Raises:
         UsageError: A cluster, a slice or a pixel that is not there.
     """
-    chosen: Choice = {facts["slice"]: () if facts["proposed"] is None else (facts["proposed"],) for facts in found}
+    chosen: Choice = {number: () if label is None else (label,) for number, label in proposed.items()}
     if click is not None:
         row, col = _place(click, shape)
         return {number: (int(planes[number][row, col]),) for number in chosen}, f"the pixel {click}"
     if pick is None:
         return chosen, "proposal"
-    return {**chosen, **_picked(pick, found)}, f"--pick {pick}"
+    return {**chosen, **_picked(pick, there)}, f"--pick {pick}"
 
 
-def _picked(pick: str, found: Sequence[Mapping[str, Any]]) -> Choice:
-    there = {facts["slice"]: [cluster["label"] for cluster in facts["clusters"]] for facts in found}
+def _picked(pick: str, there: Mapping[int, Sequence[int]]) -> Choice:
     chosen: Choice = {}
     for part in pick.split(","):
         which, _, labels = part.rpartition(":")

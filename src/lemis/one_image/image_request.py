@@ -1,6 +1,6 @@
 """One image to be segmented by a method of ``single/``: what its label map depends on, and what is recorded of it.
 
-All that a label map was made from is one mapping of plain types, stored beside the mask. Where the same is asked of the
+All that a label map was made from is one ``MadeFrom``, stored beside the mask. Where the same is asked of the
 same file again, nothing is made again.
 """
 
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,12 @@ from lemis.one_image import single_image
 from lemis.one_image.single_image import Stack
 from lemis.one_image.single_sets import Pair
 from lemis.settings import parse_overrides, plain, read_yaml, resolve
+from lemis.work_files.one_image import ClusterFacts, Divided, MadeFrom, MaskRecord, Stamp
 
 if TYPE_CHECKING:
     from lemis.one_image.side_by_side import Found
 
 Array = NDArray[Any]
-Facts = dict[str, Any]
 
 METHOD, SEED, SIZE = "s3net", 0, 256  # where nothing else is said; 256 x 256 as in the papers
 PRESET = "small"
@@ -66,10 +66,10 @@ class Job(NamedTuple):
     mask: Path
     stack: Stack  # its planes no larger than they are shown
     inputs: dict[int, Array]  # per slice number, (C, h, w) as the method sees it
-    made_from: Facts
+    made_from: MadeFrom
 
 
-def opened(image: Path, mask: Path, made_from: Facts) -> Job:
+def opened(image: Path, mask: Path, made_from: MadeFrom) -> Job:
     """Read an image as ``made_from`` says.
 
     Raises:
@@ -78,9 +78,9 @@ def opened(image: Path, mask: Path, made_from: Facts) -> Job:
     """
     stack = single_image.read(
         image,
-        slices=_slices(made_from["slices"]),
-        window=_window(made_from["window"]),
-        stored_axis=made_from.get("stored_axis"),
+        slices=_slices(made_from.slices),
+        window=_window(made_from.window),
+        stored_axis=made_from.stored_axis,
     )
     allowed = LABEL_SUFFIXES[stack.source.format]
     if suffix_of(mask) not in allowed:
@@ -89,7 +89,7 @@ def opened(image: Path, mask: Path, made_from: Facts) -> Job:
             allowed=f"a label map of this image is written as {' or '.join(allowed)}",
             next=f"-o {mask.with_name(mask.name.split('.')[0] + allowed[0])}",
         )
-    size = None if made_from["size"] == "native" else int(made_from["size"])
+    size = None if made_from.size == "native" else made_from.size
     inputs = {
         number: single_image.resized(plane, size)
         for number, plane in zip(stack.numbers, stack.planes, strict=True)
@@ -99,7 +99,7 @@ def opened(image: Path, mask: Path, made_from: Facts) -> Job:
     return Job(image, mask, dataclasses.replace(stack, planes=shown), inputs, made_from)
 
 
-def described(job: Job, answers: Mapping[int, Found]) -> tuple[list[Facts], dict[int, Array]]:
+def described(job: Job, answers: Mapping[int, Found]) -> tuple[list[Divided], dict[int, Array]]:
     """What is known of each slice without a reference, and its clusters, numbered by size, on the image's own grid."""
     facts, planes = [], {}
     for number in sorted(answers):
@@ -108,20 +108,20 @@ def described(job: Job, answers: Mapping[int, Found]) -> tuple[list[Facts], dict
         proposal = clusters.propose(job.inputs[number], labels)
         planes[number] = single_image.nearest(labels, job.stack.shape)
         facts.append(
-            {
-                "slice": number,
-                "iterations": answer.iterations,
-                "restarts": answer.restarts,
-                "seconds": round(answer.seconds, 3),
-                "side_by_side": answer.at_once,
-                "worked_at_px": list(labels.shape),
-                "clusters": [
-                    {**cluster._asdict(), "network_label": name}
+            Divided(
+                slice=number,
+                iterations=answer.iterations,
+                restarts=answer.restarts,
+                seconds=round(answer.seconds, 3),
+                side_by_side=answer.at_once,
+                worked_at_px=(labels.shape[0], labels.shape[1]),
+                clusters=tuple(
+                    ClusterFacts(**cluster._asdict(), network_label=name)
                     for cluster, name in zip(proposal.clusters, names, strict=True)
-                ],
-                "proposed": proposal.label,
-                "why": proposal.reason,
-            }
+                ),
+                proposed=proposal.label,
+                why=proposal.reason,
+            )
         )
     return facts, planes
 
@@ -129,8 +129,8 @@ def described(job: Job, answers: Mapping[int, Found]) -> tuple[list[Facts], dict
 # ------------------------------------------------------------------------------------- what it depends on
 
 
-def made_from(image: Path, asked: Asked, stored: Facts | None = None) -> Facts:
-    """All that a label map depends on, as plain types.
+def made_from(image: Path, asked: Asked, stored: MaskRecord | None = None) -> MadeFrom:
+    """All that a label map depends on.
 
     Args:
         image: The file, or the folder of a DICOM series.
@@ -141,25 +141,31 @@ def made_from(image: Path, asked: Asked, stored: Facts | None = None) -> Facts:
         UsageError: No such image, or what was typed cannot be.
     """
     stamp = _stamp(image)
-    before = stored["made_from"] if stored is not None and stored["made_from"]["image"] == stamp else {}
-    as_before = asked.method is None and asked.preset is None and not asked.overrides and "method" in before
-    method = before["method"] if as_before else asked.method or METHOD
-    axis = before.get("stored_axis") if asked.stored_axis is None else asked.stored_axis
-    return {
-        "image": stamp,
-        "method": method,
-        "settings": before["settings"] if as_before else settings_of(method, asked.preset, asked.overrides),
-        "seed": asked.seed if asked.seed is not None else before.get("seed", SEED),
-        "size": _size(asked.size) if asked.size is not None else before.get("size", SIZE),
-        "slices": asked.slices or before.get("slices"),
-        "window": asked.window or before.get("window"),
-        **({} if axis is None else {"stored_axis": axis}),
-    }
+    before = stored.made_from if stored is not None and stored.made_from.image == stamp else None
+    as_before = before if asked.method is None and asked.preset is None and not asked.overrides else None
+    method = asked.method or METHOD if as_before is None else as_before.method
+    settings = settings_of(method, asked.preset, asked.overrides) if as_before is None else as_before.settings
+    defaults = (SEED, SIZE, None, None, None)
+    seed, size, slices, window, axis = (
+        defaults if before is None else (before.seed, before.size, before.slices, before.window, before.stored_axis)
+    )
+    axis = axis if asked.stored_axis is None else asked.stored_axis
+    said: dict[str, Any] = {} if axis is None else {"stored_axis": axis}
+    return MadeFrom(
+        image=stamp,
+        method=method,
+        settings=settings,
+        seed=seed if asked.seed is None else asked.seed,
+        size=size if asked.size is None else _size(asked.size),
+        slices=asked.slices or slices,
+        window=asked.window or window,
+        **said,
+    )
 
 
 def settings_of(
     method: str, preset: str | None, overrides: Sequence[str], load: Callable[[str, str], Any] = plugins.load
-) -> Facts:
+) -> dict[str, Any]:
     """The method's settings, resolved, as plain types: its preset or a YAML file, then ``key=value``.
 
     Without a preset it is the method's ``small``, where it has one, as ``lemis fit`` takes the preset of that name.
@@ -179,7 +185,7 @@ def settings_of(
                 next=f"--preset {plugins.nearest(preset, presets) or next(iter(presets), 'FILE.yaml')}",
             )
         layer = read_yaml(Path(preset))
-    settings: Facts = plain(resolve(module.Settings, layer, parse_overrides(overrides)))
+    settings: dict[str, Any] = plain(resolve(module.Settings, layer, parse_overrides(overrides)))
     return settings
 
 
@@ -235,18 +241,18 @@ def as_in_set(asked: Asked, pair: Pair) -> Asked:
     return dataclasses.replace(asked, slices=slices, window=window, stored_axis=pair.stored_axis)
 
 
-def _stamp(image: Path) -> Facts:
+def _stamp(image: Path) -> Stamp:
     """Name, time and size: another image of the same name is segmented anew, and one that was moved is not."""
     if not image.exists():
         raise UsageError(
             f"{image} does not exist", allowed="an image, or the folder of one DICOM series", next="check the path"
         )
-    return {"name": image.resolve().name, "stamp": paths.stamp(image, moved_is_other=False)}
+    return Stamp(name=image.resolve().name, stamp=paths.stamp(image, moved_is_other=False))
 
 
-def _size(text: str) -> int | str:
+def _size(text: str) -> int | Literal["native"]:
     if text == "native":
-        return text
+        return "native"
     if _is_number(text) and _LEAST_SIZE <= int(text) <= _MOST_SIZE:
         return int(text)
     raise UsageError(

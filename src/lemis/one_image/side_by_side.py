@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +20,7 @@ from lemis.contracts import Segmented
 from lemis.errors import LemisError
 from lemis.runs.memory import peak_memory_gb
 from lemis.settings import resolve
+from lemis.work_files.one_image import MadeFrom
 
 Array = NDArray[Any]
 Run = Callable[[Array], Segmented]
@@ -38,23 +39,23 @@ class Found(NamedTuple):
     at_once: int
 
 
-def runner(made_from: Mapping[str, Any], device: torch.device) -> Run:
+def runner(made_from: MadeFrom, device: torch.device) -> Run:
     """The method that a label map is to be made by, as a function of images (N, C, h, w) alone.
 
     Args:
-        made_from: ``method``, ``settings`` and ``seed`` (the same for every image).
+        made_from: Its method, the settings and the seed (the same for every image).
         device: Where it runs.
 
     Raises:
         UsageError: An unknown method or setting.
         LemisError: From the function: the method gave labels of another shape than the images'.
     """
-    name = made_from["method"]
+    name = made_from.method
     module = plugins.load("single", name)
-    settings = resolve(module.Settings, made_from["settings"])
+    settings = resolve(module.Settings, made_from.settings)
 
     def run(images: Array) -> Segmented:
-        seeds = [made_from["seed"]] * len(images)
+        seeds = [made_from.seed] * len(images)
         found: Segmented = module.segment(torch.from_numpy(images).to(device), settings, seeds)
         shape = (len(images), *images.shape[2:])
         if tuple(found.labels.shape) != shape or not len(found.iterations) == len(found.restarts) == len(images):

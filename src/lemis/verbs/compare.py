@@ -57,7 +57,7 @@ from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
 from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
-from lemis.verbs.segment_one import SUMMARY, segment_one
+from lemis.verbs.segment_one import segment_one
 from lemis.work_files.comparison import (
     Facts,
     Missing,
@@ -218,7 +218,7 @@ def _segmented(job: Job, cell: Cell) -> Result:
     begun, core_begun = time.monotonic(), time.process_time()
     given = {**cell.call, "batch": Path(cell.call["batch"])}
     segment_one(output=own / "predictions", device=job.device, **given)
-    cases = single_cells.cases_of(own / "predictions" / SUMMARY)
+    cases = single_cells.cases_of(own / "predictions")
     if not job.keep_predictions:
         shutil.rmtree(own / "predictions")
     seconds, core_seconds = time.monotonic() - begun, time.process_time() - core_begun

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json as json_text
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -21,21 +21,21 @@ from lemis.measure import tables
 from lemis.measure.choosing import Choice, choose
 from lemis.measure.clusters import Protocol
 from lemis.one_image import image_request, mask_record, side_by_side, single_sets
-from lemis.one_image.image_request import Array, Asked, Facts, Job
+from lemis.one_image.image_request import Array, Asked, Job
 from lemis.one_image.side_by_side import Found, Pace
 from lemis.one_image.single_sets import Pair, Set
+from lemis.records import plain
 from lemis.reporting import single as told
 from lemis.reporting.single import Outcome
 from lemis.runs.device import chosen_device
 from lemis.runs.run import messages
-
-SUMMARY = "summary.csv"
+from lemis.work_files.one_image import Divided, Folder, MaskRecord, Slice, SummaryRow, write_summary
 
 
 class Result(NamedTuple):
-    """What ``segment_one`` wrote: the record of the image, or of the folder; and the images that failed."""
+    """What ``segment_one`` wrote: the record of the image or of the folder, as plain types; the images that failed."""
 
-    record: Facts
+    record: dict[str, Any]
     failed: tuple[str, ...] = ()
 
 
@@ -106,7 +106,7 @@ def segment_one(
     if batch is not None:
         return _batch(batch, output, asked, references, protocol, pace, json)
     assert image is not None
-    return Result(_one(image, output, asked, pick, click, reference, protocol, pace, json))
+    return Result(plain(_one(image, output, asked, pick, click, reference, protocol, pace, json)))
 
 
 # ------------------------------------------------------------------------------------------------------- one image
@@ -115,7 +115,7 @@ def segment_one(
 def _one(
     image: Path, mask: Path, asked: Asked, pick: str | None, click: str | None, reference: Path | None,
     protocol: Protocol, pace: Pace, json: bool,
-) -> Facts:  # fmt: skip
+) -> MaskRecord:  # fmt: skip
     stored = mask_record.stored(mask)
     choosing = pick is not None or click is not None
     made_from = image_request.made_from(image, asked, stored if choosing else None)
@@ -127,24 +127,33 @@ def _one(
         console.print(f"{image}: {note}")
     if again:
         assert stored is not None
-        console.print(f"{stored['files']['labels']}: made before from the same image, not made again")
-        found, label_map = stored["slices"], mask_record.label_map(stored, job)
+        console.print(f"{stored.files.labels}: made before from the same image, not made again")
+        found: Sequence[Divided] = stored.slices
+        label_map = mask_record.label_map(stored, job)
     else:
         found, label_map = image_request.described(job, _answers(job, pace, console))
-    chosen, by = choose(found, label_map, job.stack.shape, pick, click)
+    chosen, by = _chosen(found, label_map, job, pick, click)
     record = _written(job, found, label_map, chosen, by, marked, protocol)
     if json:
-        print(json_text.dumps(record, indent=1))
+        print(json_text.dumps(plain(record), indent=1))
     else:
         told.show(record, image, mask)
     return record
+
+
+def _chosen(
+    found: Sequence[Divided], label_map: Mapping[int, Array], job: Job, pick: str | None, click: str | None
+) -> tuple[Choice, str]:
+    proposed = {one.slice: one.proposed for one in found}
+    there = {one.slice: [cluster.label for cluster in one.clusters] for one in found}
+    return choose(proposed, there, label_map, job.stack.shape, pick, click)
 
 
 def _answers(job: Job, pace: Pace, console: Console) -> dict[int, Found]:
     run = side_by_side.runner(job.made_from, pace.device)
     shape = " x ".join(map(str, next(iter(job.inputs.values())).shape[1:]))
     many = f", {tables.count(len(job.inputs), 'slice')}" if len(job.inputs) > 1 else ""
-    console.print(f"{job.image}: {job.made_from['method']} at {shape} pixels{many}")
+    console.print(f"{job.image}: {job.made_from.method} at {shape} pixels{many}")
     answers: dict[int, Found] = {}
     with terminal.progress(console, "segmenting", transient=True) as progress:
         bar = progress.add_task("", total=len(job.inputs))
@@ -157,12 +166,12 @@ def _answers(job: Job, pace: Pace, console: Console) -> dict[int, Found]:
 
 
 def _written(
-    job: Job, found: Sequence[Facts], label_map: Mapping[int, Array], chosen: Choice, by: str,
+    job: Job, found: Sequence[Divided], label_map: Mapping[int, Array], chosen: Choice, by: str,
     marked: Mapping[int, Array] | None, protocol: Protocol,
-) -> Facts:  # fmt: skip
+) -> MaskRecord:  # fmt: skip
     """Write everything; all of it is computed before the first file."""
     masked = mask_record.masked(found, label_map, chosen, marked, protocol)
-    pictures = told.pictures(job.image.name, job.made_from["method"], job.stack, masked.slices, label_map)
+    pictures = told.pictures(job.image.name, job.made_from.method, job.stack, masked.slices, label_map)
     return mask_record.write(job, label_map, masked, by, pictures)
 
 
@@ -183,29 +192,28 @@ def _batch(
     said = f"{tables.count(len(pairs), 'image')} with {method}"
     console.print(f"{folder}: {said}, {', '.join(f'{key}={value}' for key, value in settings.items())}")
     _say_layout(console, folder, found, references)
-    rows: list[Facts] = []
+    rows: list[SummaryRow] = []
+    slices: list[Slice] = []
     waiting = list(pairs)
     with terminal.progress(console, "segmenting", transient=True) as progress:
         bar = progress.add_task("", total=len(pairs))
         while waiting:
             some, waiting = waiting[: pace.now], waiting[pace.now :]
             for name, outcome in _some(some, output, asked, protocol, pace):
-                mine = told.rows(name, outcome)
-                rows += mine
+                rows += told.rows(name, outcome)
+                slices += () if outcome.record is None else outcome.record.slices
                 progress.advance(bar)
-                progress.console.print(told.line(name, outcome, mine))
-    output.mkdir(parents=True, exist_ok=True)
-    files.write(output / SUMMARY, tables.comma_separated(rows, told.COLUMNS))
+                progress.console.print(told.line(name, outcome))
     scoring = any(pair.reference for pair in pairs)
-    record: Facts = {
-        "images": len(pairs),
-        "failed": {row["image"]: row["problem"] for row in rows if row["status"] == "failed"},
-        "without_reference": [pair.name for pair in pairs if scoring and pair.reference is None],
-        "means": mask_record.means([row["facts"] for row in rows if "facts" in row]),
-        "summary": str(output / SUMMARY),
-    }
-    print(json_text.dumps(record, indent=1)) if json else told.show_folder(record)
-    return Result(record, tuple(record["failed"]))
+    record = Folder(
+        images=len(pairs),
+        failed={row.image: row.problem for row in rows if row.status == "failed"},
+        without_reference=tuple(pair.name for pair in pairs if scoring and pair.reference is None),
+        means=mask_record.means(slices),
+        summary=str(write_summary(output, rows)),
+    )
+    print(json_text.dumps(plain(record), indent=1)) if json else told.show_folder(record)
+    return Result(plain(record), tuple(record.failed))
 
 
 def _refuse_output(output: Path, folders: Sequence[Path]) -> None:
@@ -280,7 +288,7 @@ def _opened_or_kept(pair: Pair, output: Path, asked: Asked, protocol: Protocol) 
 def _finished(job: Job, answers: Mapping[int, Found], reference: Path | None, protocol: Protocol) -> Outcome:
     try:
         found, label_map = image_request.described(job, answers)
-        chosen, by = choose(found, label_map, job.stack.shape)
+        chosen, by = _chosen(found, label_map, job, None, None)
         marked = mask_record.reference(reference, job.stack)
         return Outcome(_written(job, found, label_map, chosen, by, marked, protocol))
     except Exception as error:
