@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import nibabel
@@ -344,3 +346,12 @@ def test_reading_does_not_import_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux only")
+def test_a_name_that_is_not_utf_8_is_refused_and_shown_by_its_escapes(tmp_path: Path) -> None:
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff.png"))
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "plain.png")
+    (tmp_path / "plain.png").rename(file)
+    with pytest.raises(DataFault, match=r"odd\\udcff\.png: its name is not UTF-8"):
+        single_image.read(file)

@@ -25,6 +25,7 @@ from lemis.errors import DataFault, UsageError
 from lemis.formats import labels, volume
 from lemis.formats.dicom.folders import is_dicom
 from lemis.formats.faults import reading
+from lemis.formats.names import readable, unfit_text
 from lemis.formats.paths import FORMATS, is_picture, suffix_of
 from lemis.formats.pictures import open_picture, turn_of, upright
 from lemis.formats.source import Source
@@ -76,9 +77,16 @@ def read(
 
     Raises:
         UsageError: No such file or slice, or a format that we do not read.
-        DataFault: A damaged file, a slice without a finite value, or an image whose pixels are all alike.
+        DataFault: A damaged file, a slice without a finite value, an image whose pixels are all alike, or a name that
+            cannot be written anywhere.
     """
     path = Path(path)
+    if reason := unfit_text(path.name):
+        raise DataFault(
+            f"{path.parent}/{readable(path.name)}: its name {reason}",
+            allowed="names in UTF-8, without control characters",
+            next="rename the file, and run the same command again",
+        )
     image, notes = _picture(path) if _is_picture(path) else (_scan(path), [])
     notes += [note.seen for note in image.source.notes]
     axis = _across(image) if stored_axis is None else canonical_axis(image.source, stored_axis)

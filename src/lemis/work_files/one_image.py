@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from lemis import files
 from lemis.errors import UsageError
+from lemis.formats.names import readable
 from lemis.measure import tables
 from lemis.measure.clusters import Protocol
 from lemis.records import Count, Record, Size, each_row, find, read_table
@@ -220,6 +221,9 @@ def write_summary(folder: Path, rows: Sequence[SummaryRow]) -> Path:
     """Write the summary of a folder of masks, which is made where it is missing; gives the file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / SUMMARY
-    cells = [row.model_dump() for row in rows]
+    cells = [
+        {name: readable(value) if isinstance(value, str) else value for name, value in row.model_dump().items()}
+        for row in rows
+    ]  # names of files may hold bytes that are no UTF-8
     files.write(path, tables.comma_separated(cells, tuple(SummaryRow.model_fields)))
     return path
