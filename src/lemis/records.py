@@ -105,7 +105,7 @@ def plain(record: Record) -> dict[str, Any]:
 
 def text_of(record: Record) -> str:
     """JSON for people."""
-    return json.dumps(plain(record), indent=1, ensure_ascii=False) + "\n"
+    return _pretty(plain(record))
 
 
 def write(path: Path, record: Record) -> None:
@@ -114,14 +114,12 @@ def write(path: Path, record: Record) -> None:
     Raises:
         ValidationError: It is nothing that could be read; a mistake of ours.
     """
-    text = text_of(record)
-    _adapter(type(record)).validate_json(text, strict=True)
-    files.write(path, text)
+    write_tree(path, plain(record), type(record))
 
 
 def write_tree(path: Path, tree: Any, kind: Any) -> None:
     """As ``write``, of plain values that are read as ``kind``."""
-    text = json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
+    text = _pretty(tree)
     _adapter(kind).validate_json(text, strict=True)
     files.write(path, text)
 
@@ -190,6 +188,10 @@ def each_row(path: Path, rows: Sequence[dict[str, str]], kind: Callable[[dict[st
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:  # it takes milliseconds to build
     return TypeAdapter(kind)
+
+
+def _pretty(tree: Any) -> str:
+    return json.dumps(tree, indent=1, ensure_ascii=False) + "\n"
 
 
 def _short(value: Any) -> str:

@@ -5,9 +5,11 @@ Boxes are drawn first, one for each row, and applied after.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lemis import processes
@@ -105,14 +107,15 @@ def _keypoints(inner: Tensor | None, outer: Tensor | None, box: Box) -> Tensor |
         # Pixel centres are at integers: the box's first pixel begins half a pixel before its centre.
         within = ((places >= first - 0.5) & (places < first + size - 0.5)).all(-1, keepdim=True)
         kept.append(torch.where(within == in_box, places, torch.nan))
-    most = max(places.shape[1] for places in kept)
-    padded = [
-        torch.cat([places, places.new_full((len(places), most - places.shape[1], places.shape[2]), torch.nan)], 1)
-        for places in kept
-    ]
-    ranked = torch.stack(padded, 2).flatten(1, 2)  # by turns, as the order is by strength
+    ranked = torch.stack(as_many(kept), 2).flatten(1, 2)  # by turns, as the order is by strength
     order = ranked.isnan().any(-1).int().argsort(dim=1, stable=True)
     return ranked.gather(1, order[..., None].expand_as(ranked))[:, : outer.shape[1]]
+
+
+def as_many(keypoints: Sequence[Tensor]) -> list[Tensor]:
+    """(B, K, d) keypoints of several views, the shorter ones filled up with NaN rows to the same K."""
+    most = max(places.shape[1] for places in keypoints)
+    return [F.pad(places, (0, 0, 0, most - places.shape[1]), value=torch.nan) for places in keypoints]
 
 
 def rows(view: View, which: slice | Tensor) -> View:

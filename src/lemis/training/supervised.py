@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal, final
 
 import torch
-import torch.nn.functional as F
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from lemis.contracts import Auxiliary, Backbone, Batch, Draw, KeypointBackbone, Outcome, View
 from lemis.parts.overlap import cross_entropy, soft_dice_loss
+from lemis.parts.paste import as_many
 from lemis.sampling import intensity, views
 from lemis.sampling.spatial import Size, Spatial
 from lemis.settings import Probability, ordered
@@ -124,8 +124,7 @@ def _joined(keypoints: Sequence[Tensor | None]) -> Tensor | None:
     given = [places for places in keypoints if places is not None]
     if len(given) < len(keypoints):
         return None
-    most = max(places.shape[1] for places in given)
-    return torch.cat([F.pad(places, (0, 0, 0, most - places.shape[1]), value=torch.nan) for places in given])
+    return torch.cat(as_many(given))
 
 
 def _maps(backbone: Backbone, image: Tensor, keypoints: Tensor | None) -> list[Tensor]:
