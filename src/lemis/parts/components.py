@@ -11,8 +11,8 @@ from torch import Tensor
 def largest(label: Tensor) -> Tensor:
     """Label maps in which each structure of each row is its largest connected part; the rest becomes background.
 
-    Pixels that share a corner are connected. Of parts of the same size the first one is kept. Computed on the CPU, by
-    SciPy.
+    Pixels that share a corner are connected. Of parts of the same size the first one is kept. Computed on the
+    CPU, by SciPy.
 
     Args:
         label: (B, *space) int64, 0 is the background.
