@@ -6,9 +6,8 @@ equals step N without one, to the bit on a CPU.
 
 from __future__ import annotations
 
-import time
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,14 +16,15 @@ from torch import Tensor, nn
 
 from lemis import processes
 from lemis.contracts import Batch, Outcome, Sampling, Trained
-from lemis.errors import Interrupted
 from lemis.runs.run import Run
 from lemis.sampling.draw import Rows
 from lemis.sampling.samples import Source
+from lemis.training.checkpoints import Checkpoints
 from lemis.training.collapse import FEWEST_STEPS, PATIENCE_SHARE, Watch
 from lemis.training.guards import Signals, not_finite, refuse_batch, refuse_not_finite_weights
-from lemis.training.held_out import Scoring, StoppedScoringError
-from lemis.training.schedule import Settings, build_optimiser, learning_rate
+from lemis.training.held_out import Scoring
+from lemis.training.schedule import Settings, build_optimiser, due, learning_rate
+from lemis.training.scores import Scores
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -68,9 +68,9 @@ def train(
     total = settings.steps or settings.epochs * per_epoch
     inner = channels_last(objective)
     model, optimiser = fabric.setup(inner, build_optimiser(inner, settings))
-    checkpoints = _Checkpoints(run, inner, optimiser, fabric)
+    checkpoints = Checkpoints(run, inner, optimiser, fabric)
     step, unscored = checkpoints.resume(total)
-    scores = _Scores(scoring, total, checkpoints)
+    scores = Scores(scoring, total, checkpoints)
     patience = settings.warm_up_steps + max(FEWEST_STEPS, int(PATIENCE_SHARE * total))
     watch = Watch(run, patience, learning_rate=settings.learning_rate, prefix=prefix)
     with run.progress(total, step, scores.steps_left) as advance, Signals() as signals:
@@ -95,12 +95,12 @@ def train(
                 step += 1
                 _after_step(inner, step / total)
                 watch.see(outcome)
-                logged = _due(settings.log_every_steps, step, total)
+                logged = due(settings.log_every_steps, step, total)
                 figures = {"learning_rate": rate, **watch.figures(outcome)} if logged else {}
                 if figures or scores.are_due(step):
                     run.log(step, scores.added(step, {"epoch": epoch, **figures}, signals))
                 advance(step, float(loss))
-                if _due(per_epoch, step, total):
+                if due(per_epoch, step, total):
                     watch.end_of_epoch(epoch, step)
                     _after_epoch(inner, step / total)
                 if save and step < total:
@@ -150,96 +150,6 @@ def _together(outcome: Outcome, late: bool, signals: Signals) -> tuple[Outcome, 
     shared = processes.total(torch.cat([terms, terms.new_tensor([save, stop])]))
     means = shared[:-2] / processes.count()
     return outcome._replace(losses=dict(zip(outcome.losses, means, strict=True))), bool(shared[-2]), bool(shared[-1])
-
-
-def _due(every: int, step: int, total: int) -> bool:
-    return step % every == 0 or step == total
-
-
-@final
-class _Checkpoints:
-    """All that a training goes on from, as it is written down now and then."""
-
-    def __init__(self, run: Run, module: nn.Module, optimiser: Any, fabric: Fabric) -> None:
-        self._run, self._module, self._optimiser, self._fabric = run, module, optimiser, fabric
-        self._last = time.monotonic()
-
-    def minutes_ago(self) -> float:
-        """The last one, or the beginning."""
-        return (time.monotonic() - self._last) / 60
-
-    def resume(self, total: int) -> tuple[int, Any]:
-        """The step that training goes on from, everything as it was after it, and its figures if it lacks its scores.
-
-        Raises:
-            UsageError: The checkpoint is damaged, or of another training.
-        """
-        run, state = self._run, self._run.load_checkpoint(self._fabric.device)
-        if state is None:
-            run.forget_after(0)
-            return 0, None
-        step, unscored = state["step"], state.get("unscored")
-        if not isinstance(step, int) or not 0 < step < total + (unscored is not None):
-            raise run.damaged_checkpoint(f"step {step!r} of {total}")
-        try:
-            self._module.load_state_dict(state["objective"])
-            self._optimiser.load_state_dict(state["optimiser"])
-            self._fabric.strategy.precision.load_state_dict(state["precision"])
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise run.damaged_checkpoint(str(error).partition("\n")[0]) from error
-        run.forget_after(step)
-        return step, unscored
-
-    def save(self, step: int, unscored: dict[str, float] | None = None) -> None:
-        """After a step; ``unscored`` are its figures where it is yet to be scored."""
-        refuse_not_finite_weights(self._module, step, self._run)
-        self._run.save_checkpoint(
-            {
-                "step": step,
-                "objective": self._module.state_dict(),
-                "optimiser": self._optimiser.state_dict(),
-                "precision": self._fabric.strategy.precision.state_dict(),
-                **({} if unscored is None else {"unscored": unscored}),
-            }
-        )
-        self._fabric.barrier()
-        self._last = time.monotonic()
-
-    def stopped(self, step: int) -> Interrupted:
-        """The error of a training that was asked to end."""
-        return Interrupted(f"{self._run.path}: stopped after step {step}, with a checkpoint")
-
-
-@final
-class _Scores:
-    """Of held-out scans, at equal distances and at the end; none where nothing is scored."""
-
-    def __init__(self, scoring: Scoring | None, total: int, checkpoints: _Checkpoints) -> None:
-        self._scoring, self._total, self._checkpoints = scoring, total, checkpoints
-        self._every = max(1, total // scoring.times) if scoring else total + 1
-
-    def are_due(self, step: int) -> bool:
-        """Whether held-out scans are scored after a step."""
-        return self._scoring is not None and _due(self._every, step, self._total)
-
-    def steps_left(self, step: int) -> float:
-        """After a step, with the time of scoring as steps."""
-        left = self._total - step
-        return left + (left // self._every * self._scoring.steps if self._scoring else 0.0)
-
-    def added(self, step: int, figures: dict[str, float], signals: Signals) -> dict[str, float]:
-        """The figures of a step, with its scores if they are due."""
-        return self.taken(step, figures, signals) if self.are_due(step) else figures
-
-    def taken(self, step: int, figures: dict[str, float], signals: Signals) -> dict[str, float]:
-        """The figures of a step with its scores; a checkpoint without them where somebody ends it meanwhile."""
-        if self._scoring is None:
-            return figures
-        try:
-            return figures | self._scoring.figures(lambda: signals.stop and processes.count() == 1)
-        except StoppedScoringError:
-            self._checkpoints.save(step, figures)
-            raise self._checkpoints.stopped(step) from None
 
 
 def _set_rate(optimiser: Any, rate: float) -> float:

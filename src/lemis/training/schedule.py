@@ -44,6 +44,11 @@ def learning_rate(settings: Settings, step: int, total: int) -> float:
     return max(settings.learning_rate * factors[settings.schedule], settings.floor)
 
 
+def due(every: int, step: int, total: int) -> bool:
+    """Whether what happens every so many steps, and at the end, happens after step ``step`` of ``total``."""
+    return step % every == 0 or step == total
+
+
 def build_optimiser(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """Over the parameters that require a gradient."""
     parameters = [p for p in module.parameters() if p.requires_grad]
