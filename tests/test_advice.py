@@ -183,9 +183,9 @@ CLASSES = {
     "prepare": [keypoints._Preparation],
     "upstream_prepare": [keypoints._Preparation],
     "pretrain": [schedule.Settings],
-    "finetune": [schedule.Settings],
+    "finetune": [schedule.Tuning],
 }
-TOP = [schedule.Settings, tiles.Settings, plans.Plan, keypoints._Preparation]
+TOP = [schedule.Tuning, tiles.Settings, plans.Plan, keypoints._Preparation]
 
 
 def known(key: str) -> bool:

@@ -34,10 +34,12 @@ CASES = {
 # convolution of more rows rounds otherwise.
 TUNED = {
     "labels alone": (None,),
+    "averaged": (None, "average=0.6"),
     "bcp": ("bcp", "semi.stage_1=0.4"),
     "mean_teacher": ("mean_teacher", "semi.delay=0", "semi.weight=5"),
     "fixmatch": ("fixmatch", "semi.threshold=0.3", "semi.intensity.p_blur=0"),
     "cps": ("cps", "semi.weight=1", "semi.ramp=0"),
+    "cps, averaged": ("cps", "semi.weight=1", "semi.ramp=0", "average=0.6"),
     "entropy": ("entropy", "semi.weight=1", "semi.ramp=0"),
     "bcp, volumes": ("bcp:unet3d", "semi.stage_1=0.4", "objective.batch_size=4"),
 }

@@ -12,8 +12,11 @@ from lemis.preparation.store import Store
 from lemis.runs.device import chosen_device
 from lemis.settings import plain
 from lemis.training import guards, launch
+from lemis.training.averaged import Averaged
 from lemis.training.run_settings import Finetuning, Pretraining
 from lemis.training.supervised import Objective
+
+Tuned = Objective | Semi | Averaged  # what the loop trains in fine-tuning; ``predicts`` is kept
 
 
 class Prepared(Protocol):
@@ -91,8 +94,9 @@ def method(settings: Pretraining, backbone: Backbone) -> Method:
 
 def objective(
     settings: Finetuning, backbone: Backbone, store: Prepared, another: Callable[[], Backbone] | None = None
-) -> Objective | Semi:
-    """The loss of fine-tuning on a network, with the extra loss or the way to use unlabelled scans that is named.
+) -> Tuned:
+    """The loss of fine-tuning on a network, with the extra loss or the way to use unlabelled scans that is named, and
+    the average of its weights where there is one.
 
     Args:
         settings: Of fine-tuning.
@@ -101,8 +105,15 @@ def objective(
         another: Begins a second network as the first one was, for a way that trains two; by default from random
             weights.
     """
+    inner = _objective(settings, backbone, store, another or partial(network, settings, store))
+    return Averaged(inner, settings.schedule.average) if settings.schedule.average > 0 else inner
+
+
+def _objective(
+    settings: Finetuning, backbone: Backbone, store: Prepared, another: Callable[[], Backbone]
+) -> Objective | Semi:
     if settings.semi is not None:
-        labelled = Objective(backbone, settings.objective, None, another or partial(network, settings, store))
+        labelled = Objective(backbone, settings.objective, None, another)
         way: Semi = plugins.load("semi", settings.semi).Semi(labelled, settings.semi_settings)
         return way
     if settings.auxiliary is None:

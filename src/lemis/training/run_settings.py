@@ -96,7 +96,7 @@ class Finetuning:
     backbone: str
     backbone_settings: Any
     dims: int  # of the network, which its settings may decide
-    schedule: schedule.Settings
+    schedule: schedule.Tuning
     auxiliary: str | None  # an extra loss
     auxiliary_settings: Any
     semi: str | None  # a way to use unlabelled scans
@@ -414,7 +414,7 @@ def finetuning(
         backbone=backbone,
         backbone_settings=_backbone_settings(backbone, tree, backbone_given, load),
         dims=dims,
-        schedule=resolve(load("training", "schedule").Settings, PROTOCOL, *schedules, prefix=prefix),
+        schedule=resolve(load("training", "schedule").Tuning, PROTOCOL, *schedules, prefix=prefix),
         auxiliary=auxiliary,
         auxiliary_settings=beside.settings_of_auxiliary(auxiliary, auxiliary_layers, load),
         semi=semi,

@@ -10,6 +10,8 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import nn
 
+from lemis.settings import Probability
+
 # `precision=32` is a number to YAML.
 Precision = Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)]
 
@@ -33,6 +35,13 @@ class Settings:
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     log_every_steps: Annotated[int, Field(gt=0)] = 10
     evaluations: Annotated[int, Field(ge=0)] | None = None  # of the held-out fold; None: 5, and 1 of volumes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning(Settings):
+    """Of fine-tuning: that, and what becomes of its weights."""
+
+    average: Probability = 0.0  # decay of a moving average of the weights, which then predicts; 0: the last ones do
 
 
 def learning_rate(settings: Settings, step: int, total: int) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from lemis.contracts import Backbone, Semi
+from lemis.contracts import Backbone
 from lemis.datasets import index
 from lemis.datasets.split import BUDGET_SEED, Split, choose
 from lemis.errors import UsageError
@@ -27,7 +27,6 @@ from lemis.settings import plain
 from lemis.training import build, guards, launch, loop, paired, pairing, pool, run_names, run_settings, sources
 from lemis.training import held_out as held_out_score
 from lemis.training.run_settings import Asked, Finetuning
-from lemis.training.supervised import Objective
 from lemis.training.transfer import Row, load_pretrained, print_table, transfer
 from lemis.work_files.run import FinetunedModel, PretrainedModel
 
@@ -217,7 +216,7 @@ class _Tuning(NamedTuple):
         )  # fmt: skip
 
 
-def _brought_up_to_date(path: Path, tuning: _Tuning, objective: Objective | Semi, rows: list[Row], prefix: str) -> Path:
+def _brought_up_to_date(path: Path, tuning: _Tuning, objective: build.Tuned, rows: list[Row], prefix: str) -> Path:
     """Train what is not trained on the present state of the data; score again what was scored on another."""
     if not tuning.train:
         raise UsageError(
@@ -269,9 +268,7 @@ def _scorer(path: Path, tuning: _Tuning) -> Callable[[held_out_score.Stop], dict
     return score
 
 
-def _train(
-    path: Path, tuning: _Tuning, objective: Objective | Semi, rows: list[Row], now: TrainedOn, prefix: str
-) -> None:
+def _train(path: Path, tuning: _Tuning, objective: build.Tuned, rows: list[Row], now: TrainedOn, prefix: str) -> None:
     settings, store, fabric, patch_px, scans = (
         tuning.settings, tuning.store, tuning.fabric, tuning.patch_px, tuning.train,
     )  # fmt: skip

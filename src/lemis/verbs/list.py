@@ -27,6 +27,7 @@ SHARED = {
     "prepare": ("preparation", "settings", "Settings"),
     "keypoints (prepare, networks that look at them)": ("preparation", "keypoints", "Settings"),
     "pretrain, finetune": ("training", "schedule", "Settings"),
+    "finetune, beside those of pretrain": ("training", "schedule", "Tuning"),
     "objective (finetune)": ("training", "supervised", "Settings"),
     "spatial (methods, objective)": ("sampling", "spatial", "Spatial"),
     "semi (finetune, beside those of its file)": ("training", "pool", "Settings"),
