@@ -26,7 +26,7 @@ from lemis.one_image import image_request
 from lemis.plugins import NO_TRUST, Trust
 from lemis.preparation.store import open_store
 from lemis.settings import parse_overrides, resolve
-from lemis.training import run_settings
+from lemis.training import beside, pairing, run_settings
 from lemis.training.pairing import SCRATCH
 from lemis.training.run_settings import Asked
 from lemis.work_files.run import read_finetuned, read_pretrained
@@ -52,7 +52,7 @@ def fit(folder: Path, *, output: Path, **typed: Any) -> str:
         listed = recognise(folder).index
         splits(listed.scans, Path(listed.root), **typed)
     after = way.finetuning
-    names = (way.method, after.backbone, after.auxiliary, after.semi)
+    names = (way.method, after.backbone, after.auxiliary, after.semi, asked.second)
     return _with_notes(f"fit {folder} into {output}: {_network(*names)}, preset {asked.preset}", asked, *names)
 
 
@@ -66,15 +66,23 @@ def pretrain(work: Path, **typed: Any) -> str:
     return _with_notes(f"pretrain in {work}: {_network(*names)}", asked, *names)
 
 
-def finetune(work: Path, *, pretrained: Path | None = None, trust: Trust = NO_TRUST, **typed: Any) -> str:
+def finetune(
+    work: Path, *, pretrained: Path | None = None, second: Path | None = None, trust: Trust = NO_TRUST, **typed: Any
+) -> str:
     """As ``verbs.finetune``."""
     asked = Asked.among(typed)
-    before = None if pretrained is None else read_pretrained(pretrained, trust.also(*asked.backbones))
+    before, other = (
+        None if run is None else read_pretrained(run, trust.also(*asked.backbones)) for run in (pretrained, second)
+    )
     settings = run_settings.of_finetuning(asked, pretrained, before, load=LIGHT)
+    if second is not None and other is not None:
+        beside.refuse_second(second, settings.semi, LIGHT)
+        pairing.refuse_other_network(second, other, settings.backbone)
     _device(typed)
     _prepared(work, **typed)
     names = (before.method if before else SCRATCH, settings.backbone, settings.auxiliary, settings.semi)
-    return _with_notes(f"finetune in {work}: {_network(*names)}", asked, *names[1:])
+    said = _network(*names, other.method if other else None)
+    return _with_notes(f"finetune in {work}: {said}", asked, *names[1:])
 
 
 def predict(
@@ -109,7 +117,7 @@ def compare(
         if folder is not None:
             _there(folder)
     _device(typed)
-    names = [name for row in asked.rows for name in (row.method, row.backbone, row.auxiliary, row.semi)]
+    names = [name for row in asked.rows for name in (row.method, row.backbone, row.auxiliary, row.semi, row.second)]
     notes = (
         [] if asked.kind == "single" else run_settings.without_a_section(asked.preset, plans.sections(asked), *names)
     )
@@ -184,10 +192,13 @@ def splits(
     return [(number, choose(scans, fold=number, labelled=labelled, root=root)) for number in numbers]
 
 
-def _network(method: str, backbone: str, auxiliary: str | None = None, semi: str | None = None) -> str:
+def _network(
+    method: str, backbone: str, auxiliary: str | None = None, semi: str | None = None, second: str | None = None
+) -> str:
     start = "no pre-training" if method == SCRATCH else f"pre-training {method}"
     extra = f", extra loss {auxiliary}" if auxiliary else ""
-    return f"{start}, network {backbone}{extra}" + (f", unlabelled scans by {semi}" if semi else "")
+    extra += f", unlabelled scans by {semi}" if semi else ""
+    return f"{start}, network {backbone}{extra}" + (f", its second network after {second}" if second else "")
 
 
 def _there(path: Path) -> None:

@@ -219,7 +219,7 @@ class Labelled(Protocol):
         """The network in training."""
 
     def another(self) -> Backbone:
-        """A second network, begun as the first one was: the same pre-trained weights, other random ones."""
+        """A second network, begun as the first one was, or from another pre-training: and with other random weights."""
 
     def __call__(self, batch: Batch, rng: Draw) -> Outcome:
         """Fine-tuning on the labelled rows alone."""
@@ -238,7 +238,10 @@ class Labelled(Protocol):
 
 
 class Semi(Trained):
-    """A way to fine-tune with unlabelled scans too: one file, built from (labelled, settings)."""
+    """A way to fine-tune with unlabelled scans too: one file, built from (labelled, settings).
+
+    A file that asks ``labelled`` for ``another`` network says ``NETWORKS = 2`` beside its ``DIMS``.
+    """
 
     labelled: Labelled
 

@@ -77,6 +77,24 @@ class Use(NamedTuple):
     pretrained: str | None  # key
     transductive: bool
     semi_transductive: bool = False  # in fine-tuning
+    second: str | None = None  # key of the pre-training of a second network
+
+    @property
+    def pretrainings(self) -> list[str]:
+        """Keys of those that it begins with."""
+        return list(dict.fromkeys(key for key in (self.pretrained, self.second) if key is not None))
+
+
+class Begun(NamedTuple):
+    """The pre-trainings that a fine-tuning begins with."""
+
+    first: Cell | None
+    second: Cell | None  # of a second network, where that has one of its own
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Those that there are."""
+        return [cell for cell in self if cell is not None]
 
 
 class Material(NamedTuple):
@@ -121,25 +139,29 @@ def expand(plan: Plan, ways: Sequence[Way], places: Sequence[Place], here: Mater
     for seed in plan.seeds:
         for way in ways:
             for place in (place for place in places if place.seed == seed):
-                before = None
-                if way.pretraining is not None:
-                    before = _pretraining_cell(plan, way.row.title, way.pretraining, place, here, there)
-                    cells.setdefault(before.key, before)
+                before = Begun(
+                    _pretraining_cell(plan, way.row.title, way.pretraining, place, here, there),
+                    _pretraining_cell(plan, f"{way.row.title}, second network", way.second, place, here, there),
+                )
                 after = _finetuning_cell(plan, way, place, here, before)
-                cells.setdefault(after.key, after)
-                saw_test = before is not None and there is None and not plan.inductive
+                for cell in (*before.cells, after):
+                    cells.setdefault(cell.key, cell)
+                saw_test = bool(before.cells) and there is None and not plan.inductive
                 uses.append(
                     Use(
                         way.row.title, place.labelled, place.fold, seed, after.key,
-                        before.key if before else None, saw_test, _sees_test(way),
+                        before.first.key if before.first else None, saw_test, _sees_test(way),
+                        before.second.key if before.second else None,
                     )
                 )  # fmt: skip
     return Grid(cells, tuple(uses))
 
 
 def _pretraining_cell(
-    plan: Plan, title: str, settings: Pretraining, place: Place, here: Material, there: Material | None
-) -> Cell:
+    plan: Plan, title: str, settings: Pretraining | None, place: Place, here: Material, there: Material | None
+) -> Cell | None:
+    if settings is None:
+        return None
     excluded = set(place.split.test_subjects) if plan.inductive and there is None else set()
     source = there or here
     seen = [[id, subject, source.image[id]] for id, subject in source.subject_of.items() if subject not in excluded]
@@ -180,7 +202,7 @@ def _pool(way: Way, place: Place, here: Material) -> list[str]:
     return [ids[i] for i in chosen]
 
 
-def _finetuning_cell(plan: Plan, way: Way, place: Place, here: Material, before: Cell | None) -> Cell:
+def _finetuning_cell(plan: Plan, way: Way, place: Place, here: Material, before: Begun) -> Cell:
     settings: Finetuning = way.finetuning
     stored = settings.stored()
     train, test = (
@@ -192,18 +214,20 @@ def _finetuning_cell(plan: Plan, way: Way, place: Place, here: Material, before:
         "train": digest([_whole(here, id) for id in train]), "test": digest([_whole(here, id) for id in test]),
         # In the order of their draw, which the run folder holds too: it takes no run with another.
         "labelled": list(place.split.labelled_subjects),
-        "settings": effective(stored), "pretrained": before.key if before else None,
+        "settings": effective(stored), "pretrained": before.first.key if before.first else None,
         "code": code(backbone=settings.backbone, auxiliary=settings.auxiliary, semi=settings.semi),
     }  # fmt: skip
+    if before.second is not None:
+        made_of["second"] = before.second.key
     if unlabelled := _pool(way, place, here):
         made_of["pool"] = digest([[id, here.subject_of[id], here.image[id]] for id in unlabelled])
     key = digest(made_of)[:16]
     method = way.pretraining.method if way.pretraining else pairing.SCRATCH
-    start = run_names.start(method, settings.backbone, settings.auxiliary, settings.semi)
+    start = run_names.start(method, settings.backbone, settings.auxiliary, settings.semi, way.row.second)
     return Cell(
         kind="finetune", key=key, title=f"{way.row.title}: M = {place.labelled}, fold {place.fold}, seed {place.seed}",
         run=f"{start}-m{place.labelled}-fold{place.fold}-{key[:8]}", work="",
-        needs=(before.key,) if before else (), made_of=made_of,
+        needs=tuple(dict.fromkeys(cell.key for cell in before.cells)), made_of=made_of,
         labelled=place.split.labelled_subjects, test=tuple(test),
         call={
             "backbone": settings.backbone, "auxiliary": settings.auxiliary, "fold": place.fold,

@@ -23,6 +23,7 @@ from lemis.settings import plain
 from lemis.terminal import duration
 from lemis.training import probe
 from lemis.training.probe import Probe
+from lemis.training.run_settings import Pretraining
 
 
 @final
@@ -43,10 +44,9 @@ class Pace:
         again = f"delete {self._file} and run the same command again: it probes anew"
         self._known: dict[str, Probe] = records.find(self._file, dict[str, Probe], next=again) or {}
 
-    def of_pretraining(self, way: Way) -> Probe:
-        """Probe a pre-training, on all scans."""
-        assert way.pretraining is not None, "a method"
-        settings, every = way.pretraining, range(len(self.there.scans))
+    def of_pretraining(self, way: Way, settings: Pretraining) -> Probe:
+        """Probe a pre-training of a row, on all scans."""
+        every = range(len(self.there.scans))
         return self._probe(
             "pretrain", way, self.there, settings.stored(),
             lambda: probe.of_pretraining(self.there, every, settings, self.device),
@@ -63,15 +63,20 @@ class Pace:
 
     def budgeted(self, plan: Plan, way: Way) -> Way:
         """A row with as many steps of pre-training as the plan's budget allows."""
-        if way.pretraining is None or plan.budget == Budget():
+        if plan.budget == Budget():
             return way
-        found = self.of_pretraining(way)
+        first, second = (self._budgeted(plan, way, settings) for settings in (way.pretraining, way.second))
+        return way._replace(pretraining=first, second=second)
+
+    def _budgeted(self, plan: Plan, way: Way, settings: Pretraining | None) -> Pretraining | None:
+        if settings is None:
+            return None
+        found = self.of_pretraining(way, settings)
         if plan.budget.images is not None:
             steps = round(plan.budget.images / found.images)
         else:
             steps = round(60 * (plan.budget.minutes or 0) / found.seconds)
-        schedule = dataclasses.replace(way.pretraining.schedule, steps=max(1, steps))
-        return way._replace(pretraining=dataclasses.replace(way.pretraining, schedule=schedule))
+        return dataclasses.replace(settings, schedule=dataclasses.replace(settings.schedule, steps=max(1, steps)))
 
     def _probe(self, verb: str, way: Way, store: Store, stored: Mapping[str, Any], make: Callable[[], Probe]) -> Probe:
         # Not the length: a probe serves before and after a budget was turned into steps.
@@ -127,15 +132,18 @@ def print_dry_run(pace: Pace, rows: Sequence[Way], columns: Sequence[Place], gri
 
 
 def _cost(pace: Pace, way: Way, column: Place, grid: Grid, uses: Sequence[Use], left: set[str]) -> _Cost:
-    before, after = {use.pretrained for use in uses if use.pretrained}, {use.cell for use in uses}
+    before, after = {key for use in uses for key in use.pretrainings}, {use.cell for use in uses}
     tuning = pace.of_finetuning(way, column.split.labelled_subjects)
     seconds = {key: _length(tuning, way, grid.cells[key], pace.here) for key in after}
     one, probes = [max(seconds.values())], [tuning]
-    if way.pretraining is not None:
-        first = pace.of_pretraining(way)
-        once = first.seconds * first.steps(way.pretraining.schedule)
-        seconds |= dict.fromkeys(before, once)
-        one, probes = [once, *one], [first, tuning]
+    for settings, keys in (
+        (way.second, {use.second for use in uses}), (way.pretraining, {use.pretrained for use in uses}),
+    ):  # fmt: skip
+        if settings is not None:
+            found = pace.of_pretraining(way, settings)
+            once = found.seconds * found.steps(settings.schedule)
+            seconds |= {key: once for key in keys if key is not None}
+            one, probes = [once, *one], [found, *probes]
     missing = [value for key, value in seconds.items() if key in left]
     memory = max(found.memory_gb or 0.0 for found in probes)
     return _Cost(before, after, tuple(one), sum(missing), memory, len(missing) * tuning.weights_gb)

@@ -45,6 +45,7 @@ class Row:
     backbone: str | None = None  # by default the preset's, else the method's
     auxiliary: str | None = None  # an extra loss in fine-tuning; none by default, whatever the preset names
     semi: str | None = None  # a way to use unlabelled scans in fine-tuning; none by default, whatever the preset names
+    second: str | None = None  # the method that a second network is pre-trained with; by default it begins as the first
     settings: dict[str, Any] = field(default_factory=dict)  # pretrain, method, backbone, finetune, auxiliary, semi
 
 
@@ -87,6 +88,7 @@ class Way(NamedTuple):
     row: Row
     pretraining: run_settings.Pretraining | None  # None from scratch
     finetuning: run_settings.Finetuning
+    second: run_settings.Pretraining | None = None  # of a second network, where that has one of its own
 
 
 class Place(NamedTuple):
@@ -169,7 +171,7 @@ def single_settings(row: Row, load: run_settings.Loader = plugins.load) -> Any:
         UsageError: Settings of something else, or that do not exist.
     """
     others = [key for key in row.settings if key != "method"]
-    if others or row.backbone or row.auxiliary or row.semi:
+    if others or row.backbone or row.auxiliary or row.semi or row.second:
         raise UsageError(
             f"row {row.title!r} with {others[0] if others else 'a network or extra loss'}, in a plan of single images",
             allowed="settings of the method",
@@ -259,7 +261,7 @@ def _row(given: Any, tree: Mapping[str, Any], *, single: bool) -> dict[str, Any]
             f"row {shown(given)}", allowed="the name of a method, or a mapping with `method`", next="- {method: pcl}"
         )
     row = dict(row)
-    for key in ("title", "backbone", "auxiliary", "semi"):
+    for key in ("title", "backbone", "auxiliary", "semi", "second"):
         if row.get(key) is not None and not isinstance(row[key], str):
             raise UsageError(f"{key}: {shown(row[key])} of a row", allowed="text", next=f"{key}: NAME")
     if single:
@@ -270,6 +272,9 @@ def _row(given: Any, tree: Mapping[str, Any], *, single: bool) -> dict[str, Any]
     own = {key: value for key, value in settings.items() if key == "backbone"} if isinstance(settings, dict) else {}
     row["method"], row["backbone"] = run_settings.choose(asked, row.get("backbone"), tree, own)
     beside = [row[key] for key in ("auxiliary", "semi") if row.get(key)]
+    if row.get("second"):
+        plugins.outlined("methods", row["second"])
+        beside.append(f"second {row['second']}")
     return {"title": _title(row["method"], row["backbone"], beside), **row}
 
 
@@ -289,7 +294,8 @@ def _way(row: Row, tree: Mapping[str, Any], load: run_settings.Loader) -> Way:
             next="leave them out, or name a method",
         )
     backbone = row.backbone or pairing.default_backbone(row.method)
-    return Way(row, *run_settings.both(row.method, backbone, row, tree, given, load))
+    before, after = run_settings.both(row.method, backbone, row, tree, given, load)
+    return Way(row, before, after, run_settings.of_second(row.second, backbone, after, tree, given, load))
 
 
 def _refuse_prepared(row: Row) -> None:

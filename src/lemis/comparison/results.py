@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def learned_nothing(folder: Path, grid: Grid) -> dict[str, Nothing]:
     """Rows with pre-trainings that learned nothing: how many, of how many that are done, and why the first one."""
     found = {}
     for row in dict.fromkeys(use.row for use in grid.uses):
-        keys = dict.fromkeys(use.pretrained for use in grid.uses if use.row == row and use.pretrained)
+        keys = dict.fromkeys(key for use in grid.uses if use.row == row for key in use.pretrainings)
         done = [result for key in keys if (result := read_result(folder, key)) is not None]
         why = [result.learned_nothing for result in done if result.learned_nothing]
         if why:
@@ -93,7 +93,13 @@ def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> t
         What is missing, and why.
     """
     rows = {
-        row.title: {"method": row.method, "backbone": row.backbone, "auxiliary": row.auxiliary, "semi": row.semi}
+        row.title: {
+            "method": row.method,
+            "backbone": row.backbone,
+            "auxiliary": row.auxiliary,
+            "semi": row.semi,
+            "second": row.second,
+        }
         for row in plan.rows
     }
     networks = {way.row.title: {"backbone": way.finetuning.backbone} for way in ways}
@@ -105,11 +111,12 @@ def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> t
             reason = _reason(folder, use)
             left.append(Missing(row=use.row, labelled=use.labelled, fold=use.fold, seed=use.seed, reason=reason))
             continue
-        before = (read_result(folder, use.pretrained) if use.pretrained else None) or Result()
+        before = [found for key in use.pretrainings if (found := read_result(folder, key)) is not None]
         whose = {**place, **rows[use.row], **networks.get(use.row, {})}
         results += [{**whose, **line} for line in _lines(use, result, before)]
         cases += [{**place, **case.model_dump(exclude_unset=True), "cell": use.cell} for case in result.cases]
-    more = SINGLE if plan.kind == "single" else ("semi",) if any(row.semi for row in plan.rows) else ()
+    named = tuple(key for key in ("semi", "second") if any(getattr(row, key) for row in plan.rows))
+    more = SINGLE if plan.kind == "single" else named
     files.write(folder / "results.csv", comma_separated(results, (*RESULTS, *more)))
     files.write(folder / "cases.csv", comma_separated(cases, (*CASES, *more)))
     return tuple(left)
@@ -121,12 +128,13 @@ def core_seconds(folder: Path, grid: Grid) -> float:
     return sum(result.core_seconds or 0.0 for result in done)
 
 
-def _lines(use: Use, result: Result, before: Result) -> list[dict[str, Any]]:
+def _lines(use: Use, result: Result, before: Sequence[Result]) -> list[dict[str, Any]]:
     """A line for each structure and one for their mean."""
-    memory = [one.peak_memory_gb for one in (before, result) if one.peak_memory_gb is not None]
+    memory = [one.peak_memory_gb for one in (*before, result) if one.peak_memory_gb is not None]
     shared = {
-        "pretraining_core_seconds": before.core_seconds, "finetuning_core_seconds": result.core_seconds,
-        "pretraining_seconds": before.seconds, "finetuning_seconds": result.seconds,
+        "pretraining_core_seconds": _added(one.core_seconds for one in before),
+        "finetuning_core_seconds": result.core_seconds,
+        "pretraining_seconds": _added(one.seconds for one in before), "finetuning_seconds": result.seconds,
         "peak_memory_gb": max(memory, default=None), "cell": use.cell,
         "transductive": str(use.transductive or use.semi_transductive).lower(),
     }  # fmt: skip
@@ -143,6 +151,12 @@ def _lines(use: Use, result: Result, before: Result) -> list[dict[str, Any]]:
         both = {"pooled_dice_best": best.get(name), "pooled_dice_last": last.get(name)}
         lines.append({"structure": name, **both, **scores, **counts, **shared})
     return lines
+
+
+def _added(seconds: Iterable[float | None]) -> float | None:
+    """Of several trainings; None where none of them says."""
+    known = [one for one in seconds if one is not None]
+    return sum(known) if known else None
 
 
 def _mean_over_scans(cases: Sequence[CellCase], metric: str) -> float | None:

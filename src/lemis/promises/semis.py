@@ -143,6 +143,14 @@ def all_of_the_network_in_training_gets_a_gradient(subject: Subject) -> None:
         expect(any(bool(p.grad.abs().max() > 0) for p in student if p.grad is not None), "its gradient is 0")
 
 
+def it_says_how_many_networks_it_trains(subject: Subject) -> None:
+    """A file that trains a second network, `labelled.another()`, says `NETWORKS = 2`; others need not say anything."""
+    networks = [each for each in subject.build().modules() if isinstance(each, Backbone)]
+    trained = sum(any(parameter.requires_grad for parameter in each.parameters()) for each in networks)
+    said = getattr(subject.module, "NETWORKS", 1)
+    expect(trained == said, f"{trained} networks are trained, and NETWORKS is {said}")
+
+
 def labels_of_the_pool_are_not_read(subject: Subject) -> None:
     """Unlabelled rows that have a label all the same, one that no class has, give the same losses."""
     found = []
@@ -298,6 +306,7 @@ FILE = (the_file_has_its_names,)
 FILE_OF_OURS = (the_class_is_final_and_the_file_cites_its_paper,)
 STEP = (
     all_of_the_network_in_training_gets_a_gradient,
+    it_says_how_many_networks_it_trains,
     labels_of_the_pool_are_not_read,
     the_pool_is_looked_at,
     without_weight_it_is_fine_tuning_on_labels,

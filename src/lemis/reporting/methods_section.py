@@ -44,8 +44,7 @@ def _trained_how(work: WorkFacts, final: Sequence[RunFacts]) -> str:
     if source is None:
         begun += "trained from random weights"
     else:
-        seen = count(len(source.pretrained_on), "subject")
-        begun += f"pre-trained without labels by {source.method} on the images of {seen} ({_steps([source])}) "
+        begun += f"{_pretrained_how(source)} "
         begun += "without learning anything, and then fine-tuned" if source.learned_nothing else "and then fine-tuned"
     times = f" in {len(final)} runs with different training subjects" if several else ""
     extra = f" and with the extra loss {one.auxiliary}" if one.auxiliary else ""
@@ -53,10 +52,18 @@ def _trained_how(work: WorkFacts, final: Sequence[RunFacts]) -> str:
         sizes = sorted({len(run.unlabelled_subjects) for run in final})
         most = f"{sizes[0]}–{sizes[-1]} subjects" if len(sizes) > 1 else count(sizes[0], "subject")
         extra = f" and, by {one.semi}, on the images of {most} without their labels"
+    second = next((run for run in work.runs if run.name == one.second), None)
+    if second is not None:
+        extra += f", beside a second network, {_pretrained_how(second)}, which was not kept"
     how = f"{begun}{times} on the labelled scans of {_labelled(final)} ({_steps(final)}){extra}, with {tools}."
     if several and work.summary is not None and not work.summary.training_not_recorded:
         how += " Every scan was segmented by networks that had not seen a label of its subject."
     return how
+
+
+def _pretrained_how(run: RunFacts) -> str:
+    seen = count(len(run.pretrained_on), "subject")
+    return f"pre-trained without labels by {run.method} on the images of {seen} ({_steps([run])})"
 
 
 def _labelled(runs: Sequence[RunFacts]) -> str:

@@ -167,7 +167,7 @@ def _per_scan(cases: Iterable[paired.Case]) -> list[paired.Case]:
 
 
 def _score(line: Mapping[str, str]) -> Score:
-    texts = ("method", "backbone", "auxiliary", "semi", "transductive", "cell")
+    texts = ("method", "backbone", "auxiliary", "semi", "second", "transductive", "cell")
     numbers = {key: _float(value) for key, value in line.items() if key not in (*_COLUMNS, *texts)}
     return Score(
         line["row"], labelled_number(line["labelled"]), line["fold"], line["seed"], line["structure"] or MEAN, numbers

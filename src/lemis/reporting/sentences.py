@@ -51,6 +51,8 @@ def _run_sentence(run: RunFacts) -> str:
         extra = (
             f", and on the images of {count(len(run.unlabelled_subjects), 'subject')} without their labels ({run.semi})"
         )
+    if run.second:
+        extra += f"; beside a second network, which started from the weights of “{run.second}”"
     return f"Fine-tuning “{run.name}”: {begun}, {who}{extra} ({took}).{state}"
 
 
@@ -75,7 +77,7 @@ def _evaluation_sentences(summary: Summary) -> list[str]:
 
 def warnings(work: WorkFacts) -> list[str]:
     """What a reader must know before the first number."""
-    used = {run.pretrained for run in work.final_runs}
+    used = {start for run in work.final_runs for start in (run.pretrained, run.second)}
     return [
         *_unknown_training(work),
         *_strange_scans(work),

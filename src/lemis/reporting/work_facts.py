@@ -72,6 +72,11 @@ class RunFacts:
         return (self.tuned and self.tuned.pretrained) or self.settings.get("pretrained")
 
     @property
+    def second(self) -> str | None:
+        """The run whose weights a second network began with, which was trained beside it."""
+        return self.tuned.second if self.tuned else None
+
+    @property
     def auxiliary(self) -> str | None:
         """The extra loss of a finished fine-tuning."""
         return self.tuned.auxiliary if self.tuned else None

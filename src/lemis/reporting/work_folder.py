@@ -121,9 +121,10 @@ def _runs_elsewhere(record: Predictions, names: Sequence[str]) -> tuple[RunFacts
     there = {name: Path(path) for name, path in record.run_folders.items() if (Path(path) / "settings.yaml").is_file()}
     for path in list(there.values()):
         model = run_files.find_model(path)
-        before = model.pretrained if isinstance(model, run_files.FinetunedModel) else None
-        if before is not None and (path.parent / before / "settings.yaml").is_file():
-            there[before] = path.parent / before
+        starts = (model.pretrained, model.second) if isinstance(model, run_files.FinetunedModel) else ()
+        for before in starts:
+            if before is not None and (path.parent / before / "settings.yaml").is_file():
+                there[before] = path.parent / before
     _refuse_unknown(names, sorted(there), "the folders that the label maps were made in")
     return _in_order(_run(path) for name, path in there.items() if not names or name in names)
 

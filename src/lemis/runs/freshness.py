@@ -39,9 +39,10 @@ def since_training(work: Path, index: Index, run: str) -> Changes:
         return Changes([], [])
     store = open_store(work / "prepared")
     trained, held_out = (_changes(store, index, scans) for scans in (before.scans, before.held_out))
-    start = read_yaml(folder / "settings.yaml").get("pretrained")
-    if isinstance(start, str):
-        trained += [f"{start}: {one}" for one in since_training(work, index, start).trained]
+    settings = read_yaml(folder / "settings.yaml")
+    for start in dict.fromkeys(settings.get(key) for key in ("pretrained", "second")):
+        if isinstance(start, str):
+            trained += [f"{start}: {one}" for one in since_training(work, index, start).trained]
     return Changes(trained, held_out)
 
 

@@ -50,6 +50,7 @@ class TrainedOn:
         default_factory=dict
     )  # that are scored meanwhile; the weights do not depend on them
     start: str | None = None  # digest of the weights that it starts from
+    second: str | None = None  # digest of those that a second network starts from
     code: dict[str, str] = field(default_factory=dict)  # digests of the user's own modules, by name
     version: Literal[1] = 1  # of the file
 
@@ -146,6 +147,8 @@ def changes(before: TrainedOn | None, now: TrainedOn) -> list[str]:
     ]
     if before.start != now.start:
         said.append("the weights that it starts from changed")
+    if before.second != now.second:
+        said.append("the weights that the second network starts from changed")
     said += [f"the module {name} changed" for name, code in now.code.items() if before.code.get(name) != code]
     return said
 

@@ -8,7 +8,8 @@ labels:
     L = L_labelled(f1) + L_labelled(f2) + lambda(t) [ CE(f1(u), argmax f2(u)) + CE(f2(u), argmax f1(u)) ]
 
 No gradient goes through an argmax, and no pixel is left out. Where fine-tuning starts from a pre-training both
-networks do, and differ in the rest of their weights, most of all in the head. f1 is scored and kept; f2 is thrown away.
+networks do, and differ in the rest of their weights, most of all in the head; or f2 starts from another one
+(``--second``), which keeps them further apart. f1 is scored and kept; f2 is thrown away.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from lemis.parts.unlabelled import Beside, pool_of
 from lemis.settings import Probability
 
 DIMS = (2, 3)
+NETWORKS = 2  # are trained; the second may begin from a pre-training of its own
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,26 @@ def refuse_contradictions(
         )
 
 
+def refuse_second(second: object, semi: str | None, load: Load) -> None:
+    """Refuse a pre-training of a second network where one is trained.
+
+    Args:
+        second: The pre-training, as typed.
+        semi: The way to use unlabelled scans.
+        load: As elsewhere.
+
+    Raises:
+        UsageError: One is.
+    """
+    if semi is None or getattr(load("semi", semi), "NETWORKS", 1) < 2:
+        two = [name for name in plugins.names("semi") if plugins.describe("semi", name).get("networks") == 2]
+        raise UsageError(
+            f"--second {second} " + (f"with --semi {semi}, which trains one network" if semi else "without --semi"),
+            allowed=f"a way that trains two networks: {', '.join(two)}",
+            next=f"--semi {two[0]}",
+        )
+
+
 def settings_of_auxiliary(auxiliary: str | None, layers: Layers, load: Load) -> Any:
     """Those of an extra loss; None where there is none."""
     if auxiliary is None:

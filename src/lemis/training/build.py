@@ -38,7 +38,9 @@ class Foreseen(NamedTuple):
     num_classes: int
 
 
-def try_out(before: Pretraining | None, tuning: Finetuning, store: Prepared, device: str) -> None:
+def try_out(
+    before: Pretraining | None, tuning: Finetuning, store: Prepared, device: str, second: Pretraining | None = None
+) -> None:
     """Build all that ``fit`` trains and let it go again: what any part refuses is refused before hours of work.
 
     Args:
@@ -46,20 +48,22 @@ def try_out(before: Pretraining | None, tuning: Finetuning, store: Prepared, dev
         tuning: The fine-tuning after it.
         store: What will be trained on.
         device: As the user gave it.
+        second: The pre-training of a second network, where that has one of its own.
 
     Raises:
         UsageError: A network, method or extra loss that refuses the others or the data, or a batch or precision that
             cannot be had here.
     """
     processor = chosen_device(device)
-    for settings, prefix in ((before, "pretrain."), (tuning, "finetune.")):
+    for settings, prefix in ((before, "pretrain."), (second, "pretrain."), (tuning, "finetune.")):
         if settings is not None:
             launch.precision(settings.schedule, processor, settings.dims, prefix)
     objective(tuning, network(tuning, store), store)
     guards.refuse_batch(tuning.objective.batch_size, tuning.schedule.accumulate, 1, "finetune.")
-    if before is not None:
-        built = method(before, network(before, store))
-        guards.refuse_batch(built.sampling.batch_size, before.schedule.accumulate, 1, "pretrain.")
+    for pretraining in (before, second):
+        if pretraining is not None:
+            built = method(pretraining, network(pretraining, store))
+            guards.refuse_batch(built.sampling.batch_size, pretraining.schedule.accumulate, 1, "pretrain.")
 
 
 def network(settings: Pretraining | Finetuning, store: Prepared) -> Backbone:

@@ -67,6 +67,25 @@ def backbone_after(
     return before.backbone
 
 
+def refuse_other_network(second: Path, model: PretrainedModel, backbone: str) -> None:
+    """Refuse a pre-training of another network than the one that is fine-tuned.
+
+    Args:
+        second: The run.
+        model: What it made.
+        backbone: That is fine-tuned.
+
+    Raises:
+        UsageError: It is.
+    """
+    if model.backbone != backbone:
+        raise UsageError(
+            f"--second {second}, where {model.backbone} was pre-trained, and {backbone} is fine-tuned",
+            allowed="a pre-training of the same network",
+            next=f"lemis pretrain WORK --method {model.method} --backbone {backbone}",
+        )
+
+
 def refuse_pair(method: str, backbone: str, dims: int) -> None:
     """A network of ours must be among the method's, and any must have a number of dimensions that the method works in.
 

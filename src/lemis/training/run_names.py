@@ -27,9 +27,9 @@ def of_pretraining(settings: Pretraining, *, fold: int | None, seed: int) -> str
 
 def of_finetuning(
     settings: Finetuning, pretrained: Path | None, before: PretrainedModel | None, *, labelled: int,
-    fold: int | None, seed: int,
+    fold: int | None, seed: int, second: Path | None = None,
 ) -> str:  # fmt: skip
-    """``pcl-m2-fold0``; the seed is named where the pre-training does not name it.
+    """``pcl-m2-fold0``, ``pcl-cps-macl-m2-fold0``; the seed is named where the pre-training does not name it.
 
     Args:
         settings: Of the run.
@@ -38,12 +38,13 @@ def of_finetuning(
         labelled: Subjects that give their labels (M).
         fold: Whose test subjects are held out.
         seed: Of the run.
+        second: The pre-training run of a second network.
     """
     if pretrained is not None and before is not None:
         begun, named = pretrained.name, before.seed
     else:
         begun, named = _with_seed(start(SCRATCH, settings.backbone), seed), seed
-    begun = _with(begun, settings.auxiliary, settings.semi)
+    begun = _with(begun, settings.auxiliary, settings.semi, second.name if second else None)
     name = f"{begun}-m{labelled}-{'all' if fold is None else f'fold{fold}'}"
     return name if seed == named else f"{name}-seed{seed}"
 

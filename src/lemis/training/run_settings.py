@@ -47,6 +47,7 @@ class Asked:
     backbone: str | None = None  # file name in ``backbones/``, or a dotted name
     auxiliary: str | None = None  # file name in ``auxiliary/``, or a dotted name
     semi: str | None = None  # file name in ``semi/``, or a dotted name
+    second: str | None = None  # how a second network is pre-trained: file name in ``methods/``, or a dotted name
     preset: str | None = None
     settings_file: Path | None = None
     overrides: Sequence[str] | Mapping[str, Any] = ()
@@ -121,6 +122,7 @@ class WholeWay:
     """All that ``fit`` does with scans."""
 
     pretraining: Pretraining | None  # None from scratch
+    second: Pretraining | None  # of a second network, where that has one of its own
     finetuning: Finetuning
     images: Preparation
     keypoints: detection.Settings | None  # that were asked for; the network may look at some unasked
@@ -251,10 +253,13 @@ def whole_way(asked: Asked, *, load: Loader = plugins.load) -> WholeWay:
     given, tree = by_section(asked.overrides), asked.tree()
     method, backbone = choose(asked.method, asked.backbone, tree, given["finetune"])
     before, after = both(method, backbone, asked, tree, given, load)
+    second = of_second(asked.second, backbone, after, tree, given, load)
     images, keypoints = detection.preparation(
         of_dims(tree, after.dims).get("prepare", {}), given["prepare"], prefix="prepare."
     )
-    return WholeWay(pretraining=before, finetuning=after, images=images, keypoints=keypoints, given=given)
+    return WholeWay(
+        pretraining=before, second=second, finetuning=after, images=images, keypoints=keypoints, given=given
+    )
 
 
 def both(
@@ -278,6 +283,34 @@ def both(
         backbone, tree, given["finetune"], auxiliary=chosen.auxiliary, semi=chosen.semi, prefix="finetune.", load=load
     )
     return before, after
+
+
+def of_second(
+    method: str | None, backbone: str, tuning: Finetuning, tree: Mapping[str, Any],
+    given: Mapping[str, Mapping[str, Any]], load: Loader = plugins.load,
+) -> Pretraining | None:  # fmt: skip
+    """Settings of the pre-training that a second network begins with: the preset's, and the schedule's that was typed.
+
+    Args:
+        method: Of it; None where there is none.
+        backbone: Of both networks.
+        tuning: Fine-tuning, which trains both.
+        tree: Sections of the preset and the settings file.
+        given: From ``by_section``.
+        load: As elsewhere.
+
+    Raises:
+        UsageError: Fine-tuning trains one network, or the method does not work on this one.
+    """
+    if method is None:
+        return None
+    beside.refuse_second(method, tuning.semi, load)
+    return pretraining(method, backbone, tree, typed_of_second(given), prefix="pretrain.", load=load)
+
+
+def typed_of_second(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Of what was typed for pre-training that which holds for any method."""
+    return {key: value for key, value in given["pretrain"].items() if key != "method"}
 
 
 def of_pretraining(asked: Asked, *, load: Loader = plugins.load) -> Pretraining:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -30,6 +30,26 @@ class Row:
     fresh: int = 0
     skipped: int = 0  # there in the source, but not used
     reason: str = ""
+
+
+class Start(NamedTuple):
+    """A finished pre-training that a network begins with."""
+
+    run: Path
+    model: PretrainedModel
+    weights: Mapping[str, Tensor]
+
+    def fill(self, backbone: Backbone) -> list[Row]:
+        """As ``transfer``."""
+        return transfer(backbone, self.weights, self.model.trained, self.run)
+
+
+def load_start(run: Path | None, trust: Trust = NO_TRUST) -> Start | None:
+    """As ``load_pretrained``; None where there is no run to begin with."""
+    if run is None:
+        return None
+    weights, model = load_pretrained(run, trust)
+    return Start(run, model, weights)
 
 
 def load_pretrained(run: Path, trust: Trust = NO_TRUST) -> tuple[dict[str, Tensor], PretrainedModel]:

@@ -196,14 +196,11 @@ def _pretrained(job: Job, cell: Cell) -> Result:
 
 def _finetuned(job: Job, cell: Cell) -> Result:
     own = job.folder / "cells" / job.key
-    pretrained = None
-    for need in cell.needs:
-        before = cells.read_cell(job.folder, need)
-        assert before is not None, "a cell is written with what it needs"
-        pretrained = cells.run_folder(job.work, before)
+    pretrained, second = (_run_of(job, cell, what) for what in ("pretrained", "second"))
     run = finetune(
-        job.work, pretrained=pretrained, name=cell.run, device=job.device, prefix="settings.finetune.", **cell.call
-    )
+        job.work, pretrained=pretrained, second=second, name=cell.run, device=job.device, prefix="settings.finetune.",
+        **cell.call,
+    )  # fmt: skip
     trust = Trust().also(cell.call["backbone"], *detectors_in(cell.call["overrides"]))  # as the plan names them
     predict(run, scans=cell.test, output=own / "predictions", device=job.device, trust=trust)
     evaluate(own / "predictions", work=job.work, output=own / "evaluation", jobs=torch.get_num_threads())
@@ -211,6 +208,16 @@ def _finetuned(job: Job, cell: Cell) -> Result:
     if not job.keep_predictions:
         shutil.rmtree(own / "predictions")
     return results.of_run(run, pooled=results.pooled(run), cases=cases)
+
+
+def _run_of(job: Job, cell: Cell, what: str) -> Path | None:
+    """The run of a cell that a fine-tuning is made of; None where it needs none."""
+    key = cell.made_of.get(what)
+    if key is None:
+        return None
+    before = cells.read_cell(job.folder, key)
+    assert before is not None, "a cell is written with what it needs"
+    return cells.run_folder(job.work, before)
 
 
 def _segmented(job: Job, cell: Cell) -> Result:
@@ -461,8 +468,9 @@ def _write_facts(plan: Plan, folder: Path, made: _Made, left: tuple[Missing, ...
     here = environment()
     kind = "single" if plan.kind == "single" else "methods"
     semis = {("semi", row.semi) for row in plan.rows if row.semi in plugins.names("semi")}
-    named = {*semis, *((kind, row.method) for row in plan.rows if row.method in plugins.names(kind))}
-    pretrained = [use for use in made.grid.uses if use.pretrained]
+    methods = [name for row in plan.rows for name in (row.method, row.second)]
+    named = {*semis, *((kind, name) for name in methods if name in plugins.names(kind))}
+    pretrained = [use for use in made.grid.uses if use.pretrainings]
     facts = Facts(
         version=1, title=plan.title, **made.data._asdict(), command=here.command,
         machine=f"{here.gpu or here.processor}, {here.cores} cores, {here.platform}", lemis=here.lemis,

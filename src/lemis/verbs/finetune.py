@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from lemis import plugins
 from lemis.contracts import Backbone
 from lemis.datasets import index
 from lemis.datasets.split import BUDGET_SEED, Split, choose
@@ -24,11 +26,11 @@ from lemis.runs.run import Run, fill, is_done, load_model, messages
 from lemis.sampling.samples import Source
 from lemis.sampling.spatial import shape_of
 from lemis.settings import plain
-from lemis.training import build, guards, launch, loop, paired, pairing, pool, run_names, run_settings, sources
+from lemis.training import beside, build, guards, launch, loop, paired, pairing, pool, run_names, run_settings, sources
 from lemis.training import held_out as held_out_score
 from lemis.training.run_settings import Asked, Finetuning
-from lemis.training.transfer import Row, load_pretrained, print_table, transfer
-from lemis.work_files.run import FinetunedModel, PretrainedModel
+from lemis.training.transfer import Row, Start, load_start, print_table
+from lemis.work_files.run import WEIGHTS, FinetunedModel, PretrainedModel
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -50,6 +52,7 @@ def finetune(
     backbone: str | None = None,
     auxiliary: str | None = None,
     semi: str | None = None,
+    second: Path | None = None,
     name: str | None = None,
     preset: str | None = None,
     settings_file: Path | None = None,
@@ -75,6 +78,8 @@ def finetune(
         auxiliary: An extra loss, by default the preset's, else none. `lemis list` shows all, or your own module.
         semi: A way to learn from scans without labels too, and from subjects beyond ``labelled``; by default the
             preset's, else none. `lemis list` shows all; a dotted name loads your own module.
+        second: Folder of the finished pre-training run of the same network that the second network of ``semi=cps``
+            starts from; by default as the first does.
         name: Of the run's folder in WORK/runs; by default from the settings, as ``pcl-bcp-m2-fold0``, with a suffix
             where a run with other settings has that name.
         preset: Settings by name (`lemis list`) or by file; by default none.
@@ -91,29 +96,36 @@ def finetune(
         The run folder.
 
     Raises:
-        UsageError: Another network than the pre-trained one, no keypoints for it, or no unlabelled scan for ``semi``.
+        UsageError: Another network than the pre-trained one, no keypoints for it, no unlabelled scan for ``semi``, or
+            a ``second`` where one network is trained.
     """
     asked = Asked(
         backbone=backbone, auxiliary=auxiliary, semi=semi, preset=preset, settings_file=settings_file,
         overrides=overrides, prefix=prefix,
     )  # fmt: skip
-    weights, before = load_pretrained(pretrained, trust.also(*asked.backbones)) if pretrained else ({}, None)
-    settings = run_settings.of_finetuning(asked, pretrained, before)
+    start, other = (load_start(run, trust.also(*asked.backbones)) for run in (pretrained, second))
+    settings = run_settings.of_finetuning(asked, pretrained, start and start.model)
+    if other is not None:
+        beside.refuse_second(other.run, settings.semi, plugins.load)
+        pairing.refuse_other_network(other.run, other.model, settings.backbone)
     store, keypoints = sources.store_for(work, settings)
     fabric = launch.launch(settings.schedule, device, settings.dims, prefix)
     listed = index.load(work / "index.json")
     sides = choose(store.scans, fold=fold, labelled=labelled, root=Path(listed.root), seed=selection_seed, scheme=split)
     torch.manual_seed(seed)
 
-    def begun() -> tuple[Backbone, list[Row]]:
-        network = build.network(settings, store)
-        return network, transfer(network, weights, before.trained, pretrained) if before and pretrained else []
+    rows: dict[Path, list[Row]] = {}
 
-    network, rows = begun()
-    objective = build.objective(settings, network, store, another=lambda: begun()[0])
+    def begun(start: Start | None) -> Backbone:
+        network = build.network(settings, store)
+        if start is not None:
+            rows[start.run] = start.fill(network)
+        return network
+
+    objective = build.objective(settings, begun(start), store, another=lambda: begun(other or start))
     tuning = _Tuning(
         settings, store, sides, listed.ignored, objective.predicts, keypoints.most if keypoints else 0, fabric,
-        pretrained, before,
+        start, other,
         {"seed": seed, "fold": fold, "split": split, "selection_seed": selection_seed},
     )  # fmt: skip
     path = folders.choose(work / "runs", name, tuning.usual_name(), tuning.stored())
@@ -130,19 +142,24 @@ class _Tuning(NamedTuple):
     network: Backbone  # that is scored and kept
     keypoints: int  # of a slice, at most
     fabric: Fabric
-    pretrained: Path | None
-    before: PretrainedModel | None  # what that made
+    begun: Start | None  # the pre-training that it begins with
+    second: Start | None  # the one that a second network begins with, where that has its own
     chosen: Mapping[str, Any]  # seeds, fold and scheme of the folds
 
     @property
     def method(self) -> str:
         """Of the pre-training."""
-        return pairing.SCRATCH if self.before is None else self.before.method
+        return pairing.SCRATCH if self.begun is None else self.begun.model.method
 
     @property
     def start(self) -> str | None:
         """Name of the run that it begins with."""
-        return self.pretrained.name if self.pretrained else None
+        return self.begun.run.name if self.begun else None
+
+    @property
+    def starts(self) -> list[PretrainedModel]:
+        """What its pre-trainings made."""
+        return [start.model for start in (self.begun, self.second) if start is not None]
 
     @property
     def patch_px(self) -> tuple[int, ...] | None:
@@ -170,14 +187,16 @@ class _Tuning(NamedTuple):
     def usual_name(self) -> str:
         """Where nobody names it."""
         return run_names.of_finetuning(
-            self.settings, self.pretrained, self.before, labelled=len(self.sides.labelled_subjects),
-            fold=self.chosen["fold"], seed=self.chosen["seed"],
+            self.settings, *(self.begun[:2] if self.begun else (None, None)),
+            labelled=len(self.sides.labelled_subjects), fold=self.chosen["fold"], seed=self.chosen["seed"],
+            second=self.second.run if self.second else None,
         )  # fmt: skip
 
     def stored(self) -> dict[str, Any]:
         """``settings.yaml``."""
+        second = {"second": self.second.run.name} if self.second else {}
         return {
-            **self.settings.stored(), "seed": self.chosen["seed"], "pretrained": self.start, **self.chosen,
+            **self.settings.stored(), "seed": self.chosen["seed"], "pretrained": self.start, **second, **self.chosen,
             "labelled": list(self.sides.labelled_subjects), "prepare": self.store.asked,
             "prepared": plain(self.store.settings),
         }  # fmt: skip
@@ -192,7 +211,8 @@ class _Tuning(NamedTuple):
                 **material.seen(self.store, self.pool, labels=False, known=known),
             },
             held_out=material.seen(self.store, self.held_out, labels=True, known=known),
-            start=material.digest_of_file(self.pretrained / "model.safetensors") if self.pretrained else None,
+            start=_weights_of(self.begun),
+            second=_weights_of(self.second),
             code=run_settings.code(
                 backbone=self.settings.backbone, auxiliary=self.settings.auxiliary, semi=self.settings.semi
             ),
@@ -200,23 +220,26 @@ class _Tuning(NamedTuple):
 
     def model(self) -> FinetunedModel:
         """``model.json``."""
-        known = [exposure.known(self.store.scans), *([self.before.known] if self.before else [])]
+        known = [exposure.known(self.store.scans), *(start.known for start in self.starts)]
         patch_px = None if self.patch_px is None else (self.patch_px[0], self.patch_px[1], self.patch_px[2])
         return FinetunedModel(
             **build.described(self.settings, self.store), verb="finetune", method=self.method,
             auxiliary=self.settings.auxiliary, patch_px=patch_px,
             labelled_subjects=tuple(self.sides.labelled_subjects), test_subjects=tuple(self.sides.test_subjects),
-            pretraining_subjects=() if self.before is None else self.before.subjects,
+            pretraining_subjects=tuple(sorted({subject for start in self.starts for subject in start.subjects})),
             semi=self.settings.semi, semi_settings=plain(self.settings.semi_settings) if self.settings.semi else {},
             unlabelled_subjects=_subjects_of(self.store, self.pool),
-            pretrained=self.start, seed=self.chosen["seed"], fold=self.chosen["fold"], split=self.sides.source,
+            pretrained=self.start, second=self.second.run.name if self.second else None,
+            seed=self.chosen["seed"], fold=self.chosen["fold"], split=self.sides.source,
             known=exposure.joined(known),
-            like=_like([self.store.scans[i] for i in (*self.train, *self.pool)], self.before),
+            like=_like([self.store.scans[i] for i in (*self.train, *self.pool)], self.starts),
             ignored_values=tuple(self.ignored),
         )  # fmt: skip
 
 
-def _brought_up_to_date(path: Path, tuning: _Tuning, objective: build.Tuned, rows: list[Row], prefix: str) -> Path:
+def _brought_up_to_date(
+    path: Path, tuning: _Tuning, objective: build.Tuned, rows: Mapping[Path, list[Row]], prefix: str
+) -> Path:
     """Train what is not trained on the present state of the data; score again what was scored on another."""
     if not tuning.train:
         raise UsageError(
@@ -268,7 +291,14 @@ def _scorer(path: Path, tuning: _Tuning) -> Callable[[held_out_score.Stop], dict
     return score
 
 
-def _train(path: Path, tuning: _Tuning, objective: build.Tuned, rows: list[Row], now: TrainedOn, prefix: str) -> None:
+def _train(
+    path: Path,
+    tuning: _Tuning,
+    objective: build.Tuned,
+    rows: Mapping[Path, list[Row]],
+    now: TrainedOn,
+    prefix: str,
+) -> None:
     settings, store, fabric, patch_px, scans = (
         tuning.settings, tuning.store, tuning.fabric, tuning.patch_px, tuning.train,
     )  # fmt: skip
@@ -286,12 +316,13 @@ def _train(path: Path, tuning: _Tuning, objective: build.Tuned, rows: list[Row],
     guards.refuse_batch(sampling.batch_size, settings.schedule.accumulate, fabric.world_size, prefix)
     fabric.barrier()  # all have read the folder before one of them changes it
     run = Run(path, tuning.stored(), now)
-    if tuning.pretrained is not None and told.is_new((tuning.pretrained, tuple(rows))):
-        print_table(rows, tuning.pretrained, run.console)
+    for start, loaded in rows.items():
+        if told.is_new((start, tuple(loaded))):
+            print_table(loaded, start, run.console)
     size, subjects = sources.size(labelled, scans), tuning.sides.labelled_subjects
-    beside = f", and {count(len(tuning.pool), 'scan')} without labels: {settings.semi} " if tuning.pool else " "
+    others = f", and {count(len(tuning.pool), 'scan')} without labels: {settings.semi} " if tuning.pool else " "
     run.console.print(
-        f"fine-tuning {path.name} on {sources.said(size)}, {len(subjects)} subjects: {', '.join(subjects)}{beside}"
+        f"fine-tuning {path.name} on {sources.said(size)}, {len(subjects)} subjects: {', '.join(subjects)}{others}"
         f"({fabric.device}, {fabric.strategy.precision.precision})"
     )
     with run.alone():
@@ -303,10 +334,14 @@ def _train(path: Path, tuning: _Tuning, objective: build.Tuned, rows: list[Row],
         run.finish(tuning.network.state_dict(), tuning.model())
 
 
-def _like(scans: Sequence[Facts], before: PretrainedModel | None) -> Likeness:
+def _like(scans: Sequence[Facts], starts: Sequence[PretrainedModel]) -> Likeness:
     """What the scans were like that any of its weights were learned from."""
-    own = exposure.likeness(scans)
-    return own if before is None or before.like is None else exposure.wider(own, before.like)
+    likes = (start.like for start in starts if start.like is not None)
+    return functools.reduce(exposure.wider, likes, exposure.likeness(scans))
+
+
+def _weights_of(start: Start | None) -> str | None:
+    return None if start is None else material.digest_of_file(start.run / WEIGHTS)
 
 
 def _subjects_of(store: Store, scans: Sequence[int]) -> tuple[str, ...]:

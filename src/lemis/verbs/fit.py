@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
@@ -42,6 +42,7 @@ def fit(
     backbone: str | None = None,
     auxiliary: str | None = None,
     semi: str | None = None,
+    second: str | None = None,
     labelled: int | None = None,
     fold: int | None = None,
     preset: str | None = "small",
@@ -68,6 +69,8 @@ def fit(
         semi: A way to learn from scans without labels in fine-tuning too, by default the preset's, else none: those
             that have none, and training subjects beyond ``labelled``. `lemis list` shows all; a dotted name loads your
             own module.
+        second: How to pre-train the second network of ``semi=cps``, on the same scans and network; by default it starts
+            where the first one does.
         labelled: Use the labels of this many subjects only; by default all.
         fold: Hold out and score this fold only; by default cross-validate.
         preset: Settings by name (`lemis list`) or by file.
@@ -89,7 +92,7 @@ def fit(
     asked.refuse_inductive(inductive=inductive, fold=fold)
     way = run_settings.whole_way(
         Asked(
-            method=method, backbone=backbone, auxiliary=auxiliary, semi=semi, preset=preset,
+            method=method, backbone=backbone, auxiliary=auxiliary, semi=semi, second=second, preset=preset,
             settings_file=settings_file, overrides=overrides,
         )
     )  # fmt: skip
@@ -108,11 +111,11 @@ def fit(
         "backbone": way.finetuning.backbone, "preset": preset, "settings_file": settings_file, "seed": seed,
         "device": device,
     }  # fmt: skip
-    pretrained = _pretrained(output, way, fold if inductive else None, common)
-    runs = _finetuned(output, pretrained, way, splits, labelled, common)
+    starts = _pretrained(output, way, fold if inductive else None, common)
+    runs = _finetuned(output, starts, way, splits, labelled, common)
     _predict(output, index, runs, splits, device=device, trust=trust)
     _evaluate(output, runs, splits)
-    return _report(output, pretrained, runs)
+    return _report(output, starts, runs)
 
 
 def _say_what_would_pretrain(way: WholeWay) -> None:
@@ -131,7 +134,8 @@ def _checked(folder: Path, output: Path) -> Index:
 def _try_out(index: Index, way: WholeWay, device: str) -> None:
     """What any network, method or loss refuses is refused before the hours of preparing and training."""
     structures = sum(value != 0 for value in index.labels.values())
-    build.try_out(way.pretraining, way.finetuning, build.Foreseen(index.channels, structures + 1), device)
+    foreseen = build.Foreseen(index.channels, structures + 1)
+    build.try_out(way.pretraining, way.finetuning, foreseen, device, way.second)
 
 
 def _refuse_empty_pools(index: Index, splits: Splits, way: WholeWay) -> None:
@@ -142,25 +146,42 @@ def _refuse_empty_pools(index: Index, splits: Splits, way: WholeWay) -> None:
             pool.refuse_empty(pool.chosen(scans, split, way.finetuning.pool), way.finetuning.semi)
 
 
-def _pretrained(output: Path, way: WholeWay, fold: int | None, common: Mapping[str, Any]) -> Path | None:
-    if way.pretraining is None:
-        return None
-    messages().rule("pretrain")
-    return pretrain(
-        output, method=way.method, overrides=way.given["pretrain"], prefix="pretrain.", fold=fold, **common
-    )  # fmt: skip
+class _Starts(NamedTuple):
+    """The pre-trainings that networks begin with."""
+
+    first: Path | None  # None from scratch
+    second: Path | None  # of a second network, where that has one of its own
+
+    @property
+    def all(self) -> list[Path]:
+        """Those that there are, each once."""
+        return list(dict.fromkeys(run for run in self if run is not None))
+
+
+def _pretrained(output: Path, way: WholeWay, fold: int | None, common: Mapping[str, Any]) -> _Starts:
+    typed = (way.given["pretrain"], run_settings.typed_of_second(way.given))
+    found: list[Path | None] = []
+    for settings, overrides in zip((way.pretraining, way.second), typed, strict=True):
+        if settings is None:
+            found.append(None)
+            continue
+        messages().rule("pretrain")
+        found.append(
+            pretrain(output, method=settings.method, overrides=overrides, prefix="pretrain.", fold=fold, **common)
+        )
+    return _Starts(*found)
 
 
 def _finetuned(
-    output: Path, pretrained: Path | None, way: WholeWay, splits: Splits, labelled: int | None,
-    common: Mapping[str, Any],
-) -> list[Path]:  # fmt: skip
+    output: Path, starts: _Starts, way: WholeWay, splits: Splits, labelled: int | None, common: Mapping[str, Any]
+) -> list[Path]:
     messages().rule("finetune")
     with told.together(len(splits), "runs"):
         return [
             finetune(
-                output, pretrained=pretrained, fold=fold, labelled=labelled, auxiliary=way.finetuning.auxiliary,
-                semi=way.finetuning.semi, overrides=way.given["finetune"], prefix="finetune.", **common,
+                output, pretrained=starts.first, second=starts.second, fold=fold, labelled=labelled,
+                auxiliary=way.finetuning.auxiliary, semi=way.finetuning.semi, overrides=way.given["finetune"],
+                prefix="finetune.", **common,
             )
             for fold, _ in splits
         ]  # fmt: skip
@@ -186,12 +207,12 @@ def _evaluate(output: Path, runs: Sequence[Path], splits: Splits) -> None:
         messages().print("one labelled subject: nothing is left to evaluate on")
 
 
-def _report(output: Path, pretrained: Path | None, runs: Sequence[Path]) -> Path:
+def _report(output: Path, starts: _Starts, runs: Sequence[Path]) -> Path:
     console = messages()
     console.rule("report")
-    page = report(output, runs=[run.name for run in (*([pretrained] if pretrained else []), *runs)])
-    if pretrained is not None:
-        _say_what_learned_nothing(pretrained, console)
+    page = report(output, runs=[run.name for run in (*starts.all, *runs)])
+    for start in starts.all:
+        _say_what_learned_nothing(start, console)
     console.print(f"open {page}")
     return page
 

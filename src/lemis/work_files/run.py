@@ -78,6 +78,7 @@ class FinetunedModel(_Trained):
     test_subjects: tuple[str, ...]
     pretraining_subjects: tuple[str, ...]
     pretrained: Name | None  # the run whose weights it began with
+    second: Name | None = None  # the run whose weights a second network began with, which was trained beside it
     semi: str | None = None  # a way to use unlabelled scans
     semi_settings: dict[str, Any] = Field(default_factory=dict)
     unlabelled_subjects: tuple[str, ...] = ()  # whose images it saw that way, without their labels
