@@ -18,7 +18,7 @@ import lemis
 from lemis import cli, plugins
 from lemis.comparison import plans
 from lemis.errors import UsageError
-from lemis.prediction import tiles
+from lemis.prediction import settings as predicting
 from lemis.preparation import keypoints
 from lemis.training import pool, schedule, supervised
 from lemis.training.run_settings import NAMES, SECTIONS
@@ -185,7 +185,7 @@ CLASSES = {
     "pretrain": [schedule.Settings],
     "finetune": [schedule.Tuning],
 }
-TOP = [schedule.Tuning, tiles.Settings, plans.Plan, keypoints._Preparation]
+TOP = [schedule.Tuning, predicting.Settings, plans.Plan, keypoints._Preparation]
 
 
 def known(key: str) -> bool:

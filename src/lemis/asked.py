@@ -92,7 +92,7 @@ def predict(
     """As ``verbs.predict``."""
     if not runs:
         raise UsageError("no run", allowed="one fine-tuned run, or several", next="lemis predict WORK/runs/NAME")
-    resolve(LIGHT("prediction", "tiles").Settings, parse_overrides(overrides))
+    resolve(LIGHT("prediction", "settings").Settings, parse_overrides(overrides))
     for run in runs:
         read_finetuned(run, trust)
     if inputs is None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from lemis.parts.components import largest
+from lemis.parts.components import largest, parts
 
 
 def slow(label: Tensor) -> Tensor:
@@ -51,3 +52,12 @@ def test_pixels_that_share_a_corner_are_connected() -> None:
 def test_of_equals_the_first_is_kept_and_nothing_stays_nothing() -> None:
     label = torch.tensor([[[2, 0, 2, 0, 1]], [[0, 0, 0, 0, 0]]])
     assert largest(label).tolist() == [[[2, 0, 0, 0, 1]], [[0, 0, 0, 0, 0]]]
+
+
+def test_parts_are_counted_and_measured() -> None:
+    mask = np.zeros((5, 4, 6), bool)
+    mask[0, 0, 0], mask[1, 1, 1], mask[4, :, 5] = True, True, True
+    found = parts(mask)
+    assert (found.number, found.voxels.tolist()) == (2, [0, 2, 4])
+    assert found.of[mask].tolist() == [1, 1, 2, 2, 2, 2]
+    assert parts(np.zeros((3, 3), bool)).number == 0

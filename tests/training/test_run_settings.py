@@ -303,7 +303,8 @@ def test_an_outline_has_the_settings_of_the_module(folder):
 
 
 @pytest.mark.parametrize(
-    ("room", "name"), [("training", "schedule"), ("training", "supervised"), ("prediction", "tiles")]
+    ("room", "name"),
+    [("training", "schedule"), ("training", "supervised"), ("prediction", "tiles"), ("prediction", "settings")],
 )
 def test_an_outline_has_the_settings_of_the_loop_and_of_tiles(room, name):
     real = plugins.load(room, name)

@@ -23,9 +23,12 @@ from lemis.cli import app
 from lemis.errors import UsageError
 from lemis.formats import volume
 from lemis.plugins import Trust
+from lemis.prediction import components
+from lemis.preparation.store import open_store
 from lemis.runs.run import Run, load_model
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
+from lemis.work_files.predictions import Kept, Pieces
 from scans_on_disk import write_itk
 from work_files_made import model_of
 
@@ -169,7 +172,10 @@ def volumes(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 def test_a_volume_is_predicted_by_tiles_on_its_own_grid(volumes: Path, phantom_scans: Path, tmp_path: Path) -> None:
     retell(volumes, prepared={**load_model(volumes)[1].prepared, "spacing_mm": "native", "field_of_view_mm": None})
-    folder = predict(volumes, scans=["heart_005"], output=tmp_path / "out", device="cpu", trust=OWN)
+    every = ["largest_components=false"]
+    folder = predict(
+        volumes, scans=["heart_005"], output=tmp_path / "out", overrides=every, device="cpu", trust=OWN
+    )  # fmt: skip
     image = volume.read(phantom_scans / "imagesTr" / "heart_005_0000.nii.gz").array.astype(float)
     score = np.stack(
         [
@@ -215,6 +221,59 @@ def test_a_record_of_before_there_were_tiles_holds(runs: Path, capsys: pytest.Ca
 def test_tiles_of_another_size_are_no_ensemble(volumes: Path) -> None:
     with pytest.raises(UsageError, match=r"differ in patch_px: None and \(4, 16, 16\)"):
         predict([volumes.parent / "a", volumes], device="cpu", trust=OWN)
+
+
+# ------------------------------------------------------------------------------------------------------------ pieces
+
+
+def test_a_run_knows_what_is_one_piece_in_its_labels(runs: Path) -> None:
+    model, store = load_model(runs / "a")[1], open_store(runs.parent / "prepared")
+    labels = [store.label(i) for i, facts in enumerate(store.scans) if facts.subject in model.labelled_subjects]
+    assert model.one_piece == components.learned([one for one in labels if one is not None], store.label_names)
+    assert model.one_piece.foreground
+
+
+def test_islands_of_what_is_one_piece_become_background(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    retell(runs / "a", one_piece={"foreground": True, "structures": ["RV", "LV"]})
+
+    def again(*overrides: str) -> tuple[np.ndarray, dict[str, Any], str]:
+        folder = predict(runs / "a", scans=["heart_005"], overrides=overrides, device="cpu")
+        made = record(folder)["scans"]["heart_005"]
+        return volume.read(folder / "heart_005.nii.gz").array.astype(np.uint8), made, capsys.readouterr().err
+
+    every, made, _ = again("largest_components=false")
+    assert (made["kept"], made["pieces"]) == (None, None)
+    names = load_model(runs / "a")[1].label_names
+    for override, kept in {
+        "auto": Kept(foreground=True, structures=("RV", "LV"), least_share=components.LEAST_SHARE),
+        "true": Kept(structures=names[1:], asked=True),
+    }.items():
+        expected = every.copy()
+        told = components.keep_largest(expected, names, kept)
+        found, made, said = again(f"largest_components={override}")
+        np.testing.assert_array_equal(found, expected)
+        read = (
+            Kept.model_validate_json(json.dumps(made["kept"])),
+            Pieces.model_validate_json(json.dumps(made["pieces"])),
+        )
+        assert read == (kept, told)
+        assert ("note: Only the largest piece is kept of RV" in said) == bool(told.removed or told.in_pieces)
+        assert "nothing to do" in again(f"largest_components={override}")[2]
+
+
+def test_an_older_run_and_what_is_in_pieces_keep_all(runs: Path) -> None:
+    for number, known in enumerate((None, {"foreground": False, "structures": []})):
+        retell(runs / "a", one_piece=known)
+        folder = predict(runs / "a", scans=["heart_005"], output=runs / str(number), device="cpu")
+        made = record(folder)["scans"]["heart_005"]
+        assert (made["kept"], made["pieces"]) == (None, None)
+
+
+def test_slices_take_no_settings_of_tiles_and_nothing_takes_a_word(runs: Path) -> None:
+    with pytest.raises(UsageError, match=r"at_once=2 for a network that sees whole slices"):
+        predict(runs / "a", overrides=["largest_components=true", "at_once=2"], device="cpu")
+    with pytest.raises(UsageError, match="largest_components='some'"):
+        predict(runs / "a", overrides=["largest_components=some"], device="cpu")
 
 
 # ----------------------------------------------------------------------------------------------------- dry run

@@ -116,6 +116,28 @@ def test_says_what_was_done(text: str):
     assert "Not done yet" not in said
 
 
+def test_says_what_became_of_islands(work: Path, tmp_path: Path, text: str):
+    other = Path(shutil.copytree(work, tmp_path / "work"))
+    record = json.loads((other / "predictions" / "predictions.json").read_text())
+    kept = {"foreground": True, "structures": ["RV", "LV"], "least_share": 0.5}
+    pieces = {
+        "good": {"voxels": 1000},
+        "fair": {"voxels": 600, "removed": {"RV": 20, "MYO": 4}},
+        "bad": {"voxels": 400, "in_pieces": ["LV"], "foreground_in_pieces": True},
+    }
+    for id, found in pieces.items():
+        record["scans"][id] = {**record["scans"][id], "kept": kept, "pieces": found}
+    (other / "predictions" / "predictions.json").write_text(json.dumps(record))
+    said = parsed(report(other).read_text(encoding="utf-8")).said
+    assert (
+        "Only the largest piece is kept of RV and LV, and of all structures together, as every labelled scan of "
+        "training has one piece of each; that removed 1.2 % of the predicted voxels, in 1 of 3 scans." in said
+    )
+    assert "In 1 of 3 scans not, as no piece holds 50% of the voxels; there all pieces stay (bad: LV and all" in said
+    assert "the largest connected component was kept of RV and LV, and of all structures together." in said
+    assert "piece" not in parsed(text).said
+
+
 def test_headline_is_the_evaluations(work: Path, text: str):
     summary = json.loads((work / "evaluation" / "summary.json").read_text(encoding="utf-8"))
     overall = summary["protocols"]["default"]["overall"]

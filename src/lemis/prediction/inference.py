@@ -244,7 +244,8 @@ def cost(
     Memory is, on a CPU, the larger of
         preparation: the process's before the probe, 8 bytes of a stored voxel (whole numbers become float32), 8 of a
         prepared one, and 8 of those of one channel at a time;
-        prediction: the process's after it, 2 bytes of a prepared voxel, the sums of the tiles, 3 of a label's voxel;
+        prediction: the process's after it, 2 bytes of a prepared voxel, and either the sums of the tiles and 3 of a
+        label's voxel, or 7 of that while its pieces are looked for;
     and on a GPU its own after the probe, and the sums of the tiles.
     The sums of the tiles are ``tiles.ring_bytes``; those of slices are there in the probe.
     """
@@ -259,7 +260,7 @@ def cost(
     seconds = parts * probe.seconds * pixels / probe.pixels
     own, prepared = math.prod(facts.canonical_shape), math.prod(size)
     preparation = 8 * channels * own + (8 * channels + 8) * prepared
-    prediction = 2 * channels * prepared + sums + 3 * own
+    prediction = 2 * channels * prepared + max(sums + 3 * own, 7 * own)
     if device.type == "cuda":
         return Cost(parts, seconds, probe.peak_gb + sums / 1e9)
     return Cost(parts, seconds, max(probe.before_gb + preparation / 1e9, probe.peak_gb + prediction / 1e9))

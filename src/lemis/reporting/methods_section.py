@@ -9,6 +9,7 @@ from lemis import plugins
 from lemis.measure.tables import count
 from lemis.preparation.settings import Settings as Preparation
 from lemis.reporting.numbers import listed
+from lemis.reporting.sentences import kept_of
 from lemis.reporting.work_facts import RunFacts, WorkFacts
 from lemis.work_files.evaluation import Summary
 
@@ -19,6 +20,7 @@ def methods_paragraph(work: WorkFacts) -> str:
     said = [_trained_how(work, final)] if final else []
     if work.prepared is not None:
         said.append(_prepared_how(work.prepared))
+    said += _kept_how(work)
     if work.summary is not None:
         said.append(_scored_how(work.summary))
     return " ".join(said)
@@ -92,6 +94,15 @@ def _resampled_how(settings: Preparation) -> str:
     across = f"resampled across it to {through:g} mm" if through else ""
     done = listed(part for part in (in_plane, across) if part)
     return f"Slices were {done or 'kept at their own spacing'}"
+
+
+def _kept_how(work: WorkFacts) -> list[str]:
+    made = work.predictions.scans.values() if work.predictions else ()
+    kept = dict.fromkeys(kept_of(one.kept) for one in made if one.kept is not None)
+    if not kept:
+        return []
+    several = " (by what the labelled scans of each network show)" if len(kept) > 1 else ""
+    return [f"Of the segmentations, only the largest connected component was kept of {' or '.join(kept)}{several}."]
 
 
 def _scored_how(summary: Summary) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lemis.datasets.index import Index
 from lemis.measure.tables import count
 from lemis.reporting.numbers import duration, listed
 from lemis.reporting.work_facts import RunFacts, WorkFacts
 from lemis.work_files.evaluation import Summary
+from lemis.work_files.predictions import Kept, Pieces, Prediction
 
 _STRANGE_SHOWN = 3  # scans of one kind that a warning names
+_LEAST_SHARE_SAID = 0.0005  # which rounds to 0.1 %
 
 
 def sentences(work: WorkFacts) -> list[str]:
@@ -17,6 +21,8 @@ def sentences(work: WorkFacts) -> list[str]:
     if work.index is not None:
         said.append(_data_sentence(work.index))
     said += [_run_sentence(run) for run in work.runs]
+    if work.predictions is not None:
+        said += pieces(work.predictions.scans)
     if work.summary is not None:
         said += _evaluation_sentences(work.summary)
     return said
@@ -54,6 +60,46 @@ def _run_sentence(run: RunFacts) -> str:
     if run.second:
         extra += f"; beside a second network, which started from the weights of “{run.second}”"
     return f"Fine-tuning “{run.name}”: {begun}, {who}{extra} ({took}).{state}"
+
+
+def pieces(made: Mapping[str, Prediction]) -> list[str]:
+    """What became of islands in label maps, by what only the largest piece was kept of, and what stays in pieces."""
+    groups: dict[tuple[str, ...], dict[str, tuple[Kept, Pieces]]] = {}
+    for id, one in made.items():
+        if one.kept is not None and one.pieces is not None:
+            groups.setdefault((kept_of(one.kept), _why(one.kept)), {})[id] = (one.kept, one.pieces)
+    return [sentence for (what, why), own in groups.items() for sentence in _of_pieces(what, why, own)]
+
+
+def kept_of(kept: Kept) -> str:
+    """Of what only the largest piece is kept: ``RV, MYO and LV, and of all structures together``."""
+    together = "all structures together" if kept.foreground else ""
+    return ", and of ".join(part for part in (listed(kept.structures), together) if part)
+
+
+def _why(kept: Kept) -> str:
+    return "as was asked for" if kept.asked else "as every labelled scan of training has one piece of each"
+
+
+def _of_pieces(what: str, why: str, own: Mapping[str, tuple[Kept, Pieces]]) -> list[str]:
+    gone = {id: sum(found.removed.values()) for id, (_, found) in own.items()}
+    touched, total = sum(voxels > 0 for voxels in gone.values()), sum(found.voxels for _, found in own.values())
+    share, scans = sum(gone.values()) / total if total else 0.0, count(len(own), "scan")
+    percent = f"{100 * share:.1f} %" if share >= _LEAST_SHARE_SAID else "less than 0.1 %"
+    did = (
+        f"removed {percent} of the predicted voxels, in {touched} of {scans}" if touched else f"changed none of {scans}"
+    )
+    said = [f"Only the largest piece is kept of {what}, {why}; that {did}."]
+    apart = {}
+    for id, (kept, found) in own.items():
+        if names := [*found.in_pieces, *(["all structures together"] if found.foreground_in_pieces else [])]:
+            apart[f"{id}: {listed(names)}"] = kept.least_share
+    if apart:
+        said.append(
+            f"In {len(apart)} of {scans} not, as no piece holds {max(apart.values()):.0%} of the voxels; there all "
+            f"pieces stay ({'; '.join([*apart][:_STRANGE_SHOWN])}{'; ...' if len(apart) > _STRANGE_SHOWN else ''})."
+        )
+    return said
 
 
 def _evaluation_sentences(summary: Summary) -> list[str]:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lemis import plugins
 from lemis.contracts import Backbone
@@ -16,6 +18,7 @@ from lemis.datasets.split import BUDGET_SEED, Split, choose
 from lemis.errors import UsageError
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
+from lemis.prediction import components
 from lemis.preparation import exposure
 from lemis.preparation.exposure import Likeness
 from lemis.preparation.facts import Facts
@@ -218,6 +221,11 @@ class _Tuning(NamedTuple):
             ),
         )
 
+    def _label(self, scan: int) -> NDArray[np.uint8]:
+        label = self.store.label(scan)
+        assert label is not None, "it is trained on"
+        return label
+
     def model(self) -> FinetunedModel:
         """``model.json``."""
         known = [exposure.known(self.store.scans), *(start.known for start in self.starts)]
@@ -234,6 +242,7 @@ class _Tuning(NamedTuple):
             known=exposure.joined(known),
             like=_like([self.store.scans[i] for i in (*self.train, *self.pool)], self.starts),
             ignored_values=tuple(self.ignored),
+            one_piece=components.learned(map(self._label, self.train), self.store.label_names),
         )  # fmt: skip
 
 

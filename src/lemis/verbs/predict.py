@@ -24,26 +24,28 @@ from lemis.datasets.frame import Frame
 from lemis.datasets.index import Index, Scan
 from lemis.datasets.scan_facts import scan_folder
 from lemis.datasets.scans import image_digest, read_image
-from lemis.errors import UsageError
+from lemis.errors import UsageError, shown
 from lemis.formats import volume
 from lemis.formats.paths import label_suffix, stamp
 from lemis.formats.source import Source
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
-from lemis.prediction import tiles
+from lemis.prediction import components, tiles
 from lemis.prediction.inference import Cost, cost, load_network, predict_scan, probe
+from lemis.prediction.settings import Settings
 from lemis.preparation import exposure, preprocess
 from lemis.preparation.exposure import SLICE_DIRECTION, Known, Strange
 from lemis.preparation.facts import Facts
 from lemis.preparation.settings import Settings as Preparation
 from lemis.preparation.settings import slice_axis_of
+from lemis.reporting import sentences
 from lemis.runs import told
 from lemis.runs.device import chosen_device
 from lemis.runs.run import messages
-from lemis.settings import parse_overrides, plain, resolve
+from lemis.settings import parse_overrides, resolve
 from lemis.terminal import duration
 from lemis.work_files import predictions
-from lemis.work_files.predictions import Prediction, Predictions
+from lemis.work_files.predictions import Kept, Pieces, Prediction, Predictions
 from lemis.work_files.run import WEIGHTS, FinetunedModel
 
 _SHOWN = 3  # scans of one kind that a warning names
@@ -53,7 +55,7 @@ class Tiling(NamedTuple):
     """How three-dimensional networks see a volume."""
 
     patch_px: tuple[int, ...]
-    settings: tiles.Settings
+    settings: Settings
 
 
 class _Ensemble(NamedTuple):
@@ -64,6 +66,7 @@ class _Ensemble(NamedTuple):
     models: Sequence[FinetunedModel]
     frame: Frame | None  # in which they saw their scans; None for runs older than frames
     tiling: Tiling | None  # of networks of three dimensions
+    kept: Kept | None  # of what only the largest piece is kept; None: every piece
     device: torch.device
 
     @property
@@ -90,8 +93,9 @@ def predict(
         inputs: A scan or a folder of scans; by default those of the work folder that the runs lie in.
         scans: Ids; by default those of the work folder that no run was trained on, or all of ``inputs``.
         output: Folder for the label maps; by default WORK/predictions.
-        overrides: Settings of the tiles in which 3D networks see a volume: overlap=0.5, blend=gaussian or constant,
-            mirror=false, at_once=1.
+        overrides: Settings: largest_components=auto (islands of what is one piece in every labelled scan of training
+            become background), true (of every structure) or false; and of the tiles in which 3D networks see a volume:
+            overlap=0.5, blend=gaussian or constant, mirror=false, at_once=1.
         dry_run: Time one tile, or one slice, say how long it will take and how much memory, and write nothing.
         device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
         trust: Import modules that the runs name, even if they are not part of Lemis.
@@ -143,6 +147,9 @@ def predict(
             added[scan.id] = wanted[scan.id].model_copy(update={**listed[scan.id], **facts})
             predictions.add(output, scan.id, added[scan.id], shared)
     _say_strange({id: made.strange for id, made in added.items()}, console)
+    if any(one.pieces is not None and one.pieces != Pieces(voxels=one.pieces.voxels) for one in added.values()):
+        for said in sentences.pieces(added):
+            console.print(f"note: {said}")
     if foreign is not None:
         _say_known(added, console)
     console.print(f"predicted {count(len(waiting), 'scan')} with {ensemble.names}: {output}")
@@ -172,6 +179,7 @@ def _wanted(ensemble: _Ensemble, index: Index, scans: Sequence[Scan]) -> dict[st
         "runs": tuple(run.name for run in ensemble.runs),
         "weights": tuple(_digest(run / WEIGHTS) for run in ensemble.runs),
         "labelled_subjects": tuple(sorted({one for model in ensemble.models for one in model.labelled_subjects})),
+        "kept": ensemble.kept,
         **_said_of(ensemble.tiling),
     }
     return {scan.id: Prediction(**made_by, images=_stamps(index, scan)) for scan in scans}
@@ -215,8 +223,10 @@ def _loaded(runs: Sequence[Path], overrides: Sequence[str], device: str, trust: 
                     allowed="an ensemble of runs from one prepared data set",
                     next=f"lemis predict {run}",
                 )
-    tiling = _tiling(overrides, models[0].patch_px)
-    return _Ensemble(runs, [network for network, _ in loaded], models, _frame(runs, models), tiling, target)
+    settings = _settings(overrides, models[0].patch_px)
+    tiling = None if models[0].patch_px is None else Tiling(models[0].patch_px, settings)
+    networks = [network for network, _ in loaded]
+    return _Ensemble(runs, networks, models, _frame(runs, models), tiling, _kept(settings, models), target)
 
 
 def _frame(runs: Sequence[Path], models: Sequence[FinetunedModel]) -> Frame | None:
@@ -326,13 +336,14 @@ def _predict_one(scan: Scan, index: Index, ensemble: _Ensemble, output: Path) ->
     model = ensemble.models[0]
     slices, described, source = _prepared(scan, index, model)
     classes = predict_scan(ensemble.networks, slices, described, ensemble.device, *(ensemble.tiling or ()))
+    pieces = components.keep_largest(classes, model.label_names, ensemble.kept) if ensemble.kept else None
     labels = _values(model.label_values)[classes]
     file = index_file.locate(index, scan.images[0])
     path = volume.write_labels(labels, source, output / f"{scan.id}{label_suffix(file)}")
     return {
         "file": path.name, "digest": described.image_digest,
         "known_as": tuple(sorted(_known(ensemble).subjects(described.image_digest))),
-        "strange": _strange(scan, described, index, ensemble),
+        "strange": _strange(scan, described, index, ensemble), "pieces": pieces,
     }  # fmt: skip
 
 
@@ -370,23 +381,37 @@ def _values(label_values: Sequence[int]) -> NDArray[Any]:
 # ------------------------------------------------------------------------------------------------ tiles and their cost
 
 
-def _tiling(overrides: Sequence[str], patch_px: Sequence[int] | None) -> Tiling | None:
-    settings = resolve(tiles.Settings, parse_overrides(overrides))
-    if patch_px is None and overrides:
+def _settings(overrides: Sequence[str], patch_px: Sequence[int] | None) -> Settings:
+    given = parse_overrides(overrides)
+    settings = resolve(Settings, given)
+    of_tiles = [one.name for one in dataclasses.fields(tiles.Settings) if one.name in given]
+    if patch_px is None and of_tiles:
         raise UsageError(
-            f"{' '.join(overrides)} for a network that sees whole slices",
+            f"{', '.join(f'{name}={shown(given[name], quoted=False)}' for name in of_tiles)} for a network that sees "
+            "whole slices",
             allowed="settings of tiles where the network is three-dimensional",
             next="leave it out",
         )
-    return None if patch_px is None else Tiling(tuple(patch_px), settings)
+    return settings
+
+
+def _kept(settings: Settings, models: Sequence[FinetunedModel]) -> Kept | None:
+    """Of what only the largest piece is kept."""
+    if settings.largest_components == "auto":
+        known = components.common([model.one_piece for model in models])
+        kept = Kept(**dict(known), least_share=components.LEAST_SHARE)
+        return kept if kept.foreground or kept.structures else None
+    if settings.largest_components:
+        return Kept(structures=models[0].label_names[1:], asked=True)
+    return None
 
 
 def _said_of(tiling: Tiling | None) -> dict[str, Any]:
     # Whatever a prediction depends on; the number of tiles in a forward pass is not among it.
     if tiling is None:
         return {}
-    said = {key: value for key, value in plain(tiling.settings).items() if key != "at_once"}
-    return {"tiles": {"patch_px": list(tiling.patch_px), **said}}
+    names = [one.name for one in dataclasses.fields(tiles.Settings) if one.name != "at_once"]
+    return {"tiles": {"patch_px": list(tiling.patch_px), **{name: getattr(tiling.settings, name) for name in names}}}
 
 
 def _costs(scans: Sequence[Scan], ensemble: _Ensemble) -> list[Cost]:

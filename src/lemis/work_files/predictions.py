@@ -14,10 +14,27 @@ from pydantic import Field
 from lemis.datasets.index import Scan
 from lemis.formats.directions import Axes
 from lemis.preparation.exposure import Strange
-from lemis.records import Name, Record, find, write
+from lemis.records import Count, Name, Record, find, write
+from lemis.work_files.run import OnePiece
 
 RECORD = "predictions.json"
 _WAIT_S = 60  # for another process, which holds the lock for milliseconds
+
+
+class Kept(OnePiece):
+    """Of what only the largest connected piece is kept in a label map."""
+
+    least_share: float = 0.0  # of its voxels that the largest piece must hold; else all pieces stay
+    asked: bool = False  # by the command, whatever the labels show
+
+
+class Pieces(Record):
+    """What became of the pieces of a label map."""
+
+    voxels: Count  # of all structures, before any was removed
+    removed: dict[str, Count] = Field(default_factory=dict)  # voxels of islands, by structure; they are background now
+    foreground_in_pieces: bool = False  # all structures together stay in several pieces, as none is large enough
+    in_pieces: tuple[str, ...] = ()  # structures that do
 
 
 class Prediction(Record):
@@ -31,6 +48,8 @@ class Prediction(Record):
     pretraining_subjects: tuple[str, ...] | None = None  # whose images the runs' pre-training saw; None: not known
     unlabelled_subjects: tuple[str, ...] = ()  # whose images the runs' fine-tuning saw without their labels
     tiles: dict[str, Any] | None = None  # in which a volume was seen
+    kept: Kept | None = None  # None: every piece
+    pieces: Pieces | None = None  # what that did; None: nothing was looked at
     images: tuple[tuple[str, str], ...] = ()  # path and stamp of each file of the scan
     scan: Scan | None = None  # as its folder lists it, with whole paths
     inputs: str | None = None  # the folder; None: the work folder's own scans

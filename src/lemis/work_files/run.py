@@ -69,6 +69,13 @@ class PretrainedModel(_Trained):
     learned_nothing: str | None = None  # why, in words, where that is known
 
 
+class OnePiece(Record):
+    """What is one connected piece in every labelled scan of a training."""
+
+    foreground: bool = False  # all structures together
+    structures: tuple[str, ...] = ()  # each by itself
+
+
 class FinetunedModel(_Trained):
     """``model.json`` of a fine-tuning."""
 
@@ -85,6 +92,7 @@ class FinetunedModel(_Trained):
     fold: Count | None
     split: str
     ignored_values: tuple[int, ...] = ()  # further values in its labels, which counted as background
+    one_piece: OnePiece | None = None  # None: older than this record
 
 
 Model = PretrainedModel | FinetunedModel

@@ -1,0 +1,118 @@
+"""Largest connected components: what is one piece in every labelled scan is to be one piece in a label map.
+
+From a few labelled scans nothing can be held out to decide by (nnU-Net, Isensee et al., Nature Methods 2021, decides by
+the Dice of its cross-validation), so anatomy decides: a structure that is exactly one connected piece in every labelled
+scan is taken to be one, and so are all structures together. Islands in a prediction become background, first those of
+all structures together, then of one structure after another, as in nnU-Net's order. Pieces are three-dimensional and
+connected where they share a corner, also of networks that see slices; of pieces of the same size all are kept.
+
+A large piece is no island: the bridge between two parts may be what the network missed. So where no piece holds
+``LEAST_SHARE`` of a structure, all stay, and the record says so.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from lemis.parts.components import parts
+from lemis.work_files.predictions import Kept, Pieces
+from lemis.work_files.run import OnePiece
+
+# Of the voxels of a structure: at half, one piece is as large as all the others together, so there is no second that
+# could be the structure as well. Less would remove what may be most of it.
+LEAST_SHARE = 0.5
+
+Classes = NDArray[np.uint8]
+
+
+def learned(labels: Iterable[Classes], names: Sequence[str]) -> OnePiece:
+    """What is exactly one connected piece in every label map; a map without a structure says nothing of it.
+
+    Args:
+        labels: Class indices of the labelled scans, of any number of dimensions; 0 is the background.
+        names: Of the classes, the background's first.
+    """
+    together: bool | None = None  # None: no map has anything yet
+    whole: dict[int, bool] = {}
+    for label in labels:
+        boxes = {number: box for number, box in enumerate(ndimage.find_objects(label), start=1) if box is not None}
+        for number, box in boxes.items():
+            if whole.get(number, True):
+                whole[number] = parts(label[box] == number).number == 1
+        if boxes and together is not False:
+            together = parts(label[_around(boxes.values())] > 0).number == 1
+    structures = tuple(names[number] for number in sorted(whole) if whole[number])
+    return OnePiece(foreground=bool(together), structures=structures)
+
+
+def common(found: Sequence[OnePiece | None]) -> OnePiece:
+    """What is one piece in the labelled scans of all runs of an ensemble; nothing where one does not say."""
+
+    def both(one: OnePiece, other: OnePiece) -> OnePiece:
+        structures = tuple(name for name in one.structures if name in other.structures)
+        return OnePiece(foreground=one.foreground and other.foreground, structures=structures)
+
+    return functools.reduce(both, (one or OnePiece() for one in found))
+
+
+def keep_largest(classes: Classes, names: Sequence[str], kept: Kept) -> Pieces:
+    """Make background of all but the largest pieces, in place.
+
+    Beside the label map, this takes 6 bytes of a voxel of the smallest box around a structure.
+
+    Args:
+        classes: (X, Y, Z) class indices on the scan's own grid.
+        names: Of the classes, the background's first.
+        kept: Of what only the largest piece is kept, and from which share of its voxels on.
+    """
+    boxes = {number: box for number, box in enumerate(ndimage.find_objects(classes), start=1) if box is not None}
+    before = int(np.count_nonzero(classes))
+    removed = np.zeros(len(names), np.int64)
+    foreground_in_pieces, in_pieces = False, []
+    if kept.foreground and boxes:
+        box = _around(boxes.values())
+        islands = _islands(classes[box] > 0, kept.least_share)
+        foreground_in_pieces = islands is None
+        removed += _remove(classes[box], islands, len(names))
+    for number, box in boxes.items():
+        if names[number] in kept.structures:
+            islands = _islands(classes[box] == number, kept.least_share)
+            in_pieces += [names[number]] if islands is None else []
+            removed += _remove(classes[box], islands, len(names))
+    return Pieces(
+        voxels=before, removed={name: int(voxels) for name, voxels in zip(names, removed, strict=True) if voxels},
+        foreground_in_pieces=foreground_in_pieces, in_pieces=tuple(in_pieces),
+    )  # fmt: skip
+
+
+def _islands(mask: NDArray[np.bool_], least_share: float) -> NDArray[np.bool_] | None:
+    """Voxels of all pieces that are smaller than the largest; None where that one is too small."""
+    found = parts(mask)
+    most = found.voxels.max()
+    if most < least_share * found.voxels.sum():
+        return None
+    small = found.voxels < most
+    small[0] = False  # what is outside
+    islands: NDArray[np.bool_] = small[found.of]
+    return islands
+
+
+def _remove(classes: Classes, islands: NDArray[np.bool_] | None, num_classes: int) -> NDArray[np.int64]:
+    """How many voxels of each class that were."""
+    if islands is None:
+        return np.zeros(num_classes, np.int64)
+    was = np.bincount(classes[islands], minlength=num_classes)
+    classes[islands] = 0
+    return was
+
+
+def _around(boxes: Iterable[tuple[slice, ...]]) -> tuple[slice, ...]:
+    """The smallest box around boxes."""
+    return tuple(
+        slice(min(side.start for side in sides), max(side.stop for side in sides)) for sides in zip(*boxes, strict=True)
+    )

@@ -1,0 +1,17 @@
+"""Settings of a prediction, whatever the network: those of tiles, and what becomes of the label map after them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lemis.prediction import tiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(tiles.Settings):
+    """Tiles are of volumes alone; the rest is of every network."""
+
+    # Islands of a structure become background. auto: of what is one piece in all labelled scans of training, and where
+    # one piece is most of it; true: of every structure, whatever its pieces are.
+    largest_components: Literal["auto"] | bool = "auto"
