@@ -101,6 +101,10 @@ class Sampling:
     Where the network is three-dimensional, the same words are of patches: ``patch_px`` (slices, rows, cols) is the
     shape of the views that will be cut, and ``image`` is the region around a random place that such a view can reach.
     In a share ``foreground_share`` of a batch's rows the place is a labelled voxel, all structures of a scan alike.
+
+    ``last``: the rows of an epoch that do not fill a batch are dropped, as a contrast over fewer rows is another loss;
+    or kept as a smaller batch, as in fine-tuning. ``groups`` have no such rows: each batch is filled anew.
+    ``in_pairs``: rows 2j and 2j + 1 of a batch belong together, so that several processes must not part them.
     """
 
     kind: Literal["slices", "groups", "neighbours"]
@@ -110,6 +114,8 @@ class Sampling:
     reach_slices: int | None = None
     patch_px: tuple[int, ...] | None = None
     foreground_share: float = 0.0
+    last: Literal["drop", "keep"] = "drop"
+    in_pairs: bool = False
 
 
 class Outcome(NamedTuple):

@@ -54,6 +54,7 @@ def patches(opened: store.Store, patch: tuple[int, int, int] = (4, 8, 6), **give
         batch_size=given.pop("batch_size", 2),
         patch_px=patch,
         foreground_share=given.pop("foreground_share", 0.0),
+        last=given.pop("last", "drop"),
     )
     spatial = given.pop("spatial", STILL)
     return Patches(opened, range(3), CPU, sampling, spatial, with_labels=True, **given), sampling
@@ -95,6 +96,29 @@ def test_an_epoch_has_every_scan_once_and_small_sets_fill_a_batch(opened: store.
     assert sorted(int(rows[0, 0]) for rows in source.draw(sampling, seed=0, epoch=0)) == [0, 1, 2]
     (batch,) = source.draw(patches(opened, batch_size=5)[1], seed=0, epoch=0)
     assert set(batch[:, 0]) == {0, 1, 2}
+
+
+def test_the_scans_of_a_last_batch_that_is_kept_are_seen_too(opened: store.Store) -> None:
+    source, dropping = patches(opened, foreground_share=0.5)
+    _, keeping = patches(opened, foreground_share=0.5, last="keep")
+    for epoch in range(10):
+        batches = source.draw(keeping, seed=0, epoch=epoch)
+        assert [len(rows) for rows in batches] == [2, 1]
+        assert sorted(np.concatenate(batches)[:, 0].tolist()) == [0, 1, 2]
+        (whole,) = source.draw(dropping, seed=0, epoch=epoch)
+        assert np.array_equal(whole, batches[0]), "whole batches are the same either way"
+    _, large = patches(opened, batch_size=5, last="keep")
+    assert [len(rows) for rows in source.draw(large, seed=0, epoch=0)] == [5], "few scans fill a batch as before"
+
+
+def test_a_smaller_batch_has_the_same_share_of_labelled_places(opened: store.Store) -> None:
+    source, sampling = patches(opened, (3, 3, 3), foreground_share=1.0, last="keep")
+    for epoch in range(30):
+        *_, last = source.draw(sampling, seed=0, epoch=epoch)
+        (batch,) = source.stream([last])
+        assert batch.label is not None
+        assert batch.label.shape[0] == 1
+        assert int(batch.label.amax()) > 0
 
 
 def test_draws_are_a_function_of_seed_and_epoch(opened: store.Store) -> None:

@@ -55,6 +55,24 @@ def test_slices_are_seen_once_an_epoch(scans: list, batch_size: int, seed: int, 
         assert [len(batch) for batch in batches] == [batch_size] * (len(scan) // batch_size), "the rest is dropped"
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    scans=TABLES, kind=st.sampled_from(["slices", "neighbours"]), batch_size=st.integers(1, 12), seed=st.integers(0, 5),
+    epoch=st.integers(0, 5),
+)  # fmt: skip
+def test_a_last_batch_that_is_kept_has_the_rest(scans: list, kind: Any, batch_size: int, seed: int, epoch: int) -> None:
+    scan, subject = table(*scans)
+    sampling = Sampling(kind=kind, batch_size=batch_size, last="keep")
+    batches = draw_batches(sampling, scan, subject, seed=seed, epoch=epoch)
+    rows = np.concatenate(batches)
+    assert sorted(rows.reshape(len(scan), -1)[:, 0].tolist()) == list(range(len(scan))), "each slice once an epoch"
+    whole, rest = divmod(len(scan), batch_size)
+    assert [len(batch) for batch in batches] == [batch_size] * whole + [rest] * (rest > 0)
+    dropped = draw_batches(Sampling(kind=kind, batch_size=batch_size), scan, subject, seed=seed, epoch=epoch)
+    for one, other in zip(dropped, batches, strict=False):
+        assert np.array_equal(one, other), "whole batches are the same either way"
+
+
 @settings(max_examples=200, deadline=None)
 @given(scans=TABLES, batch_size=st.integers(2, 24), per_scan=st.integers(2, 16), seed=st.integers(0, 5))
 def test_groups_of_any_set(scans: list, batch_size: int, per_scan: int, seed: int) -> None:

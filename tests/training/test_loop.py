@@ -21,7 +21,7 @@ from lemis.contracts import Batch, Draw, Outcome, Sampling
 from lemis.errors import Interrupted, TrainingStopped, UsageError
 from lemis.preparation.store import Store, open_store
 from lemis.runs.run import Run
-from lemis.sampling.samples import Slices
+from lemis.sampling.samples import Slices, cut
 from lemis.settings import resolve
 from lemis.training import guards, launch, loop, schedule
 from lemis.training.held_out import Scoring, Stop, StoppedScoringError
@@ -209,6 +209,69 @@ def test_another_seed_draws_other_batches(slices: Slices, tmp_path: Path) -> Non
         run = Run(tmp_path / str(seed), {})
         loop.train(fake, slices, SAMPLING, chosen, run, launch.launch(chosen, "cpu"), seed=seed)
     assert fakes[0].seen != fakes[1].seen
+
+
+KEEPING = Sampling(kind="slices", batch_size=8, last="keep")  # 30 slices: three steps of 8 and one of 6
+
+
+def test_the_smaller_last_batch_is_a_step_of_its_own(slices: Slices, tmp_path: Path) -> None:
+    objective, run = train(tmp_path, slices, sampling=KEEPING, steps=None, epochs=2)
+    assert isinstance(objective, Fake)
+    assert [len(rows) for rows in objective.seen] == [8, 8, 8, 6] * 2
+    first, second = (np.concatenate(objective.seen[k : k + 4]) for k in (0, 4))
+    assert sorted(first) == sorted(second) == list(range(30))
+    assert [line["epoch"] for line in lines(run)] == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize(("accumulate", "sizes"), [(3, [8, 8, 8, 6]), (6, [8, 8, 8, 6]), (7, [8, 8, 8])])
+def test_a_last_batch_with_less_than_a_row_for_each_part_is_dropped(
+    slices: Slices, tmp_path: Path, accumulate: int, sizes: list[int]
+) -> None:
+    objective, _ = train(tmp_path, slices, sampling=KEEPING, steps=None, epochs=1, accumulate=accumulate)
+    assert isinstance(objective, Fake)
+    assert [
+        sum(map(len, objective.seen[k : k + accumulate])) for k in range(0, len(objective.seen), accumulate)
+    ] == sizes
+    assert all(objective.seen), "no part is empty"
+
+
+@given(
+    rows=st.integers(1, 60), whole=st.integers(1, 5), parts=st.integers(1, 3), world=st.integers(1, 4),
+    in_pairs=st.booleans(),
+)  # fmt: skip
+def test_processes_and_parts_share_a_last_batch(rows: int, whole: int, parts: int, world: int, in_pairs: bool) -> None:
+    unit = world * parts * (2 if in_pairs else 1)
+    sampling = Sampling(kind="slices", batch_size=whole * unit, last="keep", in_pairs=in_pairs)
+    drawn = cut(np.arange(rows), sampling)
+    found = guards.shareable(drawn, sampling, parts, world)
+    assert len(drawn) - 1 <= len(found) <= len(drawn)
+    assert found
+    for one, other in zip(drawn, found, strict=False):
+        assert np.array_equal(one[: len(other)], other)
+    if len(drawn) == 1:
+        assert found[0] is drawn[0], "what is the only batch, refuse_batch judges"
+        return
+    for batch in found:
+        guards.refuse_batch(len(batch), parts, world)  # as for a whole one
+        for rank in range(world):
+            mine = batch[rank * len(batch) // world : (rank + 1) * len(batch) // world]
+            for part in range(parts):
+                assert world == 1 or not in_pairs or len(mine[part::parts]) % 2 == 0
+    left_out = rows - sum(map(len, found))
+    assert left_out < (unit if world > 1 and in_pairs else world * parts)
+
+
+def test_stopped_and_resumed_at_a_smaller_last_batch_equals_uninterrupted(slices: Slices, tmp_path: Path) -> None:
+    whole, once = train(tmp_path / "whole", slices, sampling=KEEPING, steps=None, epochs=3)
+    for cut_at in (3, 4):  # before it and after it
+        path = tmp_path / f"cut {cut_at}"
+        with pytest.raises(Interrupted):
+            train(path, slices, Signalling(cut_at, signal.SIGTERM), sampling=KEEPING, steps=None, epochs=3)
+        halves, twice = train(path, slices, sampling=KEEPING, steps=None, epochs=3)
+        assert isinstance(halves, Fake)
+        assert len(halves.seen) == 12 - cut_at
+        assert_same(weights(whole), weights(halves))
+        assert [line["loss"] for line in lines(once)] == [line["loss"] for line in lines(twice)]
 
 
 # ------------------------------------------------------------------------------------------------------- log

@@ -13,7 +13,12 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from lemis import phantom
+from lemis.preparation.settings import Settings
 from lemis.runs.run import load_model
+from lemis.settings import load_preset, resolve
+from lemis.verbs.check import check
+from lemis.verbs.prepare import prepare
 
 CASES = {
     "pcl": ("pcl",),
@@ -42,6 +47,7 @@ TUNED = {
     "cps, averaged": ("cps", "semi.weight=1", "semi.ramp=0", "average=0.6"),
     "entropy": ("entropy", "semi.weight=1", "semi.ramp=0"),
     "bcp, volumes": ("bcp:unet3d", "semi.stage_1=0.4", "objective.batch_size=4"),
+    "labels alone, accumulated": (None, "accumulate=2"),
 }
 STEPS = 5
 WORKER = """
@@ -61,9 +67,10 @@ for name, (method, *overrides) in cases.items():
 for name, (semi, *overrides) in json.loads(sys.argv[4]).items():
     semi, _, backbone = (semi or "").partition(":")
     # Adam makes steps of what rounding leaves of a gradient that is 0, as that of a bias before a normalisation.
-    overrides = [*few, "evaluations=0", "optimiser=sgd", *overrides]
+    # 12 slices: a batch of 8 and a smaller one, of which each process has a pair.
+    overrides = [*few, "evaluations=0", "optimiser=sgd", "objective.batch_size=8", *overrides]
     given = {"name": name, "preset": "tiny", "overrides": overrides, "device": "cpu"}
-    finetune(work, semi=semi or None, backbone=backbone or None, fold=0, labelled=1, **given)
+    finetune(work, semi=semi or None, backbone=backbone or None, fold=0, labelled=2, **given)
 """
 FEW = (f"steps={STEPS}", "checkpoint_minutes=0.00001")
 
@@ -72,6 +79,16 @@ class Trained(NamedTuple):
     one: Path  # work folder of one process
     two: Path
     said: str  # by two
+
+
+@pytest.fixture(scope="module")
+def prepared_work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six made-up hearts of six slices, three of them labelled, checked and prepared. Read only."""
+    folder = tmp_path_factory.mktemp("hearts")
+    phantom.write_dataset(folder / "scans", subjects=6, labelled=3, shape=(40, 40, 6))
+    check(folder / "scans", output=folder / "work", jobs=1)
+    prepare(folder / "work", settings=resolve(Settings, load_preset("tiny")["prepare"]), jobs=1)
+    return folder / "work"
 
 
 @pytest.fixture(scope="module")

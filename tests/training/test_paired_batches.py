@@ -80,6 +80,21 @@ def test_the_pool_comes_in_shuffles_without_end(store: Store) -> None:
     assert [int(row) for rows in source.draw(sampling, seed=2, epoch=0) for row in rows[:, 1]] != seen[: len(seen) // 8]
 
 
+@pytest.mark.parametrize("patch_px", [None, (4, 16, 16)])
+def test_the_pool_goes_on_after_a_smaller_last_batch(store: Store, patch_px: tuple[int, ...] | None) -> None:
+    source, sampling = made(store, patch_px, batch_size=4 if patch_px is None else 2)
+    size, columns, seen = len(source.pool), 1 if patch_px is None else 4, []
+    for epoch in range(6):
+        batches = source.draw(sampling, seed=1, epoch=epoch)
+        assert [len(rows) for rows in batches] == ([4, 4, 4, 3] if patch_px is None else [2, 1])
+        seen += [int(row) for rows in batches for row in rows[:, columns]]
+        for rows, batch in zip(batches, source.stream(batches), strict=True):
+            assert batch.unlabelled is not None
+            assert len(batch.image) == len(batch.unlabelled.image) == len(rows)
+    for first in range(0, len(seen) - size, size):
+        assert sorted(seen[first : first + size]) == list(range(size)), "no row is left out at the end of an epoch"
+
+
 def test_a_pool_smaller_than_a_batch_comes_again_within_it(store: Store) -> None:
     settings = supervised.Settings(batch_size=12, size_px=16)
     labelled, sampling = sources.of_labels(store, [0, 1, 2], torch.device("cpu"), settings, (4, 16, 16), 0)

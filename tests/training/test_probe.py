@@ -49,8 +49,21 @@ def test_a_watched_network_is_left_as_it_was(prepared_work: Path) -> None:
 def test_a_probe_knows_the_length_of_a_training() -> None:
     found = Probe(seconds=1.0, images=16, per_epoch=10, slices=80, memory_gb=None, weights_gb=0.1)
     assert found.steps(schedule.Settings(epochs=3)) == 30
-    assert found.steps(schedule.Settings(epochs=3), slices=40) == 15
-    assert found.steps(schedule.Settings(epochs=3, steps=7), slices=40) == 7
+    assert found.steps(schedule.Settings(epochs=3), per_epoch=5) == 15
+    assert found.steps(schedule.Settings(epochs=3, steps=7), per_epoch=5) == 7
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate", "per_epoch"), [(4, 1, 4), (4, 4, 3), (5, 1, 3), (14, 1, 2)])
+def test_an_epoch_of_fine_tuning_has_a_smaller_last_batch(
+    prepared_work: Path, batch_size: int, accumulate: int, per_epoch: int
+) -> None:
+    store = open_store(prepared_work / "prepared")  # 15 labelled slices
+    labelled = [i for i, scan in enumerate(store.scans) if scan.labelled]
+    overrides = {"precision": "32", "accumulate": accumulate, "objective": {"batch_size": batch_size}}
+    settings = run_settings.finetuning("unet2d", run_settings.base("tiny", None), overrides)
+    found = probe.of_finetuning(store, labelled, settings, "cpu")
+    assert found.per_epoch == per_epoch
+    assert found.images == batch_size, "whole batches are timed"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not reset the peak")

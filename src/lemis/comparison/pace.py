@@ -151,6 +151,7 @@ def _cost(pace: Pace, way: Way, column: Place, grid: Grid, uses: Sequence[Use], 
 
 def _length(found: Probe, way: Way, cell: Cell, store: Store) -> float:
     """Seconds that a fine-tuning will take."""
-    subjects = set(cell.labelled)
+    subjects, tuning = set(cell.labelled), way.finetuning
     slices = sum(scan.slices for scan in store.scans if scan.labelled and scan.subject in subjects)
-    return found.seconds * found.steps(way.finetuning.schedule, slices if way.finetuning.dims == 2 else None)
+    epoch = -(-slices // tuning.objective.batch_size) if tuning.dims == 2 else None  # the last batch is kept
+    return found.seconds * found.steps(tuning.schedule, epoch)

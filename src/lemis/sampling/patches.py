@@ -19,7 +19,7 @@ from torch import Tensor
 from lemis.contracts import Batch, Sampling
 from lemis.errors import UsageError
 from lemis.preparation.store import Store
-from lemis.sampling.samples import RESIDENT_SHARE, memory_of, read_ahead
+from lemis.sampling.samples import RESIDENT_SHARE, cut, memory_of, read_ahead
 from lemis.sampling.spatial import Spatial, reach_px
 
 PLACES = 10_000  # labelled voxels of a structure of a scan that patches are drawn at, at most; nnU-Net v2's number
@@ -91,11 +91,9 @@ class Patches:
         size = sampling.batch_size
         rows = rng.permutation(len(self))
         while len(rows) < size:
-            rows = np.concatenate([rows, rng.permutation(len(self))])
-        labelled = round(size * sampling.foreground_share)
+            rows = np.concatenate([rows, rng.permutation(len(self))])[:size]
         return [
-            np.array([self._patch(int(row), k < labelled, rng) for k, row in enumerate(rows[start : start + size])])
-            for start in range(0, len(rows) - size + 1, size)
+            self._patches(scans, round(len(scans) * sampling.foreground_share), rng) for scans in cut(rows, sampling)
         ]
 
     def stream(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
@@ -110,6 +108,10 @@ class Patches:
     def scans_of(self, patches: NDArray[np.int64]) -> list[str]:
         """Ids of the scans of a batch."""
         return sorted({self.store.scans[int(self.scan[row])].id for row in patches[:, 0]})
+
+    def _patches(self, rows: NDArray[np.int64], labelled: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """(B, 4) random patches of some scans, the first ``labelled`` of them at a labelled voxel."""
+        return np.array([self._patch(int(row), k < labelled, rng) for k, row in enumerate(rows)])
 
     def _patch(self, row: int, labelled: bool, rng: np.random.Generator) -> tuple[int, ...]:
         """A random patch of a scan, its middle a labelled voxel where asked for and where there is one."""

@@ -208,7 +208,7 @@ def _pair(batch: Batch) -> Batch:
 def draw_batches(
     sampling: Sampling, scan: np.ndarray, subject: np.ndarray, *, seed: int, epoch: int
 ) -> list[np.ndarray]:
-    """Rows of every batch of one epoch; the last incomplete batch is dropped, unless it is the only one.
+    """Rows of every batch of one epoch, see ``cut``.
 
     Args:
         sampling: How batches are drawn.
@@ -226,8 +226,14 @@ def draw_batches(
     rows = rng.permutation(len(scan))
     if sampling.kind == "neighbours":
         rows = np.stack([rows, _neighbours(sampling, scan, rng)[rows]], axis=1)
-    whole = max(1, len(rows) // sampling.batch_size)
-    return [rows[k * sampling.batch_size : (k + 1) * sampling.batch_size] for k in range(whole)]
+    return cut(rows, sampling)
+
+
+def cut(rows: np.ndarray, sampling: Sampling) -> list[np.ndarray]:
+    """The rows of an epoch as its batches; an incomplete last one as ``sampling.last`` says, kept if it is alone."""
+    size = sampling.batch_size
+    count = len(rows) // size if sampling.last == "drop" else -(-len(rows) // size)
+    return [rows[k * size : (k + 1) * size] for k in range(max(1, count))]
 
 
 def _neighbours(sampling: Sampling, scan: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import nn
 
-from lemis.contracts import Outcome
+from lemis.contracts import Outcome, Sampling
 from lemis.errors import TrainingStopped, UsageError
 from lemis.runs.run import Run
 
@@ -60,6 +61,20 @@ def refuse_batch(batch_size: int, parts: int, world: int, prefix: str = "") -> N
             allowed=f"1 to {batch_size // world}",
             next=f"{prefix}accumulate={batch_size // world}",
         )
+
+
+def shareable(batches: list[np.ndarray], sampling: Sampling, parts: int, world: int) -> list[np.ndarray]:
+    """Batches of an epoch, a smaller last one as far as it does what ``refuse_batch`` asks of a whole one.
+
+    Several processes leave out the rows of it that they cannot share evenly, which one process alone sees. Where that
+    leaves less than a row for each part of each process, an epoch goes without it.
+    """
+    *others, last = batches
+    if sampling.last == "drop" or not others:
+        return batches
+    unit = 2 * parts * world if sampling.in_pairs and world > 1 else world
+    size = len(last) // unit * unit
+    return [*others, last[:size]] if size >= parts * world else others
 
 
 @final

@@ -21,7 +21,7 @@ from lemis.sampling.draw import Rows
 from lemis.sampling.samples import Source
 from lemis.training.checkpoints import Checkpoints
 from lemis.training.collapse import FEWEST_STEPS, PATIENCE_SHARE, Watch
-from lemis.training.guards import Signals, not_finite, refuse_batch, refuse_not_finite_weights
+from lemis.training.guards import Signals, not_finite, refuse_batch, refuse_not_finite_weights, shareable
 from lemis.training.held_out import Scoring
 from lemis.training.schedule import Settings, build_optimiser, due, learning_rate
 from lemis.training.scores import Scores
@@ -64,7 +64,7 @@ def train(
         Interrupted: SIGTERM or Ctrl-C; there is a checkpoint.
     """
     refuse_batch(sampling.batch_size, settings.accumulate, fabric.world_size, prefix)
-    per_epoch = len(source.draw(sampling, seed=seed, epoch=0))
+    per_epoch = len(_batches(source, sampling, settings, fabric, seed, 0))
     total = settings.steps or settings.epochs * per_epoch
     inner = channels_last(objective)
     model, optimiser = fabric.setup(inner, build_optimiser(inner, settings))
@@ -78,7 +78,7 @@ def train(
             run.log(step, scores.taken(step, unscored, signals))
         while step < total:
             epoch = step // per_epoch
-            rest = source.draw(sampling, seed=seed, epoch=epoch)[step % per_epoch :][: total - step]
+            rest = _batches(source, sampling, settings, fabric, seed, epoch)[step % per_epoch :][: total - step]
             mine = [_rows_of_process(rows, fabric) for rows in rest]
             for rows, batch in zip(mine, source.stream(mine), strict=True):
                 rate = _set_rate(optimiser, learning_rate(settings, step, total))
@@ -156,6 +156,14 @@ def _set_rate(optimiser: Any, rate: float) -> float:
     for group in optimiser.param_groups:
         group["lr"] = rate
     return rate
+
+
+def _batches(
+    source: Source, sampling: Sampling, settings: Settings, fabric: Fabric, seed: int, epoch: int
+) -> list[np.ndarray]:
+    """Of one epoch, as many in each."""
+    drawn = source.draw(sampling, seed=seed, epoch=epoch)
+    return shareable(drawn, sampling, settings.accumulate, fabric.world_size)
 
 
 def _rows_of_process(rows: np.ndarray, fabric: Fabric) -> np.ndarray:

@@ -17,7 +17,7 @@ from lemis.runs.memory import peak_memory_gb, reset_peak_memory
 from lemis.sampling.draw import Rows
 from lemis.sampling.samples import Source
 from lemis.sampling.spatial import shape_of
-from lemis.training import build, launch, paired, pairing, schedule, sources
+from lemis.training import build, guards, launch, paired, pairing, schedule, sources
 from lemis.training.loop import channels_last
 from lemis.training.run_settings import Finetuning, Pretraining
 
@@ -38,10 +38,9 @@ class Probe(NamedTuple):
     memory_gb: float | None  # at most, the process in all or on the GPU
     weights_gb: float  # on the disk
 
-    def steps(self, settings: schedule.Settings, slices: int | None = None) -> int:
-        """Steps of a whole training; of one on another number of ``slices`` where that is given."""
-        epoch = self.per_epoch if slices is None else max(1, round(self.per_epoch * slices / max(1, self.slices)))
-        return settings.steps or settings.epochs * epoch
+    def steps(self, settings: schedule.Settings, per_epoch: int | None = None) -> int:
+        """Steps of a whole training; of one with other epochs where ``per_epoch`` is given."""
+        return settings.steps or settings.epochs * (self.per_epoch if per_epoch is None else per_epoch)
 
 
 def of_pretraining(store: Store, scans: Sequence[int], settings: Pretraining, device: str) -> Probe:
@@ -63,7 +62,9 @@ def of_finetuning(store: Store, scans: Sequence[int], settings: Finetuning, devi
     found = pairing.keypoints_of(settings.backbone, settings.backbone_settings)
     patch_px = shape_of(settings.objective.size_px, 3) if settings.dims == 3 else None
     most = found.most if found else 0
-    source, sampling = sources.of_labels(store, scans, fabric.device, settings.objective, patch_px, most)
+    source, sampling = sources.of_labels(
+        store, scans, fabric.device, settings.objective, patch_px, most, in_pairs=settings.semi is not None
+    )
     objective = build.objective(settings, network, store)
     # What a step takes does not depend on which scans lie beside the labelled ones: here all the others, or the same.
     beside = [i for i in range(len(store.scans)) if i not in set(scans)] or list(scans)
@@ -82,11 +83,12 @@ def _probe(
     fabric: Fabric,
 ) -> Probe:
     reset_peak_memory()
-    batches = source.draw(sampling, seed=0, epoch=0)
+    batches = guards.shareable(source.draw(sampling, seed=0, epoch=0), sampling, settings.accumulate, 1)
+    whole = [batch for batch in batches if len(batch) == len(batches[0])]
     inner = channels_last(objective)
     model, optimiser = fabric.setup(inner, schedule.build_optimiser(inner, settings))
     seconds: list[float] = []
-    rows = [batches[i % len(batches)] for i in range(1 + STEPS)]
+    rows = [whole[i % len(whole)] for i in range(1 + STEPS)]
     with _seen(type(network)) as images:
         begun = time.perf_counter()
         for step, batch in enumerate(source.stream(rows)):

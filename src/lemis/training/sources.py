@@ -69,8 +69,10 @@ def of_labels(
     settings: supervised.Settings,
     patch_px: tuple[int, ...] | None,
     keypoints: int,
+    *,
+    in_pairs: bool = False,
 ) -> tuple[Slices | Patches, Sampling]:
-    """For fine-tuning: labelled batches, and how they are drawn.
+    """For fine-tuning: labelled batches, and how they are drawn; all rows of an epoch, as PCL and KAF have it.
 
     Args:
         store: Prepared scans.
@@ -79,13 +81,16 @@ def of_labels(
         settings: Of the objective.
         patch_px: Shape of the patches of a network of three dimensions; None: whole slices.
         keypoints: Of a slice, as many at most.
+        in_pairs: As of ``Sampling``.
     """
     if patch_px is None:
         slices = Slices(store, scans, device, with_labels=True, keypoints=keypoints)
-        return slices, Sampling(kind="slices", batch_size=min(settings.batch_size, len(slices)))
+        size = min(settings.batch_size, len(slices))
+        return slices, Sampling(kind="slices", batch_size=size, last="keep", in_pairs=in_pairs)
     sampling = Sampling(
-        kind="slices", batch_size=settings.batch_size, patch_px=patch_px, foreground_share=settings.foreground_share
-    )
+        kind="slices", batch_size=settings.batch_size, patch_px=patch_px, foreground_share=settings.foreground_share,
+        last="keep", in_pairs=in_pairs,
+    )  # fmt: skip
     return Patches(store, scans, device, sampling, settings.spatial, with_labels=True), sampling
 
 

@@ -311,7 +311,9 @@ def _train(
     settings, store, fabric, patch_px, scans = (
         tuning.settings, tuning.store, tuning.fabric, tuning.patch_px, tuning.train,
     )  # fmt: skip
-    labelled, sampling = sources.of_labels(store, scans, fabric.device, settings.objective, patch_px, tuning.keypoints)
+    labelled, sampling = sources.of_labels(
+        store, scans, fabric.device, settings.objective, patch_px, tuning.keypoints, in_pairs=bool(tuning.pool)
+    )
     source: Source = labelled
     if tuning.pool:
         source = paired.with_pool(labelled, tuning.pool, settings.objective, sampling, tuning.keypoints)
