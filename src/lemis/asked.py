@@ -26,7 +26,7 @@ from lemis.one_image import image_request
 from lemis.plugins import NO_TRUST, Trust
 from lemis.preparation.store import open_store
 from lemis.settings import parse_overrides, resolve
-from lemis.training import beside, pairing, run_settings
+from lemis.training import beside, pairing, predicting, run_settings
 from lemis.training.pairing import SCRATCH
 from lemis.training.run_settings import Asked
 from lemis.work_files.run import read_finetuned, read_pretrained
@@ -92,9 +92,10 @@ def predict(
     """As ``verbs.predict``."""
     if not runs:
         raise UsageError("no run", allowed="one fine-tuned run, or several", next="lemis predict WORK/runs/NAME")
-    resolve(LIGHT("prediction", "settings").Settings, parse_overrides(overrides))
+    given = parse_overrides(overrides)
+    resolve(LIGHT("prediction", "settings").Settings, given)
     for run in runs:
-        read_finetuned(run, trust)
+        predicting.settings(2 if read_finetuned(run, trust).patch_px is None else 3, {}, given, load=LIGHT)
     if inputs is None:
         index_file.load(runs[0].parent.parent / "index.json")
     else:

@@ -11,13 +11,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lemis.comparison import cells, plan_files, plans, results
+from lemis.comparison import cells, pace, plan_files, plans, results
 from lemis.comparison.cells import Grid, Material, Use
 from lemis.comparison.plans import Plan, load_plan, places, ways
 from lemis.errors import UsageError
 from lemis.phantom import public_sets
 from lemis.training import run_settings
-from lemis.work_files.comparison import Nothing
+from lemis.work_files.comparison import Nothing, Result, write_result
 
 TINY: dict[str, Any] = {"preset": "tiny", "rows": ["scratch", "pcl"], "labelled": [1, 2], "folds": [0, 1]}
 
@@ -121,6 +121,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "scratch pre-trained": ({"rows": [{"method": "scratch", "settings": {"pretrain": {}}}]}, "from scratch has"),
     "2D and 3D": ({"rows": ["scratch", {"method": "scratch", "backbone": "unet3d"}]}, "prepared in different ways"),
     "single": ({"kind": "single", "rows": [{"method": "kmeans", "settings": {"finetune": {}}}]}, "of single images"),
+    "unknown of prediction": ({"settings": {"predict": {"overlp": 1}}}, "unknown setting overlp"),
+    "prediction no mapping": ({"settings": {"predict": 1}}, "predict=1"),
+    "tiles of slices": (
+        {"rows": ["scratch", {"title": "t", "method": "scratch", "settings": {"predict": {"overlap": 0}}}]},
+        "overlap=0 for a network that sees whole slices",
+    ),
     "size of no image": ({"size_px": 96}, r"size_px: 96 of a plan of kind comparison"),
     "two detectors": ({"rows": TWO_DETECTORS}, "one detector for all rows"),
 }  # fmt: skip
@@ -231,6 +237,52 @@ def test_rows_with_equal_pretraining_share_it(tmp_path: Path) -> None:
     hotter = {"method": "pcl", "title": "hotter", "settings": {"method": {"temperature": 0.5}}}
     assert kinds(grid_of(plan_of(tmp_path, rows=["scratch", "pcl", more]))) == (1, 12)
     assert kinds(grid_of(plan_of(tmp_path, rows=["scratch", "pcl", hotter]))) == (2, 12)
+
+
+ISLANDS: dict[str, Any] = {
+    "title": "islands", "method": "scratch", "settings": {"predict": {"largest_components": False}},
+}  # fmt: skip
+
+
+def test_rows_that_differ_in_prediction_alone_share_each_training_and_come_after_the_first(tmp_path: Path) -> None:
+    usual = grid_of(plan_of(tmp_path)).cells
+    every = {"title": "every", "method": "scratch", "settings": {"predict": {"largest_components": True}}}
+    grid = grid_of(plan_of(tmp_path, rows=["scratch", "pcl", ISLANDS, every]))
+    assert kinds(grid) == (1, 4 * 4)
+    assert set(usual) <= set(grid.cells), "keys without such settings are what they were"
+    for use in grid.uses:
+        if use.row in ("islands", "every"):
+            cell, first = grid.cells[use.cell], next(
+                grid.cells[other.cell] for other in grid.uses
+                if other.row == "scratch" and other[1:4] == use[1:4]
+            )  # fmt: skip
+            assert (cell.run, cell.needs) == (first.run, (first.key,))
+            assert cell.predict == {"largest_components": use.row == "every"}
+            assert {**cell.made_of, "predict": None} == {**first.made_of, "predict": None}
+            assert cell.call == first.call
+    alone = grid_of(plan_of(tmp_path, rows=[ISLANDS, "pcl"])).cells
+    assert set(alone) <= set(grid.cells), "whoever trains"
+    assert not any(cell.needs for cell in alone.values() if cell.predict)
+
+
+def test_a_default_of_prediction_that_is_named_is_no_other_cell(tmp_path: Path) -> None:
+    named = {"method": "scratch", "settings": {"predict": {"largest_components": "auto"}}}
+    settings = {"predict": {"largest_components": "auto"}, "volumes": {"predict": {"overlap": 0.25}}}
+    usual = grid_of(plan_of(tmp_path)).cells
+    assert set(grid_of(plan_of(tmp_path, rows=[named, "pcl"], settings=settings)).cells) == set(usual)
+    other = grid_of(plan_of(tmp_path, settings={"predict": {"largest_components": False}})).cells
+    assert not {key for key, cell in other.items() if cell.kind == "finetune"} & set(usual)
+    assert {cell.run for cell in other.values()} == {cell.run for cell in usual.values()}
+
+
+def test_a_training_that_cells_share_is_paid_once(tmp_path: Path) -> None:
+    grid = grid_of(plan_of(tmp_path, rows=["scratch", ISLANDS], labelled=[1], folds=[0]))
+    first, second = grid.cells.values()
+    assert (pace._is_trained_before(grid, first.key), pace._is_trained_before(grid, second.key)) == (False, True)
+    for cell in grid.cells.values():
+        (tmp_path / "cells" / cell.key).mkdir(parents=True)
+        write_result(tmp_path, cell.key, Result(version=1, run=cell.run, core_seconds=7.0))
+    assert results.core_seconds(tmp_path, grid) == 7.0
 
 
 def test_cells_come_after_what_they_need(tmp_path: Path) -> None:

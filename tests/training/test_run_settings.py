@@ -13,7 +13,7 @@ from lemis.errors import UsageError
 from lemis.preparation.keypoints import preparation
 from lemis.sampling.spatial import reach_px
 from lemis.settings import load_preset, of_dims, plain, presets, resolve
-from lemis.training import pairing, run_settings, schedule, supervised
+from lemis.training import pairing, predicting, run_settings, schedule, supervised
 
 
 def test_defaults_are_the_protocols() -> None:
@@ -219,6 +219,25 @@ def test_a_way_to_use_unlabelled_scans_has_settings_where_it_is_named() -> None:
         run_settings.base(None, None, {"semis": {"bpc": {}}})
     given = run_settings.by_section(["semi.alpha=1", "finetune.steps=3"])
     assert given["finetune"] == {"steps": 3, "semi": {"alpha": 1}}
+
+
+def test_prediction_s_settings_are_those_that_are_no_defaults() -> None:
+    tree = {"predict": {"largest_components": False}, "volumes": {"predict": {"overlap": 0.25, "blend": "gaussian"}}}
+    assert run_settings.by_section(["predict.overlap=0"])["predict"] == {"overlap": 0}
+    assert predicting.settings(2, tree, {}) == {"largest_components": False}
+    assert predicting.settings(3, tree, {"largest_components": "auto"}) == {"overlap": 0.25}
+    assert predicting.settings(3, {}, {"overlap": 0.5, "at_once": 1}) == {}
+    with pytest.raises(UsageError, match=r"predict\.at_once=1 for a network that sees whole slices"):
+        predicting.settings(2, tree, {"at_once": 1}, prefix="predict.")
+    with pytest.raises(UsageError, match="unknown setting overlp") as caught:
+        predicting.settings(3, {}, {"overlp": 0.5})
+    assert caught.value.next == "overlap=..."
+    with pytest.raises(UsageError, match=r"setting predict\.overlap of finetune") as caught:
+        run_settings.finetuning("unet2d", {}, ["predict.overlap=0"])
+    assert caught.value.next == "lemis predict WORK/runs/NAME overlap=0"
+    with pytest.raises(UsageError, match="section 'predct' of settings") as caught:
+        run_settings.base(None, None, {"predct": {}})
+    assert caught.value.next == "predict:"
 
 
 def test_an_extra_loss_and_unlabelled_scans_exclude_each_other() -> None:

@@ -242,6 +242,39 @@ def test_another_comparison_takes_over_what_is_done_and_runs_what_changed(
 
 
 @pytest.mark.slow
+def test_rows_that_differ_in_prediction_alone_are_trained_once(
+    phantom_scans: Path, prepared_work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = Path(shutil.copytree(prepared_work, tmp_path / "work"))
+    rows = [
+        {"title": str(kept), "method": "scratch", "settings": {"predict": {"largest_components": kept}}}
+        for kept in ("auto", True, False)
+    ]
+    few = tmp_path / "few.yaml"
+    few.write_text(yaml.safe_dump({**PLAN, "rows": rows, "labelled": [1], "folds": [0]}), encoding="utf-8")
+    done = compare(phantom_scans, output=work, plan=few, device="cpu", keep_predictions=True)
+    assert done.failed == ()
+    (run,) = (work / "runs").iterdir()
+    lines = table(done.folder)
+    assert {line["row"] for line in lines} == {"auto", "True", "False"}
+    assert len({line["cell"] for line in lines}) == 3
+    costs = {line["finetuning_core_seconds"] for line in lines}
+    facts = json.loads((done.folder / "facts.json").read_text(encoding="utf-8"))
+    assert [facts["core_seconds"]] == [float(cost) for cost in costs]
+    kept = set()
+    for file in done.folder.glob("cells/*/predictions/predictions.json"):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        kept |= {
+            None if made["kept"] is None else made["kept"].get("asked", False) for made in record["scans"].values()
+        }
+        assert {made["runs"][0] for made in record["scans"].values()} == {run.name}
+    assert kept == {None, True, False}
+    capsys.readouterr()
+    compare(phantom_scans, output=work, plan=few, device="cpu", keep_predictions=True)
+    assert "3 cells, 3 done" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_killed_and_started_again_it_comes_to_the_same(
     compared: Path, phantom_scans: Path, prepared_work: Path, plan: Path, tmp_path: Path, trainings: Counter[str],
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],

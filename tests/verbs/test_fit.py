@@ -332,6 +332,7 @@ def test_overrides_reach_their_section(phantom_scans: Path, tmp_path: Path) -> N
         "method.temperature=0.2",
         "backbone.base_width=2",
         "finetune.objective.batch_size=3",
+        "predict.largest_components=true",
     )
     run_fit(phantom_scans, work, *more, fold=0)
     pretraining, finetuning = (
@@ -343,6 +344,7 @@ def test_overrides_reach_their_section(phantom_scans: Path, tmp_path: Path) -> N
     assert (pretraining["steps"], finetuning["steps"]) == (2, 2)
     assert pretraining["backbone"]["base_width"] == finetuning["backbone"]["base_width"] == 2
     assert finetuning["objective"]["batch_size"] == 3
+    assert {made["kept"]["asked"] for made in record(work)["scans"].values()} == {True}
 
 
 @pytest.mark.parametrize(
@@ -354,6 +356,7 @@ def test_overrides_reach_their_section(phantom_scans: Path, tmp_path: Path) -> N
         ("pretrain.epoch=3", "unknown setting pretrain.epoch", "pretrain.epochs=..."),
         ("method.windw=3", "unknown setting method.windw", "method.window=..."),
         ("finetune.objective.batch=3", "unknown setting finetune.objective.batch", "finetune.objective.batch_size=..."),
+        ("predict.largest=true", "unknown setting predict.largest", "predict.largest_components=..."),
         ("finetune.step=3", "unknown setting finetune.step", "finetune.steps=..."),
         ("prepare.keypoints.mots=3", "unknown setting prepare.keypoints.mots", "prepare.keypoints.most=..."),
         ("prepare.spacing=3", "unknown setting prepare.spacing", "prepare.spacing_mm=..."),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -54,6 +54,7 @@ class Cell:
     call: dict[str, Any]  # what the verb is called with
     labelled: tuple[str, ...] = ()  # subjects
     test: tuple[str, ...] = ()  # ids of the scans that are scored
+    predict: dict[str, Any] = field(default_factory=dict)  # settings of prediction that are not at their defaults
     version: Literal[1] = 1  # of ``cell.json``
 
 
@@ -127,6 +128,9 @@ def material(store: Store) -> Material:
 def expand(plan: Plan, ways: Sequence[Way], places: Sequence[Place], here: Material, there: Material | None) -> Grid:
     """Every cell of a plan. A pre-training serves all M, and all folds where it sees the test subjects' images too.
 
+    Cells that differ in settings of prediction alone share one training: the first of them makes it, and the others
+    come after that one.
+
     Args:
         plan: For what holds for all rows.
         ways: Its rows, any budget already turned into steps.
@@ -136,6 +140,7 @@ def expand(plan: Plan, ways: Sequence[Way], places: Sequence[Place], here: Mater
     """
     cells: dict[str, Cell] = {}
     uses = []
+    trained_by: dict[str, str] = {}  # run -> the cell that comes first
     for seed in plan.seeds:
         for way in ways:
             for place in (place for place in places if place.seed == seed):
@@ -144,6 +149,9 @@ def expand(plan: Plan, ways: Sequence[Way], places: Sequence[Place], here: Mater
                     _pretraining_cell(plan, f"{way.row.title}, second network", way.second, place, here, there),
                 )
                 after = _finetuning_cell(plan, way, place, here, before)
+                first = trained_by.setdefault(after.run, after.key)
+                if first != after.key:
+                    after = replace(after, needs=(*after.needs, first))
                 for cell in (*before.cells, after):
                     cells.setdefault(cell.key, cell)
                 saw_test = bool(before.cells) and there is None and not plan.inductive
@@ -221,14 +229,17 @@ def _finetuning_cell(plan: Plan, way: Way, place: Place, here: Material, before:
         made_of["second"] = before.second.key
     if unlabelled := _pool(way, place, here):
         made_of["pool"] = digest([[id, here.subject_of[id], here.image[id]] for id in unlabelled])
-    key = digest(made_of)[:16]
+    training = key = digest(made_of)[:16]
+    if way.predict:
+        made_of["predict"] = dict(way.predict)
+        key = digest(made_of)[:16]
     method = way.pretraining.method if way.pretraining else pairing.SCRATCH
     start = run_names.start(method, settings.backbone, settings.auxiliary, settings.semi, way.row.second)
     return Cell(
         kind="finetune", key=key, title=f"{way.row.title}: M = {place.labelled}, fold {place.fold}, seed {place.seed}",
-        run=f"{start}-m{place.labelled}-fold{place.fold}-{key[:8]}", work="",
+        run=f"{start}-m{place.labelled}-fold{place.fold}-{training[:8]}", work="",
         needs=tuple(dict.fromkeys(cell.key for cell in before.cells)), made_of=made_of,
-        labelled=place.split.labelled_subjects, test=tuple(test),
+        labelled=place.split.labelled_subjects, test=tuple(test), predict=dict(way.predict),
         call={
             "backbone": settings.backbone, "auxiliary": settings.auxiliary, "fold": place.fold,
             "labelled": place.wanted, "split": plan.split, "selection_seed": place.selection_seed,

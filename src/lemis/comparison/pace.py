@@ -144,9 +144,15 @@ def _cost(pace: Pace, way: Way, column: Place, grid: Grid, uses: Sequence[Use], 
             once = found.seconds * found.steps(settings.schedule)
             seconds |= {key: once for key in keys if key is not None}
             one, probes = [once, *one], [found, *probes]
-    missing = [value for key, value in seconds.items() if key in left]
+    missing = [value for key, value in seconds.items() if key in left and not _is_trained_before(grid, key)]
     memory = max(found.memory_gb or 0.0 for found in probes)
     return _Cost(before, after, tuple(one), sum(missing), memory, len(missing) * tuning.weights_gb)
+
+
+def _is_trained_before(grid: Grid, key: str) -> bool:
+    """Whether another cell makes its training."""
+    cell = grid.cells[key]
+    return any(grid.cells[need].run == cell.run for need in cell.needs)
 
 
 def _length(found: Probe, way: Way, cell: Cell, store: Store) -> float:

@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
@@ -28,7 +29,7 @@ from lemis.errors import UsageError, shown
 from lemis.preparation import keypoints as detection
 from lemis.preparation.settings import Settings as Preparation
 from lemis.settings import Seed, merge, of_dims, parse_overrides, resolve
-from lemis.training import pairing, run_settings
+from lemis.training import pairing, predicting, run_settings
 
 PRESETS_METHOD = "preset"  # as a row: the method that the preset names
 
@@ -89,6 +90,7 @@ class Way(NamedTuple):
     pretraining: run_settings.Pretraining | None  # None from scratch
     finetuning: run_settings.Finetuning
     second: run_settings.Pretraining | None = None  # of a second network, where that has one of its own
+    predict: Mapping[str, Any] = MappingProxyType({})  # settings of prediction that are not at their defaults
 
 
 class Place(NamedTuple):
@@ -290,12 +292,13 @@ def _way(row: Row, tree: Mapping[str, Any], load: run_settings.Loader) -> Way:
     if row.method == pairing.SCRATCH and {"pretrain", "method"} & row.settings.keys():
         raise UsageError(
             f"row {row.title!r} from scratch has settings of pre-training",
-            allowed="settings of backbone, finetune, auxiliary and semi",
+            allowed="settings of backbone, finetune, auxiliary, semi and predict",
             next="leave them out, or name a method",
         )
     backbone = row.backbone or pairing.default_backbone(row.method)
     before, after = run_settings.both(row.method, backbone, row, tree, given, load)
-    return Way(row, before, after, run_settings.of_second(row.second, backbone, after, tree, given, load))
+    second = run_settings.of_second(row.second, backbone, after, tree, given, load)
+    return Way(row, before, after, second, predicting.settings(after.dims, tree, given["predict"], load=load))
 
 
 def _refuse_prepared(row: Row) -> None:

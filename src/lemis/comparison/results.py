@@ -123,9 +123,10 @@ def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> t
 
 
 def core_seconds(folder: Path, grid: Grid) -> float:
-    """What the processors worked on all cells that are done, pre-training that several share counted once."""
-    done = (result for key in grid.cells if (result := read_result(folder, key)))
-    return sum(result.core_seconds or 0.0 for result in done)
+    """What the processors worked on all cells that are done, a training that several share counted once."""
+    done = {key: result for key in grid.cells if (result := read_result(folder, key))}
+    trainings = {result.run or key: result.core_seconds or 0.0 for key, result in done.items()}
+    return sum(trainings.values())
 
 
 def _lines(use: Use, result: Result, before: Sequence[Result]) -> list[dict[str, Any]]:

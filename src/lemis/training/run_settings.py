@@ -2,7 +2,7 @@
 
 A preset (and a settings file) names a ``method``, a ``backbone``, an ``auxiliary`` loss and a ``semi``, the way to use
 unlabelled scans in fine-tuning, and has the sections ``prepare``, ``backbones.<name>``, ``pretrain``,
-``methods.<name>``, ``schedules.<name>`` (what differs from ``pretrain`` for one method), ``finetune``,
+``methods.<name>``, ``schedules.<name>`` (what differs from ``pretrain`` for one method), ``finetune``, ``predict``,
 ``auxiliaries.<name>`` and ``semis.<name>``; and ``volumes``, where networks of three dimensions differ, with all of
 these again.
 """
@@ -21,7 +21,7 @@ from lemis.errors import UsageError, shown
 from lemis.preparation import keypoints as detection
 from lemis.preparation.settings import Settings as Preparation
 from lemis.settings import load_preset, merge, of_dims, parse_overrides, plain, read_yaml, resolve
-from lemis.training import beside, pool
+from lemis.training import beside, pool, predicting
 from lemis.training.beside import Beside
 from lemis.training.pairing import BACKBONE, SCRATCH, backbone_after, default_backbone, refuse_pair
 from lemis.work_files.run import PretrainedModel
@@ -36,7 +36,7 @@ NAMES = {
 FOLDERS = {
     "backbones": "backbones", "methods": "methods", "schedules": "methods", "auxiliaries": "auxiliary", "semis": "semi",
 }  # sections by file name  # fmt: skip
-SECTIONS = (*NAMES, "prepare", "pretrain", "finetune", *FOLDERS, "volumes")
+SECTIONS = (*NAMES, "prepare", "pretrain", "finetune", "predict", *FOLDERS, "volumes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +126,7 @@ class WholeWay:
     finetuning: Finetuning
     images: Preparation
     keypoints: detection.Settings | None  # that were asked for; the network may look at some unasked
+    predict: Mapping[str, Any]  # settings of prediction that are not at their defaults
     given: Mapping[str, Mapping[str, Any]]  # of what was typed, by verb
 
     @property
@@ -153,7 +154,7 @@ def base(preset: str | None, settings_file: Path | None, more: Mapping[str, Any]
 
 
 def by_section(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Settings of a whole way, by verb: of ``prepare``, of ``pretrain`` and of ``finetune``.
+    """Settings of a whole way, by verb: of ``prepare``, ``pretrain``, ``finetune`` and ``predict``.
 
     ``method.*`` and ``backbone.*`` go to pre-training; ``backbone.*``, ``auxiliary.*`` and ``semi.*`` to fine-tuning.
 
@@ -161,7 +162,7 @@ def by_section(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, dict[s
         UsageError: A setting in no section.
     """
     tree = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    sections = ("prepare", "pretrain", "method", "backbone", "finetune", "auxiliary", "semi")
+    sections = ("prepare", "pretrain", "method", "backbone", "finetune", "auxiliary", "semi", "predict")
     for key, value in tree.items():
         if key not in sections or not isinstance(value, dict):
             somewhere = f"{key}.SETTING=..." if key in sections else f"pretrain.{key}=... or finetune.{key}=..."
@@ -175,6 +176,7 @@ def by_section(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, dict[s
         "prepare": tree.get("prepare", {}),
         "pretrain": {**tree.get("pretrain", {}), **method, **backbone},
         "finetune": {**tree.get("finetune", {}), **backbone, **auxiliary, **semi},
+        "predict": tree.get("predict", {}),
     }
 
 
@@ -197,7 +199,7 @@ def _refuse_unknown(tree: Mapping[str, Any], where: str) -> None:
                 allowed=f"the name of a {key}; settings are in {section}, with a section for each",
                 next=by_name[1:-1],
             )
-    for section in ("prepare", "pretrain", "finetune"):
+    for section in ("prepare", "pretrain", "finetune", "predict"):
         _section(tree, section)
     for section, folder in FOLDERS.items():
         known = plugins.names(folder)
@@ -258,8 +260,9 @@ def whole_way(asked: Asked, *, load: Loader = plugins.load) -> WholeWay:
         of_dims(tree, after.dims).get("prepare", {}), given["prepare"], prefix="prepare."
     )
     return WholeWay(
-        pretraining=before, second=second, finetuning=after, images=images, keypoints=keypoints, given=given
-    )
+        pretraining=before, second=second, finetuning=after, images=images, keypoints=keypoints, given=given,
+        predict=predicting.settings(after.dims, tree, given["predict"], prefix="predict.", load=load),
+    )  # fmt: skip
 
 
 def both(
@@ -458,9 +461,8 @@ def finetuning(
 
 def _refuse_section(given: Mapping[str, Any], verb: str) -> None:
     """``pretrain.epochs=3`` is how ``fit`` is told; ``pretrain`` itself is told ``epochs=3``."""
-    commands = {
-        "prepare": "lemis prepare WORK", "pretrain": "lemis pretrain WORK", "finetune": "lemis finetune WORK",
-    }  # fmt: skip
+    commands = {section: f"lemis {section} WORK" for section in ("prepare", "pretrain", "finetune")}
+    commands["predict"] = "lemis predict WORK/runs/NAME"
     for section, command in commands.items():
         if isinstance(given.get(section), Mapping):
             key, value = next(iter(given[section].items()), ("KEY", "VALUE"))

@@ -202,7 +202,9 @@ def _finetuned(job: Job, cell: Cell) -> Result:
         **cell.call,
     )  # fmt: skip
     trust = Trust().also(cell.call["backbone"], *detectors_in(cell.call["overrides"]))  # as the plan names them
-    predict(run, scans=cell.test, output=own / "predictions", device=job.device, trust=trust)
+    predict(
+        run, scans=cell.test, output=own / "predictions", overrides=cell.predict, device=job.device, trust=trust
+    )  # fmt: skip
     evaluate(own / "predictions", work=job.work, output=own / "evaluation", jobs=torch.get_num_threads())
     cases = results.cases_of(own / "evaluation")
     if not job.keep_predictions:
@@ -420,7 +422,7 @@ def _one(job: Job, trust: Trust, console: Console) -> Outcome:
         if before is None or not (cells.run_folder(job.work, before) / "model.json").is_file():
             raise UsageError(
                 f"{cell.title} needs what is not done: {before.title if before else need}",
-                allowed="a cell whose pre-training is done",
+                allowed="a cell whose trainings before it are done",
                 next=f"--cell {need}",
             )
     cells.refuse_modules(job.folder, cell, trust)

@@ -76,7 +76,7 @@ def fit(
         preset: Settings by name (`lemis list`) or by file.
         settings_file: Settings that win over the preset; by default none.
         overrides: Settings over the preset: ``prepare.KEY=VALUE``, ``pretrain.``, ``method.``, ``backbone.``,
-            ``finetune.``, ``auxiliary.``, ``semi.``; `lemis list --json` shows them.
+            ``finetune.``, ``auxiliary.``, ``semi.``, ``predict.``; `lemis list --json` shows them.
         inductive: Keep held-out scans out of pre-training too; needs ``fold``.
         seed: All randomness follows from it: same seed, same result.
         device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
@@ -113,7 +113,7 @@ def fit(
     }  # fmt: skip
     starts = _pretrained(output, way, fold if inductive else None, common)
     runs = _finetuned(output, starts, way, splits, labelled, common)
-    _predict(output, index, runs, splits, device=device, trust=trust)
+    _predict(output, index, runs, splits, way.predict, device=device, trust=trust)
     _evaluate(output, runs, splits)
     return _report(output, starts, runs)
 
@@ -187,7 +187,10 @@ def _finetuned(
         ]  # fmt: skip
 
 
-def _predict(output: Path, index: Index, runs: Sequence[Path], splits: Splits, *, device: str, trust: Trust) -> None:
+def _predict(
+    output: Path, index: Index, runs: Sequence[Path], splits: Splits, settings: Mapping[str, Any], *, device: str,
+    trust: Trust,
+) -> None:  # fmt: skip
     """Held-out scans by the network that never saw their labels, unlabelled ones by all of them."""
     messages().rule("predict")
     unlabelled = [scan.id for scan in index.scans if scan.label is None]
@@ -196,7 +199,9 @@ def _predict(output: Path, index: Index, runs: Sequence[Path], splits: Splits, *
     groups = [(by, scans) for by, scans in groups if scans]
     with told.together(len(groups), "sets of label maps"):
         for by, scans in groups:
-            predict(by, scans=scans, output=output / "predictions", device=device, trust=trust)
+            predict(
+                by, scans=scans, output=output / "predictions", overrides=settings, device=device, trust=trust
+            )  # fmt: skip
 
 
 def _evaluate(output: Path, runs: Sequence[Path], splits: Splits) -> None:

@@ -31,6 +31,8 @@ SHARED = {
     "objective (finetune)": ("training", "supervised", "Settings"),
     "spatial (methods, objective)": ("sampling", "spatial", "Spatial"),
     "semi (finetune, beside those of its file)": ("training", "pool", "Settings"),
+    "predict": ("prediction", "settings", "Settings"),
+    "predict (3D)": ("prediction", "tiles", "Settings"),
     "intensity (objective)": ("sampling", "intensity", "Intensity"),
 }
 

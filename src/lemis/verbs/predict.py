@@ -24,7 +24,7 @@ from lemis.datasets.frame import Frame
 from lemis.datasets.index import Index, Scan
 from lemis.datasets.scan_facts import scan_folder
 from lemis.datasets.scans import image_digest, read_image
-from lemis.errors import UsageError, shown
+from lemis.errors import UsageError
 from lemis.formats import volume
 from lemis.formats.paths import label_suffix, stamp
 from lemis.formats.source import Source
@@ -44,6 +44,7 @@ from lemis.runs.device import chosen_device
 from lemis.runs.run import messages
 from lemis.settings import parse_overrides, resolve
 from lemis.terminal import duration
+from lemis.training import predicting
 from lemis.work_files import predictions
 from lemis.work_files.predictions import Kept, Pieces, Prediction, Predictions
 from lemis.work_files.run import WEIGHTS, FinetunedModel
@@ -81,7 +82,7 @@ def predict(
     inputs: Path | None = None,
     scans: Sequence[str] | None = None,
     output: Path | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[str] | Mapping[str, Any] = (),
     dry_run: bool = False,
     device: str = "auto",
     trust: Trust = NO_TRUST,
@@ -208,7 +209,7 @@ def _list_anew(output: Path, made: Prediction, listed: Mapping[str, Any], shared
         predictions.add(output, listed["scan"].id, made.model_copy(update=dict(listed)), shared)
 
 
-def _loaded(runs: Sequence[Path], overrides: Sequence[str], device: str, trust: Trust) -> _Ensemble:
+def _loaded(runs: Sequence[Path], overrides: Sequence[str] | Mapping[str, Any], device: str, trust: Trust) -> _Ensemble:
     if not runs:
         raise UsageError("no run", allowed="one fine-tuned run, or several", next="lemis predict WORK/runs/NAME")
     target = torch.device(chosen_device(device))
@@ -223,7 +224,8 @@ def _loaded(runs: Sequence[Path], overrides: Sequence[str], device: str, trust: 
                     allowed="an ensemble of runs from one prepared data set",
                     next=f"lemis predict {run}",
                 )
-    settings = _settings(overrides, models[0].patch_px)
+    given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    settings = resolve(Settings, predicting.settings(2 if models[0].patch_px is None else 3, {}, given))
     tiling = None if models[0].patch_px is None else Tiling(models[0].patch_px, settings)
     networks = [network for network, _ in loaded]
     return _Ensemble(runs, networks, models, _frame(runs, models), tiling, _kept(settings, models), target)
@@ -379,20 +381,6 @@ def _values(label_values: Sequence[int]) -> NDArray[Any]:
 
 
 # ------------------------------------------------------------------------------------------------ tiles and their cost
-
-
-def _settings(overrides: Sequence[str], patch_px: Sequence[int] | None) -> Settings:
-    given = parse_overrides(overrides)
-    settings = resolve(Settings, given)
-    of_tiles = [one.name for one in dataclasses.fields(tiles.Settings) if one.name in given]
-    if patch_px is None and of_tiles:
-        raise UsageError(
-            f"{', '.join(f'{name}={shown(given[name], quoted=False)}' for name in of_tiles)} for a network that sees "
-            "whole slices",
-            allowed="settings of tiles where the network is three-dimensional",
-            next="leave it out",
-        )
-    return settings
 
 
 def _kept(settings: Settings, models: Sequence[FinetunedModel]) -> Kept | None:
