@@ -68,7 +68,7 @@ for name, (semi, *overrides) in json.loads(sys.argv[4]).items():
     semi, _, backbone = (semi or "").partition(":")
     # Adam makes steps of what rounding leaves of a gradient that is 0, as that of a bias before a normalisation.
     # 12 slices: a batch of 8 and a smaller one, of which each process has a pair.
-    overrides = [*few, "evaluations=0", "optimiser=sgd", "objective.batch_size=8", *overrides]
+    overrides = ["objective.batch_size=8", *few, "evaluations=0", "optimiser=sgd", *overrides]
     given = {"name": name, "preset": "tiny", "overrides": overrides, "device": "cpu"}
     finetune(work, semi=semi or None, backbone=backbone or None, fold=0, labelled=2, **given)
 """
