@@ -286,8 +286,9 @@ def test_tiles_overlap_and_mirror_as_they_are_told() -> None:
     shape = (16, 16, 8)
     labels, facts = blocks(shape), described(shape, 2)
     image, reader = prepared(labels, facts), Reader()
-    options = tiles.Settings(overlap=0.0, mirror=True, at_once=2)
-    np.testing.assert_array_equal(predict_scan([reader], image, facts, CPU, (4, 8, 16), options), labels)
+    options = tiles.Settings(overlap=0.0, at_once=2)
+    found = predict_scan([reader], image, facts, CPU, (4, 8, 16), options, mirrored=(0, 1, 2))
+    np.testing.assert_array_equal(found, labels)
     assert [shape[0] for shape in reader.shapes] == [2] * 2 * 8
 
 
@@ -298,7 +299,8 @@ def test_tiles_overlap_and_mirror_as_they_are_told() -> None:
 def test_a_probe_sees_tiles_of_the_run_s_size(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "PROBE_SECONDS", 0.0)
     reader, facts = Reader(), described((40, 40, 20), 2)
-    found = inference.probe([reader, reader], facts, 2, CPU, (4, 16, 16), tiles.Settings(at_once=at_once, mirror=True))
+    options = tiles.Settings(at_once=at_once)
+    found = inference.probe([reader, reader], facts, 2, CPU, (4, 16, 16), options, mirrored=(0, 1, 2))
     assert set(reader.shapes) == {(at_once, 2, 16, 16, 16)}  # the reader divides by 16
     assert len(reader.shapes) == 2 * 8 * 2  # networks, mirror images, a warm-up and one that is timed
     assert (found.pixels, found.num_classes) == (4 * 16 * 16, CLASSES)

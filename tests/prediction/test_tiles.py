@@ -58,15 +58,24 @@ def scan(*size: int, channels: int = 1, seed: int = 0) -> np.ndarray:
 
 
 def blended(
-    networks: Sequence[Backbone], image: np.ndarray, patch_px: tuple[int, ...], options: Settings | None = None
+    networks: Sequence[Backbone],
+    image: np.ndarray,
+    patch_px: tuple[int, ...],
+    options: Settings | None = None,
+    mirrored: Sequence[int] = (),
 ) -> Tensor:
-    slabs = tiles.probabilities(networks, image, patch_px, options or Settings(), CPU)
+    slabs = tiles.probabilities(networks, image, patch_px, options or Settings(), CPU, mirrored=mirrored)
     return torch.cat([slab.clone() for slab in slabs], 1)
 
 
 def whole(network: Backbone, image: np.ndarray) -> Tensor:
+    return logits(network, image).softmax(0)
+
+
+def logits(network: Backbone, image: np.ndarray) -> Tensor:
     with torch.inference_mode():
-        return network(torch.from_numpy(image).float().movedim(1, 0)[None]).softmax(1)[0]
+        found: Tensor = network(torch.from_numpy(image).float().movedim(1, 0)[None])
+        return found[0]
 
 
 def monai(network: Backbone, image: np.ndarray, patch_px: tuple[int, ...], overlap: float, mode: str) -> Tensor:
@@ -120,7 +129,7 @@ def test_one_tile_is_the_network_itself(patch_px: tuple[int, int, int]) -> None:
     assert network.shapes == [(1, 1, *padded.shape[:1], *padded.shape[2:])] * 2
 
 
-def test_an_ensemble_and_mirror_images_are_averaged_as_probabilities() -> None:
+def test_an_ensemble_is_averaged_as_probabilities_and_mirror_images_of_one_network_as_logits() -> None:
     image, patch_px = scan(7, 8, 9), (7, 8, 9)
     networks = [Blurred(seed) for seed in range(3)]
     mean = torch.stack([whole(network, image) for network in networks]).mean(0)
@@ -130,9 +139,9 @@ def test_an_ensemble_and_mirror_images_are_averaged_as_probabilities() -> None:
     mirrored = []
     for axes in every:
         turned = np.flip(image, [0 if axis == 1 else axis for axis in axes]).copy()
-        mirrored.append(whole(networks[0], turned).flip(axes) if axes else whole(networks[0], turned))
-    found = blended(networks[:1], image, patch_px, Settings(mirror=True))
-    torch.testing.assert_close(found, torch.stack(mirrored).mean(0), atol=1e-6, rtol=0)
+        mirrored.append(logits(networks[0], turned).flip(axes) if axes else logits(networks[0], turned))
+    found = blended(networks[:1], image, patch_px, mirrored=(0, 1, 2))
+    torch.testing.assert_close(found, torch.stack(mirrored).mean(0).softmax(0), atol=1e-6, rtol=0)
     assert (found - whole(networks[0], image)).abs().max() > 0.1
 
 

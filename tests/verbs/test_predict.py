@@ -204,7 +204,7 @@ def test_the_record_names_the_tiles_and_other_tiles_predict_anew(
 
     assert "predicted 1 scan" in again()
     named = record(volumes.parent.parent / "predictions")["scans"]["heart_005"]["tiles"]
-    assert named == {"patch_px": [4, 16, 16], "overlap": 0.5, "blend": "gaussian", "mirror": False}
+    assert named == {"patch_px": [4, 16, 16], "overlap": 0.5, "blend": "gaussian"}
     assert "nothing to do" in again("at_once=2")
     for override in ("overlap=0.25", "blend=constant", "mirror=true"):
         assert "predicted 1 scan" in again(override)
@@ -221,6 +221,30 @@ def test_a_record_of_before_there_were_tiles_holds(runs: Path, capsys: pytest.Ca
 def test_tiles_of_another_size_are_no_ensemble(volumes: Path) -> None:
     with pytest.raises(UsageError, match=r"differ in patch_px: None and \(4, 16, 16\)"):
         predict([volumes.parent / "a", volumes], device="cpu", trust=OWN)
+
+
+# ------------------------------------------------------------------------------------------------------- mirror images
+
+
+def test_mirror_images_of_slices_along_the_axes_that_training_mirrored(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load_model(runs / "a")[1].mirrored_axes == (0, 1)
+
+    def again(*given: str, names: tuple[str, ...] = ("a",)) -> tuple[list[int], str]:
+        paths = [runs / name for name in names]
+        folder = predict(paths, scans=["heart_005"], output=tmp_path / "out", overrides=given, device="cpu")
+        return record(folder)["scans"]["heart_005"]["mirrored"], capsys.readouterr().err
+
+    assert again()[0] == []
+    axes, said = again("mirror=auto")
+    assert (axes, "predicted 1 scan" in said) == ([0, 1], True)
+    assert "nothing to do" in again("mirror=true")[1]
+    retell(runs / "b", mirrored_axes=[1])
+    assert again("mirror=auto", names=("a", "b"))[0] == [1], "of both"
+    retell(runs / "b", mirrored_axes=None)
+    assert again("mirror=auto", names=("a", "b"))[0] == [], "an older run does not say"
+    assert again("mirror=true", names=("a", "b"))[0] == [0, 1]
 
 
 # ------------------------------------------------------------------------------------------------------------ pieces

@@ -1,7 +1,8 @@
 """Prediction, by slices or by tiles of a volume, back on the scan's own grid; memory is bounded by a slab of slices.
 
-Probabilities of an ensemble are averaged (not logits), then resampled linearly to the scan's grid, class after class,
-and the most probable class is kept: no label map is ever interpolated, and no class is ever there as a whole volume.
+Logits of one network are averaged over its mirror images, where that is asked for; probabilities (not logits) over an
+ensemble. They are resampled linearly to the scan's grid, class after class, and the most probable class is kept: no
+label map is ever interpolated, and no class is ever there as a whole volume.
 
 Axis letters: K classes; n prepared slices of h x w; N slices of H x W on the scan's own grid.
 """
@@ -24,7 +25,7 @@ from lemis import plugins
 from lemis.contracts import Backbone
 from lemis.plugins import NO_TRUST, Trust
 from lemis.prediction import tiles
-from lemis.prediction.padding import padded_logits
+from lemis.prediction.mirroring import mean_logits
 from lemis.preparation.facts import Facts
 from lemis.preparation.preprocess import insert_slices
 from lemis.runs.memory import peak_memory_gb
@@ -66,6 +67,7 @@ def predict_scan(
     device: torch.device,
     patch_px: Sequence[int] | None = None,
     settings: tiles.Settings | None = None,
+    mirrored: Sequence[int] = (),
 ) -> NDArray[Any]:
     """Class indices of one prepared scan on its canonical grid.
 
@@ -76,26 +78,31 @@ def predict_scan(
         device: Where the networks are.
         patch_px: (slices, rows, columns) of a tile where the networks are three-dimensional, else None.
         settings: Of the tiles; by default their defaults.
+        mirrored: Axes of what a network sees; its logits are averaged over the mirror images along them.
 
     Returns:
         (X, Y, Z) uint8.
     """
     if patch_px is None:
-        slabs = _by_slices(networks, image, facts, device)
+        slabs = _by_slices(networks, image, facts, device, mirrored)
     else:
-        slabs = tiles.probabilities(networks, image, patch_px, settings or tiles.Settings(), device)
+        chosen = settings or tiles.Settings()
+        slabs = tiles.probabilities(networks, image, patch_px, chosen, device, mirrored=mirrored)
     return insert_slices(_on_own_grid(slabs, facts), facts)
 
 
 def _by_slices(
-    networks: Sequence[Backbone], image: NDArray[np.float16], facts: Facts, device: torch.device
-) -> Iterator[Tensor]:
+    networks: Sequence[Backbone], image: NDArray[np.float16], facts: Facts, device: torch.device,
+    mirrored: Sequence[int],
+) -> Iterator[Tensor]:  # fmt: skip
     """Slabs (K, s, h, w) of a scan that two-dimensional networks see slice by slice."""
     slab, start = 1, 0
     while start < len(image):
         slices = torch.from_numpy(np.array(image[start : start + slab])).to(device).float()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=False):
-            probabilities = torch.stack([padded_logits(network, slices).softmax(1) for network in networks]).mean(0)
+            each = [mean_logits(network, slices, mirrored).softmax(1) for network in networks]
+            probabilities = torch.stack(each).mean(0)
+            del each  # no other network's while the next slices are seen
         yield probabilities.movedim(1, 0)
         start += slab
         slab = _slices_at_once(probabilities.shape[1], facts)
@@ -187,6 +194,7 @@ def probe(
     device: torch.device,
     patch_px: Sequence[int] | None = None,
     settings: tiles.Settings | None = None,
+    mirrored: Sequence[int] = (),
 ) -> Probe:
     """Predict a tile of noise, or slices of the size in ``facts``, a few times; arguments as of ``predict_scan``.
 
@@ -202,8 +210,8 @@ def probe(
 
     def slabs(image: NDArray[np.float16]) -> Iterator[Tensor]:
         if patch_px is None:
-            return _by_slices(networks, image, facts, device)
-        return tiles.probabilities(networks, image, patch_px, settings, device)
+            return _by_slices(networks, image, facts, device, mirrored)
+        return tiles.probabilities(networks, image, patch_px, settings, device, mirrored=mirrored)
 
     if patch_px is None:
         (first,) = slabs(noise(1, channels, *facts.prepared_shape))

@@ -1,6 +1,6 @@
 """Prediction of whole volumes by overlapping tiles: memory grows with a tile's depth, not with the volume's.
 
-    p(x) = sum_t w(x - x_t) p_t(x) / sum_t w(x - x_t),   p_t the mean softmax of tile t over networks and mirror images
+    p(x) = sum_t w(x - x_t) p_t(x) / sum_t w(x - x_t),   p_t the mean softmax of tile t over networks
 
 Tiles are walked along the slice axis. Only the slices that this row of tiles reaches are kept: a ring, as many slices
 as a tile is deep, in which a slice's place is its number modulo that depth. A slice that no further tile reaches is
@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lemis.contracts import Backbone
-from lemis.prediction.padding import padded_logits
+from lemis.prediction.mirroring import mean_logits
 
 SIGMA = 0.125  # of the Gaussian, in sides of a tile; MONAI's and nnU-Net's
 LEAST_WEIGHT = 1e-3  # of the middle's; MONAI's, so that the corner of a volume is a quotient of no tiny numbers
@@ -38,7 +38,6 @@ class Settings:
 
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of neighbouring tiles, in sides of a tile; nnU-Net's
     blend: Literal["gaussian", "constant"] = "gaussian"  # a tile's middle knows its surroundings best (nnU-Net)
-    mirror: bool = False  # average over all 8 mirror images: eightfold time; right only where training mirrored too
     at_once: Annotated[int, Field(gt=0)] = 1  # tiles in one forward pass; on a CPU more cost memory and gain nothing
 
 
@@ -50,6 +49,7 @@ def probabilities(
     settings: Settings,
     device: torch.device,
     before_each: Callable[[], None] = lambda: None,
+    mirrored: Sequence[int] = (),
 ) -> Iterator[Tensor]:
     """Slab after slab of finished slices, in order, until the volume is covered.
 
@@ -60,6 +60,7 @@ def probabilities(
         settings: Of the tiles.
         device: Where the networks are, and where the ring lies.
         before_each: Called before each forward pass; what it raises ends the prediction.
+        mirrored: Axes of a tile; the logits of each network are averaged over its mirror images along them.
 
     Yields:
         (K, s, H, W) float32, s as it comes. A part of the ring: it is valid until the next one is asked for.
@@ -75,7 +76,7 @@ def probabilities(
             before_each()
             corners = [(first, *place) for place in places[begin : begin + settings.at_once]]
             tiles = torch.stack([_cut(image, corner, patch_px, device) for corner in corners])
-            for share, found in _softmax(networks, tiles, settings.mirror):
+            for share, found in _softmax(networks, tiles, mirrored):
                 if ring is None:
                     ring = torch.zeros(found.shape[1] + 1, depth, *size[1:], device=device)
                 for corner, one in zip(corners, _inside(found, size, patch_px), strict=True):
@@ -170,18 +171,17 @@ def _inside(tile: Tensor, size: Sequence[int], patch_px: Sequence[int]) -> Tenso
     return tile
 
 
-def _softmax(networks: Sequence[Backbone], tiles: Tensor, mirror: bool) -> Iterator[tuple[float, Tensor]]:
-    # Share and (B, K, *patch_px) of every network and mirror image, one after another; none is kept for the next.
-    turns = [axes for number in range(4) for axes in itertools.combinations((2, 3, 4), number)] if mirror else [()]
-    share = 1 / (len(networks) * len(turns))
-    for network, axes in itertools.product(networks, turns):
-        yield share, _seen(network, tiles, axes)
+def _softmax(
+    networks: Sequence[Backbone], tiles: Tensor, mirrored: Sequence[int]
+) -> Iterator[tuple[float, Tensor]]:  # fmt: skip
+    # Share and (B, K, *patch_px) of every network, one after another; none is kept for the next.
+    for network in networks:
+        yield 1 / len(networks), _seen(network, tiles, mirrored)
 
 
-def _seen(network: Backbone, tiles: Tensor, axes: tuple[int, ...]) -> Tensor:
+def _seen(network: Backbone, tiles: Tensor, mirrored: Sequence[int]) -> Tensor:
     with torch.autocast(tiles.device.type, dtype=torch.bfloat16, enabled=False):
-        logits = padded_logits(network, tiles.flip(axes) if axes else tiles)
-    return (logits.flip(axes) if axes else logits).softmax(1)
+        return mean_logits(network, tiles, mirrored).softmax(1)
 
 
 # -------------------------------------------------------------------------------------------------------- the ring

@@ -20,7 +20,7 @@ def methods_paragraph(work: WorkFacts) -> str:
     said = [_trained_how(work, final)] if final else []
     if work.prepared is not None:
         said.append(_prepared_how(work.prepared))
-    said += _kept_how(work)
+    said += [*_mirrored_how(work), *_kept_how(work)]
     if work.summary is not None:
         said.append(_scored_how(work.summary))
     return " ".join(said)
@@ -94,6 +94,13 @@ def _resampled_how(settings: Preparation) -> str:
     across = f"resampled across it to {through:g} mm" if through else ""
     done = listed(part for part in (in_plane, across) if part)
     return f"Slices were {done or 'kept at their own spacing'}"
+
+
+def _mirrored_how(work: WorkFacts) -> list[str]:
+    made = work.predictions.scans.values() if work.predictions else ()
+    images = sorted({2 ** len(one.mirrored) for one in made if one.mirrored})
+    several = " or ".join(map(str, images))
+    return [f"The logits of each network were averaged over {several} mirror images."] if images else []
 
 
 def _kept_how(work: WorkFacts) -> list[str]:

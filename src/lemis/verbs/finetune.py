@@ -242,6 +242,7 @@ class _Tuning(NamedTuple):
             known=exposure.joined(known),
             like=_like([self.store.scans[i] for i in (*self.train, *self.pool)], self.starts),
             ignored_values=tuple(self.ignored),
+            mirrored_axes=tuple(range(self.settings.dims if self.settings.objective.spatial.p_mirror > 0 else 0)),
             one_piece=components.learned(map(self._label, self.train), self.store.label_names),
         )  # fmt: skip
 

@@ -48,6 +48,7 @@ class Prediction(Record):
     pretraining_subjects: tuple[str, ...] | None = None  # whose images the runs' pre-training saw; None: not known
     unlabelled_subjects: tuple[str, ...] = ()  # whose images the runs' fine-tuning saw without their labels
     tiles: dict[str, Any] | None = None  # in which a volume was seen
+    mirrored: tuple[int, ...] = ()  # axes of what a network sees, along which its logits are of all mirror images
     kept: Kept | None = None  # None: every piece
     pieces: Pieces | None = None  # what that did; None: nothing was looked at
     images: tuple[tuple[str, str], ...] = ()  # path and stamp of each file of the scan

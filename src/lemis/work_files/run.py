@@ -93,6 +93,8 @@ class FinetunedModel(_Trained):
     split: str
     ignored_values: tuple[int, ...] = ()  # further values in its labels, which counted as background
     one_piece: OnePiece | None = None  # None: older than this record
+    # Axes of what the network sees, (rows, cols) or (slices, rows, cols), that training mirrored; None: as above.
+    mirrored_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
 
 
 Model = PretrainedModel | FinetunedModel
