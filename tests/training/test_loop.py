@@ -518,3 +518,61 @@ def test_hooks_of_a_method_are_called_once_a_step_and_once_an_epoch(slices: Slic
     train(tmp_path, slices, hooked, steps=12)
     assert hooked.steps == [(step + 1) / 12 for step in range(12)]
     assert hooked.epochs == [5 / 12, 10 / 12, 1.0]
+
+
+# ----------------------------------------------------------------------------------------------- slower weights
+
+
+def slow_and_fast(kind: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    two = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    chosen = settings(optimiser=kind, weight_decay=0.01, learning_rate=0.1, warm_up_steps=2, schedule="poly", steps=6)
+    optimiser = schedule.build_optimiser(two, chosen, schedule.Slower(list(two[0].parameters()), 0.25))
+    for step in range(6):
+        schedule.set_rate(optimiser, schedule.learning_rate(chosen, step, 6))
+        rates = [group["lr"] for group in optimiser.param_groups]
+        assert rates == pytest.approx(
+            [schedule.learning_rate(chosen, step, 6), schedule.learning_rate(chosen, step, 6) / 4]
+        )
+        two(torch.ones(1, 3)).square().sum().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return two, optimiser
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+def test_slower_weights_move_as_with_a_schedule_of_their_own(kind: str) -> None:
+    two, _ = slow_and_fast(kind)
+    torch.manual_seed(0)
+    again = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    make = {"sgd": lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, weight_decay=0.01),
+            "adam": lambda p: torch.optim.Adam(p, weight_decay=0.01),
+            "adamw": lambda p: torch.optim.AdamW(p, weight_decay=0.01)}[kind]  # fmt: skip
+    slow, fast = make(again[0].parameters()), make(again[1].parameters())
+    for step in range(6):
+        rate = 0.1 * ((step + 1) / 2 if step < 2 else (1 - (step - 2) / 4) ** 0.9)
+        slow.param_groups[0]["lr"], fast.param_groups[0]["lr"] = rate / 4, rate
+        again(torch.ones(1, 3)).square().sum().backward()
+        for optimiser in (slow, fast):
+            optimiser.step()
+            optimiser.zero_grad()
+    for one, other in zip(two.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_share_of_slower_weights_is_in_the_checkpoint() -> None:
+    _, optimiser = slow_and_fast("sgd")
+    assert [group.get("share") for group in optimiser.state_dict()["param_groups"]] == [None, 0.25]
+
+
+def test_weights_that_are_all_slow_or_none_are_in_one_group() -> None:
+    layer = nn.Linear(2, 2)
+    slow = list(layer.parameters())
+    for slower in (schedule.ALIKE, schedule.Slower(slow, 1.0), schedule.Slower((), 0.1)):
+        (group,) = schedule.build_optimiser(layer, settings(), slower).param_groups
+        assert "share" not in group
+    (group,) = schedule.build_optimiser(layer, settings(), schedule.Slower(slow, 0.1)).param_groups
+    assert group["share"] == 0.1
+    slow[0].requires_grad_(False)
+    (group,) = schedule.build_optimiser(layer, settings(), schedule.Slower(slow, 0.1)).param_groups
+    assert [id(p) for p in group["params"]] == [id(slow[1])]

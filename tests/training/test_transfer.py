@@ -13,7 +13,7 @@ from lemis.backbones import unet2d
 from lemis.contracts import Backbone
 from lemis.errors import UsageError
 from lemis.runs.run import messages
-from lemis.training.transfer import Row, load_pretrained, print_table, transfer
+from lemis.training.transfer import Row, load_pretrained, loaded_parameters, print_table, transfer
 from work_files_made import model
 
 SOURCE = Path("work/runs/sal")
@@ -105,3 +105,11 @@ def test_one_channel_takes_the_weights_of_several_as_if_its_image_were_in_each()
     image = torch.rand(2, 1, 16, 16)
     for ours, theirs in zip(own.eval().encode(image), source.eval().encode(image.repeat(1, 4, 1, 1)), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_loaded_parameters_are_those_that_were_loaded() -> None:
+    own = network(1, classes=5)
+    rows = transfer(own, network(0).state_dict(), ("encoder", "head"), SOURCE)
+    found = {id(parameter) for parameter in loaded_parameters(own, rows)}
+    assert found == {id(p) for name, p in own.named_parameters() if own.part_of(name) == "encoder"}
+    assert loaded_parameters(own, []) == []

@@ -1,9 +1,10 @@
-"""Fine-tuning whose average predicts: what is trained, kept, scored and gone on from."""
+"""Fine-tuning whose average predicts, or whose loaded weights learn slowly: what is trained, kept and gone on from."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import torch
 
 from lemis.errors import Interrupted, UsageError
 from lemis.runs.run import load_model
+from lemis.training import loop, schedule
 from lemis.training.guards import Signals
 from lemis.verbs.finetune import finetune
 from lemis.verbs.fit import fit
 from lemis.verbs.predict import predict
+from lemis.verbs.pretrain import pretrain
 
 FEW = ("steps=4", "precision=32")
 TEACHER = ("semi.weight=0", "semi.predicts=teacher", "semi.decay=0.99")
@@ -68,20 +71,84 @@ def test_the_average_alone_is_a_teacher_that_teaches_nothing(work: Path) -> None
 
 @pytest.mark.parametrize("semi", [None, "bcp", "cps"])
 def test_an_average_is_gone_on_from(semi: str | None, work: Path, stopped: Stopped) -> None:
-    whole, resumed = (
-        train("steps=6", "average=0.9", semi=semi) for train in (lambda *a, **k: tune(work, *a, **k), stopped)
-    )
+    given = ("steps=6", "average=0.9")
+    whole, resumed = (train(*given, semi=semi) for train in (partial(tune, work), stopped))
     assert same(whole, resumed)
     assert lines(whole) == lines(resumed)
 
 
-@pytest.mark.parametrize("given", ["average=1.5", "average=-0.1", "average=true", "average=often"])
-def test_a_decay_that_is_none_is_refused(given: str, work: Path) -> None:
-    with pytest.raises(UsageError, match="average") as error:
-        tune(work, given)
-    assert "average" in error.value.next
+@pytest.mark.parametrize("key", ["average", "loaded_rate"])
+@pytest.mark.parametrize("value", ["1.5", "-0.1", "true", "often"])
+def test_a_share_that_is_none_is_refused(key: str, value: str, work: Path) -> None:
+    with pytest.raises(UsageError, match=key) as error:
+        tune(work, f"{key}={value}")
+    assert key in error.value.next
 
 
-def test_pre_training_has_no_average(phantom_scans: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"unknown setting pretrain\.average"):
-        fit(phantom_scans, output=tmp_path, overrides=["pretrain.average=0.9"], device="cpu")
+@pytest.mark.parametrize("key", ["average", "loaded_rate"])
+def test_pre_training_has_neither(key: str, phantom_scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"unknown setting pretrain\.{key}"):
+        fit(phantom_scans, output=tmp_path, overrides=[f"pretrain.{key}=0.9"], device="cpu")
+
+
+@pytest.fixture
+def start(work: Path) -> Path:
+    """A pre-training of the encoder."""
+    return pretrain(work, method="simclr", preset="tiny", overrides=["steps=2", "precision=32"], device="cpu")
+
+
+def moved(run: Path, start: Path) -> dict[str, float]:
+    """How far each weight is from what the pre-training gave."""
+    before, after = load_model(start)[0], load_model(run)[0]
+    return {name: float((after[name] - before[name]).abs().max()) for name in before if "num_batches" not in name}
+
+
+def weights_of(moved: dict[str, float], part: str) -> list[float]:
+    statistics = ("running_mean", "running_var")
+    return [value for name, value in moved.items() if name.startswith(part) and not name.endswith(statistics)]
+
+
+def test_loaded_weights_stay_where_their_rate_is_zero_and_are_slow_where_it_is_small(work: Path, start: Path) -> None:
+    full, slow, still = (
+        moved(tune(work, f"loaded_rate={rate}", "optimiser=adam", "schedule=constant", "floor=0", "weight_decay=0",
+                   pretrained=start), start)
+        for rate in (1, 0.01, 0)
+    )  # fmt: skip
+    assert max(weights_of(still, "encoder")) == 0
+    assert min(weights_of(still, "decoder")) > 0, "fresh"
+    assert any(value > 0 for name, value in still.items() if "running_mean" in name), "statistics are not learned"
+    # Adam's steps are about as long as the learning rate: four of 1e-3, or of a hundredth of it.
+    assert 1e-3 < max(weights_of(full, "encoder")) < 8e-3
+    assert 1e-5 < max(weights_of(slow, "encoder")) < 8e-5
+
+
+def test_the_full_rate_is_the_default_and_from_scratch_it_changes_nothing(work: Path, start: Path) -> None:
+    assert tune(work, "loaded_rate=1", pretrained=start) == tune(work, pretrained=start)
+    scratch, slow = tune(work), tune(work, "loaded_rate=0.1")
+    assert scratch != slow, "a folder of its own"
+    assert same(scratch, slow)
+
+
+def test_both_networks_of_a_way_that_trains_two_learn_slowly(
+    work: Path, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+    original = schedule.build_optimiser
+
+    def watched(module: torch.nn.Module, settings: Any, slower: Any) -> torch.optim.Optimizer:
+        optimiser = original(module, settings, slower)
+        seen.append([len(group["params"]) for group in optimiser.param_groups])
+        return optimiser
+
+    monkeypatch.setattr(loop, "build_optimiser", watched)
+    for semi in (None, "cps"):
+        tune(work, "steps=1", "loaded_rate=0.1", pretrained=start, semi=semi)
+    assert seen[1] == [2 * count for count in seen[0]]
+    assert len(seen[0]) == 2
+
+
+def test_slower_weights_are_gone_on_from(work: Path, start: Path, stopped: Stopped) -> None:
+    given = ("steps=6", "loaded_rate=0.2", "average=0.9")
+    whole, resumed = (train(*given, semi="cps", pretrained=start) for train in (partial(tune, work), stopped))
+    assert same(whole, resumed)
+    assert lines(whole) == lines(resumed)

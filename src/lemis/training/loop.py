@@ -23,7 +23,7 @@ from lemis.training.checkpoints import Checkpoints
 from lemis.training.collapse import FEWEST_STEPS, PATIENCE_SHARE, Watch
 from lemis.training.guards import Signals, not_finite, refuse_batch, refuse_not_finite_weights, shareable
 from lemis.training.held_out import Scoring
-from lemis.training.schedule import Settings, build_optimiser, due, learning_rate
+from lemis.training.schedule import ALIKE, Settings, Slower, build_optimiser, due, learning_rate, set_rate
 from lemis.training.scores import Scores
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def train(
     *,
     seed: int,
     scoring: Scoring | None = None,
+    slower: Slower = ALIKE,
     prefix: str = "",
 ) -> str | None:
     """Minimise the plain sum of ``objective(batch, rng).losses``, from the run's last checkpoint if it has one.
@@ -53,6 +54,7 @@ def train(
         fabric: Devices, precision and processes.
         seed: All randomness follows from it and the step.
         scoring: Of held-out scans, at equal distances and at the end; its figures go to the metrics.
+        slower: Parameters that learn at a share of the rate.
         prefix: What the user typed before the schedule's keys, for advice.
 
     Returns:
@@ -67,7 +69,7 @@ def train(
     per_epoch = len(_batches(source, sampling, settings, fabric, seed, 0))
     total = settings.steps or settings.epochs * per_epoch
     inner = channels_last(objective)
-    model, optimiser = fabric.setup(inner, build_optimiser(inner, settings))
+    model, optimiser = fabric.setup(inner, build_optimiser(inner, settings, slower))
     checkpoints = Checkpoints(run, inner, optimiser, fabric)
     step, unscored = checkpoints.resume(total)
     scores = Scores(scoring, total, checkpoints)
@@ -81,7 +83,7 @@ def train(
             rest = _batches(source, sampling, settings, fabric, seed, epoch)[step % per_epoch :][: total - step]
             mine = [_rows_of_process(rows, fabric) for rows in rest]
             for rows, batch in zip(mine, source.stream(mine), strict=True):
-                rate = _set_rate(optimiser, learning_rate(settings, step, total))
+                rate = set_rate(optimiser, learning_rate(settings, step, total))
                 outcome = _gradient(model, batch, settings, step, seed, fabric)
                 late = checkpoints.minutes_ago() > settings.checkpoint_minutes
                 outcome, save, stop = _together(outcome, late, signals)
@@ -150,12 +152,6 @@ def _together(outcome: Outcome, late: bool, signals: Signals) -> tuple[Outcome, 
     shared = processes.total(torch.cat([terms, terms.new_tensor([save, stop])]))
     means = shared[:-2] / processes.count()
     return outcome._replace(losses=dict(zip(outcome.losses, means, strict=True))), bool(shared[-2]), bool(shared[-1])
-
-
-def _set_rate(optimiser: Any, rate: float) -> float:
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    return rate
 
 
 def _batches(

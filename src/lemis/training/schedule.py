@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, pi
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -42,6 +43,17 @@ class Tuning(Settings):
     """Of fine-tuning: that, and what becomes of its weights."""
 
     average: Probability = 0.0  # decay of a moving average of the weights, which then predicts; 0: the last ones do
+    loaded_rate: Probability = 1.0  # learning rate of weights from a pre-training, as a share of that of fresh ones
+
+
+class Slower(NamedTuple):
+    """What learns more slowly than the rest."""
+
+    parameters: Sequence[nn.Parameter] = ()
+    share: float = 1.0  # of the learning rate, through the whole schedule
+
+
+ALIKE = Slower()
 
 
 def learning_rate(settings: Settings, step: int, total: int) -> float:
@@ -58,11 +70,25 @@ def due(every: int, step: int, total: int) -> bool:
     return step % every == 0 or step == total
 
 
-def build_optimiser(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """Over the parameters that require a gradient."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
+def build_optimiser(module: nn.Module, settings: Settings, slower: Slower = ALIKE) -> torch.optim.Optimizer:
+    """Over the parameters that require a gradient, those that learn more slowly in a group of their own."""
+    parameters = _groups([p for p in module.parameters() if p.requires_grad], slower)
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimiser == "sgd":
         return torch.optim.SGD(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay)
     kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
     return kind(parameters, lr=rate, weight_decay=decay)
+
+
+def set_rate(optimiser: Any, rate: float) -> float:
+    """Give each group its learning rate; returns the full one."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group.get("share", 1.0)
+    return rate
+
+
+def _groups(parameters: Sequence[nn.Parameter], slower: Slower) -> list[dict[str, Any]]:
+    slow = {id(p) for p in slower.parameters} if slower.share != 1 else set()
+    fast = {"params": [p for p in parameters if id(p) not in slow]}
+    own = {"params": [p for p in parameters if id(p) in slow], "share": slower.share}
+    return [group for group in (fast, own) if group["params"]]

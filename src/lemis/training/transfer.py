@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from lemis import terminal
 from lemis.contracts import Backbone
@@ -30,6 +30,7 @@ class Row:
     fresh: int = 0
     skipped: int = 0  # there in the source, but not used
     reason: str = ""
+    names: tuple[str, ...] = field(default=(), compare=False, repr=False)  # of what was loaded, in ``state_dict``
 
 
 class Start(NamedTuple):
@@ -83,7 +84,7 @@ def transfer(backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[s
     chosen: dict[str, Tensor] = {}
     for name, tensor in own.items():
         part = backbone.part_of(name)
-        row = rows.setdefault(part, {"part": part, "loaded": 0, "fresh": 0, "skipped": 0, "reason": ""})
+        row = rows.setdefault(part, {"part": part, "loaded": 0, "fresh": 0, "skipped": 0, "reason": "", "names": ()})
         given = weights.get(name)
         if part in trained and given is not None:
             given, said = _for_one_channel(given, tensor)
@@ -91,6 +92,7 @@ def transfer(backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[s
             if given.shape == tensor.shape and given.dtype == tensor.dtype:
                 chosen[name] = given
                 row["loaded"] += tensor.numel()
+                row["names"] += (name,)
                 continue
         row["fresh"] += tensor.numel()
         if given is not None:
@@ -106,6 +108,12 @@ def transfer(backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[s
         )
     backbone.load_state_dict({**own, **chosen})
     return [Row(**row) for row in rows.values()]
+
+
+def loaded_parameters(backbone: Backbone, rows: Iterable[Row]) -> list[nn.Parameter]:
+    """Those of a network that ``transfer`` loaded, from the rows that it gave."""
+    names = {name for row in rows for name in row.names}
+    return [parameter for name, parameter in backbone.named_parameters() if name in names]
 
 
 def print_table(rows: list[Row], source: Path, console: Console) -> None:

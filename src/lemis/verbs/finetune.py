@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from lemis import plugins
 from lemis.contracts import Backbone
@@ -32,7 +33,8 @@ from lemis.settings import plain
 from lemis.training import beside, build, guards, launch, loop, paired, pairing, pool, run_names, run_settings, sources
 from lemis.training import held_out as held_out_score
 from lemis.training.run_settings import Asked, Finetuning
-from lemis.training.transfer import Row, Start, load_start, print_table
+from lemis.training.schedule import Slower
+from lemis.training.transfer import Row, Start, load_start, loaded_parameters, print_table
 from lemis.work_files.run import WEIGHTS, FinetunedModel, PretrainedModel
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def finetune(
 ) -> Path:
     """Train on the labelled subjects of a fold; score the held-out ones as training goes on.
 
-    The weights that are kept are those of the last step; nothing is chosen by the held-out score.
+    The weights that are kept are those of the last step, or their average; nothing is chosen by the held-out score.
 
     Args:
         work: A folder that ``lemis prepare`` has filled.
@@ -116,23 +118,33 @@ def finetune(
     listed = index.load(work / "index.json")
     sides = choose(store.scans, fold=fold, labelled=labelled, root=Path(listed.root), seed=selection_seed, scheme=split)
     torch.manual_seed(seed)
-
-    rows: dict[Path, list[Row]] = {}
-
-    def begun(start: Start | None) -> Backbone:
-        network = build.network(settings, store)
-        if start is not None:
-            rows[start.run] = start.fill(network)
-        return network
-
-    objective = build.objective(settings, begun(start), store, another=lambda: begun(other or start))
+    beginning = _Beginning(settings, store)
+    objective = build.objective(settings, beginning.network(start), store, lambda: beginning.network(other or start))
     tuning = _Tuning(
         settings, store, sides, listed.ignored, objective.predicts, keypoints.most if keypoints else 0, fabric,
-        start, other,
+        start, other, Slower(beginning.loaded, settings.schedule.loaded_rate),
         {"seed": seed, "fold": fold, "split": split, "selection_seed": selection_seed},
     )  # fmt: skip
     path = folders.choose(work / "runs", name, tuning.usual_name(), tuning.stored())
-    return _brought_up_to_date(path, tuning, objective, rows, prefix)
+    return _brought_up_to_date(path, tuning, objective, beginning.rows, prefix)
+
+
+@final
+class _Beginning:
+    """Networks as they begin: with random weights, and those of a pre-training over them where there is one."""
+
+    def __init__(self, settings: Finetuning, store: Store) -> None:
+        self.rows: dict[Path, list[Row]] = {}  # what each pre-training gave
+        self.loaded: list[nn.Parameter] = []  # by any of them, to any network
+        self._settings, self._store = settings, store
+
+    def network(self, start: Start | None) -> Backbone:
+        """Another one."""
+        network = build.network(self._settings, self._store)
+        if start is not None:
+            rows = self.rows[start.run] = start.fill(network)
+            self.loaded += loaded_parameters(network, rows)
+        return network
 
 
 class _Tuning(NamedTuple):
@@ -147,6 +159,7 @@ class _Tuning(NamedTuple):
     fabric: Fabric
     begun: Start | None  # the pre-training that it begins with
     second: Start | None  # the one that a second network begins with, where that has its own
+    slower: Slower  # the weights that they gave
     chosen: Mapping[str, Any]  # seeds, fold and scheme of the folds
 
     @property
@@ -341,7 +354,7 @@ def _train(
         run.set_status(verb="finetune", method=tuning.method, state="running", **size)
         loop.train(
             objective, source, sampling, settings.schedule, run, fabric, seed=tuning.chosen["seed"], scoring=scoring,
-            prefix=prefix,
+            slower=tuning.slower, prefix=prefix,
         )  # fmt: skip
         run.finish(tuning.network.state_dict(), tuning.model())
 
