@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lemis.prediction.components import LEAST_SHARE, common, keep_largest, learned
+from lemis.prediction.components import LEAST_SHARE, common, decide, effect, keep_largest, learned
 from lemis.work_files.predictions import Kept
 from lemis.work_files.run import OnePiece
 
@@ -154,6 +154,73 @@ def test_where_no_piece_is_large_enough_all_stay_and_it_is_said(second: int, rem
     assert (told.removed, told.in_pieces, told.foreground_in_pieces) == ({}, ("RV",), False)
     assert keep_largest(several, NAMES, Kept(foreground=True, least_share=LEAST_SHARE)).foreground_in_pieces
     assert keep_largest(several, NAMES, Kept(structures=("RV",))).removed == {"RV": 10}
+
+
+# ---------------------------------------------------------------------------------------------- by held-out predictions
+
+
+def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    total = one.sum() + other.sum()
+    return float(2 * (one & other).sum() / total) if total else float("nan")
+
+
+def slow_decision(cases: list[tuple[Map, Map]]) -> OnePiece:
+    """nnU-Net's rule, step by step, on all maps at once."""
+
+    def per_class(maps: list[Map]) -> list[float]:
+        means = []
+        for value in range(1, len(NAMES)):
+            pairs = [overlap(one == value, label == value) for one, (_, label) in zip(maps, cases, strict=True)]
+            known = [dice for dice in pairs if not np.isnan(dice)]
+            means.append(float(np.mean(known)) if known else float("nan"))
+        return means
+
+    now = [one for one, _ in cases]
+    before = per_class(now)
+    cleaned = [slow(one, Kept(foreground=True)) for one in now]
+    after = per_class(cleaned)
+    known = [(b, a) for b, a in zip(before, after, strict=True) if not (np.isnan(b) or np.isnan(a))]
+    rises = bool(np.nanmean(after) > np.nanmean(before)) if not np.isnan(after).all() else False
+    foreground = rises and all(a >= b for b, a in known)
+    now, structures = (cleaned if foreground else now), []
+    for value, name in enumerate(NAMES[1:]):
+        before, tried = per_class(now), [slow(one, Kept(structures=(name,))) for one in now]
+        if per_class(tried)[value] > before[value]:
+            now = tried
+            structures.append(name)
+    return OnePiece(foreground=foreground, structures=tuple(structures))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), number=st.integers(1, 4), density=st.sampled_from([0.05, 0.2, 0.5]))
+def test_held_out_scans_decide_by_nnu_net_s_rule(seed: int, number: int, density: float) -> None:
+    rng = np.random.default_rng(seed)
+    cases = []
+    for _ in range(number):
+        label = np.where(rng.random((6, 6, 3)) < 1 - density, 0, rng.integers(0, 4, (6, 6, 3))).astype(np.uint8)
+        noise = np.where(rng.random(label.shape) < 0.1, rng.integers(0, 4, label.shape), label).astype(np.uint8)
+        cases.append((noise, label))
+    effects = [effect(predicted, reference, NAMES) for predicted, reference in cases]
+    assert decide(effects, NAMES) == slow_decision(cases)
+
+
+def test_what_lowers_dice_is_not_kept_and_one_structure_is_all_of_them() -> None:
+    label, islands, pieces = heart(), heart(), heart()
+    islands[0:2, 0:2, 0], islands[12, 12, 2] = 1, 1  # far away, and in the middle of LV
+    pieces[5, :, :] = 0  # RV in two parts, both true
+    gains = effect(islands, label, NAMES)
+    assert decide([gains], NAMES) == OnePiece(foreground=True, structures=("RV",))
+    assert decide([effect(pieces, label, NAMES)], NAMES) == decide([effect(label, label, NAMES)], NAMES) == OnePiece()
+    one = [effect(np.minimum(islands, 1), np.minimum(label, 1), NAMES[:2])]
+    assert decide(one, NAMES[:2]) == OnePiece(foreground=True)
+
+
+def test_no_structure_may_fall_for_the_mean_to_rise() -> None:
+    rv_rises_and_lv_falls = np.array([[[0.5, 0.5, 0.9], [0.5, 0.5, 0.9]], [[0.9, 0.5, 0.8], [0.9, 0.5, 0.95]]])
+    assert decide([rv_rises_and_lv_falls], NAMES) == OnePiece()
+    better = rv_rises_and_lv_falls.copy()
+    better[1, 0, 2] = 0.9
+    assert decide([better], NAMES) == OnePiece(foreground=True, structures=("LV",))
 
 
 def test_an_ensemble_keeps_what_all_its_runs_have_learned() -> None:

@@ -265,10 +265,10 @@ def test_rows_that_differ_in_prediction_alone_are_trained_once(
     for file in done.folder.glob("cells/*/predictions/predictions.json"):
         record = json.loads(file.read_text(encoding="utf-8"))
         kept |= {
-            None if made["kept"] is None else made["kept"].get("asked", False) for made in record["scans"].values()
+            None if made["kept"] is None else made["kept"].get("by", "labels") for made in record["scans"].values()
         }
         assert {made["runs"][0] for made in record["scans"].values()} == {run.name}
-    assert kept == {None, True, False}
+    assert kept == {None, "labels", "command"}
     capsys.readouterr()
     compare(phantom_scans, output=work, plan=few, device="cpu", keep_predictions=True)
     assert "3 cells, 3 done" in capsys.readouterr().err

@@ -15,15 +15,20 @@ import yaml
 
 from lemis import asked, phantom
 from lemis.errors import DataFault, UsageError
+from lemis.formats import volume
+from lemis.prediction import components
 from lemis.preparation.settings import Settings
 from lemis.preparation.store import open_store
 from lemis.runs.run import load_model
 from lemis.settings import load_preset, resolve
+from lemis.verbs import fit as module
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.finetune import finetune
 from lemis.verbs.fit import fit
 from lemis.verbs.prepare import prepare
 from lemis.verbs.report import report
+from lemis.work_files.predictions import Kept
+from lemis.work_files.run import OnePiece
 
 FEW = ("pretrain.steps=2", "pretrain.precision=32", "finetune.steps=2", "finetune.precision=32")
 
@@ -244,6 +249,47 @@ def test_steps_are_announced_and_nobody_else_speaks(
     assert "Using bfloat16" not in said
 
 
+@pytest.mark.slow
+def test_enough_held_out_scans_decide_what_is_one_piece(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for last in ("_evaluate", "_report"):
+        monkeypatch.setattr(module, last, lambda *_: None)
+    scans = phantom.write_dataset(tmp_path / "scans", subjects=7, labelled=6, shape=(32, 32, 3))
+    work = tmp_path / "work"
+    run_fit(scans, work, method="scratch")
+    raw = json.loads((work / "held_out" / "predictions.json").read_text(encoding="utf-8"))["scans"]
+    made = record(work)["scans"]
+    assert len(raw) == 6
+    assert {one["kept"] for one in raw.values()} == {None}
+    assert set(made) == {*raw, "heart_007"}
+    names = ("background", "RV", "MYO", "LV")
+
+    def read(folder: Path, id: str) -> np.ndarray:
+        return volume.read(folder / f"{id}.nii.gz").array.astype(np.uint8)
+
+    effects = {id: components.effect(read(work / "held_out", id), read(scans / "labelsTr", id), names) for id in raw}
+    for id, one in made.items():
+        others = [found for other, found in effects.items() if other not in _tested_with(raw, id)]
+        expected = read(work / "held_out", id) if id in raw else None
+        if len(others) < components.LEAST_SUBJECTS:
+            assert one["kept"] is None or one["kept"].get("by", "labels") == "labels"
+            continue
+        decided = components.decide(others, names)
+        kept = None if one["kept"] is None else Kept.model_validate_json(json.dumps(one["kept"]))
+        assert kept == (None if decided == OnePiece() else Kept(**dict(decided), by="held-out scans"))
+        if expected is not None:
+            components.keep_largest(expected, names, kept or Kept())
+            np.testing.assert_array_equal(read(work / "predictions", id), expected)
+    capsys.readouterr()
+    run_fit(scans, work, method="scratch")
+    assert "predicted" not in capsys.readouterr().err
+
+
+def _tested_with(made: dict[str, Any], id: str) -> set[str]:
+    return {other for other, one in made.items() if id in made and one["runs"] == made[id]["runs"]}
+
+
 def test_one_fold_holds_its_subjects_out(phantom_scans: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     run_fit(phantom_scans, work, fold=2, labelled=1)
@@ -344,7 +390,7 @@ def test_overrides_reach_their_section(phantom_scans: Path, tmp_path: Path) -> N
     assert (pretraining["steps"], finetuning["steps"]) == (2, 2)
     assert pretraining["backbone"]["base_width"] == finetuning["backbone"]["base_width"] == 2
     assert finetuning["objective"]["batch_size"] == 3
-    assert {made["kept"]["asked"] for made in record(work)["scans"].values()} == {True}
+    assert {made["kept"]["by"] for made in record(work)["scans"].values()} == {"command"}
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_islands_of_what_is_one_piece_become_background(runs: Path, capsys: pyte
     names = load_model(runs / "a")[1].label_names
     for override, kept in {
         "auto": Kept(foreground=True, structures=("RV", "LV"), least_share=components.LEAST_SHARE),
-        "true": Kept(structures=names[1:], asked=True),
+        "true": Kept(structures=names[1:], by="command"),
     }.items():
         expected = every.copy()
         told = components.keep_largest(expected, names, kept)

@@ -169,7 +169,7 @@ COMMANDS: Mapping[str, Command] = {
         prints=str,
         is_heavy=True,
         silent="dry_run",
-        python_only=("scans",),
+        python_only=("scans", "decided"),
         metavars={"runs": "RUN|KEY=VALUE"},
         mixed="runs",
     ),

@@ -1,18 +1,20 @@
 """Largest connected components: what is one piece in every labelled scan is to be one piece in a label map.
 
-From a few labelled scans nothing can be held out to decide by (nnU-Net, Isensee et al., Nature Methods 2021, decides by
-the Dice of its cross-validation), so anatomy decides: a structure that is exactly one connected piece in every labelled
-scan is taken to be one, and so are all structures together. Islands in a prediction become background, first those of
-all structures together, then of one structure after another, as in nnU-Net's order. Pieces are three-dimensional and
-connected where they share a corner, also of networks that see slices; of pieces of the same size all are kept.
+Where a cross-validation holds out ``LEAST_SUBJECTS`` or more, their Dice decides (``effect``, ``decide``), by the rule
+of nnU-Net v2 (Isensee et al., Nature Methods 2021). From a few labelled scans nothing can be held out, so anatomy
+decides (``learned``): a structure that is exactly one connected piece in every labelled scan is taken to be one, and so
+are all structures together. Islands in a prediction become background, first those of all structures together, then of
+one structure after another, in nnU-Net's order. Pieces are three-dimensional and connected where they share a corner,
+also of networks that see slices; of pieces of the same size all are kept.
 
-A large piece is no island: the bridge between two parts may be what the network missed. So where no piece holds
-``LEAST_SHARE`` of a structure, all stay, and the record says so.
+A large piece is no island: the bridge between two parts may be what the network missed. So where labels decide and no
+piece holds ``LEAST_SHARE`` of a structure, all stay, and the record says so.
 """
 
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -26,6 +28,8 @@ from lemis.work_files.run import OnePiece
 # Of the voxels of a structure: at half, one piece is as large as all the others together, so there is no second that
 # could be the structure as well. Less would remove what may be most of it.
 LEAST_SHARE = 0.5
+
+LEAST_SUBJECTS = 5  # that are held out: of fewer, one decides alone whether a mean rises
 
 Classes = NDArray[np.uint8]
 
@@ -58,6 +62,53 @@ def common(found: Sequence[OnePiece | None]) -> OnePiece:
         return OnePiece(foreground=one.foreground and other.foreground, structures=structures)
 
     return functools.reduce(both, (one or OnePiece() for one in found))
+
+
+def effect(predicted: Classes, reference: Classes, names: Sequence[str]) -> NDArray[np.float64]:
+    """What keeping the largest pieces does to the Dice of one scan that was held out.
+
+    Args:
+        predicted: (X, Y, Z) class indices, every piece kept.
+        reference: The same of the reference.
+        names: Of the classes, the background's first.
+
+    Returns:
+        (2, 2, K - 1) Dice of each structure: first index whether the largest piece of all structures together is kept,
+        second whether that of the structure is. NaN where neither map has it.
+    """
+    found = np.empty((2, 2, len(names) - 1))
+    for together in (False, True):
+        for each in (False, True):
+            cleaned = predicted.copy()
+            keep_largest(cleaned, names, Kept(foreground=together, structures=tuple(names[1:]) if each else ()))
+            found[int(together), int(each)] = _dice(cleaned, reference, len(names))
+    return found
+
+
+def decide(effects: Sequence[NDArray[np.float64]], names: Sequence[str]) -> OnePiece:
+    """What to keep the largest piece of, by nnU-Net's rule on all scans that were held out.
+
+    First of all structures together, if the mean over structures rises and no structure falls. Then of each structure,
+    after that step, if its own mean rises; where there is one structure, both are the same. Means are over scans.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a structure that is nowhere has no mean
+        means = np.nanmean(np.stack(effects), 0)
+        before, after = np.nanmean(means[:, 0], 1)
+    foreground = bool(after > before and not np.any(means[1, 0] < means[0, 0]))
+    step = means[int(foreground)]
+    rises = step[1] > step[0] if len(names) > 2 else np.zeros(1, bool)
+    structures = tuple(name for name, better in zip(names[1:], rises, strict=True) if better)
+    return OnePiece(foreground=foreground, structures=structures)
+
+
+def _dice(predicted: Classes, reference: Classes, num_classes: int) -> NDArray[np.float64]:
+    both = predicted[predicted == reference]
+    shared, one, other = (
+        np.bincount(labels.ravel(), minlength=num_classes)[1:] for labels in (both, predicted, reference)
+    )
+    with np.errstate(invalid="ignore"):
+        return 2 * shared / (one + other)
 
 
 def keep_largest(classes: Classes, names: Sequence[str], kept: Kept) -> Pieces:

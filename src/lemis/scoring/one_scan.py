@@ -59,28 +59,59 @@ def score_all(cases: Sequence[Case], how: How, jobs: int | None) -> list[Scored]
             return list(bar.track(results, total=len(cases)))
 
 
-def score(case: Case, *, how: How) -> Scored:
-    """One scan.
+class Maps(NamedTuple):
+    """A label map and its reference on one grid, without values that are ignored."""
+
+    prediction: NDArray[np.int64]
+    reference: NDArray[np.int64]
+    file: volume.Volume  # of the reference
+
+
+def read(case: Case, structures: Mapping[str, int], ignored: Sequence[int]) -> Maps:
+    """Both label maps of a scan.
+
+    Args:
+        case: Which.
+        structures: Names and values that they may hold.
+        ignored: Values that count as background.
 
     Raises:
         DataFault: The label map is on another grid than its reference, or has values that no structure has.
     """
     reference = label_maps.single(volume.read(case.reference))
     prediction = label_maps.single(volume.read(case.prediction, reference.source.axes))
-    reference = label_maps.renumbered(label_maps.placed(reference, prediction.source), how.structures)
-    prediction = label_maps.renumbered(prediction, how.structures)
+    reference = label_maps.renumbered(label_maps.placed(reference, prediction.source), structures)
+    prediction = label_maps.renumbered(prediction, structures)
     _refuse_other_grid(case, prediction, reference)
-    maps = _structured(prediction, how.ignored), _structured(reference, how.ignored)
+    maps = _structured(prediction, ignored), _structured(reference, ignored)
     for labels, path in zip(maps, (case.prediction, case.reference), strict=True):
-        unknown = sorted({int(value) for value in np.unique(labels)} - {0, *how.structures.values()})
+        unknown = sorted({int(value) for value in np.unique(labels)} - {0, *structures.values()})
         if unknown:
             raise DataFault(
                 f"{path} holds the value{'s' if len(unknown) > 1 else ''} {', '.join(map(str, unknown))}",
-                allowed=", ".join(f"{value} ({name})" for name, value in {"background": 0, **how.structures}.items()),
+                allowed=", ".join(f"{value} ({name})" for name, value in {"background": 0, **structures}.items()),
                 next="name the values in dataset.json and run `lemis check` again, or repair the file",
             )
+    return Maps(*maps, reference)
+
+
+def classes(labels: NDArray[np.int64], structures: Mapping[str, int]) -> NDArray[np.uint8]:
+    """Label values as class indices: 0 is the background, then the structures in their order."""
+    out = np.zeros(labels.shape, np.uint8)
+    for number, value in enumerate(structures.values(), start=1):
+        out[labels == value] = number
+    return out
+
+
+def score(case: Case, *, how: How) -> Scored:
+    """One scan.
+
+    Raises:
+        DataFault: As of ``read``.
+    """
+    prediction, mask, reference = read(case, how.structures, how.ignored)
     labels = label_maps.whole(reference.array, case.reference)
-    found = scores.score_structures(*maps, how.structures, reference.spacing_mm, how.settings)
+    found = scores.score_structures(prediction, mask, how.structures, reference.spacing_mm, how.settings)
     voxel_ml = abs(float(np.linalg.det(reference.affine[:3, :3]))) / 1000 if how.millimetres else math.nan
     return Scored(
         tuple(_row(case, name, result, voxel_ml, how.millimetres) for name, result in found.items()),

@@ -18,8 +18,10 @@ from lemis.datasets import index as index_file
 from lemis.datasets.index import Index
 from lemis.datasets.split import Split
 from lemis.plugins import Trust
+from lemis.prediction import components
 from lemis.runs import told
 from lemis.runs.run import messages
+from lemis.scoring import cases, one_scan
 from lemis.training import build, pairing, pool, run_settings
 from lemis.training.run_settings import Asked, WholeWay
 from lemis.verbs.check import check
@@ -29,7 +31,8 @@ from lemis.verbs.predict import predict
 from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
 from lemis.verbs.report import report
-from lemis.work_files.run import read_status
+from lemis.work_files import predictions
+from lemis.work_files.run import OnePiece, read_status
 
 Splits = Sequence[tuple[int | None, Split]]  # each with the number of its fold
 
@@ -113,7 +116,7 @@ def fit(
     }  # fmt: skip
     starts = _pretrained(output, way, fold if inductive else None, common)
     runs = _finetuned(output, starts, way, splits, labelled, common)
-    _predict(output, index, runs, splits, way.predict, device=device, trust=trust)
+    _predict(output, index, runs, splits, way.predict, whole=labelled is None, device=device, trust=trust)
     _evaluate(output, runs, splits)
     return _report(output, starts, runs)
 
@@ -188,20 +191,71 @@ def _finetuned(
 
 
 def _predict(
-    output: Path, index: Index, runs: Sequence[Path], splits: Splits, settings: Mapping[str, Any], *, device: str,
-    trust: Trust,
+    output: Path, index: Index, runs: Sequence[Path], splits: Splits, settings: Mapping[str, Any], *, whole: bool,
+    device: str, trust: Trust,
 ) -> None:  # fmt: skip
-    """Held-out scans by the network that never saw their labels, unlabelled ones by all of them."""
+    """Held-out scans by the network that never saw their labels, unlabelled ones by all of them.
+
+    Args:
+        output: The work folder.
+        index: Its scans.
+        runs: One for each split.
+        splits: One, or those of a cross-validation.
+        settings: Of prediction.
+        whole: Every label may be used, also to decide what is one piece.
+        device: As of ``predict``.
+        trust: As of ``predict``.
+    """
     messages().rule("predict")
     unlabelled = [scan.id for scan in index.scans if scan.label is None]
     held_out = [[scan.id for scan in index.scans if scan.subject in split.test_subjects] for _, split in splits]
-    groups = [*zip([[run] for run in runs], held_out, strict=True), (list(runs), unlabelled)]
-    groups = [(by, scans) for by, scans in groups if scans]
+    decided: list[OnePiece | None] = [None] * (len(runs) + 1)
+    tested = {subject for _, split in splits for subject in split.test_subjects}
+    if whole and len(splits) > 1 and len(tested) >= components.LEAST_SUBJECTS and "largest_components" not in settings:
+        decided = _decided(output, index, runs, held_out, settings, device=device, trust=trust)
+    groups = [
+        group
+        for group in zip([*([run] for run in runs), list(runs)], [*held_out, unlabelled], decided, strict=True)
+        if group[1]
+    ]
     with told.together(len(groups), "sets of label maps"):
-        for by, scans in groups:
+        for by, scans, keep in groups:
             predict(
-                by, scans=scans, output=output / "predictions", overrides=settings, device=device, trust=trust
+                by, scans=scans, output=output / "predictions", overrides=settings, device=device, trust=trust,
+                decided=keep,
             )  # fmt: skip
+
+
+def _decided(
+    output: Path, index: Index, runs: Sequence[Path], held_out: Sequence[Sequence[str]], settings: Mapping[str, Any], *,
+    device: str, trust: Trust,
+) -> list[OnePiece | None]:  # fmt: skip
+    """What to keep the largest piece of: for each run by what the others held out, and for all of them by all of it.
+
+    So nothing is decided on the scans that are scored; None where too few subjects say it.
+    """
+    folder = output / "held_out"
+    with told.together(sum(map(bool, held_out)), "sets of held-out label maps"):
+        for run, scans in zip(runs, held_out, strict=True):
+            if scans:
+                every = {**settings, "largest_components": False}
+                predict([run], scans=scans, output=folder, overrides=every, device=device, trust=trust)
+    record = predictions.read(folder) or predictions.Predictions()
+    known = cases.told(folder, None, index, record)
+    tested, _ = cases.cases(folder, known, record, [run.name for run in runs])
+    names = ["background", *known.structures]
+    effects = []
+    for case in tested:
+        maps = one_scan.read(case, known.structures, known.ignored)
+        predicted, reference = (one_scan.classes(labels, known.structures) for labels in maps[:2])
+        effects.append(components.effect(predicted, reference, names))
+
+    def without(own: Sequence[str]) -> OnePiece | None:
+        chosen = [(case.subject, one) for case, one in zip(tested, effects, strict=True) if case.scan not in own]
+        enough = len({subject for subject, _ in chosen}) >= components.LEAST_SUBJECTS
+        return components.decide([one for _, one in chosen], names) if enough else None
+
+    return [*map(without, held_out), without(())]
 
 
 def _evaluate(output: Path, runs: Sequence[Path], splits: Splits) -> None:

@@ -47,7 +47,7 @@ from lemis.terminal import duration
 from lemis.training import predicting
 from lemis.work_files import predictions
 from lemis.work_files.predictions import Kept, Pieces, Prediction, Predictions
-from lemis.work_files.run import WEIGHTS, FinetunedModel
+from lemis.work_files.run import WEIGHTS, FinetunedModel, OnePiece
 
 _SHOWN = 3  # scans of one kind that a warning names
 
@@ -87,6 +87,7 @@ def predict(
     dry_run: bool = False,
     device: str = "auto",
     trust: Trust = NO_TRUST,
+    decided: OnePiece | None = None,
 ) -> Path:
     """Write one label map per scan: on its image's own grid, in its format, with its own label values.
 
@@ -102,6 +103,7 @@ def predict(
         dry_run: Time one tile, or one slice, say how long it will take and how much memory, and write nothing.
         device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
         trust: Import modules that the runs name, even if they are not part of Lemis.
+        decided: What largest_components=auto keeps one piece of, where held-out scans say it; by default the labels do.
 
     Returns:
         The folder. ``predictions.json`` there says which runs made each map, and what they were trained on.
@@ -110,7 +112,7 @@ def predict(
         UsageError: Runs that do not belong together, settings that they do not have, or no scan to predict.
     """
     console = messages()
-    ensemble = _loaded([runs] if isinstance(runs, Path) else list(runs), overrides, device, trust)
+    ensemble = _loaded([runs] if isinstance(runs, Path) else list(runs), overrides, device, trust, decided)
     work = ensemble.runs[0].parent.parent
     index, foreign = _listed(work, inputs)
     index = frames.follow(index, None if ensemble.frame is None else ensemble.frame.axes)
@@ -212,7 +214,10 @@ def _list_anew(output: Path, made: Prediction, listed: Mapping[str, Any], shared
         predictions.add(output, listed["scan"].id, made.model_copy(update=dict(listed)), shared)
 
 
-def _loaded(runs: Sequence[Path], overrides: Sequence[str] | Mapping[str, Any], device: str, trust: Trust) -> _Ensemble:
+def _loaded(
+    runs: Sequence[Path], overrides: Sequence[str] | Mapping[str, Any], device: str, trust: Trust,
+    decided: OnePiece | None,
+) -> _Ensemble:  # fmt: skip
     if not runs:
         raise UsageError("no run", allowed="one fine-tuned run, or several", next="lemis predict WORK/runs/NAME")
     target = torch.device(chosen_device(device))
@@ -231,7 +236,7 @@ def _loaded(runs: Sequence[Path], overrides: Sequence[str] | Mapping[str, Any], 
     settings = resolve(Settings, predicting.settings(2 if models[0].patch_px is None else 3, {}, given))
     tiling = None if models[0].patch_px is None else Tiling(models[0].patch_px, settings)
     networks = [network for network, _ in loaded]
-    mirrored, kept = _mirrored(settings, models, networks[0].dims), _kept(settings, models)
+    mirrored, kept = _mirrored(settings, models, networks[0].dims), _kept(settings, models, decided)
     return _Ensemble(runs, networks, models, _frame(runs, models), tiling, mirrored, kept, target)
 
 
@@ -341,8 +346,9 @@ def _predict_one(scan: Scan, index: Index, ensemble: _Ensemble, output: Path) ->
     """Write the label map of a scan; what the record says of it."""
     model = ensemble.models[0]
     slices, described, source = _prepared(scan, index, model)
+    patch_px, settings = ensemble.tiling or (None, None)
     classes = predict_scan(
-        ensemble.networks, slices, described, ensemble.device, *(ensemble.tiling or (None, None)), ensemble.mirrored
+        ensemble.networks, slices, described, ensemble.device, patch_px, settings, ensemble.mirrored
     )  # fmt: skip
     pieces = components.keep_largest(classes, model.label_names, ensemble.kept) if ensemble.kept else None
     labels = _values(model.label_values)[classes]
@@ -396,14 +402,17 @@ def _mirrored(settings: Settings, models: Sequence[FinetunedModel], dims: int) -
     return tuple(range(dims)) if settings.mirror else ()
 
 
-def _kept(settings: Settings, models: Sequence[FinetunedModel]) -> Kept | None:
+def _kept(settings: Settings, models: Sequence[FinetunedModel], decided: OnePiece | None) -> Kept | None:
     """Of what only the largest piece is kept."""
     if settings.largest_components == "auto":
-        known = components.common([model.one_piece for model in models])
-        kept = Kept(**dict(known), least_share=components.LEAST_SHARE)
+        if decided is not None:
+            kept = Kept(**dict(decided), by="held-out scans")
+        else:
+            known = components.common([model.one_piece for model in models])
+            kept = Kept(**dict(known), least_share=components.LEAST_SHARE)
         return kept if kept.foreground or kept.structures else None
     if settings.largest_components:
-        return Kept(structures=models[0].label_names[1:], asked=True)
+        return Kept(structures=models[0].label_names[1:], by="command")
     return None
 
 
@@ -416,18 +425,14 @@ def _said_of(tiling: Tiling | None) -> dict[str, Any]:
 
 
 def _costs(scans: Sequence[Scan], ensemble: _Ensemble) -> list[Cost]:
-    model, networks, device, tiling = (
-        ensemble.models[0],
-        ensemble.networks,
-        ensemble.device,
-        ensemble.tiling or (None, None),
-    )
+    model, networks, device = ensemble.models[0], ensemble.networks, ensemble.device
+    patch_px, tiled = ensemble.tiling or (None, None)
     settings, channels = resolve(Preparation, model.prepared), len(model.channels)
     described = [_described(scan, scan.shape, scan.spacing_mm, settings) for scan in scans]
     _load_what_preparation_needs()
     largest = max(described, key=lambda one: math.prod(one.prepared_shape))
-    found = probe(networks, largest, channels, device, *tiling, ensemble.mirrored)
-    return [cost(one, found, channels, device, *tiling) for one in described]
+    found = probe(networks, largest, channels, device, patch_px, tiled, ensemble.mirrored)
+    return [cost(one, found, channels, device, patch_px, tiled) for one in described]
 
 
 def _load_what_preparation_needs() -> None:

@@ -25,7 +25,7 @@ class Kept(OnePiece):
     """Of what only the largest connected piece is kept in a label map."""
 
     least_share: float = 0.0  # of its voxels that the largest piece must hold; else all pieces stay
-    asked: bool = False  # by the command, whatever the labels show
+    by: Literal["labels", "held-out scans", "command"] = "labels"  # who says so
 
 
 class Pieces(Record):
