@@ -111,6 +111,8 @@ LAYERS += [
     ("pcl", {"views_together": False}),
     ("macl", {"form": "article", "encoder": "independent", "photometric": "released"}),
     ("macl", {"weight_global": 0.0, "weight_dense": 0.0}),
+    ("macl", {"batch_norm": True, "down_map": "area", "reduction": "sum", "photometric": "brats"}),
+    ("pirl", {"batch_norm": True, "bank_start": "network"}),
     ("dira", {"adversarial_from": 0.0, "adversarial_weight": 1.0}),
     ("swin_unetr_ssl", {"read": "places"}),
 ]

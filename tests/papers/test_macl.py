@@ -75,12 +75,16 @@ def slow_released(one: Tensor, other: Tensor, position: Sequence[float], t: floa
 
 
 @pytest.mark.parametrize("t", [0.01, 0.1, 0.35])
-@pytest.mark.parametrize("form", ["released", "article"])
-def test_both_losses_are_those_of_the_formulas(form: str, t: float, make_unet: Any) -> None:
-    method = build(make_unet, form=form, threshold=t)
+@pytest.mark.parametrize(
+    ("form", "reduction", "scale"),
+    [("released", "mean", SCALE), ("released", "sum", 10 * SCALE), ("article", "sum", 1), ("article", "mean", 1 / 5)],
+)
+def test_both_losses_are_those_of_the_formulas(
+    form: str, reduction: str, scale: float, t: float, make_unet: Any
+) -> None:
+    method = build(make_unet, form=form, reduction=reduction, threshold=t)
     one, other = random(6, 5, 7), random(6, 5, 7, seed=1)  # 6 places, 5 slices
     slow = slow_released if form == "released" else slow_article
-    scale = SCALE if form == "released" else 1
     expected = [scale * slow(one[s], other[s], POSITIONS, t, 0.1) for s in range(6)]
     close = near(torch.tensor(POSITIONS), t)
     assert method.contrast(one[:1], other[:1], close).item() == pytest.approx(expected[0], rel=1e-5)
@@ -90,7 +94,7 @@ def test_both_losses_are_those_of_the_formulas(form: str, t: float, make_unet: A
 def test_the_forms_differ(make_unet: Any) -> None:
     one, other, close = random(1, 5, 7), random(1, 5, 7, seed=1), near(torch.tensor(POSITIONS), 0.1)
     released = build(make_unet, temperature_base=None).contrast(one, other, close).item()
-    article = build(make_unet, form="article").contrast(one, other, close).item() / 5
+    article = build(make_unet, form="article", reduction="sum").contrast(one, other, close).item() / 5
     assert abs(released - article) > 0.05
 
 
@@ -107,9 +111,10 @@ def test_equal_vectors(t: float, make_unet: Any) -> None:
     method = build(make_unet)
     assert method.contrast(ones, ones, close).item() == pytest.approx(SCALE * math.log(9), rel=1e-6)
     assert method.uninformed(5) == pytest.approx(SCALE * math.log(9))
-    article = build(make_unet, form="article")
-    assert article.contrast(ones, ones, close).item() == pytest.approx(5 * math.log(5), rel=1e-6)
-    assert article.uninformed(5) == pytest.approx(5 * math.log(5))
+    for reduction, factor in (("sum", 5), ("mean", 1)):
+        article = build(make_unet, form="article", reduction=reduction)
+        assert article.contrast(ones, ones, close).item() == pytest.approx(factor * math.log(5), rel=1e-6)
+        assert article.uninformed(5) == pytest.approx(factor * math.log(5))
 
 
 def test_hand_value(make_unet: Any) -> None:
@@ -169,6 +174,26 @@ def test_the_method_from_images_to_losses(blocks: int, make_unet: Any) -> None:
     assert losses["global"].item() == pytest.approx(SCALE * slow_released(zg, zg2, POSITIONS, 0.1, 0.1), rel=1e-4)
     assert losses["dense"].item() == pytest.approx(0.5 * SCALE * sum(places) / 16, rel=1e-4)
     assert losses["equivariance"].item() == pytest.approx((maps[-1][:5] - target).abs().mean().item(), rel=1e-4)
+
+
+def test_by_area_every_place_of_the_auxiliary_map_counts(make_unet: Any) -> None:
+    y = random(2, 3, 8, 8).requires_grad_()
+    small = build(make_unet, down_map="area").down_map(y)
+    torch.testing.assert_close(small, y.unflatten(2, (2, 4)).unflatten(4, (2, 4)).mean((3, 5)))
+    for down_map, places in (("area", 64), ("corners", 4)):
+        (gradient,) = torch.autograd.grad(build(make_unet, down_map=down_map).down_map(y).sum(), y)
+        assert int((gradient[0, 0] != 0).sum()) == places, down_map
+
+
+def test_an_offset_between_the_branches_counts_in_the_released_form_only(make_unet: Any) -> None:
+    """Why L_g starts far above no information: in each branch all slices are nearly alike, and the branches differ."""
+    one, other = (vector.expand(1, 8, 2) for vector in torch.eye(2))
+    close = torch.eye(8, dtype=torch.bool)
+    released, article = build(make_unet, temperature_base=None), build(make_unet, form="article")
+    expected = math.log(7 * math.exp(10) + 8)
+    assert released.contrast(one, other, close).item() == pytest.approx(expected, rel=1e-5)
+    assert expected > 4 * released.uninformed(8)
+    assert article.contrast(one, other, close).item() == pytest.approx(article.uninformed(8), rel=1e-5)
 
 
 def test_no_equivariance_error_without_shrinking(make_unet: Any) -> None:
@@ -295,10 +320,27 @@ def test_released_views_change_intensities_on_the_same_pixels() -> None:
             torch.testing.assert_close(extreme(view.image, (2, 3)), extreme(batch.image, (2, 3)), rtol=1e-3, atol=1e-3)
 
 
-def test_a_blank_slice_survives_the_released_jitter() -> None:
+def test_views_of_brats_change_brightness_by_a_fifth_at_most() -> None:
+    batch = at(POSITIONS)
+    low, high = (extreme(batch.image, (2, 3), keepdim=True) for extreme in (torch.amin, torch.amax))
+    before = (batch.image - low) / (high - low)
+    seen = Views(Settings(size_px=64, photometric="brats"))(batch, Rows(*RNG))
+    factors = []
+    for key in ("fixed_1", "fixed_2"):
+        after = (seen[key].image - low) / (high - low)
+        for row, old in zip(after, before, strict=True):
+            factor = float(row.median() / old.median())
+            assert 0.8 <= factor <= 1.2
+            torch.testing.assert_close(row, (factor * old).clamp(max=1), rtol=1e-3, atol=1e-3)
+            factors.append(round(factor, 3))
+    assert len(set(factors)) == 10, "each view of each slice on its own"
+
+
+@pytest.mark.parametrize("photometric", ["released", "brats"])
+def test_a_blank_slice_survives_the_released_jitter(photometric: Any) -> None:
     blank = at(POSITIONS)._replace(image=torch.full((5, 1, 64, 64), -1.5))
     still = Spatial(p_mirror=0, p_spatial=0)
-    seen = Views(Settings(size_px=64, photometric="released", spatial=still))(blank, Rows(*RNG))
+    seen = Views(Settings(size_px=64, photometric=photometric, spatial=still))(blank, Rows(*RNG))
     for view in seen.values():
         torch.testing.assert_close(view.image, blank.image, rtol=1e-4, atol=1e-4)
 
@@ -352,5 +394,6 @@ def test_parameters() -> None:
 def test_the_defaults_are_the_authors() -> None:
     given = Settings()
     assert (given.blocks, given.form, given.encoder, given.photometric) == (2, "released", "shared", "identity")
+    assert (given.reduction, given.batch_norm, given.down_map) == ("mean", False, "corners")
     assert (given.weight_global, given.weight_equivariance, given.weight_dense) == (1.0, 1.0, 0.5)
     assert (given.temperature, given.temperature_base, given.threshold, given.embedding) == (0.1, 0.07, 0.1, 128)

@@ -137,6 +137,28 @@ def test_entries_that_no_slice_can_have_filled_are_not_drawn(batch: Batch, make_
     assert method.filled == 21, "earlier slices count"
 
 
+def test_a_bank_filled_by_the_network(batch: Batch, make_unet: Any, says: Any) -> None:
+    generator = torch.Generator().manual_seed(1)
+    v, puzzle = torch.randn(5, 8, generator=generator), torch.randn(5, 8, generator=generator)
+    method = Method(make_unet(), Settings(**SMALL, bank_start="network"))
+    method.project, method.join = says(v), says(puzzle)
+    random, rng = method.bank.clone(), Recorded()
+    outcome = method(batch, rng)
+    torch.testing.assert_close(method.bank[batch.index], unit(v))
+    new = [k for k in range(32) if k not in batch.index]
+    assert torch.equal(method.bank[new], random[new])
+    chosen = batch.index[(rng.drawn[-1] * 5).long()]  # of the slices that were seen
+    for name, z in (("image", v), ("jigsaw", puzzle)):
+        expected = 0.5 * slow(z, method.bank, batch.index.tolist(), chosen.tolist(), 0.1)
+        assert outcome.losses[name].item() == pytest.approx(expected, rel=1e-5)
+    before = method.bank.clone()  # a slice that was seen is new no more
+    method.project = says(-v[:2])
+    method.join = says(puzzle[:2])
+    method(batch._replace(**{key: getattr(batch, key)[3:] for key in ("image", "index")}), Recorded())
+    assert method.seen.nonzero()[:, 0].tolist() == batch.index.tolist()
+    torch.testing.assert_close(method.bank[batch.index[:3]], before[batch.index[:3]])
+
+
 def test_a_bank_that_is_too_small_is_refused(batch: Batch, make_unet: Any) -> None:
     method = Method(make_unet(), Settings(**{**SMALL, "bank": 20}))
     with pytest.raises(UsageError, match=r"(?s)slice 20 of the data set, and bank=20.*method.bank=32"):

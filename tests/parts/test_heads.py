@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lemis.parts.heads import PooledLinear, PooledMLP, Predictor, Projector
+from lemis.training.collapse import mean_cosine
 
 
 @pytest.mark.parametrize("space", [(5, 4), (3, 5, 4), (1, 1)])
@@ -15,6 +16,26 @@ def test_mlp_by_hand(space: tuple[int, ...]) -> None:
     first, second = head.layers[0], head.layers[2]
     hidden = (x.mean(list(range(2, x.dim()))) @ first.weight.T + first.bias).clamp(min=0)
     torch.testing.assert_close(head(x), hidden @ second.weight.T + second.bias)
+
+
+@pytest.mark.parametrize("space", [(5, 4), (3, 5, 4)])
+def test_mlp_with_batch_norm_by_hand(space: tuple[int, ...]) -> None:
+    head, x = PooledMLP(6, 10, batch_norm=True), torch.randn(8, 6, *space)
+    pooled = x.mean(list(range(2, x.dim())))
+    pooled = (pooled - pooled.mean(0)) / (pooled.var(0, correction=0) + 1e-5).sqrt()
+    first, second = head.layers[0], head.layers[2]
+    hidden = (pooled @ first.weight.T + first.bias).clamp(min=0)
+    torch.testing.assert_close(head(x), hidden @ second.weight.T + second.bias)
+    assert [key for key, _ in head.named_parameters()] == [key for key, _ in PooledMLP(6, 10).named_parameters()]
+
+
+def test_batch_norm_takes_away_what_pooled_maps_have_in_common() -> None:
+    torch.manual_seed(0)
+    x, common = torch.rand(64, 16, 3, 3), 10 * torch.rand(1, 16, 1, 1)
+    plain, normed = PooledMLP(16, 8), PooledMLP(16, 8, batch_norm=True)
+    assert mean_cosine(plain(x + common).detach()) > 0.99
+    assert mean_cosine(normed(x + common).detach()) < 0.8
+    torch.testing.assert_close(normed(x + common), normed(x), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("space", [(5, 4), (3, 5, 4)])

@@ -101,6 +101,28 @@ def test_a_loss_that_knows_nothing_is_named(tmp_path: Path) -> None:
     assert "warm_up_steps=500" in text
 
 
+@pytest.mark.parametrize(("first", "said"), [(11.8, True), (9.0, True), (8.7, False), (5.919, False), (3.4, False)])
+def test_a_loss_that_starts_far_above_no_information_is_told_at_once(
+    first: float, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As MACL's image-level term does in the released form: one direction a branch (tests/papers/test_macl.py)."""
+    run, nothing = Run(tmp_path, {}), math.log(63) / 0.7
+    losses = {"global": torch.tensor(first), "dense": torch.tensor(2.0), "equivariance": torch.tensor(99.0)}
+    seen = Outcome(losses, {}, {"global": nothing, "dense": 2.96})
+    watch = Watch(run)
+    watch.see(seen, 1)
+    watch.see(seen, 2)
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("above no information") == said, "at the first step alone"
+    if said:
+        assert told.startswith(
+            f"note: step 1: the global loss starts above no information: {first:.4f}, where a network"
+        )
+        assert "has 5.9188" in told
+        assert "method.batch_norm=true" in told
+    assert warnings(run) == [], "it may be learned yet"
+
+
 @pytest.mark.parametrize(("dense", "said"), [(0.6, ["global"]), (1.0, ["global", "dense"])])
 def test_a_term_that_knows_nothing_is_a_reason_to_stop_where_no_other_is_learned(
     tmp_path: Path, dense: float, said: list[str]

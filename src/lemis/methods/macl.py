@@ -16,14 +16,27 @@ ends at the size of that bottleneck. e encoder, d decoder blocks, g projectors, 
     L   = L_g + 0.5 L_d + L_ER
 
 ``form="released"`` is the authors' code: the vectors of both branches are one set, every one is an anchor and meets all
-others, L_g and L_d are means over anchors and times tau / 0.07. ``form="article"`` is what is printed: sums over the
-dominant vectors, which meet the auxiliary ones. The norm is the mean over elements in both, as in the code; a sum would
-outweigh the rest ten thousand times. g_ins follows the decoder, as in the code and Eq. 4; Eq. 7 has it on the encoder.
+others; L_g and L_d are times tau / 0.07. ``form="article"`` is what is printed: anchors are the dominant vectors, which
+meet the auxiliary ones. In both they are means over anchors as in the code; ``reduction="sum"`` is Eq. 9 and 10 as
+printed, N times as much, for which no learning rate here was chosen. The norm is the mean over elements, as in the
+code; a sum would outweigh the rest ten thousand times. g_ins follows the decoder, as in the code and Eq. 4; Eq. 7 has
+it on the encoder.
+
+Two heads, and no normalisation before them: at first each says nearly one vector of all slices, and the two are not the
+same one. In the released form L_g then starts far above the value of a network that knows nothing, falls to it by
+making all vectors alike, and stays there. Two settings learn it: ``form="article"``, in which an offset between the
+branches cancels, and ``batch_norm`` before the heads. Defaults are the authors', ``form="article"`` is in the presets
+of ours.
+
+L_ER halves maps as images are halved, bilinearly with corners on corners, and reads few places of a large map: 8 x 8 of
+the 32 x 32 of a view of 512 px, the four corners of the 8 x 8 of one of 128 px. ``down_map="area"`` is the mean of each
+block, of all places.
 
 Differences from the authors' code: all slices of a batch are contrasted, also those of other processes; the views of a
-branch share batch statistics; V are read from the whole slice in one resampling; only the decoder blocks that are
-trained are run; jittered slices keep their range of values. Left out: the two-stage form of Table VI, the augmentation
-for BraTS, and the rounding to 8 bits.
+branch share batch statistics, over all processes (SyncBatchNorm) but over one part of ``accumulate`` only, so that two
+parts of 16 slices, which are contrasted apart as on the authors' two GPUs, do not have the statistics of all 32 as
+there; V are read from the whole slice in one resampling; only the decoder blocks that are trained are run; jittered
+slices keep their range of values. Left out: the two-stage form of Table VI, and the rounding to 8 bits.
 """
 
 from __future__ import annotations
@@ -62,6 +75,7 @@ RELEASED = Intensity(
     p_blur=1.0,
     blur_sigma_px=(0.74, 0.80),
 )
+BRATS = Intensity(p_brightness=1.0, brightness_factor=(0.8, 1.2))  # the same on BraTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +85,19 @@ class Settings:
     batch_size: Annotated[int, Field(gt=1)] = 32  # slices; [C] has 16 on each of two GPUs, contrasted apart
     blocks: Literal[0, 1, 2, 3, 4] = 2  # b, decoder blocks that are trained; Table IV
     form: Literal["released", "article"] = "released"  # of the losses, see above
+    reduction: Literal["mean", "sum"] = "mean"  # of L_g and L_d over anchors: mean [C], sum [P]
     temperature: Annotated[float, Field(gt=0)] = 0.1  # tau
     temperature_base: Annotated[float, Field(gt=0)] | None = 0.07  # [C]: released L_g and L_d times tau / 0.07; None: 1
-    threshold: Annotated[float, Field(gt=0)] = 0.1  # t: 0.1 on CHD and KiTS, 0.05 on BraTS
+    threshold: Annotated[float, Field(gt=0)] = 0.1  # t: 0.1 on CHD and KiTS, 0.05 on BraTS; PCL's 0.35 on ACDC
     embedding: Annotated[int, Field(gt=0)] = 128  # of g_ins and g~_ins, hidden layer included
+    batch_norm: bool = False  # of the pooled maps before g_ins and g~_ins; ours, see above
     weight_global: Annotated[float, Field(ge=0)] = 1.0  # lambda 1, of L_g
     weight_equivariance: Annotated[float, Field(ge=0)] = 1.0  # of L_ER; Table V
     weight_dense: Annotated[float, Field(ge=0)] = 0.5  # of L_d; Table V
+    down_map: Literal["corners", "area"] = "corners"  # of Y~ in L_ER: as images [C], or the mean of each block
     encoder: Literal["shared", "independent", "ema"] = "shared"  # of the auxiliary branch; Table VI
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999  # of the EMA encoder; not published, MoCo's
-    photometric: Literal["identity", "released"] = "identity"  # of all views: none [P], or the jitter of [C]
+    photometric: Literal["identity", "released", "brats"] = "identity"  # of all views: none [P]; [C] of CHD, of BraTS
     size_px: Annotated[int, Field(gt=0)] = 384  # side of a view; 512 [C]; the PCL protocol's 352 is no multiple of 64
     spatial: Spatial = field(default_factory=Spatial)  # of V1 and V2, the chain of [C]
 
@@ -95,9 +112,9 @@ class Views(contracts.Views[Settings]):
         crop = views.random_view(CROP_ONLY, batch, how.size_px, rng)
         seen = {}
         for number in ("1", "2"):
-            image = batch.image if how.photometric == "identity" else _jitter(batch.image, rng)
+            image = batch.image if how.photometric == "identity" else _changed(how.photometric, batch.image, rng)
             seen[f"fixed_{number}"] = crop
-            if how.photometric == "released":
+            if how.photometric != "identity":
                 seen[f"fixed_{number}"] = warping.apply(crop.geometry, image, batch.label, batch.inside)
             seen[f"varied_{number}"] = views.random_view(how.spatial, batch._replace(image=image), how.size_px, rng)
         return seen
@@ -123,8 +140,9 @@ class Method(Pretext[Settings, Views]):
         width = backbone.decoder_channels[settings.blocks - 1] if settings.blocks else deepest
         # A layer without a gradient would stop several processes, so what has no weight is not built.
         if settings.weight_global:
-            self.project = heads.PooledMLP(width, settings.embedding, hidden=settings.embedding)  # g_ins
-            self.project_auxiliary = heads.PooledMLP(deepest, settings.embedding, hidden=settings.embedding)  # g~_ins
+            out, normed = settings.embedding, settings.batch_norm
+            self.project = heads.PooledMLP(width, out, hidden=out, batch_norm=normed)  # g_ins
+            self.project_auxiliary = heads.PooledMLP(deepest, out, hidden=out, batch_norm=normed)  # g~_ins
         if settings.weight_dense:
             self.project_pixels = block(deepest, width)  # g~_pix
             kaiming(self.project_pixels, SLOPE)
@@ -156,7 +174,7 @@ class Method(Pretext[Settings, Views]):
             uninformed["dense"] = how.weight_dense * self.uninformed(one.shape[1])
         if how.weight_equivariance:
             y1 = maps[-1][: len(batch.image)]  # the fixed views come first
-            apart = precise(y1) - self.down(precise(y2["fixed"]))
+            apart = precise(y1) - self.down_map(precise(y2["fixed"]))
             losses["equivariance"] = how.weight_equivariance * apart.abs().mean()
         return Outcome(losses, watched, uninformed)
 
@@ -174,21 +192,33 @@ class Method(Pretext[Settings, Views]):
         size = [n // self.shrink for n in x.shape[2:]]
         return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
+    def down_map(self, y: Tensor) -> Tensor:
+        """The auxiliary bottleneck at the size of the dominant one."""
+        if self.settings.down_map == "corners":
+            return self.down(y)
+        return F.interpolate(y, [n // self.shrink for n in y.shape[2:]], mode="area")
+
     def contrast(self, one: Tensor, other: Tensor, close: Tensor) -> Tensor:
         """The positional contrast of N dominant and N auxiliary vectors (S, N, D) at each of S places."""
         how = self.settings
         if how.form == "article":
-            return positional_contrast(one, other, close, how.temperature).mean(0).sum()
-        scale = base_factor(how.temperature, how.temperature_base)
+            return self.factor(one.shape[1]) * positional_contrast(one, other, close, how.temperature).mean()
         both = torch.cat([one, other], 1)
         itself = torch.eye(both.shape[1], dtype=torch.bool, device=both.device)
-        return scale * positional_contrast(both, both, close.tile(2, 2), how.temperature, itself).mean()
+        each = positional_contrast(both, both, close.tile(2, 2), how.temperature, itself)
+        return self.factor(both.shape[1]) * each.mean()
 
     def uninformed(self, slices: int) -> float:
         """``contrast`` where all vectors are equal."""
         if self.settings.form == "article":
-            return slices * log(slices)
-        return base_factor(self.settings.temperature, self.settings.temperature_base) * log(2 * slices - 1)
+            return self.factor(slices) * log(slices)
+        return self.factor(2 * slices) * log(2 * slices - 1)
+
+    def factor(self, anchors: int) -> float:
+        """What a form and its reduction make of the mean over anchors."""
+        how = self.settings
+        base = how.temperature_base if how.form == "released" else None
+        return base_factor(how.temperature, base) * (anchors if how.reduction == "sum" else 1)
 
     def after_step(self, progress: float) -> None:  # noqa: ARG002  the momentum is constant
         """The EMA encoder follows."""
@@ -250,9 +280,15 @@ def _shrink(backbone: contracts.Backbone, settings: Settings) -> int:
     return shrink
 
 
-def _jitter(image: Tensor, rng: Draw) -> Tensor:
-    """The released code's brightness, contrast and blur, between the least and the greatest value of each slice."""
+def _changed(photometric: Literal["released", "brats"], image: Tensor, rng: Draw) -> Tensor:
+    """The released code's changes of intensity, between the least and the greatest value of each slice.
+
+    On CHD brightness, contrast and blur, after which a slice is spread over that range again; on BraTS brightness
+    alone, and what would be brighter than the greatest value is as bright as that (INFERRED).
+    """
     low, span = _range(image)
+    if photometric == "brats":
+        return augment((image - low) / span, BRATS, rng).clamp(max=1) * span + low
     changed = augment((image - low) / span, RELEASED, rng)
     bottom, top = _range(changed)
     return (changed - bottom) / top * span + low

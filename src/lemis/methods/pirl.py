@@ -7,6 +7,12 @@ embedded and then joined in random order, give v' = g(patches). K bank entries a
     CE(v)  = -log [ e^(v m_i/tau) / (e^(v m_i/tau) + sum_{k drawn} e^(v m_k/tau)) ],     v, v', m of length 1
     L      = (1 - lambda) CE(v) + lambda CE(v'),        m_i <- unit(mu m_i + (1 - mu) v)
 
+f and g are two heads, and pooled maps of a network that has learned nothing are nearly one vector: without
+``batch_norm`` before the heads all v and v' become one, the bank follows, and nothing is learned (``parts/heads.py``).
+``bank_start="network"`` is nearer to [P], whose bank is filled before training: a slice that is new has what the
+network says of it, not a random direction, and negatives are drawn from the slices that were seen. The presets of ours
+use both.
+
 Followed: [C], the PCL authors' next repository (same U-Net, head and optimiser), whose loss is this softmax where the
 paper has its noise-contrastive form. The own entry may be among those drawn. Differences: the grid is cut from a second
 geometric view of the protocol, in the plane and without further resampling; entries are drawn from those that the data
@@ -17,7 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import log
-from typing import Annotated, final
+from typing import Annotated, Literal, final
 
 import torch
 from pydantic import Field
@@ -45,8 +51,10 @@ class Settings:
     batch_size: Annotated[int, Field(gt=0)] = 32  # slices [C]
     temperature: Annotated[float, Field(gt=0)] = 0.1  # tau [C]; 0.07 [P]
     embedding: Annotated[int, Field(gt=0)] = 512  # [C]; 128 [P]
+    batch_norm: bool = False  # of the pooled maps before both heads; ours, see above
     negatives: Annotated[int, Field(gt=0)] = 128  # K [C]; 32000 [P]
     bank: Annotated[int, Field(gt=0)] = 32768  # entries, at least as many as slices; ours
+    bank_start: Literal["random", "network"] = "random"  # of its entries: directions [C], or see above
     bank_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5  # mu, of the old entry [C] [P]
     jigsaw_weight: Annotated[float, Field(ge=0, le=1)] = 0.5  # lambda [C] [P]
     size_px: Annotated[int, Field(gt=0)] = 352  # side of a view, as PCL; 256 [C]
@@ -70,24 +78,29 @@ class Method(Pretext[Settings, Views]):
 
     bank: Tensor  # (bank, embedding), unit vectors; random directions where no slice was seen yet
     filled: Tensor  # () int64, the highest slice seen and one more
+    seen: Tensor  # (bank,) bool, where the network fills it: the slices that were seen
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
         super().__init__(backbone, settings, Views(settings), trains=TRAINS)
         self.patch_px = _patch_px(settings, backbone.strides[-1])
-        self.project = heads.PooledMLP(backbone.channels[-1], settings.embedding)
-        self.project_patch = heads.PooledMLP(backbone.channels[-1], settings.embedding)
+        width, normed = backbone.channels[-1], settings.batch_norm
+        self.project = heads.PooledMLP(width, settings.embedding, batch_norm=normed)
+        self.project_patch = heads.PooledMLP(width, settings.embedding, batch_norm=normed)
         self.join = nn.Linear(SIDE**2 * settings.embedding, settings.embedding)
         self.register_buffer("bank", unit(torch.randn(settings.bank, settings.embedding)))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+        if settings.bank_start == "network":
+            self.register_buffer("seen", torch.zeros(settings.bank, dtype=torch.bool))
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """N slices -> N images and 9N patches -> both compared with the bank, which then learns from the images."""
         drawn = self.views(batch, rng)
         every = memory.entries(batch.index, self.settings.bank, "bank")
-        self.filled.clamp_(min=int(every.max()) + 1)
         image = unit(self.project(self.backbone.encode(drawn["image"].image)[-1]))  # v, (N, embedding)
         jigsaw = unit(self.embed_puzzle(drawn["jigsaw"].image, rng))  # v'
-        chosen = (rng.uniform(len(image), self.settings.negatives) * self.filled).long().clamp(max=self.filled - 1)
+        known = self.known(every, processes.gather(image.detach()))
+        place = (rng.uniform(len(image), self.settings.negatives) * len(known)).long()
+        chosen = known[place.clamp(max=len(known) - 1)]
         # Copies, since the bank changes before the backward pass.
         compared = self.bank[torch.cat([batch.index[:, None], chosen], 1)]  # (N, 1 + K, embedding), own entry first
         weight = self.settings.jigsaw_weight
@@ -133,6 +146,17 @@ class Method(Pretext[Settings, Views]):
         with torch.autocast(v.device.type, enabled=False):
             logits = (compared @ v[..., None])[..., 0] / self.settings.temperature
         return (logits.logsumexp(1) - logits[:, 0]).mean()
+
+    @torch.no_grad()
+    def known(self, index: Tensor, v: Tensor) -> Tensor:
+        """Entries that negatives are drawn from, once the slices of this step, of all processes, are counted in."""
+        self.filled.clamp_(min=int(index.max()) + 1)
+        if self.settings.bank_start == "random":
+            return torch.arange(int(self.filled), device=index.device)
+        new = ~self.seen[index]
+        self.bank[index[new]] = v[new].to(self.bank.dtype)
+        self.seen[index] = True
+        return self.seen.nonzero()[:, 0]
 
     @torch.no_grad()
     def remember(self, index: Tensor, v: Tensor) -> None:

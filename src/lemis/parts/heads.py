@@ -6,27 +6,37 @@ from typing import final
 
 from torch import Tensor, nn
 
-from lemis.layers.basic import BatchNorm, centre, pool
+from lemis.layers.basic import BatchNorm, centre, pool, precise
 
 
 @final
 class PooledMLP(nn.Module):
     """Global average pooling, Linear, ReLU, Linear: the head of SimCLR and of the PCL protocol, in 2D and 3D.
 
+    Pooled maps of a network that has learned nothing are nearly one vector, and this head makes one direction of them.
+    Where the embeddings of two such heads are compared, these are two directions: what they learn first is to have the
+    same one, all of them, and there they stay. ``batch_norm`` takes away what all pooled maps have in common.
+
     Args:
         channels: Of the incoming map.
         out_features: Size of the embedding, or number of classes.
         hidden: Width between the two; that of the map by default.
+        batch_norm: Of the pooled map, over the batch of all processes, without a scale and shift of its own.
     """
 
-    def __init__(self, channels: int, out_features: int, hidden: int | None = None) -> None:
+    def __init__(
+        self, channels: int, out_features: int, hidden: int | None = None, *, batch_norm: bool = False
+    ) -> None:
         super().__init__()
         hidden = hidden or channels
+        self.batch_norm = batch_norm
         self.layers = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, *space) -> (B, out_features), not normalised."""
-        out: Tensor = self.layers(pool(x))
+        # Rounded to half precision, what pooled maps have in common would leave little of what they differ in.
+        pooled = centre(pool(precise(x)), scale=True) if self.batch_norm else pool(x)
+        out: Tensor = self.layers(pooled)
         return out
 
 

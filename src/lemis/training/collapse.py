@@ -3,7 +3,8 @@
 A collapsed run looks healthy from afar: its loss falls or stands still, and hours later the weights are worth nothing.
 So every embedding that a method names is measured. What still holds after ``patience`` steps is a warning, and is kept
 with the run; before, nothing is said. On ACDC, runs that would learn and runs that would not looked alike for four
-epochs: both within 0.1 % of the no-information loss, which the default left in its fourth.
+epochs: both within 0.1 % of the no-information loss, which the default left in its fourth. One thing is told at once:
+that a loss starts far above that value. Such a term first learns to say the same of everything, and may stay there.
 
 What holds at the end decides: a pre-training without a loss term that is learned, or with embeddings that are all
 alike, has learned nothing, and whoever uses its weights says so.
@@ -23,6 +24,7 @@ from lemis.runs.run import Run
 
 SMALLEST_SPREAD = 0.1  # of 1; measured on healthy runs after ten epochs: 0.2 to 0.4
 NOTHING_LEARNED = 2e-3  # relative distance of a loss to its no-information value
+STARTS_ABOVE = 0.5  # relative distance of a first loss above it
 FEWEST_STEPS = 50  # before a warning: healthy runs look collapsed in their first 30 steps
 PATIENCE_SHARE = 0.2  # of training, before a warning: 8 epochs of 40
 SHORT_STEPS = 400  # a warning before says that training may only be short: four epochs of ACDC
@@ -69,12 +71,24 @@ class Watch:
         self._last: Outcome | None = None
         self._warned: set[str] = set()
 
-    def see(self, outcome: Outcome) -> None:
-        """Remember one step; nothing is copied off the device."""
+    def see(self, outcome: Outcome, step: int | None = None) -> None:
+        """Remember one step, and say of the first (``step`` = 1) which terms start far above no information.
+
+        Nothing is copied off the device but at the first step.
+        """
+        if step == 1:
+            self._see_start(outcome)
         for name, loss in outcome.losses.items():
             self._of_epoch[name].append(loss.detach())
             self._not_logged[name].append(loss.detach())
         self._last = outcome
+
+    def _see_start(self, outcome: Outcome) -> None:
+        firsts = {name: float(outcome.losses[name].detach()) for name in outcome.uninformed}
+        for name, first in firsts.items():
+            nothing = outcome.uninformed[name]
+            if first > (1 + STARTS_ABOVE) * nothing:
+                self._run.note(f"step 1: {_starts_above(name, first, nothing)}. {_OF_A_START}")
 
     def figures(self, outcome: Outcome) -> dict[str, float]:
         """Mean of each loss term and of their sum since the last call, and spread and mean cosine of each embedding."""
@@ -120,6 +134,11 @@ def _stale(name: str, mean: float, uninformed: float) -> str:
     return f"the {name} loss is {mean:.4f}, {worse}what a network that knows nothing has ({uninformed:.4f})"
 
 
+def _starts_above(name: str, first: float, uninformed: float) -> str:
+    here = f"{first:.4f}, where a network that knows nothing has {uninformed:.4f}"
+    return f"the {name} loss starts above no information: {here}"
+
+
 def _collapsed(last: Outcome) -> Symptoms:
     return {
         f"embedding/{name}": (
@@ -135,6 +154,10 @@ def _collapsed(last: Outcome) -> Symptoms:
 _OF_ALL_TERMS = (
     "Nothing is being learned: the learning rate is probably too high. Stop, and try a third of it "
     "({prefix}learning_rate={third}), or {prefix}warm_up_steps=500."
+)
+_OF_A_START = (
+    "What it compares begins unlike, and is made alike first: such a term falls to that value and may stay there. If "
+    "it does, try method.batch_norm=true where the method has it, or, of MACL, method.form=article."
 )
 # MACL on ACDC gained most of all methods with its image-level term within 0.3 % of there to the end (docs/notebook).
 _OF_ONE_TERM = "This term teaches nothing, {learned} does. Whether the weights are worth it, `lemis compare` tells."

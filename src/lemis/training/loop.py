@@ -96,7 +96,7 @@ def train(
                 optimiser.zero_grad()
                 step += 1
                 _after_step(inner, step / total)
-                watch.see(outcome)
+                watch.see(outcome, step)
                 logged = due(settings.log_every_steps, step, total)
                 figures = {"learning_rate": rate, **watch.figures(outcome)} if logged else {}
                 if figures or scores.are_due(step):
