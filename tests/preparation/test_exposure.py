@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from lemis.preparation import exposure, preprocess
 from lemis.preparation.facts import Facts
 from lemis.preparation.intensities import Intensity
-from lemis.preparation.settings import Settings
+from lemis.preparation.settings import Settings, settle
+from lemis.preparation.slices import in_plane
 
 
 def scan(
@@ -117,3 +118,58 @@ def test_no_scan_is_strange_to_a_training_on_it(kinds: list[tuple[float, float, 
 )
 def test_channels_of_another_name_are_named(names: list[str], trained: list[str], said: list[str]) -> None:
     assert [strange.seen for strange in exposure.other_channels(names, trained)] == said
+
+
+def measured(subject: str, extent_mm: float | None, *, labelled: bool = True) -> Facts:
+    return dataclasses.replace(scan(subject), labelled=labelled, extent_mm=extent_mm)
+
+
+EXTENTS = st.lists(st.floats(0.5, 15), min_size=2, max_size=6)  # of slices that are 30 mm wide
+AUTO = Settings(spacing_mm=0.5, field_of_view_mm="auto")
+
+
+@given(EXTENTS, st.data())
+def test_the_field_of_view_by_fewer_labels_is_that_of_a_preparation_without_the_others(
+    extents: list[float], data: st.DataObject
+) -> None:
+    scans = [measured(f"p{n}", extent) for n, extent in enumerate(extents)] + [measured("u", None, labelled=False)]
+    subjects = [f"p{n}" for n in range(len(extents))]
+    training = data.draw(st.lists(st.sampled_from(subjects), unique=True, min_size=1))
+    labelled = data.draw(st.lists(st.sampled_from(training), unique=True, min_size=1))
+    planes = [in_plane(one.canonical_shape, one.canonical_spacing_mm, one.slice_axis) for one in scans]
+
+    def alone(some: list[str]) -> Any:
+        return settle(AUTO, planes, [extent for n, extent in enumerate(extents) if f"p{n}" in some]).field_of_view_mm
+
+    found = exposure.measured_field(scans, AUTO, alone(subjects), training, labelled)
+    assert found is not None
+    assert (found.of_all_mm, found.of_training_mm, found.of_labelled_mm) == tuple(
+        map(alone, (subjects, training, labelled))
+    )
+    assert found.of_all_mm is not None
+    assert found.of_training_mm is not None
+    assert found.of_labelled_mm is not None
+    assert found.of_labelled_mm <= found.of_training_mm <= found.of_all_mm
+    if max(extents) in [extents[int(name[1:])] for name in training]:
+        assert found.leak is None, "the labels of test subjects decided nothing"
+    assert (found.leak is None) == (found.of_training_mm == found.of_all_mm)
+
+
+def test_a_field_of_view_that_test_subjects_decided_is_told_with_what_to_type() -> None:
+    scans = [measured("p1", 2.0), measured("p2", 12.0), measured("p3", 0.0)]
+    found = exposure.measured_field(scans, AUTO, 32.0, ["p1"], ["p1"])
+    assert found is not None
+    assert found.leak is not None
+    assert "(32 mm)" in found.leak
+    assert "without them it would be 8 mm (prepare.field_of_view_mm=8)" in found.leak
+    empty = exposure.measured_field(scans, AUTO, 32.0, ["p3"], ["p3"])
+    assert empty is not None
+    assert empty.of_training_mm is None
+    assert "it would be the whole slice (prepare.field_of_view_mm=null)" in str(empty.leak)
+
+
+@pytest.mark.parametrize(
+    ("asked", "extent_mm"), [(Settings(field_of_view_mm=20.0), 2.0), (Settings(), 2.0), (AUTO, None)]
+)
+def test_a_field_of_view_that_no_label_was_measured_for_says_nothing(asked: Settings, extent_mm: float | None) -> None:
+    assert exposure.measured_field([measured("p1", extent_mm)], asked, 20.0, ["p1"], ["p1"]) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from lemis.datasets.split import choose
 from lemis.errors import UsageError
 from lemis.prediction.inference import load_network
 from lemis.prediction.padding import padded_logits
-from lemis.preparation import keypoints
+from lemis.preparation import keypoints, store_files
 from lemis.preparation.settings import Settings
 from lemis.preparation.store import open_store
 from lemis.runs.run import Run, load_model
@@ -249,3 +250,26 @@ def test_labels_that_are_gone_from_the_store_are_missed(work: Path) -> None:
         file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "labelled": False}))
     with pytest.raises(UsageError, match=r"none of the subjects heart_00\d has a label"):
         tune(work, labelled=1)
+
+
+def test_a_run_says_what_its_field_of_view_would_be_by_fewer_labels(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = open_store(work / "prepared")
+    found = load_model(tune(work, fold=1, name="before"))[1].field_of_view
+    assert found is not None
+    assert found.of_all_mm == opened.settings["field_of_view_mm"]
+    sides = choose(opened.scans, fold=1)
+    for i, facts in enumerate(opened.scans):
+        if facts.subject in sides.train_subjects:  # as if only the test subject had structures so far out
+            store_files.write_scan(
+                opened.path, dataclasses.replace(facts, extent_mm=1.0), opened.image(i), opened.label(i)
+            )
+    capsys.readouterr()
+    run = tune(work, fold=1, name="after")
+    after = load_model(run)[1].field_of_view
+    assert after is not None
+    assert after.of_all_mm == found.of_all_mm
+    assert after.of_training_mm == after.of_labelled_mm < found.of_all_mm
+    assert json.loads((run / "status.json").read_text(encoding="utf-8"))["warnings"] == [after.leak]
+    assert "prepare.field_of_view_mm=" in " ".join(capsys.readouterr().err.split())

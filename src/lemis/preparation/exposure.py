@@ -6,11 +6,13 @@ digests of the images and labels of its data set with their subjects, and what i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lemis.preparation.facts import Facts
+from lemis.preparation.settings import Settings, settle
+from lemis.preparation.slices import in_plane
 
 # Scanners of one data set differ by so much without harm: ACDC's pixels are 0.7 to 1.9 mm wide.
 MOST_SPACING_FACTOR = 1.5
@@ -44,6 +46,30 @@ class Likeness:
     slice_axes: tuple[int, ...]
     mean: tuple[Range, ...]  # of the intensities of a scan, for each channel
     std: tuple[Range, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredField:
+    """What ``field_of_view_mm: auto`` is by the labels of fewer and fewer subjects; None: the whole slice.
+
+    Scans are prepared once for all folds, so the first one is that of the images, test subjects included.
+    """
+
+    of_all_mm: float | None
+    of_training_mm: float | None  # the subjects that a run may be trained on
+    of_labelled_mm: float | None  # those of them whose labels it learned from
+
+    @property
+    def leak(self) -> str | None:
+        """In words, where it is another one with the labels of test subjects than without them."""
+        if self.of_all_mm == self.of_training_mm:
+            return None
+        sides = ["the whole slice" if mm is None else f"{mm:g} mm" for mm in (self.of_all_mm, self.of_training_mm)]
+        fixed = "null" if self.of_training_mm is None else f"{self.of_training_mm:g}"
+        return (
+            f"the field of view ({sides[0]}) was measured on labels of subjects that are not trained on, too; without "
+            f"them it would be {sides[1]} (prepare.field_of_view_mm={fixed})"
+        )
 
 
 class Strange(NamedTuple):
@@ -90,6 +116,38 @@ def likeness(scans: Sequence[Facts]) -> Likeness:
         mean=tuple((min(one.mean for one in channel), max(one.mean for one in channel)) for channel in channels),
         std=tuple((min(one.std for one in channel), max(one.std for one in channel)) for channel in channels),
     )
+
+
+def measured_field(
+    scans: Sequence[Facts],
+    asked: Settings,
+    field_mm: float | None,
+    training: Collection[str],
+    labelled: Collection[str],
+) -> MeasuredField | None:
+    """The field of view, as the labels of fewer subjects would have given it.
+
+    Args:
+        scans: The whole store.
+        asked: How it was asked to be prepared.
+        field_mm: The field of view that it was prepared with.
+        training: Subjects that a run may be trained on.
+        labelled: Those of them whose labels it learns from.
+
+    Returns:
+        None where it is not measured on labels, or a label was not measured.
+    """
+    if asked.field_of_view_mm != "auto" or any(scan.labelled and scan.extent_mm is None for scan in scans):
+        return None
+    planes = [in_plane(scan.canonical_shape, scan.canonical_spacing_mm, scan.slice_axis) for scan in scans]
+
+    def by(subjects: Collection[str]) -> float | None:
+        extents = [scan.extent_mm for scan in scans if scan.subject in subjects and scan.extent_mm is not None]
+        field = settle(asked, planes, extents).field_of_view_mm
+        assert field != "auto", "it is settled"
+        return field
+
+    return MeasuredField(of_all_mm=field_mm, of_training_mm=by(training), of_labelled_mm=by(labelled))
 
 
 def wider(one: Likeness, other: Likeness) -> Likeness:

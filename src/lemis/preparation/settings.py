@@ -29,7 +29,8 @@ class Settings:
     # PCL: 1.25 for ACDC. None: the median of the data set. "native": no resampling (PCL on CHD).
     spacing_mm: Spacing | Literal["native"] | None = None
     # None: the whole slice. A number: side of the central square. "auto": the smallest central square, a
-    # multiple of 16 prepared pixels, that holds every labelled structure of every labelled scan plus 10 %.
+    # multiple of 16 prepared pixels, that holds every labelled structure of every labelled scan plus 10 %. Test
+    # subjects are among them, as scans are prepared once for all folds: a run says what it would be without them.
     field_of_view_mm: Annotated[float, Field(gt=0, le=5000)] | Literal["auto"] | None = None
     # PCL: over the whole volume, after resampling, no foreground mask.
     normalise: Literal["zscore"] = "zscore"

@@ -21,15 +21,16 @@ from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
 from lemis.prediction import components
 from lemis.preparation import exposure
-from lemis.preparation.exposure import Likeness
+from lemis.preparation.exposure import Likeness, MeasuredField
 from lemis.preparation.facts import Facts
+from lemis.preparation.settings import Settings as Preparation
 from lemis.preparation.store import Store
 from lemis.runs import folders, material, told
 from lemis.runs.material import TrainedOn
 from lemis.runs.run import Run, fill, is_done, load_model, messages
 from lemis.sampling.samples import Source
 from lemis.sampling.spatial import shape_of
-from lemis.settings import plain
+from lemis.settings import plain, resolve
 from lemis.training import beside, build, guards, launch, loop, paired, pairing, pool, run_names, run_settings, sources
 from lemis.training import held_out as held_out_score
 from lemis.training.run_settings import Asked, Finetuning
@@ -239,6 +240,16 @@ class _Tuning(NamedTuple):
         assert label is not None, "it is trained on"
         return label
 
+    @property
+    def field_of_view(self) -> MeasuredField | None:
+        """Where it is measured on labels."""
+        if self.store.asked is None:
+            return None
+        asked = resolve(Preparation, self.store.asked)
+        field_mm = self.store.settings["field_of_view_mm"]
+        sides = self.sides
+        return exposure.measured_field(self.store.scans, asked, field_mm, sides.train_subjects, sides.labelled_subjects)
+
     def model(self) -> FinetunedModel:
         """``model.json``."""
         known = [exposure.known(self.store.scans), *(start.known for start in self.starts)]
@@ -257,6 +268,7 @@ class _Tuning(NamedTuple):
             ignored_values=tuple(self.ignored),
             mirrored_axes=tuple(range(self.settings.dims if self.settings.objective.spatial.p_mirror > 0 else 0)),
             one_piece=components.learned(map(self._label, self.train), self.store.label_names),
+            field_of_view=self.field_of_view,
         )  # fmt: skip
 
 
@@ -356,7 +368,10 @@ def _train(
             objective, source, sampling, settings.schedule, run, fabric, seed=tuning.chosen["seed"], scoring=scoring,
             slower=tuning.slower, prefix=prefix,
         )  # fmt: skip
-        run.finish(tuning.network.state_dict(), tuning.model())
+        model = tuning.model()
+        if model.field_of_view is not None and model.field_of_view.leak is not None:
+            run.warn(model.field_of_view.leak)
+        run.finish(tuning.network.state_dict(), model)
 
 
 def _like(scans: Sequence[Facts], starts: Sequence[PretrainedModel]) -> Likeness:

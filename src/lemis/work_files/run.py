@@ -16,7 +16,7 @@ from lemis import files, plugins
 from lemis.datasets.frame import StoredFrame
 from lemis.errors import UsageError, shown
 from lemis.plugins import NO_TRUST, Trust
-from lemis.preparation.exposure import Known, Likeness
+from lemis.preparation.exposure import Known, Likeness, MeasuredField
 from lemis.preparation.settings import Settings as Preparation
 from lemis.records import Count, Name, Record, Size, find, parse, read, write
 from lemis.settings import read_yaml, resolve
@@ -93,6 +93,7 @@ class FinetunedModel(_Trained):
     split: str
     ignored_values: tuple[int, ...] = ()  # further values in its labels, which counted as background
     one_piece: OnePiece | None = None  # None: older than this record
+    field_of_view: MeasuredField | None = None  # None: not measured on labels, or older than this record
     # Axes of what the network sees, (rows, cols) or (slices, rows, cols), that training mirrored; None: as above.
     mirrored_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
 
