@@ -44,7 +44,7 @@ _SMALL = ("cell.json", "status.json", "log.txt", "result.json")  # what a cell o
 class Cell:
     """One training, as plain JSON types."""
 
-    kind: Literal["pretrain", "finetune", "single"]
+    kind: Literal["pretrain", "finetune", "single", "external"]
     key: str  # hash of ``made_of``
     title: str  # for people
     run: str  # name of its folder in runs/
@@ -316,6 +316,8 @@ def foreign_modules(cell: Cell) -> list[str]:
     named = [
         str(cell.call[key]) for key, kind in kinds.items() if cell.call.get(key) not in (None, *plugins.names(kind))
     ]
+    if cell.call.get("python") is not None:
+        named.append(str(cell.call["python"]))
     overrides = cell.call.get("overrides")
     return named + (detectors_in(overrides) if isinstance(overrides, Mapping) else [])
 
@@ -323,6 +325,16 @@ def foreign_modules(cell: Cell) -> list[str]:
 def run_folder(work: Path, cell: Cell) -> Path:
     """Where its training lies."""
     return work / cell.work / "runs" / cell.run
+
+
+def run_of(work: Path, folder: Path, cell: Cell, what: str) -> Path | None:
+    """The run of a cell that a fine-tuning is made of; None where it needs none."""
+    key = cell.made_of.get(what)
+    if key is None:
+        return None
+    before = read_cell(folder, key)
+    assert before is not None, "a cell is written with what it needs"
+    return run_folder(work, before)
 
 
 def adopt(folder: Path, keys: Iterable[str]) -> int:
@@ -343,12 +355,14 @@ def adopt(folder: Path, keys: Iterable[str]) -> int:
 
 
 def missing(folder: Path, work: Path, grid: Grid) -> list[Cell]:
-    """What is to be run, in order: trainings without a result, and the pre-trainings whose weights they need."""
+    """What is to be run, in order: trainings without a result, and those whose weights or cost they need."""
     after = {key for key, cell in grid.cells.items() if cell.kind != "pretrain" and read_result(folder, key) is None}
-    needed = {key for after_key in after for key in grid.cells[after_key].needs}
     before = {
-        key
-        for key in needed
-        if read_result(folder, key) is None or not (run_folder(work, grid.cells[key]) / "model.json").is_file()
+        need
+        for key in after
+        for need in grid.cells[key].needs
+        if read_result(folder, need) is None
+        # Of another program's cell only the cost of what it needs counts.
+        or (grid.cells[key].kind != "external" and not (run_folder(work, grid.cells[need]) / "model.json").is_file())
     }
     return [cell for key, cell in grid.cells.items() if key in after or key in before]

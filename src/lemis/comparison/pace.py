@@ -129,6 +129,9 @@ def print_dry_run(pace: Pace, rows: Sequence[Way], columns: Sequence[Place], gri
         "they are predicted and scored), "
         f"{sum(cost.disk_gb for cost in costs):.2g} GB of disk ({free_gb:.0f} GB free). Nothing was trained."
     )
+    others = sum(cell.kind == "external" for cell in todo)
+    if others:
+        out.print(f"{count(others, 'cell')} of them another program trains, on top: see the titles of their rows.")
 
 
 def _cost(pace: Pace, way: Way, column: Place, grid: Grid, uses: Sequence[Use], left: set[str]) -> _Cost:

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from lemis import plugins
-from lemis.comparison import plan_files
+from lemis.comparison import external_rows, plan_files
 from lemis.datasets.recognition import recognise
 from lemis.datasets.split import BUDGET_SEED, Scanned, Split, choose, number_of_folds
 from lemis.errors import UsageError, shown
@@ -48,6 +48,8 @@ class Row:
     semi: str | None = None  # a way to use unlabelled scans in fine-tuning; none by default, whatever the preset names
     second: str | None = None  # the method that a second network is pre-trained with; by default it begins as the first
     settings: dict[str, Any] = field(default_factory=dict)  # pretrain, method, backbone, finetune, auxiliary, semi
+    external: str | None = None  # another program that trains instead (external_rows.py); ``method`` names it too
+    python: str | None = None  # of its own environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +139,7 @@ def load_plan(
     titles = [row.title for row in plan.rows]
     plan = dataclasses.replace(plan, baseline=plan.baseline or titles[0])
     _check_rows(titles, str(plan.baseline))
+    external_rows.refuse_contradictions(plan.rows, plan.protocol)
     _check_budget(plan.budget)
     _check_kind(plan)
     for row in plan.rows:
@@ -157,13 +160,13 @@ def sections(plan: Plan) -> dict[str, Any]:
 
 
 def ways(plan: Plan, load: run_settings.Loader = plugins.load) -> tuple[Way, ...]:
-    """Every row with all its settings.
+    """Every row that Lemis trains, with all its settings.
 
     Raises:
         UsageError: A setting that does not exist, or a network that the method does not work on.
     """
     tree = sections(plan)
-    return tuple(_way(row, tree, load) for row in plan.rows)
+    return tuple(_way(row, tree, load) for row in plan.rows if row.external is None)
 
 
 def single_settings(row: Row, load: run_settings.Loader = plugins.load) -> Any:
@@ -258,6 +261,8 @@ def _nameless(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _row(given: Any, tree: Mapping[str, Any], *, single: bool) -> dict[str, Any]:
     row = {"method": given} if isinstance(given, str) else given
+    if isinstance(row, Mapping) and row.get("external") is not None:
+        return external_rows.row(row, single=single)
     if not isinstance(row, Mapping) or not isinstance(row.get("method"), str):
         raise UsageError(
             f"row {shown(given)}", allowed="the name of a method, or a mapping with `method`", next="- {method: pcl}"

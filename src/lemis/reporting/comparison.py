@@ -33,7 +33,16 @@ from lemis.reporting.comparison_tables import (
 from lemis.reporting.figures.against_labels import COLUMN, PAGE, Line, against_labels
 from lemis.reporting.figures.svg import standing_alone
 from lemis.reporting.numbers import flat, listed
-from lemis.reporting.outcome import Outcome, exposure, learned_nothing, missing, over, read, title_of
+from lemis.reporting.outcome import (
+    Outcome,
+    by_another_program,
+    exposure,
+    learned_nothing,
+    missing,
+    over,
+    read,
+    title_of,
+)
 from lemis.work_files.comparison import PlannedBudget, PlannedRow
 
 AHEAD = 4  # a forecast goes on to so many times the largest number of labelled subjects
@@ -259,6 +268,7 @@ def render(
         gains=gains,
         others=len(outcome.rows) > 1,
         exposure=exposure(outcome),
+        another=by_another_program(outcome),
         missing=missing(outcome),
         figure=Markup(draw(outcome, lines, "against", PAGE)) if lines else None,
         single=outcome.single,
@@ -336,6 +346,7 @@ def methods_paragraph(outcome: Outcome) -> str:
         _budget(plan.budget or PlannedBudget()),
         exposure(outcome),
         *(f"{row}: {nothing}." for row in others if (nothing := learned_nothing(outcome, row))),
+        *by_another_program(outcome),
         f"Scores are {outcome.headline.what}, as mean and population standard deviation over {over(outcome)}.",
         f"Differences are of the mean Dice of each scan over its structures. {paired.DEFINITION}" if others else "",
         f"All runs used Lemis {facts.lemis} and PyTorch {facts.torch} on {facts.machine}.",

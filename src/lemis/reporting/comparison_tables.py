@@ -18,6 +18,7 @@ from lemis.reporting.outcome import (
     PAPER,
     Metric,
     Outcome,
+    by_another_program,
     exposure,
     learned_nothing,
     missing,
@@ -27,6 +28,7 @@ from lemis.work_files.comparison import MEAN
 
 POINTS = 100  # Dice points in a Dice of 1
 MINUS = "−"  # a hyphen is shorter than the plus beside it
+_ANOTHERS_COST = "Of rows that another program trains: its training alone, without its own preparation and prediction. "
 _FOLDS = "The folds share training subjects, which no interval over test subjects can show. "
 
 
@@ -60,7 +62,8 @@ def entry(outcome: Outcome, metric: str, row: str, labelled: int, structure: str
     values = [score.numbers.get(metric, math.nan) for score in own if score.structure == structure]
     values = [value for value in values if not math.isnan(value)]
     mean, std = (float(np.mean(values)), float(np.std(values))) if values else (math.nan, math.nan)
-    return Entry(mean, std, len(values), done + gaps)
+    # Of a metric that a row does not have, nothing is missing: of another program, what Lemis scores in training.
+    return Entry(mean, std, len(values), (done if values else 0) + gaps)
 
 
 def our_tables(outcome: Outcome, comparisons: Sequence[paired.Comparison]) -> list[Table]:
@@ -157,6 +160,7 @@ def score_caption(outcome: Outcome, metric: Metric, structure: str = MEAN) -> st
         f"Tested on {outcome.tested}.",
         exposure(outcome),
         *(f"{row}: {nothing}." for row in outcome.rows if (nothing := learned_nothing(outcome, row))),
+        *by_another_program(outcome),
     ]
     if any(found.done < found.planned for found in _entries(outcome, metric, structure)):
         said.append("[k of n] marks entries of only k of the n runs; they are never in bold.")
@@ -245,7 +249,8 @@ def cost_table(outcome: Outcome) -> Table:
     caption = (
         "Cost of one pre-training and of one fine-tuning, averaged over the runs of a row; one pre-training serves all "
         "fine-tunings that can share it. Core-minutes: working time summed over processor cores. Minutes: by the "
-        f"clock, on a machine that may have had other work too. Machine: {outcome.facts.machine}."
+        f"clock, on a machine that may have had other work too. {_ANOTHERS_COST if outcome.facts.external else ''}"
+        f"Machine: {outcome.facts.machine}."
     )
     return Table("cost", "Cost", caption, ("Method", *columns), tuple(rows))
 

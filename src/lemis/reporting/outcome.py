@@ -224,6 +224,11 @@ def learned_nothing(outcome: Outcome, row: str) -> str:
     return f"{runs} learned nothing ({found.why})"
 
 
+def by_another_program(outcome: Outcome) -> list[str]:
+    """A sentence for each row that another program trained: which, and how."""
+    return [f"{row}: {how}." for row, how in outcome.facts.external.items()]
+
+
 def missing(outcome: Outcome) -> list[str]:
     """What is not there and why, cells with one reason together."""
     reasons: dict[tuple[str, str], list[str]] = {}

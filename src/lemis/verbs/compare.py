@@ -22,7 +22,7 @@ from rich.console import Console
 
 from lemis import files, plugins
 from lemis.asked import refuse_errors
-from lemis.comparison import cells, executors, plan_files, results, single_cells, slurm
+from lemis.comparison import cells, executors, external_cells, external_runs, plan_files, results, single_cells, slurm
 from lemis.comparison.cells import Cell, Grid
 from lemis.comparison.executors import Task
 from lemis.comparison.pace import Pace, print_dry_run
@@ -59,6 +59,7 @@ from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
 from lemis.verbs.segment_one import segment_one
 from lemis.work_files.comparison import (
+    CellCase,
     Facts,
     Missing,
     Result,
@@ -181,7 +182,7 @@ def run_cell(job: Job) -> None:
         try:
             alone = memory.reset_peak_memory()
             result = _RUN[cell.kind](job, cell)
-            if alone:  # else it is the run's own figure: the most since the process began
+            if alone and cell.kind != "external":  # else it is the run's own figure: the most since the process began
                 result = result.model_copy(update={"peak_memory_gb": memory.peak_memory_gb()})
         except BaseException:
             traceback.print_exc()
@@ -196,7 +197,7 @@ def _pretrained(job: Job, cell: Cell) -> Result:
 
 def _finetuned(job: Job, cell: Cell) -> Result:
     own = job.folder / "cells" / job.key
-    pretrained, second = (_run_of(job, cell, what) for what in ("pretrained", "second"))
+    pretrained, second = (cells.run_of(job.work, job.folder, cell, what) for what in ("pretrained", "second"))
     run = finetune(
         job.work, pretrained=pretrained, second=second, name=cell.run, device=job.device, prefix="settings.finetune.",
         **cell.call,
@@ -205,21 +206,15 @@ def _finetuned(job: Job, cell: Cell) -> Result:
     predict(
         run, scans=cell.test, output=own / "predictions", overrides=cell.predict, device=job.device, trust=trust
     )  # fmt: skip
+    return results.of_run(run, pooled=results.pooled(run), cases=_scored(job, own))
+
+
+def _scored(job: Job, own: Path) -> tuple[CellCase, ...]:
+    """The cases of a cell, scored in its folder; then its label maps go, unless they are to be kept."""
     evaluate(own / "predictions", work=job.work, output=own / "evaluation", jobs=torch.get_num_threads())
-    cases = results.cases_of(own / "evaluation")
     if not job.keep_predictions:
         shutil.rmtree(own / "predictions")
-    return results.of_run(run, pooled=results.pooled(run), cases=cases)
-
-
-def _run_of(job: Job, cell: Cell, what: str) -> Path | None:
-    """The run of a cell that a fine-tuning is made of; None where it needs none."""
-    key = cell.made_of.get(what)
-    if key is None:
-        return None
-    before = cells.read_cell(job.folder, key)
-    assert before is not None, "a cell is written with what it needs"
-    return cells.run_folder(job.work, before)
+    return results.cases_of(own / "evaluation")
 
 
 def _segmented(job: Job, cell: Cell) -> Result:
@@ -234,8 +229,13 @@ def _segmented(job: Job, cell: Cell) -> Result:
     return Result(version=1, seconds=round(seconds, 1), core_seconds=round(core_seconds, 1), cases=cases)
 
 
+def _by_another_program(job: Job, cell: Cell) -> Result:
+    answer = external_runs.run(job.work, job.folder, cell, job.device)
+    return external_runs.result_of(answer, _scored(job, job.folder / "cells" / job.key))
+
+
 _RUN: Mapping[str, Callable[[Job, Cell], Result]] = {
-    "pretrain": _pretrained, "finetune": _finetuned, "single": _segmented,
+    "pretrain": _pretrained, "finetune": _finetuned, "single": _segmented, "external": _by_another_program,
 }  # fmt: skip
 
 
@@ -265,6 +265,7 @@ def _of_scans(
     plan: Plan, scans: Path, work: Path, folder: Path, upstream: Path | None, device: str, console: Console
 ) -> _Made:
     """Check, prepare, and make the cells."""
+    others = external_cells.versions(plan)
     index = _checked(plan, scans, work, upstream)
     columns = places(plan, index.scans, Path(index.root))
     here, there = _prepared(plan, work, upstream is not None, console)
@@ -273,6 +274,7 @@ def _of_scans(
     pace = Pace(folder, here, there or here, device, console)
     rows = tuple(pace.budgeted(plan, way) for way in ways(plan))
     grid = cells.expand(plan, rows, columns, source, other)
+    grid = external_cells.added(plan, grid, rows, columns, here, others, device)
     data = _Data(
         PUBLIC_TITLES.get(index.layout, scans.resolve().name),
         scans=len(index.scans), subjects=len({scan.subject for scan in index.scans}),
@@ -481,7 +483,9 @@ def _write_facts(plan: Plan, folder: Path, made: _Made, left: tuple[Missing, ...
         learned_nothing=results.learned_nothing(folder, made.grid),
         transductive=any(use.transductive for use in pretrained) if pretrained else None,
         semi_transductive=any(use.semi_transductive for use in made.grid.uses) if semis else None,
-        citations={name: plugins.describe(folder, name)["title"] for folder, name in sorted(named, key=itemgetter(1))},
+        citations={name: plugins.describe(folder, name)["title"] for folder, name in sorted(named, key=itemgetter(1))}
+        | external_cells.papers(plan),
+        external=external_cells.described(plan, folder, made.grid),
     )  # fmt: skip
     if before and not ran:
         kept = {name: getattr(before, name) for name in ("command", "machine", "lemis", "torch", "date")}

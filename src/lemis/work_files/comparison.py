@@ -38,6 +38,20 @@ class CellCase(Record):
     xor: _Number = ""
 
 
+class External(Record):
+    """How another program trained: what it says of its plan, and what else it took."""
+
+    versions: dict[str, str]  # by package
+    steps: Count
+    epochs: Count
+    spacing_mm: tuple[float, ...]
+    patch_px: tuple[int, ...]
+    batch_size: int
+    widths: Annotated[tuple[int, ...], Field(min_length=1)]  # by level
+    preparation_core_seconds: float
+    prediction_core_seconds: float
+
+
 class Result(Record):
     """``result.json`` of a cell."""
 
@@ -49,6 +63,7 @@ class Result(Record):
     learned_nothing: str | None = None
     pooled: dict[str, dict[str, float]] = Field(default_factory=dict)  # best and last -> structure -> Dice
     cases: tuple[CellCase, ...] = ()
+    external: External | None = None
 
 
 class CellStatus(Record):
@@ -101,6 +116,7 @@ class Facts(Record):
     transductive: bool | None  # whether pre-training saw test subjects; None: nothing was pre-trained
     semi_transductive: bool | None = None  # whether fine-tuning did, without their labels; None: without such scans
     citations: dict[str, str]
+    external: dict[str, str] = Field(default_factory=dict)  # rows that another program trained: which, how; a sentence
 
 
 class PlannedRow(Record):
