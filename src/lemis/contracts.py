@@ -8,7 +8,7 @@ Axis letters: B batch, C channels, d = 2 or 3 spatial dimensions, ``*space`` the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -155,6 +155,14 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
         """Maps of ``encode`` -> the map after ``depth`` decoder blocks (all of them by default)."""
+
+    def decoded(self, maps: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Maps of ``encode`` -> the map after each decoder block, deepest first, for losses on all of them.
+
+        By default ``decode`` to every depth, which runs the first blocks several times; write it where that is slow.
+        """
+        for blocks, _ in enumerate(self.decoder_channels, start=1):
+            yield self.decode(maps, blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *space) -> logits (B, classes, *space): encoder, decoder, head, as fine-tuning goes through them."""

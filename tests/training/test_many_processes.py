@@ -40,6 +40,7 @@ CASES = {
 TUNED = {
     "labels alone": (None,),
     "averaged": (None, "average=0.6"),
+    "deep supervision": (None, "objective.deep_supervision=true"),
     "bcp": ("bcp", "semi.stage_1=0.4"),
     "mean_teacher": ("mean_teacher", "semi.delay=0", "semi.weight=5"),
     "fixmatch": ("fixmatch", "semi.threshold=0.3", "semi.intensity.p_blur=0"),

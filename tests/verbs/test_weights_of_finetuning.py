@@ -1,4 +1,4 @@
-"""Fine-tuning whose average predicts, or whose loaded weights learn slowly: what is trained, kept and gone on from."""
+"""Fine-tuning with an average that predicts, slower loaded weights, or losses on inner maps: what is kept."""
 
 from __future__ import annotations
 
@@ -152,3 +152,34 @@ def test_slower_weights_are_gone_on_from(work: Path, start: Path, stopped: Stopp
     whole, resumed = (train(*given, semi="cps", pretrained=start) for train in (partial(tune, work), stopped))
     assert same(whole, resumed)
     assert lines(whole) == lines(resumed)
+
+
+DEEP = "objective.deep_supervision=true"
+
+
+def test_heads_of_inner_maps_are_gone_on_from_and_not_kept(work: Path, stopped: Stopped) -> None:
+    plain = tune(work)
+    whole, resumed = (train("steps=6", DEEP) for train in (partial(tune, work), stopped))
+    assert same(whole, resumed)
+    assert lines(whole) == lines(resumed)
+    assert {"loss/level 1/dice", "loss/level 2/cross_entropy"} <= lines(whole)[0].keys()
+    assert load_model(whole)[0].keys() == load_model(plain)[0].keys()
+    assert not same(tune(work, DEEP), plain)
+    assert tune(work, "objective.deep_supervision=false") == plain
+    predict(whole, scans=["heart_004"], device="cpu")
+
+
+@pytest.mark.parametrize("backbone", ["unet3d", "kaf_unet"])
+def test_inner_maps_of_volumes_and_of_a_network_with_keypoints(backbone: str, work: Path) -> None:
+    run = tune(work, "steps=1", "evaluations=0", "average=0.9", DEEP, backbone=backbone)
+    levels = {name for name in lines(run)[0] if name.startswith("loss/level")}
+    assert levels == {f"loss/level {level}/{name}" for level in ((1,) if backbone == "unet3d" else (1, 2))
+                      for name in ("cross_entropy", "dice")}  # fmt: skip
+
+
+def test_inner_maps_are_for_labels_alone_and_for_deep_networks(work: Path) -> None:
+    with pytest.raises(UsageError, match="deep_supervision=true with --semi bcp"):
+        tune(work, DEEP, semi="bcp")
+    with pytest.raises(UsageError, match="a network of 2 decoder blocks"):
+        tune(work, DEEP, backbone="fcn")
+    assert not (work / "runs").exists() or not list((work / "runs").iterdir()), "no folder is left"

@@ -8,8 +8,8 @@ g is the deeper map after its transposed convolution, x the skip of the same siz
 convolutions with bias and batch normalisation, W_g and W_x to as many channels as g has, psi to one.
 
 Differences: the paper's gate takes g before it is enlarged, and brings x down to its size and alpha back up to that of
-x; ours works at the size of x, as most implementations do. Its deep supervision is left out: the loss here is that of
-every other network.
+x; ours works at the size of x, as most implementations do. Its deep supervision is a setting of fine-tuning, for any
+network: ``objective.deep_supervision``.
 """
 
 from __future__ import annotations

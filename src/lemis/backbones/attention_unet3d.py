@@ -8,9 +8,9 @@ g is the deeper map, x the skip of twice its size; W_g, W_x and psi are 1x1x1 co
 normalisation, W_g and W_x to as many channels as g has, psi to one.
 
 Differences: the paper brings x down to the size of g, and alpha back up to that of x; here W_g g is enlarged by nearest
-neighbours, and alpha is made at the size of x. Its deep supervision is left out: the loss here is that of every other
-network. Widths and gates are those of the comparison of Voxel Siamese (https://arxiv.org/abs/2105.07672), whose printed
-16.836 million parameters they give.
+neighbours, and alpha is made at the size of x. Its deep supervision is a setting of fine-tuning, for any network:
+``objective.deep_supervision``. Widths and gates are those of the comparison of Voxel Siamese
+(https://arxiv.org/abs/2105.07672), whose printed 16.836 million parameters they give.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ A level with a keypoint layer hands on [F, what its keypoints say], twice the ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, final
@@ -95,12 +95,12 @@ class Backbone(UShaped, contracts.KeypointBackbone):
             maps.append(x)
         return maps, features
 
-    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
+    def decoded(self, maps: Sequence[Tensor]) -> Iterator[Tensor]:
         """Five maps -> summed class scores (B, classes, H / 8, W / 8) after one block, (.., H / 4, W / 4) after two."""
         x = maps[-1]
-        for add, level in zip(self.decoder[:depth], SCORED[1:], strict=False):
+        for add, level in zip(self.decoder, SCORED[1:], strict=True):
             x = add(x, maps[level - 1])
-        return x
+            yield x
 
 
 @final

@@ -15,7 +15,7 @@ positions as if the map were the beginning of a full window).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, final
 
@@ -81,13 +81,12 @@ class Backbone(unet.UShaped):
             maps.append(stage(maps[-1]))
         return [*maps[:-2], _last_axis(self.norm, maps[-1])]
 
-    def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
-        """Four maps -> the map after ``depth`` blocks: (B, c, H / 4, W / 4) after three, (B, c, H, W) after four."""
+    def decoded(self, maps: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Four maps -> the map after each block: (B, c, H / 4, W / 4) after three, (B, c, H, W) after four."""
         x = maps[-1]
-        skips = [*reversed(maps[:-1]), None]
-        for up, skip in zip(self.decoder[:depth], skips, strict=False):
+        for up, skip in zip(self.decoder, [*reversed(maps[:-1]), None], strict=True):
             x = up(x, skip)
-        return x
+            yield x
 
 
 @final

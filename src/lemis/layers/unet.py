@@ -4,8 +4,9 @@ https://arxiv.org/abs/1505.04597): five maps of f, 2f, 4f, 8f and 16f channels a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import final
 
 import torch
@@ -30,7 +31,11 @@ class UShaped(contracts.Backbone):
 
     def decode(self, maps: Sequence[Tensor], depth: int | None = None) -> Tensor:
         """Maps of ``encode`` -> the map after ``depth`` decoder blocks, the finest one after all of them."""
-        return decode(self.decoder, maps, depth)
+        return last(self.decoded(maps), depth, maps[-1])
+
+    def decoded(self, maps: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Maps of ``encode`` -> the map after each decoder block, deepest first; a block runs when its map is taken."""
+        return decoded(self.decoder, maps)
 
     def part_of(self, parameter_name: str) -> str:
         """``encoder``, ``decoder 1`` (deepest) and so on, or ``head``."""
@@ -175,9 +180,33 @@ def decode(blocks: nn.ModuleList, maps: Sequence[Tensor], depth: int | None = No
         maps: Of an encoder, finest first.
         depth: How many blocks; None is all, 0 gives the deepest map itself.
     """
+    return last(decoded(blocks, maps), depth, maps[-1])
+
+
+def decoded(blocks: Iterable[nn.Module], maps: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The map after each block, one after the other.
+
+    Args:
+        blocks: As of ``decode``.
+        maps: Likewise.
+    """
     x = maps[-1]
-    for up, skip in zip(blocks[:depth], reversed(maps[:-1]), strict=False):
+    for up, skip in zip(blocks, reversed(maps[:-1]), strict=False):
         x = up(x, skip)
+        yield x
+
+
+def last(maps: Iterator[Tensor], depth: int | None, deepest: Tensor) -> Tensor:
+    """The map after ``depth`` blocks, or after all where that is None; ``deepest`` after none. No later block runs.
+
+    Args:
+        maps: After each block, as ``decoded`` gives them.
+        depth: How many blocks.
+        deepest: The map before the first block.
+    """
+    x = deepest
+    for after in islice(maps, depth):
+        x = after
     return x
 
 

@@ -95,7 +95,8 @@ def the_file_has_no_other_public_classes_and_cites_its_paper(name: str) -> None:
 def channels_and_strides_tell_the_truth(subject: Subject) -> None:
     """`channels` and `strides` are those of the maps of `encode`, finest first; `decoder_channels` and
     `decoder_strides` those after each block of `decode`, deepest first; `decode(maps, 0)` is the deepest map, and
-    `decode(maps)` goes through all blocks; with one input channel and with three.
+    `decode(maps)` goes through all blocks; `decoded(maps)`, where it is written, gives the map after each in turn; with
+    one input channel and with three.
     """
     for channels in (1, 3):
         network = subject.build(channels)
@@ -115,6 +116,11 @@ def channels_and_strides_tell_the_truth(subject: Subject) -> None:
         same = torch.equal(network.decode(maps), network.decode(maps, len(blocks)))
         expect(same, f"decode(maps) is not decode(maps, {len(blocks)})")
         expect(torch.equal(network.decode(maps, 0), maps[-1]), "decode(maps, 0) is not the deepest map")
+        each = list(network.decoded(maps))
+        expect(len(each) == len(blocks), f"decoded(maps) gives {len(each)} maps of {len(blocks)} blocks")
+        for depth, after in enumerate(each, start=1):
+            same = torch.equal(after, network.decode(maps, depth))
+            expect(same, f"map {depth} of decoded(maps) is not decode(maps, {depth})")
         expect(list(network.strides) == sorted(network.strides), "strides are not finest first")
         deepest_first = sorted(network.decoder_strides, reverse=True)
         expect(list(network.decoder_strides) == deepest_first, "decoder_strides are not deepest first")

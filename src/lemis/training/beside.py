@@ -82,6 +82,24 @@ def refuse_second(second: object, semi: str | None, load: Load) -> None:
         )
 
 
+def refuse_inner_losses(semi: str | None, prefix: str) -> None:
+    """Refuse losses on inner maps of the decoder beside unlabelled scans.
+
+    Args:
+        semi: The way to use these.
+        prefix: What the user typed before the keys of the objective.
+
+    Raises:
+        UsageError: There is one.
+    """
+    if semi is not None:
+        raise UsageError(
+            f"{prefix}objective.deep_supervision=true with --semi {semi}",
+            allowed="one of the two: of unlabelled scans, a way knows the loss of the last map alone",
+            next=f"{prefix}objective.deep_supervision=false, or leave out --semi {semi}",
+        )
+
+
 def settings_of_auxiliary(auxiliary: str | None, layers: Layers, load: Load) -> Any:
     """Those of an extra loss; None where there is none."""
     if auxiliary is None:

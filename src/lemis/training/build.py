@@ -13,6 +13,7 @@ from lemis.runs.device import chosen_device
 from lemis.settings import plain
 from lemis.training import guards, launch
 from lemis.training.averaged import Averaged
+from lemis.training.deep_supervision import DeepSupervision
 from lemis.training.run_settings import Finetuning, Pretraining
 from lemis.training.supervised import Objective
 
@@ -120,8 +121,9 @@ def _objective(
         labelled = Objective(backbone, settings.objective, None, another)
         way: Semi = plugins.load("semi", settings.semi).Semi(labelled, settings.semi_settings)
         return way
-    if settings.auxiliary is None:
-        return Objective(backbone, settings.objective, None)
-    module = plugins.load("auxiliary", settings.auxiliary)
-    extra = module.Auxiliary(backbone, settings.auxiliary_settings, num_classes=store.num_classes)
-    return Objective(backbone, settings.objective, extra)
+    extra = None
+    if settings.auxiliary is not None:
+        module = plugins.load("auxiliary", settings.auxiliary)
+        extra = module.Auxiliary(backbone, settings.auxiliary_settings, num_classes=store.num_classes)
+    deep = DeepSupervision(backbone, store.num_classes) if settings.objective.deep_supervision else None
+    return Objective(backbone, settings.objective, extra, deep=deep)

@@ -445,8 +445,11 @@ def finetuning(
     schedules = [{key: value for key, value in layer.items() if key != "objective"} for layer in layers]
     auxiliary_layers = [_section(_section(tree, "auxiliaries"), str(auxiliary)), auxiliary_given]
     semi_layers = [_section(_section(tree, "semis"), str(semi)), semi_given]
+    objective = resolve(load("training", "supervised").Settings, *objectives, prefix=f"{prefix}objective.")
+    if objective.deep_supervision:
+        beside.refuse_inner_losses(semi, prefix)
     return Finetuning(
-        objective=resolve(load("training", "supervised").Settings, *objectives, prefix=f"{prefix}objective."),
+        objective=objective,
         backbone=backbone,
         backbone_settings=_backbone_settings(backbone, tree, backbone_given, load),
         dims=dims,

@@ -16,6 +16,7 @@ from lemis.parts.paste import as_many
 from lemis.sampling import intensity, views
 from lemis.sampling.spatial import Size, Spatial
 from lemis.settings import Probability, ordered
+from lemis.training.deep_supervision import DeepSupervision
 
 Share = Annotated[tuple[Probability, Probability], AfterValidator(ordered)]
 
@@ -27,6 +28,7 @@ class Settings:
     batch_size: Annotated[int, Field(gt=0)] = 10  # slices, or patches of volumes
     # dice_squared: over all classes with squares in the denominator, as V-Net prints it (Voxel Siamese, equation 3).
     loss: Literal["cross_entropy", "dice_and_cross_entropy", "dice_squared"] = "cross_entropy"
+    deep_supervision: bool = False  # losses on inner maps of the decoder too, as nnU-Net; on labels alone
     size_px: Size = 352  # of a training view; in 3D also [slices, rows, cols]
     foreground_share: Probability = 1 / 3  # 3D: of a batch's patches, at a labelled voxel; nnU-Net v2's
     keypoint_share: Share = (1.0, 1.0)  # of a view's keypoints that the network is given; KAF's code: a random part
@@ -45,6 +47,7 @@ class Objective(nn.Module):
         settings: Of the objective.
         auxiliary: An extra loss.
         another: Builds a second network, for a way that trains two.
+        deep: Of inner maps of the decoder, where these have losses too.
     """
 
     def __init__(
@@ -53,11 +56,13 @@ class Objective(nn.Module):
         settings: Settings,
         auxiliary: Auxiliary | None = None,
         another: Callable[[], Backbone] | None = None,
+        deep: DeepSupervision | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.settings = settings
         self.auxiliary = auxiliary
+        self.deep = deep
         self._another = another
 
     @property
@@ -74,9 +79,14 @@ class Objective(nn.Module):
         """A labelled batch -> its loss terms."""
         view = self.view(batch, rng)
         maps = _maps(self.backbone, view.image, view.keypoints)
-        logits = self.backbone.head(self.backbone.decode(maps))
         assert view.label is not None, "fine-tuning needs labels"
-        losses = self.losses(logits, view.label)
+        if self.deep is None:
+            logits = self.backbone.head(self.backbone.decode(maps))
+            losses = self.losses(logits, view.label)
+        else:
+            decoded = list(self.backbone.decoded(maps))
+            logits = self.backbone.head(decoded[-1])
+            losses = self.deep(decoded, logits, view.label, self.losses)
         if self.auxiliary is None:
             return Outcome(losses)
         extra: Outcome = self.auxiliary(maps, view.label, logits, rng)
