@@ -186,6 +186,19 @@ def test_macl_and_its_rivals_have_the_articles_values() -> None:
             tuned = way.finetuning.schedule
             assert (tuned.optimiser, tuned.learning_rate, tuned.floor, tuned.epochs) == ("adam", 5e-4, 5e-6, 100)
     assert [found[1].finetuning.objective.size_px for found in (brats, chd)] == [32, 352]
+    for way in brats:  # every method has the views of the released code on BraTS
+        assert way.pretraining is not None
+        given = way.pretraining.method_settings.spatial
+        assert (given.rotation_degrees, given.p_elastic, given.translate_share) == ((-20, 20), 0, 0.1)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in PAPER if name.startswith(("paper/macl-table1", "paper/macl-table2"))]
+)
+def test_macl_is_also_run_with_the_released_learning_rate_and_with_a_loss_that_is_learned(name: str) -> None:
+    rows = {row["title"]: row.get("settings", {}) for row in plan_files.read(name)["rows"]}
+    assert rows["MACL, released learning rate 0.01 (ours)"] == {"pretrain": {"learning_rate": 0.01}}
+    assert rows["MACL, L_g across branches (ours)"] == {"method": {"form": "article"}}
 
 
 @pytest.mark.slow

@@ -86,6 +86,23 @@ def test_probabilities_switch_parts_off_row_by_row() -> None:
     assert 1.28 < scale.max() < 1.301
 
 
+@pytest.mark.parametrize("shape", [(40, 20), (10, 40, 20)])
+def test_a_translation_goes_up_to_its_share_on_each_axis(shape: tuple[int, ...]) -> None:
+    still = Spatial(crop="centre", p_mirror=0, p_elastic=0, p_rotation=0, p_scale=0, p_spatial=0.5)
+    still = dataclasses.replace(still, tilt_row_degrees=(0, 0), tilt_column_degrees=(0, 0))
+    before, after = (
+        draw(how, 4000, shape, shape).to_source[:, :, -1]
+        for how in (still, dataclasses.replace(still, translate_share=0.1))
+    )
+    moved = (after - before) / torch.tensor(shape)
+    assert (before == 0).all()
+    assert 0.099 < moved.abs().max() <= 0.1
+    on = (moved != 0).any(1)
+    assert on.float().mean().item() == pytest.approx(0.5, abs=0.04)
+    assert moved[on].mean(0).abs().max() < 0.006  # as far one way as the other: four standard errors
+    assert moved[on].std(0) == pytest.approx(0.2 / 12**0.5, rel=0.1)
+
+
 def test_same_draw_same_view() -> None:
     batch = batch_of(torch.rand(5, 1, 40, 40))
     one, two = (views.random_view(Spatial(), batch, 32, Rows(3, 4, "cpu")) for _ in range(2))
@@ -113,6 +130,7 @@ SPATIALS = [
     Spatial(p_elastic=0, rotation_degrees=(80, 100), p_scale=0, crop="centre"),
     Spatial(p_elastic=0, p_rotation=0, shrink=(1.5, 1.7)),
     Spatial(p_spatial=0, p_mirror=0),
+    Spatial(crop="centre", p_elastic=0, p_rotation=0, p_scale=0, p_spatial=1, translate_share=0.2),
 ]
 
 

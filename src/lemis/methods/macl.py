@@ -36,7 +36,9 @@ Differences from the authors' code: all slices of a batch are contrasted, also t
 branch share batch statistics, over all processes (SyncBatchNorm) but over one part of ``accumulate`` only, so that two
 parts of 16 slices, which are contrasted apart as on the authors' two GPUs, do not have the statistics of all 32 as
 there; V are read from the whole slice in one resampling; only the decoder blocks that are trained are run; jittered
-slices keep their range of values. Left out: the two-stage form of Table VI, and the rounding to 8 bits.
+slices keep their range of values. On BraTS the code has other views: ``photometric="brats"``, and the ``spatial`` of
+those presets ``paper/macl-*`` that are pre-trained there. Left out: the two-stage form of Table VI, and the rounding to
+8 bits.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Spatial:
     # "random" moves the view by up to a quarter of its side from there.
     crop: Literal["random", "centre"] = "random"
     p_mirror: Probability = 0.5  # each axis on its own [C]
-    p_spatial: Probability = 0.67  # of elastic, rotation and scale, together [C]
+    p_spatial: Probability = 0.67  # of elastic, rotation, scale and translation, together [C]
     p_elastic: Probability = 1.0  # given the above [C]
     elastic_sigma_px: PositiveRange = (14.0, 17.0)  # of the Gaussian that smooths the displacement [C]
     elastic_alpha_px: Range = (100.0, 350.0)  # batchgenerators' factor [C]; 1 to 4 px standard deviation
@@ -49,6 +49,7 @@ class Spatial:
     p_enlarge: Probability = 0.5  # given a scale: from ``enlarge``, else from ``shrink`` [C]
     enlarge: PositiveRange = (0.7, 1.0)  # source pixels per view pixel [C]
     shrink: PositiveRange = (1.0, 1.3)  # source pixels per view pixel [C]
+    translate_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the side: moved by up to so much on each axis
     interpolation: Interpolation = "bilinear"  # of images; [C] is cubic: "bicubic" is the nearest, in 2D only
 
 
@@ -88,7 +89,7 @@ def draw(
         if box is None:
             whole = torch.tensor([[0] * d, list(source_shape)], device=linear.device)
             box = whole.expand(rows, 2, d)
-        offset = _draw_offset(settings, box, out_shape, rng)
+        offset = _draw_offset(settings, box, out_shape, rng) + _draw_translation(settings, spatial, out_shape, rng)
         to_source = about_centre(linear, offset, out_shape)
         return Geometry(to_source, tuple(out_shape), _draw_elastic(settings, spatial, out_shape, rng))
 
@@ -112,6 +113,8 @@ def reach_px(settings: Spatial, out_shape: Sequence[int]) -> tuple[int, ...]:
         sigma, alpha = settings.elastic_sigma_px[0], settings.elastic_alpha_px[1]
         reach = reach + 2 * _ELASTIC_SPREADS * alpha / sqrt(3) * (2 * sigma * sqrt(pi)) ** (-d / 2)
     moved = [2 * (n // 4) if settings.crop == "random" else 0 for n in out_shape]
+    if settings.p_spatial > 0:
+        moved = [m + 2 * ceil(settings.translate_share * n) for m, n in zip(moved, out_shape, strict=True)]
     sides = [ceil(float(r) - 1e-3) + m for r, m in zip(reach, moved, strict=True)]
     # As even or odd as the view, so that both have one middle.
     return tuple(side + (side - n) % 2 for side, n in zip(sides, out_shape, strict=True))
@@ -192,6 +195,14 @@ def _draw_offset(settings: Spatial, box: Tensor, out_shape: Sequence[int], rng: 
     chosen = (rng.uniform(len(box), len(out_shape)) * places).long()
     chosen = torch.minimum(chosen, places - 1)  # float32 can round up to ``places`` itself
     return torch.where(places > 1, box[:, 0] + chosen, middle)
+
+
+def _draw_translation(settings: Spatial, spatial: Tensor, out_shape: Sequence[int], rng: Draw) -> Tensor | float:
+    """(B, d) source pixels, beyond the slice too; 0 where none is drawn."""
+    if settings.p_spatial * settings.translate_share == 0:
+        return 0.0
+    share = rng.uniform(len(spatial), len(out_shape), low=-settings.translate_share, high=settings.translate_share)
+    return share * spatial[:, None] * torch.tensor(out_shape, device=spatial.device)
 
 
 def _draw_elastic(settings: Spatial, spatial: Tensor, out_shape: Sequence[int], rng: Draw) -> Elastic | None:
