@@ -48,7 +48,7 @@ class Answer(External):
 
     seconds: float
     core_seconds: float
-    peak_memory_gb: float
+    peak_memory_gb: float | None
 
 
 def run(work: Path, folder: Path, cell: Cell, device: str) -> Answer:

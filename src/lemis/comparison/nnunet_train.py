@@ -22,7 +22,6 @@ import json
 import os
 import platform
 import random
-import resource
 import sys
 import threading
 import time
@@ -258,8 +257,12 @@ def _core_seconds() -> float:
     return spent.user + spent.system + spent.children_user + spent.children_system
 
 
-def _peak_memory_gb() -> float:
-    """The most that this process held, or one that it started."""
+def _peak_memory_gb() -> float | None:
+    """The most that this process held, or one that it started; None on Windows, which does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource  # here, as Windows has no such module
+
     unit = 1 if sys.platform == "darwin" else 1024
     most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return round(most * unit / 1e9, 2)
