@@ -39,6 +39,16 @@ def test_every_method_trains_and_says_what_it_trained(method: str, work: Path) -
     assert lines[0]["loss"] == pytest.approx(sum(v for k, v in lines[0].items() if k.startswith("loss/")))
 
 
+@pytest.mark.parametrize(("threshold", "told"), [("0.1", True), ("0.35", False)])
+def test_a_threshold_that_makes_neighbours_negatives_is_told(
+    threshold: str, told: bool, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain(work, method="pcl", preset="tiny", overrides=(*FEW, f"method.threshold={threshold}"), device="cpu")
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("100% of neighbouring slices are negatives" in said) == told
+    assert ("as scans have 5 slices here (median). Try method.threshold=0.35" in said) == told
+
+
 @pytest.mark.parametrize(("rate", "nothing"), [("1e-9", True), ("0.05", False)])
 def test_a_run_that_learned_nothing_is_named_so(rate: str, nothing: bool, work: Path) -> None:
     few = ("steps=60", "precision=32", f"learning_rate={rate}", "schedule=constant")

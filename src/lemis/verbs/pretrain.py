@@ -19,7 +19,7 @@ from lemis.runs.run import Run, is_done
 from lemis.sampling.patches import Patches
 from lemis.sampling.samples import Slices
 from lemis.settings import plain
-from lemis.training import build, guards, launch, loop, run_names, run_settings, sources
+from lemis.training import build, guards, launch, loop, positions, run_names, run_settings, sources
 from lemis.training.run_settings import Asked, Pretraining
 from lemis.work_files.run import PretrainedModel
 
@@ -115,6 +115,12 @@ def _train(
     )
     with run.alone():
         run.set_status(verb="pretrain", method=settings.method, state="running", **size)
+        threshold = getattr(settings.method_settings, "threshold", None)
+        # Where a module of somebody else's has a threshold, it may be of anything.
+        if threshold is not None and settings.dims == 2 and "." not in settings.method:
+            too_small = positions.said(threshold, [store.scans[i].slices for i in scans])
+            if too_small is not None:
+                run.note(too_small)
         nothing = loop.train(
             objective, source, objective.sampling, settings.schedule, run, fabric, seed=seed, prefix=prefix
         )
