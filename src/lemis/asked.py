@@ -67,14 +67,16 @@ def pretrain(work: Path, **typed: Any) -> str:
 
 
 def finetune(
-    work: Path, *, pretrained: Path | None = None, second: Path | None = None, trust: Trust = NO_TRUST, **typed: Any
-) -> str:
+    work: Path, *, pretrained: Path | None = None, second: Path | None = None, pseudo_labels: Path | None = None,
+    trust: Trust = NO_TRUST, **typed: Any,
+) -> str:  # fmt: skip
     """As ``verbs.finetune``."""
     asked = Asked.among(typed)
     before, other = (
         None if run is None else read_pretrained(run, trust.also(*asked.backbones)) for run in (pretrained, second)
     )
     settings = run_settings.of_finetuning(asked, pretrained, before, load=LIGHT)
+    beside.expect_pseudo_labels(work, pseudo_labels, settings.semi, LIGHT)
     if second is not None and other is not None:
         beside.refuse_second(second, settings.semi, LIGHT)
         pairing.refuse_other_network(second, other, settings.backbone)

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     keypoints: Tensor | None = None  # (B, K, d) float, pixels of ``image``; NaN rows are no keypoints
     descriptors: Tensor | None = None  # (B, K, D) float, of the keypoints; 0 where there is none
     neighbour: Batch | None = None  # one neighbouring slice of each slice, row by row
-    unlabelled: Batch | None = None  # of scans whose labels are not read, a row for each row
+    unlabelled: Batch | None = None  # of scans whose labels are not read, a row for each row; ``label`` of a teacher
 
 
 class Elastic(NamedTuple):
@@ -254,7 +254,8 @@ class Labelled(Protocol):
 class Semi(Trained):
     """A way to fine-tune with unlabelled scans too: one file, built from (labelled, settings).
 
-    A file that asks ``labelled`` for ``another`` network says ``NETWORKS = 2`` beside its ``DIMS``.
+    A file that asks ``labelled`` for ``another`` network says ``NETWORKS = 2`` beside its ``DIMS``; one whose
+    unlabelled rows are to have label maps of their scans by a teacher, as ``label``, says ``PSEUDO_LABELS = True``.
     """
 
     labelled: Labelled

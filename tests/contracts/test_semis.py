@@ -49,7 +49,7 @@ def test_a_network_that_looks_at_keypoints(name: str) -> None:
     """It finds those of what it is shown where the batch has none."""
     semi = subject(name).build(network="kaf_unet")
     semi.after_step(LATE)
-    semi(semis.batch(2), Rows(0, 0, "cpu"))
+    semi(subject(name).batch, Rows(0, 0, "cpu"))
 
 
 SETTINGS = [

@@ -29,8 +29,8 @@ from lemis.records import one_name
 from lemis.runs import material as data
 from lemis.runs.folders import effective
 from lemis.runs.material import digest as digest
-from lemis.training import pairing, pool, run_names
-from lemis.training.run_settings import NAMES, Finetuning, Pretraining
+from lemis.training import beside, pairing, pool, run_names
+from lemis.training.run_settings import Finetuning, Pretraining, as_overrides
 from lemis.training.run_settings import code as code
 from lemis.work_files import comparison as cell_files
 from lemis.work_files.comparison import CellStatus, read_cell_status, read_result, write_cell_status
@@ -55,6 +55,7 @@ class Cell:
     labelled: tuple[str, ...] = ()  # subjects
     test: tuple[str, ...] = ()  # ids of the scans that are scored
     predict: dict[str, Any] = field(default_factory=dict)  # settings of prediction that are not at their defaults
+    pool: tuple[str, ...] = ()  # ids of those that a teacher segments for it
     version: Literal[1] = 1  # of ``cell.json``
 
 
@@ -79,6 +80,7 @@ class Use(NamedTuple):
     transductive: bool
     semi_transductive: bool = False  # in fine-tuning
     second: str | None = None  # key of the pre-training of a second network
+    teacher: str | None = None  # key of the training whose label maps it learned from
 
     @property
     def pretrainings(self) -> list[str]:
@@ -87,10 +89,11 @@ class Use(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """The pre-trainings that a fine-tuning begins with."""
+    """The pre-trainings that a fine-tuning begins with, and its teacher."""
 
     first: Cell | None
     second: Cell | None  # of a second network, where that has one of its own
+    teacher: Cell | None = None  # the same fine-tuning on labels alone, where its label maps are learned from
 
     @property
     def cells(self) -> list[Cell]:
@@ -148,21 +151,27 @@ def expand(plan: Plan, ways: Sequence[Way], places: Sequence[Place], here: Mater
                     _pretraining_cell(plan, way.row.title, way.pretraining, place, here, there),
                     _pretraining_cell(plan, f"{way.row.title}, second network", way.second, place, here, there),
                 )
-                after = _finetuning_cell(plan, way, place, here, before)
-                first = trained_by.setdefault(after.run, after.key)
-                if first != after.key:
-                    after = replace(after, needs=(*after.needs, first))
+                saw_test = bool(before.cells) and there is None and not plan.inductive
+                if beside.is_taught(way.finetuning.semi, plugins.load):
+                    teacher = _finetuning_cell(plan, _teacher(way), place, here, before)
+                    before = before._replace(teacher=_in_turn(teacher, trained_by))
+                after = _in_turn(_finetuning_cell(plan, way, place, here, before), trained_by)
                 for cell in (*before.cells, after):
                     cells.setdefault(cell.key, cell)
-                saw_test = bool(before.cells) and there is None and not plan.inductive
                 uses.append(
                     Use(
                         way.row.title, place.labelled, place.fold, seed, after.key,
                         before.first.key if before.first else None, saw_test, _sees_test(way),
-                        before.second.key if before.second else None,
+                        before.second.key if before.second else None, before.teacher.key if before.teacher else None,
                     )
                 )  # fmt: skip
     return Grid(cells, tuple(uses))
+
+
+def _in_turn(cell: Cell, trained_by: dict[str, str]) -> Cell:
+    """The cell, after the one that trains its run, where that is another."""
+    first = trained_by.setdefault(cell.run, cell.key)
+    return cell if first == cell.key else replace(cell, needs=(*cell.needs, first))
 
 
 def _pretraining_cell(
@@ -186,9 +195,15 @@ def _pretraining_cell(
         run=f"{start}-{key[:8]}", work=UPSTREAM if there else "", needs=(), made_of=made_of,
         call={
             "method": settings.method, "backbone": settings.backbone, "seed": place.seed, "split": plan.split,
-            "fold": place.fold if excluded else None, "overrides": _as_overrides(stored),
+            "fold": place.fold if excluded else None, "overrides": as_overrides(stored),
         },
     )  # fmt: skip
+
+
+def _teacher(way: Way) -> Way:
+    """The same on labels alone, and predicted as usual: a row of its own has the same cell."""
+    row = replace(way.row, title=f"{way.row.title}, teacher", semi=None)
+    return way._replace(row=row, finetuning=way.finetuning.labels_alone(), predict={})
 
 
 def _sees_test(way: Way) -> bool:
@@ -227,6 +242,8 @@ def _finetuning_cell(plan: Plan, way: Way, place: Place, here: Material, before:
     }  # fmt: skip
     if before.second is not None:
         made_of["second"] = before.second.key
+    if before.teacher is not None:
+        made_of["teacher"] = before.teacher.key
     if unlabelled := _pool(way, place, here):
         made_of["pool"] = digest([[id, here.subject_of[id], here.image[id]] for id in unlabelled])
     training = key = digest(made_of)[:16]
@@ -240,21 +257,14 @@ def _finetuning_cell(plan: Plan, way: Way, place: Place, here: Material, before:
         run=f"{start}-m{place.labelled}-fold{place.fold}-{training[:8]}", work="",
         needs=tuple(dict.fromkeys(cell.key for cell in before.cells)), made_of=made_of,
         labelled=place.split.labelled_subjects, test=tuple(test), predict=dict(way.predict),
+        pool=tuple(unlabelled if before.teacher else ()),
         call={
             "backbone": settings.backbone, "auxiliary": settings.auxiliary, "fold": place.fold,
             "labelled": place.wanted, "split": plan.split, "selection_seed": place.selection_seed,
-            "seed": place.seed, "overrides": _as_overrides(stored),
+            "seed": place.seed, "overrides": as_overrides(stored),
             **({"semi": settings.semi} if settings.semi else {}),
         },
     )  # fmt: skip
-
-
-def _as_overrides(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Resolved settings as overrides that resolve to the same, without any preset."""
-    return {
-        key: {name: value for name, value in section.items() if name != "name"} if key in NAMES else section
-        for key, section in stored.items()
-    }
 
 
 def _whole(here: Material, id: str) -> list[str]:
@@ -356,13 +366,14 @@ def adopt(folder: Path, keys: Iterable[str]) -> int:
 
 def missing(folder: Path, work: Path, grid: Grid) -> list[Cell]:
     """What is to be run, in order: trainings without a result, and those whose weights or cost they need."""
-    after = {key for key, cell in grid.cells.items() if cell.kind != "pretrain" and read_result(folder, key) is None}
-    before = {
-        need
-        for key in after
-        for need in grid.cells[key].needs
-        if read_result(folder, need) is None
-        # Of another program's cell only the cost of what it needs counts.
-        or (grid.cells[key].kind != "external" and not (run_folder(work, grid.cells[need]) / "model.json").is_file())
-    }
-    return [cell for key, cell in grid.cells.items() if key in after or key in before]
+    todo = {key for key, cell in grid.cells.items() if cell.kind != "pretrain" and read_result(folder, key) is None}
+    waiting = [*todo]
+    while waiting:
+        cell = grid.cells[waiting.pop()]
+        for key in cell.needs:
+            # Of another program's cell only the cost of what it needs counts.
+            there = cell.kind == "external" or (run_folder(work, grid.cells[key]) / "model.json").is_file()
+            if key not in todo and (read_result(folder, key) is None or not there):
+                todo.add(key)
+                waiting.append(key)
+    return [cell for key, cell in grid.cells.items() if key in todo]

@@ -139,6 +139,12 @@ def _cost(pace: Pace, way: Way, column: Place, grid: Grid, uses: Sequence[Use], 
     tuning = pace.of_finetuning(way, column.split.labelled_subjects)
     seconds = {key: _length(tuning, way, grid.cells[key], pace.here) for key in after}
     one, probes = [max(seconds.values())], [tuning]
+    if teachers := {use.teacher for use in uses if use.teacher is not None}:
+        alone = way._replace(finetuning=way.finetuning.labels_alone())
+        found = pace.of_finetuning(alone, column.split.labelled_subjects)
+        of_teachers = {key: _length(found, alone, grid.cells[key], pace.here) for key in teachers}
+        seconds, after = seconds | of_teachers, after | teachers
+        one, probes = [max(of_teachers.values()), *one], [found, *probes]
     for settings, keys in (
         (way.second, {use.second for use in uses}), (way.pretraining, {use.pretrained for use in uses}),
     ):  # fmt: skip

@@ -113,7 +113,9 @@ def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> t
             continue
         before = [found for key in use.pretrainings if (found := read_result(folder, key)) is not None]
         whose = {**place, **rows[use.row], **networks.get(use.row, {})}
-        results += [{**whose, **line} for line in _lines(use, result, before)]
+        teacher = read_result(folder, use.teacher) if use.teacher else None
+        tuned = [result] if teacher is None else [teacher, result]
+        results += [{**whose, **line} for line in _lines(use, tuned, before)]
         cases += [{**place, **case.model_dump(exclude_unset=True), "cell": use.cell} for case in result.cases]
     named = tuple(key for key in ("semi", "second") if any(getattr(row, key) for row in plan.rows))
     more = SINGLE if plan.kind == "single" else named
@@ -129,13 +131,15 @@ def core_seconds(folder: Path, grid: Grid) -> float:
     return sum(trainings.values())
 
 
-def _lines(use: Use, result: Result, before: Sequence[Result]) -> list[dict[str, Any]]:
-    """A line for each structure and one for their mean."""
-    memory = [one.peak_memory_gb for one in (*before, result) if one.peak_memory_gb is not None]
+def _lines(use: Use, tuned: Sequence[Result], before: Sequence[Result]) -> list[dict[str, Any]]:
+    """A line for each structure and one for their mean, of the last fine-tuning; an earlier one is its teacher's."""
+    result = tuned[-1]
+    memory = [one.peak_memory_gb for one in (*before, *tuned) if one.peak_memory_gb is not None]
     shared = {
         "pretraining_core_seconds": _added(one.core_seconds for one in before),
-        "finetuning_core_seconds": result.core_seconds,
-        "pretraining_seconds": _added(one.seconds for one in before), "finetuning_seconds": result.seconds,
+        "finetuning_core_seconds": _added(one.core_seconds for one in tuned),
+        "pretraining_seconds": _added(one.seconds for one in before),
+        "finetuning_seconds": _added(one.seconds for one in tuned),
         "peak_memory_gb": max(memory, default=None), "cell": use.cell,
         "transductive": str(use.transductive or use.semi_transductive).lower(),
     }  # fmt: skip

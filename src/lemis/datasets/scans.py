@@ -18,6 +18,7 @@ from lemis.errors import DataFault
 from lemis.formats import labels, volume
 from lemis.formats.grids import corner_distance_mm
 from lemis.formats.paths import stamp
+from lemis.formats.source import Source
 from lemis.formats.volume import Volume
 from lemis.settings import plain
 
@@ -73,7 +74,7 @@ def read_image(index: Index, scan: Scan) -> Volume:
     first = volume.read(files[0], scan.axes)
     volumes = [first, *(volume.read(file, first.source.axes) for file in files[1:])]
     for other, file in zip(volumes[1:], scan.images[1:], strict=True):
-        _expect_grid(other, file, first, scan.images[0])
+        _expect_grid(other.source, file, first.source, scan.images[0])
     arrays = [one.array if one.array.ndim == 4 else one.array[..., None] for one in volumes]
     array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=3)
     if array.shape[3] != len(index.channels):
@@ -91,21 +92,31 @@ def read_label(index: Index, scan: Scan, image: Volume) -> NDArray[Any]:
     Raises:
         DataFault: A label on a different grid, or as in ``labels.read``.
     """
+    return label_on(index, scan, image.source)
+
+
+def image_grid(index: Index, scan: Scan) -> Source:
+    """The grid of a scan's image, of which no voxel is read."""
+    return dataclasses.replace(volume.read_header(index_file.locate(index, scan.images[0])), along=scan.axes)
+
+
+def label_on(index: Index, scan: Scan, grid: Source) -> NDArray[Any]:
+    """As ``read_label``, of a scan whose image has this grid."""
     assert scan.label is not None
-    label = labels.read(index_file.locate(index, scan.label), image.source.axes, image.source, index.labels)
-    _expect_grid(label, scan.label, image, scan.images[0])
+    label = labels.read(index_file.locate(index, scan.label), grid.axes, grid, index.labels)
+    _expect_grid(label.source, scan.label, grid, scan.images[0])
     return label.array
 
 
-def _expect_grid(one: Volume, file: str, other: Volume, other_file: str) -> None:
-    shape = other.source.canonical_shape
-    if one.source.canonical_shape != shape:
+def _expect_grid(one: Source, file: str, other: Source, other_file: str) -> None:
+    shape = other.canonical_shape
+    if one.canonical_shape != shape:
         raise DataFault(
-            f"{file} has shape {one.source.canonical_shape}, {other_file} has {shape}",
+            f"{file} has shape {one.canonical_shape}, {other_file} has {shape}",
             allowed="one grid for all files of a scan",
             next="resample one onto the other's grid, or leave the scan out",
         )
-    apart = corner_distance_mm(one.affine, other.affine, shape)
+    apart = corner_distance_mm(one.canonical_affine, other.canonical_affine, shape)
     if apart > GRID_TOLERANCE * min(other.spacing_mm):
         raise DataFault(
             f"{file} and {other_file} lie {apart:.2f} mm apart",

@@ -83,11 +83,12 @@ def auxiliary_step(
 
 def semi_step(name: str, dims: int, layer: Mapping[str, Any], progress: float, rank: int = 0, world: int = 1) -> Found:
     """Losses, gradients and buffers of one step in float64; a process of several sees its share of the rows."""
-    semi = semis.Subject(name, dims).build(layer).double()
+    subject = semis.Subject(name, dims)
+    semi = subject.build(layer).double()
     if progress:
         semi.after_step(progress)
     model = DistributedDataParallel(semi) if world > 1 else semi
-    batch = in_double(semis.batch(dims))
+    batch = in_double(subject.batch)
     size = len(batch.image) // world
     outcome = model(take(batch, slice(rank * size, (rank + 1) * size)), Rows(5, 7, "cpu", rank, world))
     total(outcome).backward()

@@ -61,8 +61,13 @@ class Subject(trying.Subject):
 
     @property
     def batch(self) -> Batch:
-        """Labelled rows, and unlabelled ones beside them."""
-        return batch(self.dims)
+        """Labelled rows, and unlabelled ones beside them, with label maps of a teacher where the way wants them."""
+        return batch(self.dims, taught=self.is_taught)
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether its unlabelled rows have label maps of a teacher."""
+        return bool(getattr(self.module, "PSEUDO_LABELS", False))
 
 
 def objective(dims: int, network: str | None = None) -> supervised.Objective:
@@ -79,8 +84,8 @@ def objective(dims: int, network: str | None = None) -> supervised.Objective:
     return supervised.Objective(made(), resolve(supervised.Settings, layer), another=made)
 
 
-def batch(dims: int, seed: int = 1) -> Batch:
-    """Smooth enough to be told apart from its noise; the unlabelled rows have no label."""
+def batch(dims: int, seed: int = 1, *, taught: bool = False) -> Batch:
+    """Smooth enough to be told apart from its noise; the unlabelled rows have no label, or that of a teacher."""
     generator = torch.Generator().manual_seed(seed)
     shape, numbers = SHAPE_PX[dims], torch.arange(ROWS)
 
@@ -91,8 +96,11 @@ def batch(dims: int, seed: int = 1) -> Batch:
             spacing_mm=torch.ones(ROWS, dims), label=label,
         )  # fmt: skip
 
-    label = torch.randint(0, CLASSES, (ROWS, *shape), generator=generator)
-    return rows(0, label)._replace(unlabelled=rows(ROWS, None))
+    def some() -> Tensor:
+        return torch.randint(0, CLASSES, (ROWS, *shape), generator=generator)
+
+    known, unknown = rows(0, some()), rows(ROWS, None)
+    return known._replace(unlabelled=unknown._replace(label=some()) if taught else unknown)
 
 
 # ------------------------------------------------------------------------------------------------- the file
@@ -100,7 +108,8 @@ def batch(dims: int, seed: int = 1) -> Batch:
 
 def the_file_has_its_names(name: str) -> None:
     """`Semi` inherits from `lemis.contracts.Semi`, defines `forward`, and is made of (labelled, settings). The file
-    says, as a plain value that can be read without running it, `DIMS = (2,)`, `(3,)` or `(2, 3)`.
+    says, as a plain value that can be read without running it, `DIMS = (2,)`, `(3,)` or `(2, 3)`; and `NETWORKS = 2`
+    or `PSEUDO_LABELS = True` where it trains two networks, or its unlabelled rows have label maps of a teacher.
     """
     module = of_module(FOLDER, name)
     expect_class(module, "Semi", contracts.Semi, ("labelled", "settings"))
@@ -108,6 +117,10 @@ def the_file_has_its_names(name: str) -> None:
     expect(bool(said.get("dims")), "no DIMS")
     expect(said["dims"] == module.DIMS, "DIMS changes when the file runs")
     expect(isinstance(said["dims"], tuple) and set(said["dims"]) <= {2, 3}, f"DIMS = {said['dims']}")
+    for key, allowed in (("NETWORKS", (1, 2)), ("PSEUDO_LABELS", (False, True))):
+        here = getattr(module, key, allowed[0])
+        expect(here in allowed, f"{key} = {here}")
+        expect(said.get(key.lower(), allowed[0]) == here, f"{key} is no plain value")
 
 
 def the_class_is_final_and_the_file_cites_its_paper(name: str) -> None:
@@ -152,7 +165,11 @@ def it_says_how_many_networks_it_trains(subject: Subject) -> None:
 
 
 def labels_of_the_pool_are_not_read(subject: Subject) -> None:
-    """Unlabelled rows that have a label all the same, one that no class has, give the same losses."""
+    """Unlabelled rows that have a label all the same, one that no class has, give the same losses; but where the file
+    says `PSEUDO_LABELS = True`, it is given label maps of a teacher.
+    """
+    if subject.is_taught:
+        raise NotTried("its unlabelled rows have label maps of a teacher")
     found = []
     for poisoned in (False, True):
         here = subject.batch
@@ -164,10 +181,25 @@ def labels_of_the_pool_are_not_read(subject: Subject) -> None:
     expect(found[0] == found[1], f"{told(found[0])}; with labels on the unlabelled rows: {told(found[1])}")
 
 
+def label_maps_of_a_teacher_are_read(subject: Subject) -> None:
+    """Where the file says `PSEUDO_LABELS = True`, other label maps on the unlabelled rows give other losses."""
+    if not subject.is_taught:
+        raise NotTried("it wants none")
+    here = subject.batch
+    assert here.unlabelled is not None, "made so"
+    assert here.unlabelled.label is not None, "made so"
+    others = here._replace(unlabelled=here.unlabelled._replace(label=here.unlabelled.label.flip(-1)))
+    first, second = (figures(_late(subject)(each, Rows(0, 0, "cpu"))) for each in (here, others))
+    expect(first != second, f"with other label maps too: {told(first)}")
+
+
 def the_pool_is_looked_at(subject: Subject) -> None:
     """Other unlabelled images give other losses."""
     here = subject.batch
-    others = here._replace(unlabelled=batch(subject.dims, seed=2).unlabelled)
+    assert here.unlabelled is not None, "made so"
+    other = batch(subject.dims, seed=2).unlabelled
+    assert other is not None, "made so"
+    others = here._replace(unlabelled=here.unlabelled._replace(image=other.image))
     first, second = (figures(_late(subject)(each, Rows(0, 0, "cpu"))) for each in (here, others))
     expect(first != second, f"with other unlabelled images too: {told(first)}")
 
@@ -308,6 +340,7 @@ STEP = (
     all_of_the_network_in_training_gets_a_gradient,
     it_says_how_many_networks_it_trains,
     labels_of_the_pool_are_not_read,
+    label_maps_of_a_teacher_are_read,
     the_pool_is_looked_at,
     without_weight_it_is_fine_tuning_on_labels,
     the_same_numbers_give_the_same_loss,

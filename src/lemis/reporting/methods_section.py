@@ -54,6 +54,8 @@ def _trained_how(work: WorkFacts, final: Sequence[RunFacts]) -> str:
         sizes = sorted({len(run.unlabelled_subjects) for run in final})
         most = f"{sizes[0]}–{sizes[-1]} subjects" if len(sizes) > 1 else count(sizes[0], "subject")
         extra = f" and, by {one.semi}, on the images of {most} without their labels"
+    if any(run.teachers for run in final):
+        extra += ", which a network trained on the labels alone had segmented"
     second = next((run for run in work.runs if run.name == one.second), None)
     if second is not None:
         extra += f", beside a second network, {_pretrained_how(second)}, which was not kept"

@@ -57,6 +57,8 @@ def _run_sentence(run: RunFacts) -> str:
         extra = (
             f", and on the images of {count(len(run.unlabelled_subjects), 'subject')} without their labels ({run.semi})"
         )
+    if run.teachers:
+        extra += f", which {listed(f'“{one}”' for one in run.teachers)} had segmented"
     if run.second:
         extra += f"; beside a second network, which started from the weights of “{run.second}”"
     return f"Fine-tuning “{run.name}”: {begun}, {who}{extra} ({took}).{state}"

@@ -87,6 +87,11 @@ class RunFacts:
         return self.tuned.semi if self.tuned else None
 
     @property
+    def teachers(self) -> tuple[str, ...]:
+        """Runs whose label maps of unlabelled scans a finished fine-tuning learned from."""
+        return self.tuned.teacher.runs if self.tuned and self.tuned.teacher else ()
+
+    @property
     def unlabelled_subjects(self) -> tuple[str, ...]:
         """Whose images a finished fine-tuning saw without their labels."""
         return self.tuned.unlabelled_subjects if self.tuned else ()

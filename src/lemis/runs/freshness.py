@@ -40,7 +40,8 @@ def since_training(work: Path, index: Index, run: str) -> Changes:
     store = open_store(work / "prepared")
     trained, held_out = (_changes(store, index, scans) for scans in (before.scans, before.held_out))
     settings = read_yaml(folder / "settings.yaml")
-    for start in dict.fromkeys(settings.get(key) for key in ("pretrained", "second")):
+    starts = [settings.get("pretrained"), settings.get("second"), *(settings.get("pseudo_labels") or ())]
+    for start in dict.fromkeys(starts):
         if isinstance(start, str):
             trained += [f"{start}: {one}" for one in since_training(work, index, start).trained]
     return Changes(trained, held_out)

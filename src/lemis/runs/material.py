@@ -34,6 +34,15 @@ class Seen(NamedTuple):
     fingerprint: str  # of the preparation: where it is the same, so are the digests, and nothing need be read
 
 
+class Told(NamedTuple):
+    """The label map that a teacher made of one scan, as it was trained on: it may be corrected by hand."""
+
+    runs: tuple[str, ...]  # the teachers
+    weights: tuple[str, ...]  # digests, of each
+    label: str  # digest
+    stamp: str  # of the file: where it is the same, so is the digest, and nothing need be read
+
+
 def _whole(facts: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(facts.get("prepared", {}), dict):
         raise ValueError("should have settings as prepared")
@@ -49,6 +58,7 @@ class TrainedOn:
     held_out: dict[str, Seen] = field(
         default_factory=dict
     )  # that are scored meanwhile; the weights do not depend on them
+    pseudo_labels: dict[str, Told] = field(default_factory=dict)  # by id, of scans without a label that is used
     start: str | None = None  # digest of the weights that it starts from
     second: str | None = None  # digest of those that a second network starts from
     code: dict[str, str] = field(default_factory=dict)  # digests of the user's own modules, by name
@@ -110,11 +120,12 @@ def digest_of_file(file: Path) -> str:
 
 def write(run: Path, now: TrainedOn) -> None:
     """``trained_on.json`` of a run folder."""
-    facts = {**dataclasses.asdict(now), **{key: _rows(getattr(now, key)) for key in ("scans", "held_out")}}
+    by_scan = ("scans", "held_out", "pseudo_labels")
+    facts = {**dataclasses.asdict(now), **{key: _rows(getattr(now, key)) for key in by_scan}}
     records.write_tree(run / FILE, facts, TrainedOn)
 
 
-def _rows(scans: Mapping[str, Seen]) -> dict[str, dict[str, Any]]:
+def _rows(scans: Mapping[str, Seen | Told]) -> dict[str, dict[str, Any]]:
     return {id: one._asdict() for id, one in scans.items()}
 
 
@@ -137,6 +148,9 @@ def changes(before: TrainedOn | None, now: TrainedOn) -> list[str]:
     if before is None:
         return ["what it was trained on is not recorded"]
     said = scan_changes(before.scans, now.scans)
+    were = {id: one.label for id, one in before.pseudo_labels.items()}
+    if corrected := [id for id, one in now.pseudo_labels.items() if id in before.scans and were.get(id) != one.label]:
+        said.append(f"pseudo-label changed: {named(corrected)}")
     said += [f"{key} {_was(before.facts.get(key), value)}" for key, value in now.facts.items() if key != "prepared"
              and before.facts.get(key) != value]  # fmt: skip
     prepared, earlier = now.facts["prepared"], before.facts.get("prepared", {})

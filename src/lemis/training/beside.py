@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Protocol
 
 from lemis import plugins
@@ -97,6 +98,41 @@ def refuse_inner_losses(semi: str | None, prefix: str) -> None:
             f"{prefix}objective.deep_supervision=true with --semi {semi}",
             allowed="one of the two: of unlabelled scans, a way knows the loss of the last map alone",
             next=f"{prefix}objective.deep_supervision=false, or leave out --semi {semi}",
+        )
+
+
+def is_taught(semi: str | None, load: Load) -> bool:
+    """Whether a way to use unlabelled scans wants label maps of them, made by a teacher."""
+    return semi is not None and bool(getattr(load("semi", semi), "PSEUDO_LABELS", False))
+
+
+def expect_pseudo_labels(work: Path, folder: Path | None, semi: str | None, load: Load) -> None:
+    """Refuse a way that wants label maps of a teacher without them, and these where they are not wanted.
+
+    Args:
+        work: The work folder.
+        folder: Of the label maps, as typed.
+        semi: The way to use unlabelled scans.
+        load: As elsewhere.
+
+    Raises:
+        UsageError: It is so.
+    """
+    taught = is_taught(semi, load)
+    if taught and folder is None:
+        there = f"{work}/pseudo_labels"
+        raise UsageError(
+            f"--semi {semi} without label maps of the unlabelled scans",
+            allowed="--pseudo-labels FOLDER, which lemis predict has written with a network trained on labels alone",
+            next=f"this command without --semi, which trains that network; lemis predict {work}/runs/NAME -o {there}; "
+            f"then this command with --pseudo-labels {there}. lemis fit --semi {semi} does all that",
+        )
+    if folder is not None and not taught:
+        names = [name for name in plugins.names("semi") if plugins.describe("semi", name).get("pseudo_labels")]
+        raise UsageError(
+            f"--pseudo-labels {folder} " + (f"with --semi {semi}, which reads none" if semi else "without --semi"),
+            allowed=f"a way that learns from them: {', '.join(names)}",
+            next=f"--semi {names[0]}",
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemis.contracts import Batch, Sampling
+from lemis.preparation.store import Store
 from lemis.sampling.patches import Patches
 from lemis.sampling.samples import Slices
 from lemis.training import supervised
@@ -21,6 +22,7 @@ def with_pool(
     settings: supervised.Settings,
     sampling: Sampling,
     keypoints: int,
+    taught: Store | None = None,
 ) -> Paired:
     """Labelled batches, and beside each row one of a scan whose label is not read.
 
@@ -30,13 +32,14 @@ def with_pool(
         settings: Of the objective.
         sampling: From ``of_labels``.
         keypoints: Of a slice, as many at most.
+        taught: The store with label maps of a teacher as labels, where rows of the pool are to have those.
     """
     others: Slices | Patches
-    store, device = labelled.store, labelled.device
+    store, device, with_labels = taught or labelled.store, labelled.device, taught is not None
     if sampling.patch_px is None:
-        others = Slices(store, pool, device, keypoints=keypoints)
+        others = Slices(store, pool, device, with_labels=with_labels, keypoints=keypoints)
     else:
-        others = Patches(store, pool, device, sampling, settings.spatial)
+        others = Patches(store, pool, device, sampling, settings.spatial, with_labels=with_labels)
     return Paired(labelled, others)
 
 

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lemis import plugins
 from lemis.contracts import Backbone, KeypointBackbone, Sampling, Trained
 from lemis.preparation.store import Store
 from lemis.runs.memory import peak_memory_gb, reset_peak_memory
 from lemis.sampling.draw import Rows
 from lemis.sampling.samples import Source
 from lemis.sampling.spatial import shape_of
-from lemis.training import build, guards, launch, paired, pairing, schedule, sources
+from lemis.training import beside, build, guards, launch, paired, pairing, schedule, sources
 from lemis.training.loop import channels_last
 from lemis.training.run_settings import Finetuning, Pretraining
 
@@ -67,8 +68,13 @@ def of_finetuning(store: Store, scans: Sequence[int], settings: Finetuning, devi
     )
     objective = build.objective(settings, network, store)
     # What a step takes does not depend on which scans lie beside the labelled ones: here all the others, or the same.
-    beside = [i for i in range(len(store.scans)) if i not in set(scans)] or list(scans)
-    pairs = source if settings.semi is None else paired.with_pool(source, beside, settings.objective, sampling, most)
+    # Where those have label maps of a teacher, they are the labelled ones: no other label is opened.
+    taught = store if beside.is_taught(settings.semi, plugins.load) else None
+    others = [i for i in range(len(store.scans)) if i not in set(scans)] or list(scans)
+    pairs: Source = source
+    if settings.semi is not None:
+        pool = others if taught is None else list(scans)
+        pairs = paired.with_pool(source, pool, settings.objective, sampling, most, taught)
     if isinstance(objective, Trained):
         objective.after_step(0.5)
     return _probe(objective, network, pairs, sampling, settings.schedule, fabric)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
@@ -116,6 +116,10 @@ class Finetuning:
             **plain(self.schedule),
         }
 
+    def labels_alone(self) -> Finetuning:
+        """The same without unlabelled scans: how the teacher of a way that wants one is trained."""
+        return replace(self, semi=None, semi_settings=None, pool=pool.Settings())
+
 
 @dataclass(frozen=True, kw_only=True)
 class WholeWay:
@@ -133,6 +137,14 @@ class WholeWay:
     def method(self) -> str:
         """Of the pre-training, or ``scratch``."""
         return SCRATCH if self.pretraining is None else self.pretraining.method
+
+
+def as_overrides(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from ``stored`` as overrides that resolve to the same, without any preset."""
+    return {
+        key: {name: value for name, value in section.items() if name != "name"} if key in NAMES else section
+        for key, section in stored.items()
+    }
 
 
 def base(preset: str | None, settings_file: Path | None, more: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -50,7 +50,7 @@ from lemis.runs import memory
 from lemis.runs.run import environment, messages
 from lemis.settings import write_yaml
 from lemis.terminal import duration
-from lemis.training import pairing
+from lemis.training import pairing, pseudo_labels
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.finetune import finetune
@@ -197,12 +197,18 @@ def _pretrained(job: Job, cell: Cell) -> Result:
 
 def _finetuned(job: Job, cell: Cell) -> Result:
     own = job.folder / "cells" / job.key
-    pretrained, second = (cells.run_of(job.work, job.folder, cell, what) for what in ("pretrained", "second"))
-    run = finetune(
-        job.work, pretrained=pretrained, second=second, name=cell.run, device=job.device, prefix="settings.finetune.",
-        **cell.call,
-    )  # fmt: skip
+    pretrained, second, teacher = (
+        cells.run_of(job.work, job.folder, cell, what) for what in ("pretrained", "second", "teacher")
+    )
     trust = Trust().also(cell.call["backbone"], *detectors_in(cell.call["overrides"]))  # as the plan names them
+    maps = None
+    if teacher is not None:
+        folder = pseudo_labels.folder_of(job.work, teacher.name)
+        maps = predict(teacher, scans=cell.pool, output=folder, device=job.device, trust=trust)
+    run = finetune(
+        job.work, pretrained=pretrained, second=second, pseudo_labels=maps, name=cell.run, device=job.device,
+        prefix="settings.finetune.", **cell.call,
+    )  # fmt: skip
     predict(
         run, scans=cell.test, output=own / "predictions", overrides=cell.predict, device=job.device, trust=trust
     )  # fmt: skip

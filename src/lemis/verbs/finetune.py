@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -15,6 +16,7 @@ from torch import nn
 from lemis import plugins
 from lemis.contracts import Backbone
 from lemis.datasets import index
+from lemis.datasets.index import Index
 from lemis.datasets.split import BUDGET_SEED, Split, choose
 from lemis.errors import UsageError
 from lemis.measure.tables import count
@@ -33,6 +35,7 @@ from lemis.sampling.spatial import shape_of
 from lemis.settings import plain, resolve
 from lemis.training import beside, build, guards, launch, loop, paired, pairing, pool, run_names, run_settings, sources
 from lemis.training import held_out as held_out_score
+from lemis.training.pseudo_labels import PseudoLabels
 from lemis.training.run_settings import Asked, Finetuning
 from lemis.training.schedule import Slower
 from lemis.training.transfer import Row, Start, load_start, loaded_parameters, print_table
@@ -59,6 +62,7 @@ def finetune(
     auxiliary: str | None = None,
     semi: str | None = None,
     second: Path | None = None,
+    pseudo_labels: Path | None = None,
     name: str | None = None,
     preset: str | None = None,
     settings_file: Path | None = None,
@@ -86,6 +90,8 @@ def finetune(
             preset's, else none. `lemis list` shows all; a dotted name loads your own module.
         second: Folder of the finished pre-training run of the same network that the second network of ``semi=cps``
             starts from; by default as the first does.
+        pseudo_labels: Folder of label maps that ``semi=self_training`` learns from: what ``lemis predict`` has made of
+            the scans without labels, as it stands or corrected by hand; by default none.
         name: Of the run's folder in WORK/runs; by default from the settings, as ``pcl-bcp-m2-fold0``, with a suffix
             where a run with other settings has that name.
         preset: Settings by name (`lemis list`) or by file; by default none.
@@ -102,8 +108,9 @@ def finetune(
         The run folder.
 
     Raises:
-        UsageError: Another network than the pre-trained one, no keypoints for it, no unlabelled scan for ``semi``, or
-            a ``second`` where one network is trained.
+        UsageError: Another network than the pre-trained one, no keypoints for it, no unlabelled scan for ``semi``, a
+            ``second`` where one network is trained, or ``pseudo_labels`` that are missing, or by networks that had seen
+            labels which this training may not use.
     """
     asked = Asked(
         backbone=backbone, auxiliary=auxiliary, semi=semi, preset=preset, settings_file=settings_file,
@@ -111,6 +118,7 @@ def finetune(
     )  # fmt: skip
     start, other = (load_start(run, trust.also(*asked.backbones)) for run in (pretrained, second))
     settings = run_settings.of_finetuning(asked, pretrained, start and start.model)
+    beside.expect_pseudo_labels(work, pseudo_labels, settings.semi, plugins.load)
     if other is not None:
         beside.refuse_second(other.run, settings.semi, plugins.load)
         pairing.refuse_other_network(other.run, other.model, settings.backbone)
@@ -124,6 +132,7 @@ def finetune(
     tuning = _Tuning(
         settings, store, sides, listed.ignored, objective.predicts, keypoints.most if keypoints else 0, fabric,
         start, other, Slower(beginning.loaded, settings.schedule.loaded_rate),
+        _pseudo_labels(pseudo_labels, settings, store, listed, sides),
         {"seed": seed, "fold": fold, "split": split, "selection_seed": selection_seed},
     )  # fmt: skip
     path = folders.choose(work / "runs", name, tuning.usual_name(), tuning.stored())
@@ -148,6 +157,21 @@ class _Beginning:
         return network
 
 
+def _pool(settings: Finetuning, store: Store, sides: Split) -> list[int]:
+    """Positions of the scans whose images are seen without their labels."""
+    if settings.semi is None:
+        return []
+    return pool.chosen([(facts.subject, facts.labelled) for facts in store.scans], sides, settings.pool)
+
+
+def _pseudo_labels(
+    folder: Path | None, settings: Finetuning, store: Store, listed: Index, sides: Split
+) -> PseudoLabels | None:
+    """Label maps of the pool, where they are wanted and there is one."""
+    scans = _pool(settings, store, sides)
+    return PseudoLabels(folder, store, listed, scans, sides) if folder is not None and scans else None
+
+
 class _Tuning(NamedTuple):
     """All that a fine-tuning is made of."""
 
@@ -161,6 +185,7 @@ class _Tuning(NamedTuple):
     begun: Start | None  # the pre-training that it begins with
     second: Start | None  # the one that a second network begins with, where that has its own
     slower: Slower  # the weights that they gave
+    taught: PseudoLabels | None  # label maps of its pool, by a teacher
     chosen: Mapping[str, Any]  # seeds, fold and scheme of the folds
 
     @property
@@ -191,10 +216,7 @@ class _Tuning(NamedTuple):
     @property
     def pool(self) -> list[int]:
         """Positions of the scans whose images it sees without their labels."""
-        if self.settings.semi is None:
-            return []
-        scans = [(facts.subject, facts.labelled) for facts in self.store.scans]
-        return pool.chosen(scans, self.sides, self.settings.pool)
+        return _pool(self.settings, self.store, self.sides)
 
     @property
     def held_out(self) -> list[int]:
@@ -212,8 +234,10 @@ class _Tuning(NamedTuple):
     def stored(self) -> dict[str, Any]:
         """``settings.yaml``."""
         second = {"second": self.second.run.name} if self.second else {}
+        teachers = {"pseudo_labels": list(self.taught.runs)} if self.taught else {}
         return {
-            **self.settings.stored(), "seed": self.chosen["seed"], "pretrained": self.start, **second, **self.chosen,
+            **self.settings.stored(), "seed": self.chosen["seed"], "pretrained": self.start, **second, **teachers,
+            **self.chosen,
             "labelled": list(self.sides.labelled_subjects), "prepare": self.store.asked,
             "prepared": plain(self.store.settings),
         }  # fmt: skip
@@ -228,6 +252,7 @@ class _Tuning(NamedTuple):
                 **material.seen(self.store, self.pool, labels=False, known=known),
             },
             held_out=material.seen(self.store, self.held_out, labels=True, known=known),
+            pseudo_labels=self.taught.told(was.pseudo_labels if was else {}) if self.taught else {},
             start=_weights_of(self.begun),
             second=_weights_of(self.second),
             code=run_settings.code(
@@ -250,17 +275,21 @@ class _Tuning(NamedTuple):
         sides = self.sides
         return exposure.measured_field(self.store.scans, asked, field_mm, sides.train_subjects, sides.labelled_subjects)
 
-    def model(self) -> FinetunedModel:
+    def model(self, now: TrainedOn) -> FinetunedModel:
         """``model.json``."""
+        taught = self.taught
+        pretrained_on = {subject for start in self.starts for subject in start.subjects}
+        unlabelled = {self.store.scans[i].subject for i in self.pool}
         known = [exposure.known(self.store.scans), *(start.known for start in self.starts)]
         patch_px = None if self.patch_px is None else (self.patch_px[0], self.patch_px[1], self.patch_px[2])
         return FinetunedModel(
             **build.described(self.settings, self.store), verb="finetune", method=self.method,
             auxiliary=self.settings.auxiliary, patch_px=patch_px,
             labelled_subjects=tuple(self.sides.labelled_subjects), test_subjects=tuple(self.sides.test_subjects),
-            pretraining_subjects=tuple(sorted({subject for start in self.starts for subject in start.subjects})),
+            pretraining_subjects=tuple(sorted(pretrained_on | (taught.pretraining_subjects if taught else set()))),
             semi=self.settings.semi, semi_settings=plain(self.settings.semi_settings) if self.settings.semi else {},
-            unlabelled_subjects=_subjects_of(self.store, self.pool),
+            unlabelled_subjects=tuple(sorted(unlabelled | (taught.unlabelled_subjects if taught else set()))),
+            teacher=taught.teacher(now.pseudo_labels) if taught else None,
             pretrained=self.start, second=self.second.run.name if self.second else None,
             seed=self.chosen["seed"], fold=self.chosen["fold"], split=self.sides.source,
             known=exposure.joined(known),
@@ -340,9 +369,6 @@ def _train(
     labelled, sampling = sources.of_labels(
         store, scans, fabric.device, settings.objective, patch_px, tuning.keypoints, in_pairs=bool(tuning.pool)
     )
-    source: Source = labelled
-    if tuning.pool:
-        source = paired.with_pool(labelled, tuning.pool, settings.objective, sampling, tuning.keypoints)
     times = settings.schedule.evaluations
     if times is None:
         times = SCORES if patch_px is None else SCORES_OF_VOLUMES
@@ -362,13 +388,17 @@ def _train(
         f"fine-tuning {path.name} on {sources.said(size)}, {len(subjects)} subjects: {', '.join(subjects)}{others}"
         f"({fabric.device}, {fabric.strategy.precision.precision})"
     )
-    with run.alone():
+    pseudo_labels = nullcontext() if tuning.taught is None else tuning.taught.prepared(path, fabric.barrier)
+    with run.alone(), pseudo_labels as taught:
         run.set_status(verb="finetune", method=tuning.method, state="running", **size)
+        source: Source = labelled
+        if tuning.pool:
+            source = paired.with_pool(labelled, tuning.pool, settings.objective, sampling, tuning.keypoints, taught)
         loop.train(
             objective, source, sampling, settings.schedule, run, fabric, seed=tuning.chosen["seed"], scoring=scoring,
             slower=tuning.slower, prefix=prefix,
         )  # fmt: skip
-        model = tuning.model()
+        model = tuning.model(now)
         if model.field_of_view is not None and model.field_of_view.leak is not None:
             run.warn(model.field_of_view.leak)
         run.finish(tuning.network.state_dict(), model)
@@ -382,10 +412,6 @@ def _like(scans: Sequence[Facts], starts: Sequence[PretrainedModel]) -> Likeness
 
 def _weights_of(start: Start | None) -> str | None:
     return None if start is None else material.digest_of_file(start.run / WEIGHTS)
-
-
-def _subjects_of(store: Store, scans: Sequence[int]) -> tuple[str, ...]:
-    return tuple(sorted({store.scans[i].subject for i in scans}))
 
 
 def _scans_of(store: Store, subjects: Sequence[str]) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
-from lemis import asked
+from lemis import asked, plugins
 from lemis.datasets import index as index_file
 from lemis.datasets.index import Index
 from lemis.datasets.split import Split
@@ -22,7 +22,7 @@ from lemis.prediction import components
 from lemis.runs import told
 from lemis.runs.run import messages
 from lemis.scoring import cases, one_scan
-from lemis.training import build, pairing, pool, run_settings
+from lemis.training import beside, build, pairing, pool, pseudo_labels, run_settings
 from lemis.training.run_settings import Asked, WholeWay
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate
@@ -115,7 +115,10 @@ def fit(
         "device": device,
     }  # fmt: skip
     starts = _pretrained(output, way, fold if inductive else None, common)
-    runs = _finetuned(output, starts, way, splits, labelled, common)
+    maps: list[Path | None] = [None] * len(splits)
+    if beside.is_taught(way.finetuning.semi, plugins.load):
+        maps = _taught(output, index, starts, way, splits, labelled, common, trust)
+    runs = _finetuned(output, starts, way, splits, labelled, common, maps)
     _predict(output, index, runs, splits, way.predict, whole=labelled is None, device=device, trust=trust)
     _evaluate(output, runs, splits)
     return _report(output, starts, runs)
@@ -175,18 +178,46 @@ def _pretrained(output: Path, way: WholeWay, fold: int | None, common: Mapping[s
     return _Starts(*found)
 
 
+def _taught(
+    output: Path, index: Index, starts: _Starts, way: WholeWay, splits: Splits, labelled: int | None,
+    common: Mapping[str, Any], trust: Trust,
+) -> list[Path | None]:  # fmt: skip
+    """Train a teacher for each fold, on labels alone, and segment its unlabelled scans; the folders of label maps."""
+    tuning = way.finetuning.labels_alone()
+    alone = {**common, "preset": None, "settings_file": None}  # which may name a way to use unlabelled scans
+    overrides = run_settings.as_overrides(tuning.stored())
+    messages().rule("teachers")
+    with told.together(len(splits), "teachers"):
+        teachers = [
+            finetune(
+                output, pretrained=starts.first, fold=fold, labelled=labelled, auxiliary=tuning.auxiliary,
+                overrides=overrides, prefix="finetune.", **alone,
+            )
+            for fold, _ in splits
+        ]  # fmt: skip
+    scans = [(scan.subject, scan.label is not None) for scan in index.scans]
+    folders: list[Path | None] = []
+    with told.together(len(splits), "sets of pseudo-labels"):
+        for teacher, (_, split) in zip(teachers, splits, strict=True):
+            unlabelled = [index.scans[i].id for i in pool.chosen(scans, split, way.finetuning.pool)]
+            folder = pseudo_labels.folder_of(output, teacher.name)
+            folders.append(predict(teacher, scans=unlabelled, output=folder, device=common["device"], trust=trust))
+    return folders
+
+
 def _finetuned(
-    output: Path, starts: _Starts, way: WholeWay, splits: Splits, labelled: int | None, common: Mapping[str, Any]
-) -> list[Path]:
+    output: Path, starts: _Starts, way: WholeWay, splits: Splits, labelled: int | None, common: Mapping[str, Any],
+    maps: Sequence[Path | None],
+) -> list[Path]:  # fmt: skip
     messages().rule("finetune")
     with told.together(len(splits), "runs"):
         return [
             finetune(
                 output, pretrained=starts.first, second=starts.second, fold=fold, labelled=labelled,
-                auxiliary=way.finetuning.auxiliary, semi=way.finetuning.semi, overrides=way.given["finetune"],
-                prefix="finetune.", **common,
+                auxiliary=way.finetuning.auxiliary, semi=way.finetuning.semi, pseudo_labels=labels,
+                overrides=way.given["finetune"], prefix="finetune.", **common,
             )
-            for fold, _ in splits
+            for (fold, _), labels in zip(splits, maps, strict=True)
         ]  # fmt: skip
 
 

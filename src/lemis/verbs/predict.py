@@ -183,7 +183,7 @@ def _wanted(ensemble: _Ensemble, index: Index, scans: Sequence[Scan]) -> dict[st
     made_by = {
         "runs": tuple(run.name for run in ensemble.runs),
         "weights": tuple(_digest(run / WEIGHTS) for run in ensemble.runs),
-        "labelled_subjects": tuple(sorted({one for model in ensemble.models for one in model.labelled_subjects})),
+        "labelled_subjects": tuple(sorted({one for model in ensemble.models for one in model.learned_from})),
         "mirrored": ensemble.mirrored,
         "kept": ensemble.kept,
         **_said_of(ensemble.tiling),

@@ -76,6 +76,14 @@ class OnePiece(Record):
     structures: tuple[str, ...] = ()  # each by itself
 
 
+class Teacher(Record):
+    """Networks whose label maps of unlabelled scans a training learned from."""
+
+    runs: tuple[Name, ...]
+    labelled_subjects: tuple[str, ...]  # whose labels they saw
+    digest: str  # of all these label maps
+
+
 class FinetunedModel(_Trained):
     """``model.json`` of a fine-tuning."""
 
@@ -89,6 +97,7 @@ class FinetunedModel(_Trained):
     semi: str | None = None  # a way to use unlabelled scans
     semi_settings: dict[str, Any] = Field(default_factory=dict)
     unlabelled_subjects: tuple[str, ...] = ()  # whose images it saw that way, without their labels
+    teacher: Teacher | None = None  # of such scans
     fold: Count | None
     split: str
     ignored_values: tuple[int, ...] = ()  # further values in its labels, which counted as background
@@ -96,6 +105,11 @@ class FinetunedModel(_Trained):
     field_of_view: MeasuredField | None = None  # None: not measured on labels, or older than this record
     # Axes of what the network sees, (rows, cols) or (slices, rows, cols), that training mirrored; None: as above.
     mirrored_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
+
+    @property
+    def learned_from(self) -> set[str]:
+        """Subjects whose labels it learned from, by itself or by a teacher."""
+        return {*self.labelled_subjects, *(self.teacher.labelled_subjects if self.teacher else ())}
 
 
 Model = PretrainedModel | FinetunedModel
