@@ -46,7 +46,10 @@ class Labelled(nn.Module):
         return Outcome(self.losses(*self.logits(view), view.label))
 
     def view(self, batch: Batch, rng: Draw) -> View:
-        return self.weak(batch, rng)
+        return self.strong(self.weak(batch, rng), rng)
+
+    def strong(self, view: View, rng: Draw) -> View:
+        return view
 
     def weak(self, batch: Batch, rng: Draw) -> View:
         shape = tuple(batch.image.shape[2:])

@@ -244,6 +244,9 @@ class Labelled(Protocol):
     def weak(self, batch: Batch, rng: Draw) -> View:
         """Its geometry alone."""
 
+    def strong(self, view: View, rng: Draw) -> View:
+        """What ``view`` does to a weak view after its geometry: intensities, and which keypoints are given."""
+
     def logits(self, *views: View, network: Backbone | None = None) -> tuple[Tensor, ...]:
         """(B, classes, *space) of each view, all of them in one pass; of ``backbone`` where no network is named."""
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lemis.contracts import Batch, Geometry, View
+from lemis.contracts import Batch, Draw, Geometry, View
 from lemis.parts import paste
 from lemis.parts.components import largest
 from lemis.sampling.draw import Rows
@@ -155,3 +155,25 @@ def test_stage_1_to_the_end_is_copy_paste_among_labelled_images() -> None:
     outcome = semi(batch(), Rows(0, 0, "cpu"))
     assert list(outcome.losses) == ["loss"]
     assert math.isfinite(total(outcome).item())
+
+
+@pytest.mark.parametrize("geometry", ["own", "shared"])
+def test_images_that_are_pasted_into_each_other_may_share_a_geometry(geometry: str) -> None:
+    drawn: list[Tensor] = []
+
+    class Placed(Labelled):
+        def weak(self, batch: Batch, rng: Draw) -> View:
+            drawn.append(rng.uniform(len(batch.image), 2))
+            return super().weak(batch, rng)
+
+    semi = Semi(Placed(), Settings(geometry=geometry))  # type: ignore[arg-type]
+    semi.after_step(0.9)
+    semi(batch(), Rows(0, 0, "cpu"))
+    known, unknown = drawn
+    alike = [
+        torch.equal(known, unknown),
+        torch.equal(known[::2], known[1::2]),
+        torch.equal(unknown[::2], unknown[1::2]),
+    ]
+    assert alike == [geometry == "shared"] * 3
+    assert not torch.equal(known[0], known[2]), "pairs differ"

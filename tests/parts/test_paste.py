@@ -124,3 +124,18 @@ def test_odd_rows_on_several_processes_are_refused_in_words(monkeypatch: pytest.
     with pytest.raises(UsageError, match=r"5 rows of a batch on each of 2 processes") as error:
         paste.partners(5, torch.device("cpu"))
     assert error.value.next == "objective.batch_size=12"
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5])
+def test_numbers_in_register_are_those_of_a_pair_and_come_again(rows: int) -> None:
+    places, plain = paste.InRegister(Rows(0, 3, "cpu")), Rows(0, 3, "cpu")
+    found = [places.uniform(rows, 2, low=-1.0, high=3.0), places.normal(rows, 3), places.uniform(rows)]
+    expected = [plain.uniform(rows, 2, low=-1.0, high=3.0), plain.normal(rows, 3), plain.uniform(rows)]
+    for numbers, own in zip(found, expected, strict=True):
+        for row in range(rows):
+            torch.testing.assert_close(numbers[row], own[row // 2 * 2])
+    again = places.again()
+    assert torch.equal(again.uniform(rows, 2, low=-1.0, high=3.0), found[0])
+    assert torch.equal(again.normal(rows, 3), found[1])
+    assert torch.equal(again.uniform(rows), found[2])
+    assert len(places.normal(rows, 7)) == rows, "and goes on with new ones"

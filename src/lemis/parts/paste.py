@@ -5,8 +5,8 @@ Boxes are drawn first, one for each row, and applied after.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -130,6 +130,43 @@ def rows(view: View, which: slice | Tensor) -> View:
         inside=None if view.inside is None else view.inside[which],
         keypoints=None if view.keypoints is None else view.keypoints[which],
     )
+
+
+@final
+class InRegister:
+    """Random numbers that rows 2j and 2j + 1 share, and that can be drawn again for other images of the same rows.
+
+    Views whose geometry is drawn by them show the same place alike, as far as their scans are alike.
+
+    Args:
+        rng: What draws.
+    """
+
+    def __init__(self, rng: Draw) -> None:
+        self._rng = rng
+        self._drawn: list[Tensor] = []
+        self._next = 0
+
+    def again(self) -> InRegister:
+        """The same numbers from the first one on."""
+        self._next = 0
+        return self
+
+    def uniform(self, rows: int, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """(rows, *shape), as of ``Draw``."""
+        return low + (high - low) * self._shared(lambda: self._rng.uniform(rows, *shape))
+
+    def normal(self, rows: int, *shape: int) -> Tensor:
+        """(rows, *shape), as of ``Draw``."""
+        return self._shared(lambda: self._rng.normal(rows, *shape))
+
+    def _shared(self, draw: Callable[[], Tensor]) -> Tensor:
+        if self._next == len(self._drawn):
+            numbers = draw()
+            first = torch.arange(len(numbers), device=numbers.device) // 2 * 2
+            self._drawn.append(numbers[first])
+        self._next += 1
+        return self._drawn[self._next - 1]
 
 
 def partners(count: int, device: torch.device) -> Tensor:

@@ -18,7 +18,9 @@ on labelled images alone, which makes the first teacher a good one, and there th
 scans bring. ``alpha=0`` learns from no pseudo-label.
 
 INFERRED: even rows of a batch are a, odd ones b, and stage 1 pastes rows 2j and 2j + 1 into each other; every row has a
-box of its own (the code has one for the batch); both stages are one run, with one schedule of the learning rate.
+box of its own (the code has one for the batch); both stages are one run, with one schedule of the learning rate. Where
+each image has a geometry of its own, as in the code, full turns and random crops put half a heart beside half of
+another; with ``geometry=shared`` the four images of rows 2j and 2j + 1 are turned, scaled and cropped alike.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ class Settings:
     decay: Probability = 0.99  # of the teacher, from the first step of stage 2 on [C]
     teacher_mode: Literal["train", "eval"] = "train"  # while it labels [C]: it normalises by its own batch
     largest_component: bool = True  # of each class of a pseudo-label [C]
+    geometry: Literal["own", "shared"] = "own"  # of each image [C], or of all images that are pasted into each other
 
 
 @final
@@ -59,10 +62,11 @@ class Semi(Taught[Settings]):
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """Stage 1 among the labelled rows, or stage 2 between these and the unlabelled ones."""
-        known = self.labelled.view(batch, rng)
+        shared = paste.InRegister(rng) if self.settings.geometry == "shared" else None
+        known = self.labelled.strong(self.labelled.weak(batch, shared or rng), rng)
         if self._stage_1():
             return self._among_labelled(known, rng)
-        unknown = self.labelled.view(pool_of(batch), rng)
+        unknown = self.labelled.strong(self.labelled.weak(pool_of(batch), shared.again() if shared else rng), rng)
         return self._both_ways(known, unknown._replace(label=self._taught(unknown)), rng)
 
     def _among_labelled(self, known: View, rng: Draw) -> Outcome:

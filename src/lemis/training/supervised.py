@@ -94,13 +94,16 @@ class Objective(nn.Module):
 
     def view(self, batch: Batch, rng: Draw) -> View:
         """As the network sees a batch: geometry, intensities, and of its keypoints those that it is given."""
-        view = self.weak(batch, rng)
-        image = intensity.augment(view.image, self.settings.intensity, rng)
-        return view._replace(image=image, keypoints=_some(view.keypoints, self.settings.keypoint_share, rng))
+        return self.strong(self.weak(batch, rng), rng)
 
     def weak(self, batch: Batch, rng: Draw) -> View:
         """The geometry of a view alone."""
         return views.random_view(self.settings.spatial, batch, self.settings.size_px, rng)
+
+    def strong(self, view: View, rng: Draw) -> View:
+        """The rest of it: intensities, and of the keypoints those that the network is given."""
+        image = intensity.augment(view.image, self.settings.intensity, rng)
+        return view._replace(image=image, keypoints=_some(view.keypoints, self.settings.keypoint_share, rng))
 
     def logits(self, *views: View, network: Backbone | None = None) -> tuple[Tensor, ...]:
         """(B, classes, *space) of each view, all of them in one pass."""
