@@ -8,7 +8,7 @@ Axis letters: B batch, C channels, d = 2 or 3 spatial dimensions, ``*space`` the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -205,6 +205,10 @@ class KeypointBackbone(Backbone, ABC):
 
 class Trained(nn.Module, ABC):
     """What the loop trains, and tells how far it is."""
+
+    def resting(self) -> Iterable[nn.Parameter]:
+        """What the step that follows leaves as it is. It has a gradient of 0 all the same, for several processes."""
+        return ()
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step; ``progress`` in (0, 1]."""

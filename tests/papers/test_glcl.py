@@ -14,6 +14,7 @@ from lemis.errors import UsageError
 from lemis.methods import gcl
 from lemis.methods.glcl import PLACES, Method, Settings, Views, cut, nearest
 from lemis.sampling.draw import Rows
+from lemis.training import loop
 
 RNG = (0, 0, "cpu")
 SMALL: dict[str, Any] = {"size_px": 32, "embedding": 8, "local_embedding": 8}
@@ -168,6 +169,45 @@ def test_one_after_the_other(progress: float, works: str, batch: Batch, make_une
     before = method.backbone.encoder[0][0].weight.grad
     assert before is not None
     assert bool(before.any()) == (works == "global")
+
+
+@pytest.mark.parametrize(("progress", "rests"), [(0.2, "decoder"), (0.7, "encoder")])
+def test_what_rests_keeps_its_weights_and_its_statistics(
+    progress: float, rests: str, batch: Batch, make_unet: Any
+) -> None:
+    method = Method(make_unet(), Settings(**SMALL, stages="one after the other"))
+    for name, parameter in method.backbone.named_parameters():
+        parameter.requires_grad_(method.backbone.part_of(name) in method.trains)
+    heads = {"encoder": ("project",), "decoder": ("local", "embed_region")}
+
+    def still(name: str) -> bool:
+        head = name.startswith(heads[rests])
+        return head or (name.startswith("backbone.") and method.backbone.part_of(name[9:]).startswith(rests))
+
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    method.after_step(progress)
+    optimiser = torch.optim.Adam((p for p in method.parameters() if p.requires_grad), 1e-3, weight_decay=1e-5)
+    for step in range(3):
+        torch.stack(list(method(batch, Rows(0, step, "cpu")).losses.values())).sum().backward()
+        loop.rest(method)
+        optimiser.step()
+        optimiser.zero_grad()
+    moved = {name for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name for name in moved if still(name)} == set()
+    assert any("running_mean" in name for name in moved), "the other part's statistics follow"
+    assert {name for name, p in method.named_parameters() if p.requires_grad and not still(name)} <= moved
+    assert method.backbone.training
+
+
+def test_an_encoder_that_rests_sees_each_slice_alone(batch: Batch, make_unet: Any) -> None:
+    method = Method(make_unet(), Settings(**SMALL, stages="one after the other"))
+    method.after_step(0.7)
+    drawn = method.views(batch, Rows(*RNG))
+    seen: list[Tensor] = []
+    method.backbone.encoder[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    method.regions(drawn)
+    method.regions({name: view._replace(image=view.image[:1]) for name, view in drawn.items()})
+    torch.testing.assert_close(seen[1][0], seen[0][0])
 
 
 def test_local_views_differ_in_intensities_only(batch: Batch) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lemis.contracts import Batch, Draw, Outcome, Sampling
+from lemis.contracts import Batch, Draw, Outcome, Sampling, Trained
 from lemis.errors import Interrupted, TrainingStopped, UsageError
 from lemis.preparation.store import Store, open_store
 from lemis.runs.run import Run
@@ -454,6 +454,35 @@ def test_training_works_outside_the_main_thread(slices: Slices, tmp_path: Path) 
     thread.start()
     thread.join()
     assert lines(results[0])[-1]["step"] == 2
+
+
+class Resting(Fake, Trained):
+    """The bias takes no step from a half to three quarters of training, though it has a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("progress", torch.zeros(()))
+        self.biases: list[torch.Tensor] = []
+
+    def resting(self) -> list[nn.Parameter]:
+        return [self.layer.bias] if 0.5 <= float(self.progress) < 0.75 else []  # type: ignore[list-item]
+
+    def after_step(self, progress: float) -> None:
+        assert self.layer.bias is not None
+        self.progress.fill_(progress)
+        self.biases.append(self.layer.bias.detach().clone())
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_what_rests_is_not_moved_by_decay_or_momentum(
+    slices: Slices, tmp_path: Path, kind: str, clip_norm: float | None
+) -> None:
+    objective, _ = train(tmp_path, slices, Resting(), steps=20, optimiser=kind, weight_decay=0.1, clip_norm=clip_norm)
+    assert isinstance(objective, Resting)
+    biases = objective.biases
+    moved = [step for step in range(2, 21) if not torch.equal(biases[step - 1], biases[step - 2])]
+    assert moved == [*range(2, 11), *range(16, 21)]
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])

@@ -34,6 +34,7 @@ CASES = {
     "accumulated": ("rotation", "accumulate=2"),
     "pcl, volumes": ("pcl:unet3d",),
     "mae, volumes": ("mae:unet3d",),
+    "glcl, one after the other": ("glcl", "method.stages=one after the other", "method.local_from=0.4"),
 }
 # Fine-tuning; the pool is looked at from the first step on, and intensities are changed in float32, in which a
 # convolution of more rows rounds otherwise.

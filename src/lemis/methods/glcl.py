@@ -12,14 +12,15 @@ The local views differ in intensities only, so that regions correspond.
 
 Followed: both losses, g2, the regions, the number of blocks, tau. Differences: the original trains the encoder to its
 end and then the decoder on it; ``stages="together"`` does both in every step (our choice: one schedule), ``"one after
-the other"`` follows the original's order, where the constant encoder keeps the momentum and weight decay that the
-optimiser gives it. Global views, head and batches are the PCL protocol's (as in gcl.py). Which five regions are
-the negatives is our reading (nearest, those listed first among equals), and so is the strength of brightness.
+the other"`` follows the original's order: what rests takes no step, and the encoder that rests normalises by its
+running statistics, which rest too. Global views, head and batches are the PCL protocol's (as in gcl.py). Which five
+regions are the negatives is our reading (nearest, those listed first among equals), and so is the strength of
+brightness.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import log
 from typing import Annotated, Literal, final
@@ -107,24 +108,27 @@ class Method(Pretext[Settings, Views]):
             nn.Conv2d(width, width, 1, bias=False), BatchNorm(width), nn.ReLU(), nn.Conv2d(width, width, 1, bias=False)
         )
         self.embed_region = nn.Linear(SIDE**2 * width, settings.local_embedding, bias=False)
+        # What the global loss trains, and the local one.
+        self._of_encoder = (*self._parameters_of("encoder"), *self.project.parameters())
+        own = (*self.local.parameters(), *self.embed_region.parameters())
+        self._of_decoder = (*self._parameters_of("decoder"), *own)
         self.register_buffer("progress", torch.zeros(()))
         self.register_buffer("negatives", nearest(settings.neighbours).repeat(2, 2), persistent=False)
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """N slices -> global contrast of 2N views for the encoder, local contrast of 2N others for the decoder."""
         drawn = self.views(batch, rng)
-        together = self.settings.stages == "together"
-        local = not together and float(self.progress) >= self.settings.local_from
+        stage = self._stage()
         losses, watched, uninformed = {}, {}, {}
         # The global pass is first: autocast keeps its copies of the weights, with their gradients.
-        if together or not local:
+        if stage != "local":
             z, positives, negatives = self.embed(drawn, batch)
             losses["global"] = pair_contrast(z, positives, negatives, self.settings.temperature)
             watched["global"] = z.detach()
             uninformed["global"] = float(pair_contrast(torch.zeros_like(z), positives, negatives, 1.0))
         else:
-            losses["global"] = _still([*self.parameters_of("encoder"), *self.project.parameters()])
-        if together or local:
+            losses["global"] = _still(self._of_encoder)
+        if stage != "global":
             z = self.regions(drawn)
             views_of = torch.arange(2, device=z.device).repeat_interleave(len(PLACES))
             region = torch.arange(len(PLACES), device=z.device).repeat(2)
@@ -133,8 +137,7 @@ class Method(Pretext[Settings, Views]):
             watched["regions"] = z.detach().flatten(0, 1)
             uninformed["local"] = log(1 + 2 * self.settings.neighbours)
         else:
-            own = [*self.local.parameters(), *self.embed_region.parameters()]
-            losses["local"] = _still([*self.parameters_of("decoder"), *own])
+            losses["local"] = _still(self._of_decoder)
         return Outcome(losses, watched, uninformed)
 
     def embed(self, drawn: dict[str, View], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,14 +151,26 @@ class Method(Pretext[Settings, Views]):
 
     def regions(self, drawn: dict[str, View]) -> Tensor:
         """(B, 26, local_embedding): 13 regions of the first local view, then those of the second."""
+        images = torch.cat([drawn["local first"].image, drawn["local second"].image])
+        self.backbone.train(self.training and self._stage() != "local")
         with torch.no_grad():
-            maps = self.backbone.encode(torch.cat([drawn["local first"].image, drawn["local second"].image]))
+            maps = self.backbone.encode(images)
+        self.backbone.train(self.training)
         x = self.local(self.backbone.decode(maps, self.settings.decoder_blocks))
         vectors: Tensor = self.embed_region(cut(x))  # (2B, 13, local_embedding)
         return torch.cat(vectors.chunk(2), 1)
 
-    def parameters_of(self, part: str) -> Iterator[nn.Parameter]:
-        """What this method trains of the encoder, or of the decoder."""
+    def resting(self) -> tuple[nn.Parameter, ...]:
+        """The decoder and g2 in the first stage, the encoder and g1 in the second."""
+        return {"both": (), "global": self._of_decoder, "local": self._of_encoder}[self._stage()]
+
+    def _stage(self) -> Literal["both", "global", "local"]:
+        """Whose loss there is now."""
+        if self.settings.stages == "together":
+            return "both"
+        return "local" if float(self.progress) >= self.settings.local_from else "global"
+
+    def _parameters_of(self, part: str) -> Iterator[nn.Parameter]:
         for name, parameter in self.backbone.named_parameters():
             of = self.backbone.part_of(name)
             if of in self.trains and of.startswith(part):
@@ -181,7 +196,7 @@ def nearest(count: int) -> Tensor:
     return torch.zeros(len(PLACES), len(PLACES), dtype=torch.bool).scatter_(1, order, torch.ones_like(order).bool())
 
 
-def _still(parameters: list[nn.Parameter]) -> Tensor:
+def _still(parameters: Sequence[nn.Parameter]) -> Tensor:
     # 0 with a gradient of 0: a parameter without any would stop several processes.
     return 0.0 * torch.stack([parameter.sum() for parameter in parameters]).sum()
 

@@ -80,8 +80,8 @@ def train(
             run.log(step, scores.taken(step, unscored, signals))
         while step < total:
             epoch = step // per_epoch
-            rest = _batches(source, sampling, settings, fabric, seed, epoch)[step % per_epoch :][: total - step]
-            mine = [_rows_of_process(rows, fabric) for rows in rest]
+            left = _batches(source, sampling, settings, fabric, seed, epoch)[step % per_epoch :][: total - step]
+            mine = [_rows_of_process(rows, fabric) for rows in left]
             for rows, batch in zip(mine, source.stream(mine), strict=True):
                 rate = set_rate(optimiser, learning_rate(settings, step, total))
                 outcome = _gradient(model, batch, settings, step, seed, fabric)
@@ -92,6 +92,7 @@ def train(
                     raise not_finite(outcome, step, source.scans_of(rows), run)
                 if settings.clip_norm is not None:
                     fabric.clip_gradients(model, optimiser, max_norm=settings.clip_norm)
+                rest(inner)
                 optimiser.step()
                 optimiser.zero_grad()
                 step += 1
@@ -165,6 +166,16 @@ def _batches(
 def _rows_of_process(rows: np.ndarray, fabric: Fabric) -> np.ndarray:
     size = len(rows) // fabric.world_size
     return rows[fabric.global_rank * size : (fabric.global_rank + 1) * size]
+
+
+def rest(module: nn.Module) -> None:
+    """Take their gradients from the parameters that rest, so that no optimiser moves them: not by decay or momentum.
+
+    Adam would move one whose only gradient is its coupled decay by the whole learning rate, step after step, to 0.
+    """
+    if isinstance(module, Trained):
+        for parameter in module.resting():
+            parameter.grad = None
 
 
 def _after_step(module: nn.Module, progress: float) -> None:
