@@ -134,7 +134,7 @@ class Method(Pretext[Settings, Views]):
             region = torch.arange(len(PLACES), device=z.device).repeat(2)
             positives = same(region) & ~same(views_of)
             losses["local"] = pair_contrast(z, positives, self.negatives, self.settings.temperature)
-            watched["regions"] = z.detach().flatten(0, 1)
+            watched["regions"] = processes.gather(z.detach().flatten(0, 1))
             uninformed["local"] = log(1 + 2 * self.settings.neighbours)
         else:
             losses["local"] = _still(self._of_decoder)
