@@ -13,6 +13,9 @@ from lemis import plugins
 from lemis.runs.run import load_model
 from lemis.verbs.finetune import finetune
 
+# A way that needs label maps of a teacher has its own tests.
+SEMIS = [name for name in plugins.names("semi") if not getattr(plugins.outlined("semi", name), "PSEUDO_LABELS", False)]
+
 
 def check_two_epochs_of_two_steps(work: Path, *overrides: str, **given: Any) -> None:
     """With five slices of one subject in batches of four, or the volumes of three in batches of two."""
@@ -25,12 +28,12 @@ def check_two_epochs_of_two_steps(work: Path, *overrides: str, **given: Any) -> 
         assert bool(torch.isfinite(value).all()), name
 
 
-@pytest.mark.parametrize("semi", [None, *plugins.names("semi")])
+@pytest.mark.parametrize("semi", [None, *SEMIS])
 def test_slices(work: Path, semi: str | None) -> None:
     check_two_epochs_of_two_steps(work, fold=0, labelled=1, semi=semi)
 
 
-@pytest.mark.parametrize("semi", [None, *plugins.names("semi")])
+@pytest.mark.parametrize("semi", [None, *SEMIS])
 def test_volumes(work: Path, semi: str | None) -> None:
     check_two_epochs_of_two_steps(work, backbone="vnet", semi=semi)
 
