@@ -114,3 +114,33 @@ def test_half_of_the_views_have_a_box_of_a_fifth() -> None:
     changed = (semi.labelled.backbone.seen[-1][0][400:] != here.unlabelled.image).double().mean().item()
     assert changed == pytest.approx(0.105, abs=0.02)
     assert math.isfinite(total(outcome).item())
+
+
+def test_before_the_delay_it_is_fine_tuning_on_labels_and_the_teacher_follows() -> None:
+    here, semi = batch(), Semi(Labelled(), Settings(delay=0.5, threshold=0.0, intensity=AS_IT_IS))
+    plain = Labelled()(here, Rows(0, 0, "cpu")).losses
+    for progress, weight in ((0.25, 2.0), (0.49, 3.0)):
+        found = semi(here, Rows(0, 0, "cpu")).losses
+        assert found.keys() == plain.keys()
+        assert found["loss"].item() == pytest.approx(plain["loss"].item(), rel=1e-12)
+        torch.nn.init.constant_(semi.labelled.backbone.weight, weight)
+        semi.after_step(progress)
+        torch.nn.init.constant_(semi.labelled.backbone.weight, 1.0)
+    assert not semi.teacher.seen
+    assert semi.teacher.weight.item() == pytest.approx(2.5)
+
+
+def test_from_the_delay_on_it_learns_from_the_teacher_with_full_weight() -> None:
+    here = batch()
+    found, at_once = (
+        late(delay=delay, threshold=0.0)(here, Rows(0, 0, "cpu")).losses for delay in (0.5, Settings().delay)
+    )
+    assert found.keys() == at_once.keys() == {"loss", "pseudo/loss"}
+    for name, loss in at_once.items():
+        assert found[name].item() == pytest.approx(loss.item(), rel=1e-12)
+
+
+def test_by_default_there_is_no_delay() -> None:
+    assert Settings().delay == 0
+    semi = Semi(Labelled(), Settings(threshold=0.0, intensity=AS_IT_IS))
+    assert "pseudo/loss" in semi(batch(), Rows(0, 0, "cpu")).losses
