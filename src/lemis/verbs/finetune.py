@@ -117,43 +117,56 @@ def finetune(
         overrides=overrides, prefix=prefix,
     )  # fmt: skip
     start, other = (load_start(run, trust.also(*asked.backbones)) for run in (pretrained, second))
-    settings = run_settings.of_finetuning(asked, pretrained, start and start.model)
-    beside.expect_pseudo_labels(work, pseudo_labels, settings.semi, plugins.load)
-    if other is not None:
-        beside.refuse_second(other.run, settings.semi, plugins.load)
-        pairing.refuse_other_network(other.run, other.model, settings.backbone)
+    settings = _settings(asked, pretrained, start, other, work, pseudo_labels)
     store, keypoints = sources.store_for(work, settings)
     fabric = launch.launch(settings.schedule, device, settings.dims, prefix)
     listed = index.load(work / "index.json")
     sides = choose(store.scans, fold=fold, labelled=labelled, root=Path(listed.root), seed=selection_seed, scheme=split)
     torch.manual_seed(seed)
-    beginning = _Beginning(settings, store)
-    objective = build.objective(settings, beginning.network(start), store, lambda: beginning.network(other or start))
+    beginning = _Beginning(settings, store, start, other)
     tuning = _Tuning(
-        settings, store, sides, listed.ignored, objective.predicts, keypoints.most if keypoints else 0, fabric,
-        start, other, Slower(beginning.loaded, settings.schedule.loaded_rate),
-        _pseudo_labels(pseudo_labels, settings, store, listed, sides),
+        settings, store, sides, listed.ignored, beginning.objective.predicts, keypoints.most if keypoints else 0,
+        fabric, start, other, beginning.slower, _pseudo_labels(pseudo_labels, settings, store, listed, sides),
         {"seed": seed, "fold": fold, "split": split, "selection_seed": selection_seed},
     )  # fmt: skip
-    path = folders.choose(work / "runs", name, tuning.usual_name(), tuning.stored())
-    return _brought_up_to_date(path, tuning, objective, beginning.rows, prefix)
+    return _brought_up_to_date(tuning.folder(work, name), tuning, beginning, prefix)
+
+
+def _settings(
+    asked: Asked, pretrained: Path | None, start: Start | None, other: Start | None, work: Path,
+    pseudo_labels: Path | None,
+) -> Finetuning:  # fmt: skip
+    """Resolved; a second pre-training and label maps of a teacher are refused where they do not go with them."""
+    settings = run_settings.of_finetuning(asked, pretrained, start and start.model)
+    beside.expect_pseudo_labels(work, pseudo_labels, settings.semi, plugins.load)
+    if other is not None:
+        beside.refuse_second(other.run, settings.semi, plugins.load)
+        pairing.refuse_other_network(other.run, other.model, settings.backbone)
+    return settings
 
 
 @final
 class _Beginning:
-    """Networks as they begin: with random weights, and those of a pre-training over them where there is one."""
+    """What is trained, as it begins: networks with random weights, and those of a pre-training over them where there is
+    one.
+    """
 
-    def __init__(self, settings: Finetuning, store: Store) -> None:
+    def __init__(self, settings: Finetuning, store: Store, start: Start | None, other: Start | None) -> None:
         self.rows: dict[Path, list[Row]] = {}  # what each pre-training gave
-        self.loaded: list[nn.Parameter] = []  # by any of them, to any network
+        self._loaded: list[nn.Parameter] = []  # by any of them, to any network
         self._settings, self._store = settings, store
+        self.objective = build.objective(settings, self._network(start), store, lambda: self._network(other or start))
 
-    def network(self, start: Start | None) -> Backbone:
-        """Another one."""
+    @property
+    def slower(self) -> Slower:
+        """The weights that pre-trainings gave."""
+        return Slower(self._loaded, self._settings.schedule.loaded_rate)
+
+    def _network(self, start: Start | None) -> Backbone:
         network = build.network(self._settings, self._store)
         if start is not None:
             rows = self.rows[start.run] = start.fill(network)
-            self.loaded += loaded_parameters(network, rows)
+            self._loaded += loaded_parameters(network, rows)
         return network
 
 
@@ -231,6 +244,10 @@ class _Tuning(NamedTuple):
             second=self.second.run if self.second else None,
         )  # fmt: skip
 
+    def folder(self, work: Path, name: str | None) -> Path:
+        """Where it goes."""
+        return folders.choose(work / "runs", name, self.usual_name(), self.stored())
+
     def stored(self) -> dict[str, Any]:
         """``settings.yaml``."""
         second = {"second": self.second.run.name} if self.second else {}
@@ -301,9 +318,7 @@ class _Tuning(NamedTuple):
         )  # fmt: skip
 
 
-def _brought_up_to_date(
-    path: Path, tuning: _Tuning, objective: build.Tuned, rows: Mapping[Path, list[Row]], prefix: str
-) -> Path:
+def _brought_up_to_date(path: Path, tuning: _Tuning, beginning: _Beginning, prefix: str) -> Path:
     """Train what is not trained on the present state of the data; score again what was scored on another."""
     if not tuning.train:
         raise UsageError(
@@ -316,7 +331,7 @@ def _brought_up_to_date(
     was = material.read(path)
     now = tuning.trained_on(was)
     if was is None or not is_done(path) or material.changes(was, now):
-        _train(path, tuning, objective, rows, now, prefix)
+        _train(path, tuning, beginning, now, prefix)
     elif folders.is_current(was, now):
         told.nothing_to_do(path)
     else:
@@ -355,14 +370,7 @@ def _scorer(path: Path, tuning: _Tuning) -> Callable[[held_out_score.Stop], dict
     return score
 
 
-def _train(
-    path: Path,
-    tuning: _Tuning,
-    objective: build.Tuned,
-    rows: Mapping[Path, list[Row]],
-    now: TrainedOn,
-    prefix: str,
-) -> None:
+def _train(path: Path, tuning: _Tuning, beginning: _Beginning, now: TrainedOn, prefix: str) -> None:
     settings, store, fabric, patch_px, scans = (
         tuning.settings, tuning.store, tuning.fabric, tuning.patch_px, tuning.train,
     )  # fmt: skip
@@ -379,7 +387,7 @@ def _train(
     guards.refuse_batch(sampling.batch_size, settings.schedule.accumulate, fabric.world_size, prefix)
     fabric.barrier()  # all have read the folder before one of them changes it
     run = Run(path, tuning.stored(), now)
-    for start, loaded in rows.items():
+    for start, loaded in beginning.rows.items():
         if told.is_new((start, tuple(loaded))):
             print_table(loaded, start, run.console)
     size, subjects = sources.size(labelled, scans), tuning.sides.labelled_subjects
@@ -395,8 +403,8 @@ def _train(
         if tuning.pool:
             source = paired.with_pool(labelled, tuning.pool, settings.objective, sampling, tuning.keypoints, taught)
         loop.train(
-            objective, source, sampling, settings.schedule, run, fabric, seed=tuning.chosen["seed"], scoring=scoring,
-            slower=tuning.slower, prefix=prefix,
+            beginning.objective, source, sampling, settings.schedule, run, fabric, seed=tuning.chosen["seed"],
+            scoring=scoring, slower=tuning.slower, prefix=prefix,
         )  # fmt: skip
         model = tuning.model(now)
         if model.field_of_view is not None and model.field_of_view.leak is not None:
