@@ -26,6 +26,7 @@ NAMES = (
     "statistics",
     "startup",
     "memory",
+    "semi",
 )
 
 
