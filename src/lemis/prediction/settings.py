@@ -12,9 +12,9 @@ from lemis.prediction import tiles
 class Settings(tiles.Settings):
     """Tiles are of volumes alone; the rest is of every network."""
 
-    # Average the logits of a network over mirror images. auto: along the axes that its training mirrored; true: all.
-    # Not by default, as it takes 4 times the time of slices and 8 times that of volumes.
-    mirror: Literal["auto"] | bool = False
+    # Average the logits of a network over mirror images. auto: along the axes that its training mirrored, if any, which
+    # takes 4 times the time of slices and 8 times that of volumes, as in nnU-Net; true: along all.
+    mirror: Literal["auto"] | bool = "auto"
     # Islands of a structure become background. auto: of what is one piece in all labelled scans of training, and where
     # one piece is most of it; true: of every structure, whatever its pieces are.
     largest_components: Literal["auto"] | bool = "auto"

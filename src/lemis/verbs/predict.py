@@ -97,9 +97,9 @@ def predict(
         scans: Ids; by default those of the work folder that no run was trained on, or all of ``inputs``.
         output: Folder for the label maps; by default WORK/predictions.
         overrides: Settings: largest_components=auto (islands of what is one piece in every labelled scan of training
-            become background), true (of every structure) or false; mirror=false, auto (average over mirror images
-            along the axes that training mirrored: 4 times the time, in 3D 8 times) or true (along all); and of the
-            tiles in which 3D networks see a volume: overlap=0.5, blend=gaussian or constant, at_once=1.
+            become background), true (of every structure) or false; mirror=auto (average over mirror images
+            along the axes that training mirrored: 4 times the time, in 3D 8 times), true (along all) or false; and of
+            the tiles in which 3D networks see a volume: overlap=0.5, blend=gaussian or constant, at_once=1.
         dry_run: Time one tile, or one slice, say how long it will take and how much memory, and write nothing.
         device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
         trust: Import modules that the runs name, even if they are not part of Lemis.
