@@ -19,6 +19,7 @@ from lemis.datasets.index import Index
 from lemis.datasets.split import Split
 from lemis.plugins import Trust
 from lemis.prediction import components
+from lemis.preparation.keypoints import Settings as Keypoints
 from lemis.runs import told
 from lemis.runs.run import messages
 from lemis.scoring import cases, one_scan
@@ -101,30 +102,27 @@ def fit(
     )  # fmt: skip
     wanted = pairing.keypoints_of(way.finetuning.backbone, way.finetuning.backbone_settings)
     keypoints = pairing.keypoints_to_find(output / "prepared", way.keypoints, wanted)
-    if method is None and way.pretraining is None:
-        _say_what_would_pretrain(way)
+    _say_what_would_pretrain(method, way)
     index = _checked(folder, output)
     splits = asked.splits(index.scans, Path(index.root), fold=fold, labelled=labelled)
-    _refuse_empty_pools(index, splits, way)
-    _try_out(index, way, device)
+    _refuse_early(index, splits, way, device)
     trust = Trust().also(way.finetuning.backbone, wanted.detector if wanted else None)  # by command or preset
-    messages().rule("prepare")
-    prepare(output, settings=way.images, keypoints=keypoints, trust=trust)
+    _prepare(output, way, keypoints, trust)
     common = {
         "backbone": way.finetuning.backbone, "preset": preset, "settings_file": settings_file, "seed": seed,
         "device": device,
     }  # fmt: skip
     starts = _pretrained(output, way, fold if inductive else None, common)
-    maps: list[Path | None] = [None] * len(splits)
-    if beside.is_taught(way.finetuning.semi, plugins.load):
-        maps = _taught(output, index, starts, way, splits, labelled, common, trust)
+    maps = _pseudo_labels(output, index, starts, way, splits, labelled, common, trust)
     runs = _finetuned(output, starts, way, splits, labelled, common, maps)
     _predict(output, index, runs, splits, way.predict, whole=labelled is None, device=device, trust=trust)
     _evaluate(output, runs, splits)
     return _report(output, starts, runs)
 
 
-def _say_what_would_pretrain(way: WholeWay) -> None:
+def _say_what_would_pretrain(method: str | None, way: WholeWay) -> None:
+    if method is not None or way.pretraining is not None:
+        return
     tuning = way.finetuning
     others = ", ".join(pairing.methods_of(tuning.dims))
     messages().print(f"note: {tuning.backbone} is trained without pre-training; --method {others} would pre-train it")
@@ -137,19 +135,24 @@ def _checked(folder: Path, output: Path) -> Index:
     return index_file.load(output / "index.json")
 
 
-def _try_out(index: Index, way: WholeWay, device: str) -> None:
+def _refuse_early(index: Index, splits: Splits, way: WholeWay, device: str) -> None:
     """What any network, method or loss refuses is refused before the hours of preparing and training."""
+    _refuse_empty_pools(index, splits, way)
     structures = sum(value != 0 for value in index.labels.values())
     foreseen = build.Foreseen(index.channels, structures + 1)
     build.try_out(way.pretraining, way.finetuning, foreseen, device, way.second)
 
 
 def _refuse_empty_pools(index: Index, splits: Splits, way: WholeWay) -> None:
-    """Before the hours of preparing and pre-training."""
     if way.finetuning.semi is not None:
         scans = [(scan.subject, scan.label is not None) for scan in index.scans]
         for _, split in splits:
             pool.refuse_empty(pool.chosen(scans, split, way.finetuning.pool), way.finetuning.semi)
+
+
+def _prepare(output: Path, way: WholeWay, keypoints: Keypoints | None, trust: Trust) -> None:
+    messages().rule("prepare")
+    prepare(output, settings=way.images, keypoints=keypoints, trust=trust)
 
 
 class _Starts(NamedTuple):
@@ -178,11 +181,15 @@ def _pretrained(output: Path, way: WholeWay, fold: int | None, common: Mapping[s
     return _Starts(*found)
 
 
-def _taught(
+def _pseudo_labels(
     output: Path, index: Index, starts: _Starts, way: WholeWay, splits: Splits, labelled: int | None,
     common: Mapping[str, Any], trust: Trust,
 ) -> list[Path | None]:  # fmt: skip
-    """Train a teacher for each fold, on labels alone, and segment its unlabelled scans; the folders of label maps."""
+    """Train a teacher for each fold, on labels alone, and segment its unlabelled scans; the folders of label maps, none
+    where they are not wanted.
+    """
+    if not beside.is_taught(way.finetuning.semi, plugins.load):
+        return [None] * len(splits)
     tuning = way.finetuning.labels_alone()
     alone = {**common, "preset": None, "settings_file": None}  # which may name a way to use unlabelled scans
     overrides = run_settings.as_overrides(tuning.stored())

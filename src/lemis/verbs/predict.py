@@ -124,15 +124,7 @@ def predict(
     chosen = _chosen(index, scans, ensemble.models, all_of_them=inputs is not None)
     wanted = _wanted(ensemble, index, chosen)
     waiting = [scan for scan in chosen if not _is_made(known.scans.get(scan.id), wanted[scan.id], output)]
-    pretraining = tuple(sorted({subject for model in ensemble.models for subject in model.pretraining_subjects}))
-    unlabelled = tuple(sorted({subject for model in ensemble.models for subject in model.unlabelled_subjects}))
-    listed = {
-        scan.id: {
-            "scan": _located(index, scan), "inputs": foreign, "pretraining_subjects": pretraining,
-            "unlabelled_subjects": unlabelled,
-        }
-        for scan in chosen
-    }  # fmt: skip
+    listed = _beside_map(chosen, index, ensemble, foreign)
     shared = _shared(ensemble, index)
     if not dry_run:
         for scan in (scan for scan in chosen if scan not in waiting):
@@ -205,6 +197,19 @@ def _shared(ensemble: _Ensemble, index: Index) -> Predictions:
         layout=index.layout,
         frame=index.frame,
     )
+
+
+def _beside_map(
+    chosen: Sequence[Scan], index: Index, ensemble: _Ensemble, foreign: str | None
+) -> dict[str, dict[str, Any]]:
+    """What a record says of each scan beside its label map."""
+    models = ensemble.models
+    common = {
+        "inputs": foreign,
+        "pretraining_subjects": tuple(sorted({subject for model in models for subject in model.pretraining_subjects})),
+        "unlabelled_subjects": tuple(sorted({subject for model in models for subject in model.unlabelled_subjects})),
+    }
+    return {scan.id: {"scan": _located(index, scan), **common} for scan in chosen}
 
 
 def _list_anew(output: Path, made: Prediction, listed: Mapping[str, Any], shared: Predictions) -> None:
