@@ -21,7 +21,7 @@ from lemis.errors import UsageError
 from lemis.prediction import settings as predicting
 from lemis.preparation import keypoints
 from lemis.training import pool, schedule, supervised
-from lemis.training.run_settings import NAMES, SECTIONS
+from lemis.training.sections import NAMES, SECTIONS
 
 ROOT = Path(lemis.__file__).parent
 LEMIS = typer.main.get_command(cli.app)

@@ -23,9 +23,9 @@ class Checkpoints:
         self._run, self._module, self._optimiser, self._fabric = run, module, optimiser, fabric
         self._last = time.monotonic()
 
-    def minutes_ago(self) -> float:
-        """The last one, or the beginning."""
-        return (time.monotonic() - self._last) / 60
+    def older_than(self, minutes: float) -> bool:
+        """Whether the last one was so long ago, or the beginning where there is none yet."""
+        return time.monotonic() - self._last > 60 * minutes
 
     def resume(self, total: int) -> tuple[int, Any]:
         """The step that training goes on from, everything as it was after it, and its figures if it lacks its scores.

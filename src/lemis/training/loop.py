@@ -73,20 +73,17 @@ def train(
     checkpoints = Checkpoints(run, inner, optimiser, fabric)
     step, unscored = checkpoints.resume(total)
     scores = Scores(scoring, total, checkpoints)
-    patience = settings.warm_up_steps + max(FEWEST_STEPS, int(PATIENCE_SHARE * total))
-    watch = Watch(run, patience, learning_rate=settings.learning_rate, prefix=prefix)
+    watch = Watch(run, _patience(settings, total), learning_rate=settings.learning_rate, prefix=prefix)
     with run.progress(total, step, scores.steps_left) as advance, Signals() as signals:
         if unscored is not None:
             run.log(step, scores.taken(step, unscored, signals))
         while step < total:
             epoch = step // per_epoch
             left = _batches(source, sampling, settings, fabric, seed, epoch)[step % per_epoch :][: total - step]
-            mine = [_rows_of_process(rows, fabric) for rows in left]
-            for rows, batch in zip(mine, source.stream(mine), strict=True):
+            for rows, batch in zip(left, source.stream(left), strict=True):
                 rate = set_rate(optimiser, learning_rate(settings, step, total))
                 outcome = _gradient(model, batch, settings, step, seed, fabric)
-                late = checkpoints.minutes_ago() > settings.checkpoint_minutes
-                outcome, save, stop = _together(outcome, late, signals)
+                outcome, save, stop = _together(outcome, checkpoints.older_than(settings.checkpoint_minutes), signals)
                 loss = torch.stack(list(outcome.losses.values())).sum().detach()
                 if not bool(torch.isfinite(loss)):
                     raise not_finite(outcome, step, source.scans_of(rows), run)
@@ -158,14 +155,20 @@ def _together(outcome: Outcome, late: bool, signals: Signals) -> tuple[Outcome, 
 def _batches(
     source: Source, sampling: Sampling, settings: Settings, fabric: Fabric, seed: int, epoch: int
 ) -> list[np.ndarray]:
-    """Of one epoch, as many in each."""
+    """Of one epoch, as many in each: the rows of this process."""
     drawn = source.draw(sampling, seed=seed, epoch=epoch)
-    return shareable(drawn, sampling, settings.accumulate, fabric.world_size)
+    batches = shareable(drawn, sampling, settings.accumulate, fabric.world_size)
+    return [_rows_of_process(rows, fabric) for rows in batches]
 
 
 def _rows_of_process(rows: np.ndarray, fabric: Fabric) -> np.ndarray:
     size = len(rows) // fabric.world_size
     return rows[fabric.global_rank * size : (fabric.global_rank + 1) * size]
+
+
+def _patience(settings: Settings, total: int) -> int:
+    """Steps before a training may be said to learn nothing."""
+    return settings.warm_up_steps + max(FEWEST_STEPS, int(PATIENCE_SHARE * total))
 
 
 def rest(module: nn.Module) -> None:

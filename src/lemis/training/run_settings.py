@@ -16,27 +16,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
-from lemis import plugins, yaml_text
+from lemis import plugins
 from lemis.errors import UsageError, shown
 from lemis.preparation import keypoints as detection
 from lemis.preparation.settings import Settings as Preparation
 from lemis.settings import load_preset, merge, of_dims, parse_overrides, plain, read_yaml, resolve
 from lemis.training import beside, pool, predicting
 from lemis.training.beside import Beside
-from lemis.training.pairing import BACKBONE, SCRATCH, backbone_after, default_backbone, refuse_pair
+from lemis.training.pairing import SCRATCH, backbone_after, default_backbone, refuse_pair
+from lemis.training.sections import FOLDERS, NAMES, below, refuse_section, refuse_unknown
 from lemis.work_files.run import PretrainedModel
 
 if TYPE_CHECKING:
     from lemis.training import schedule, supervised
 
 Loader = Callable[[str, str], Any]  # folder, name: ``plugins.load``, or ``plugins.outlined`` before PyTorch is imported
-NAMES = {
-    "method": "methods", "backbone": "backbones", "auxiliary": "auxiliary", "semi": "semi",
-}  # what is chosen, and the folder  # fmt: skip
-FOLDERS = {
-    "backbones": "backbones", "methods": "methods", "schedules": "methods", "auxiliaries": "auxiliary", "semis": "semi",
-}  # sections by file name  # fmt: skip
-SECTIONS = (*NAMES, "prepare", "pretrain", "finetune", "predict", *FOLDERS, "volumes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +152,9 @@ def base(preset: str | None, settings_file: Path | None, more: Mapping[str, Any]
         tree = merge(tree, load_preset(preset))
     if settings_file is not None:
         tree = merge(tree, read_yaml(settings_file))
-    _refuse_unknown(tree, str(settings_file or preset))
+    refuse_unknown(tree, str(settings_file or preset))
     if more:
-        _refuse_unknown(more, "settings")
+        refuse_unknown(more, "settings")
         tree = merge(tree, more)
     return tree
 
@@ -192,41 +186,6 @@ def by_section(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, dict[s
     }
 
 
-def _refuse_unknown(tree: Mapping[str, Any], where: str) -> None:
-    for key in tree:
-        if key not in SECTIONS:
-            raise UsageError(
-                f"section {shown(key)} of {where}",
-                allowed=", ".join(SECTIONS),
-                next=f"{plugins.nearest(key, SECTIONS) or 'pretrain'}:",
-            )
-    for key in NAMES:
-        value = tree.get(key, "")
-        if not isinstance(value, str):
-            name = value.get("name", BACKBONE) if key == "backbone" and isinstance(value, Mapping) else "NAME"
-            section = next(section for section in FOLDERS if section != "schedules" and FOLDERS[section] == NAMES[key])
-            by_name = yaml_text.dump_in_line({section: {name: value}})
-            raise UsageError(
-                f"section {key!r} of {where}",
-                allowed=f"the name of a {key}; settings are in {section}, with a section for each",
-                next=by_name[1:-1],
-            )
-    for section in ("prepare", "pretrain", "finetune", "predict"):
-        _section(tree, section)
-    for section, folder in FOLDERS.items():
-        known = plugins.names(folder)
-        for name in _section(tree, section):
-            if name not in known and "." not in name:
-                raise UsageError(
-                    f"section {section}.{shown(name, quoted=False)} of {where}",
-                    allowed=", ".join(known),
-                    next=f"{plugins.nearest(name, known) or known[0]}:",
-                )
-            _section(_section(tree, section), name)
-    if "volumes" in tree:
-        _refuse_unknown(_section(tree, "volumes"), f"{where}, in volumes")
-
-
 def for_network(
     tree: Mapping[str, Any], backbone: str, overrides: Sequence[str] | Mapping[str, Any] = ()
 ) -> dict[str, Any]:
@@ -237,7 +196,7 @@ def for_network(
 def dims_of(backbone: str, tree: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> int:
     """2 or 3: of the slices or volumes that a network with these settings reads."""
     given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    settings = _backbone_settings(backbone, tree, _section(given, "backbone"), plugins.outlined)
+    settings = _backbone_settings(backbone, tree, below(given, "backbone"), plugins.outlined)
     return int(getattr(settings, "dims", getattr(plugins.outlined("backbones", backbone), "DIMS", (2,))[0]))
 
 
@@ -396,11 +355,11 @@ def pretraining(
     dims = dims_of(backbone, tree, given)
     refuse_pair(method, backbone, dims)
     tree = of_dims(tree, dims)
-    own, backbone_given = _section(given, "method"), _section(given, "backbone")
+    own, backbone_given = below(given, "method"), below(given, "backbone")
     timing = {key: value for key, value in given.items() if key not in ("method", "backbone")}
-    _refuse_section(timing, "pretrain")
+    refuse_section(timing, "pretrain")
     methods = load("methods", method)
-    preset, special = (_section(_section(tree, name), method) for name in ("methods", "schedules"))
+    preset, special = (below(below(tree, name), method) for name in ("methods", "schedules"))
     return Pretraining(
         method=method,
         method_module=methods,
@@ -409,7 +368,7 @@ def pretraining(
         backbone_settings=_backbone_settings(backbone, tree, backbone_given, load),
         dims=dims,
         schedule=resolve(
-            load("training", "schedule").Settings, _section(tree, "pretrain"), special, timing, prefix=prefix
+            load("training", "schedule").Settings, below(tree, "pretrain"), special, timing, prefix=prefix
         ),
     )
 
@@ -448,15 +407,15 @@ def finetuning(
     dims = dims_of(backbone, tree, given)
     tree = of_dims(tree, dims)
     auxiliary, semi = auxiliary or tree.get("auxiliary"), semi or tree.get("semi")
-    backbone_given, auxiliary_given, semi_given = (_section(given, key) for key in ("backbone", "auxiliary", "semi"))
+    backbone_given, auxiliary_given, semi_given = (below(given, key) for key in ("backbone", "auxiliary", "semi"))
     beside.refuse_contradictions(auxiliary, semi, auxiliary_given, semi_given)
     own = {key: value for key, value in given.items() if key not in ("backbone", "auxiliary", "semi")}
-    _refuse_section(own, "finetune")
-    layers = [_section(tree, "finetune"), own]
-    objectives = [_section(layer, "objective") for layer in layers]
+    refuse_section(own, "finetune")
+    layers = [below(tree, "finetune"), own]
+    objectives = [below(layer, "objective") for layer in layers]
     schedules = [{key: value for key, value in layer.items() if key != "objective"} for layer in layers]
-    auxiliary_layers = [_section(_section(tree, "auxiliaries"), str(auxiliary)), auxiliary_given]
-    semi_layers = [_section(_section(tree, "semis"), str(semi)), semi_given]
+    auxiliary_layers = [below(below(tree, "auxiliaries"), str(auxiliary)), auxiliary_given]
+    semi_layers = [below(below(tree, "semis"), str(semi)), semi_given]
     objective = resolve(load("training", "supervised").Settings, *objectives, prefix=f"{prefix}objective.")
     if objective.deep_supervision:
         beside.refuse_inner_losses(semi, prefix)
@@ -474,35 +433,9 @@ def finetuning(
     )
 
 
-def _refuse_section(given: Mapping[str, Any], verb: str) -> None:
-    """``pretrain.epochs=3`` is how ``fit`` is told; ``pretrain`` itself is told ``epochs=3``."""
-    commands = {section: f"lemis {section} WORK" for section in ("prepare", "pretrain", "finetune")}
-    commands["predict"] = "lemis predict WORK/runs/NAME"
-    for section, command in commands.items():
-        if isinstance(given.get(section), Mapping):
-            key, value = next(iter(given[section].items()), ("KEY", "VALUE"))
-            typed = f"{shown(key, quoted=False)}={shown(value, quoted=False)}"
-            raise UsageError(
-                f"setting {section}.{shown(key, quoted=False)} of {verb}",
-                allowed=f"settings of {verb}, with nothing before them; {section}. is for lemis fit",
-                next=typed if section == verb else f"{command} {typed}",
-            )
-
-
 def _backbone_settings(backbone: str, tree: Mapping[str, Any], given: Mapping[str, Any], load: Loader) -> Any:
     module = load("backbones", backbone)
-    return resolve(module.Settings, _section(_section(tree, "backbones"), backbone), given, prefix="backbone.")
-
-
-def _section(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = tree.get(name, {})
-    if not isinstance(section, Mapping):
-        raise UsageError(
-            f"{name}={shown(section)}",
-            allowed=f"settings below it: {name}.KEY=VALUE",
-            next=f"--{name} {shown(section, quoted=False)}" if name in NAMES else f"{name}.KEY=VALUE",
-        )
-    return section
+    return resolve(module.Settings, below(below(tree, "backbones"), backbone), given, prefix="backbone.")
 
 
 def code(**named: str | None) -> dict[str, str]:
