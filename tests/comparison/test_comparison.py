@@ -380,7 +380,7 @@ def test_the_presets_way_to_use_unlabelled_scans_is_not_one_of_every_row(tmp_pat
     plain, semi = ways(plan_of(tmp_path, preset=str(preset), rows=rows))
     assert (plain.finetuning.semi, semi.finetuning.semi) == (None, "bcp")
     assert semi.finetuning.semi_settings.alpha == 0.1
-    overrides = cells._as_overrides(semi.finetuning.stored())
+    overrides = run_settings.as_overrides(semi.finetuning.stored())
     assert run_settings.finetuning("unet2d", {}, overrides, semi="bcp") == semi.finetuning
 
 
@@ -390,12 +390,12 @@ def test_the_presets_way_to_use_unlabelled_scans_is_not_one_of_every_row(tmp_pat
 def test_resolved_settings_given_as_overrides_resolve_to_the_same(method: str, preset: str) -> None:
     tree = run_settings.base(preset, None)
     before = run_settings.pretraining(method, None, tree, {"epochs": 3})
-    again = run_settings.pretraining(method, before.backbone, {}, cells._as_overrides(before.stored()))
+    again = run_settings.pretraining(method, before.backbone, {}, run_settings.as_overrides(before.stored()))
     assert again == before
     auxiliary = "supervised_contrast"
     tuned = run_settings.finetuning(before.backbone, tree, {"auxiliary": {"weight": 0.3}}, auxiliary=auxiliary)
     assert (
-        run_settings.finetuning(before.backbone, {}, cells._as_overrides(tuned.stored()), auxiliary=auxiliary) == tuned
+        run_settings.finetuning(before.backbone, {}, run_settings.as_overrides(tuned.stored()), auxiliary=auxiliary) == tuned
     )
 
 
