@@ -257,5 +257,5 @@ def test_plans_presets_and_tables_are_in_the_package() -> None:
 def test_the_plans_of_our_own_results_resolve_and_give_their_command(path: Path) -> None:
     plan = load_plan(path)
     resolved = [single_settings(row) for row in plan.rows] if plan.kind == "single" else ways(plan)
-    assert len(resolved) == len(plan.rows)
+    assert len(resolved) == sum(row.external is None for row in plan.rows), "others are trained by code of their own"
     assert f"--plan benchmarks/plans/{path.name}" in path.read_text(encoding="utf-8")

@@ -395,7 +395,8 @@ def test_resolved_settings_given_as_overrides_resolve_to_the_same(method: str, p
     auxiliary = "supervised_contrast"
     tuned = run_settings.finetuning(before.backbone, tree, {"auxiliary": {"weight": 0.3}}, auxiliary=auxiliary)
     assert (
-        run_settings.finetuning(before.backbone, {}, run_settings.as_overrides(tuned.stored()), auxiliary=auxiliary) == tuned
+        run_settings.finetuning(before.backbone, {}, run_settings.as_overrides(tuned.stored()), auxiliary=auxiliary)
+        == tuned
     )
 
 
