@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from flood_fill import flooded
 from lemis.parts.components import largest, parts
 
 
@@ -16,21 +15,7 @@ def slow(label: Tensor) -> Tensor:
     """One row, place by place."""
     kept = torch.zeros_like(label)
     for value in sorted(set(label.flatten().tolist()) - {0}):
-        left = {tuple(place) for place in (label == value).nonzero().tolist()}
-        parts = []
-        while left:
-            part, waiting = set(), [min(left)]
-            while waiting:
-                place = waiting.pop()
-                if place in left:
-                    left.remove(place)
-                    part.add(place)
-                    waiting += [
-                        tuple(p + s for p, s in zip(place, step, strict=True))
-                        for step in product((-1, 0, 1), repeat=label.dim())
-                    ]
-            parts.append(part)
-        for place in max(parts, key=len):  # the first of the largest
+        for place in max(flooded((label == value).numpy()), key=len):  # the first of the largest
             kept[place] = value
     return kept
 

@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from flood_fill import flooded
 from lemis.prediction.components import LEAST_SHARE, common, decide, effect, keep_largest, learned
 from lemis.work_files.predictions import Kept
 from lemis.work_files.run import OnePiece
 
 NAMES = ("background", "RV", "MYO", "LV")
 Map = NDArray[np.uint8]
-
-
-def flooded(mask: NDArray[np.bool_]) -> list[set[tuple[int, ...]]]:
-    """The pieces of a mask, place by place."""
-    left = {tuple(map(int, place)) for place in np.argwhere(mask)}
-    found = []
-    while left:
-        piece, waiting = set(), [min(left)]
-        while waiting:
-            place = waiting.pop()
-            if place in left:
-                left.remove(place)
-                piece.add(place)
-                steps = product((-1, 0, 1), repeat=mask.ndim)
-                waiting += [tuple(p + s for p, s in zip(place, step, strict=True)) for step in steps]
-        found.append(piece)
-    return found
 
 
 def slow(classes: Map, kept: Kept) -> Map:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lemis.contracts import Semi
+from lemis.contracts import Batch, Draw, Outcome, Semi
+from lemis.parts.unlabelled import Beside
 from lemis.promises import semis
 from lemis.sampling.draw import Rows
 from lemis.semi import cps, mean_teacher
+from lemis.training import loop
 from lemis.training.averaged import Averaged
 from lemis.training.supervised import Objective
 from semi_made import total
@@ -73,6 +75,23 @@ def test_it_follows_what_would_predict(way: str) -> None:
             torch.testing.assert_close(value, (weights[0][name] + weights[1][name]) / 2)
     if isinstance(inner, mean_teacher.Semi):
         assert (int(inner.steps), float(inner.progress)) == (2, 1.0)
+
+
+def test_what_rests_in_training_rests_with_an_average_too() -> None:
+    class Rests(Beside[None]):
+        def forward(self, batch: Batch, rng: Draw) -> Outcome:
+            return self.labelled(batch, rng)
+
+        def resting(self) -> list[nn.Parameter]:
+            return [next(self.labelled.backbone.parameters())]
+
+    inner = Rests(semis.objective(2), None)
+    averaged = Averaged(inner, 0.5)
+    (rests,) = averaged.resting()
+    total(averaged(semis.batch(2), Rows(0, 0, "cpu"))).backward()
+    loop.rest(averaged)
+    assert rests.grad is None
+    assert next(inner.labelled.backbone.parameters()) is rests
 
 
 def test_it_goes_on_where_it_was() -> None:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from lemis.errors import Interrupted, UsageError
 from lemis.preparation.store import open_store
 from lemis.runs.run import load_model
 from lemis.semi import cps
 from lemis.training.guards import Signals
-from lemis.verbs.compare import compare
 from lemis.verbs.finetune import finetune
 from lemis.verbs.fit import fit
 from lemis.verbs.pretrain import pretrain
 from lemis.work_files.run import FinetunedModel, read_finetuned, read_settings
+from plans_made import compared
 
 
 def before(work: Path, method: str, fold: int | None = None, backbone: str | None = None) -> Path:
@@ -134,13 +132,9 @@ def test_compare_trains_both_pretrainings_of_a_row(phantom_scans: Path, work: Pa
     steps = {"pretrain": {"steps": 1}, "finetune": {"steps": 2}}
     rows = [{"method": "rotation", "semi": "cps", "second": "simclr"}, "simclr"]
     plan = {"preset": "tiny", "labelled": [1], "folds": [0], "settings": steps, "rows": rows}
-    file = tmp_path / "two.yaml"
-    file.write_text(yaml.safe_dump(plan), encoding="utf-8")
-    done = compare(phantom_scans, output=work, plan=file, device="cpu")
-    assert not done.failed
-    assert len(list((done.folder / "cells").iterdir())) == 4, "two pre-trainings, of which both rows have one"
-    with (done.folder / "results.csv").open(encoding="utf-8") as content:
-        found = {row["row"]: row for row in csv.DictReader(content) if row["structure"] == "mean"}
+    folder, lines = compared(plan, phantom_scans, work, tmp_path / "two.yaml")
+    assert len(list((folder / "cells").iterdir())) == 4, "two pre-trainings, of which both rows have one"
+    found = {line["row"]: line for line in lines if line["structure"] == "mean"}
     assert {title: row["second"] for title, row in found.items()} == {
         "rotation + cps + second simclr": "simclr", "simclr": "",
     }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,6 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from lemis.datasets import index as index_file
 from lemis.datasets.split import choose
@@ -28,6 +26,7 @@ from lemis.verbs.fit import fit
 from lemis.verbs.predict import predict
 from lemis.work_files import predictions
 from lemis.work_files.run import read_finetuned, read_settings
+from plans_made import compared
 
 WHERE = {"preset": "tiny", "device": "cpu", "fold": 0, "labelled": 1}
 
@@ -226,13 +225,9 @@ def test_compare_trains_a_teacher_once(phantom_scans: Path, work: Path, tmp_path
         {"title": "other", "method": "scratch", "semi": "self_training", "settings": {"semi": {"weight": 0.5}}},
     ]  # fmt: skip
     plan = {"preset": "tiny", "labelled": [1], "folds": [0], "settings": {"finetune": {"steps": 2}}, "rows": rows}
-    file = tmp_path / "taught.yaml"
-    file.write_text(yaml.safe_dump(plan), encoding="utf-8")
-    done = compare(phantom_scans, output=work, plan=file, device="cpu")
-    assert not done.failed
-    assert len(list((done.folder / "cells").iterdir())) == 3, "the teacher of both is the row without"
-    with (done.folder / "results.csv").open(encoding="utf-8") as content:
-        found = {row["row"]: row for row in csv.DictReader(content) if row["structure"] == "mean"}
+    folder, lines = compared(plan, phantom_scans, work, file := tmp_path / "taught.yaml")
+    assert len(list((folder / "cells").iterdir())) == 3, "the teacher of both is the row without"
+    found = {line["row"]: line for line in lines if line["structure"] == "mean"}
     assert found.keys() == {"scratch + self_training", "scratch", "other"}
     students = [float(found[title]["finetuning_core_seconds"]) for title in ("scratch + self_training", "other")]
     assert min(students) > float(found["scratch"]["finetuning_core_seconds"]), "with its teacher's"

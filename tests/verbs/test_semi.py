@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from lemis import plugins
 from lemis.comparison.plans import load_plan
@@ -22,13 +20,13 @@ from lemis.preparation.store import Store, open_store
 from lemis.runs import material
 from lemis.runs.run import load_model
 from lemis.training.guards import Signals
-from lemis.verbs.compare import compare
 from lemis.verbs.finetune import finetune
 from lemis.verbs.fit import fit
 from lemis.verbs.list import list as list_all
 from lemis.verbs.predict import predict
 from lemis.verbs.pretrain import pretrain
 from lemis.work_files.run import FinetunedModel, read_finetuned
+from plans_made import compared
 from stores import replace_prepared
 
 FEW = ("steps=4", "precision=32")
@@ -251,17 +249,12 @@ def test_compare_tells_rows_apart(transductive: bool, phantom_scans: Path, work:
         "preset": "tiny", "labelled": [1], "folds": [0], "settings": {"finetune": {"steps": 2}},
         "rows": ["scratch", {"method": "scratch", "semi": "entropy", "settings": {"semi": semi}}],
     }  # fmt: skip
-    file = tmp_path / "semi.yaml"
-    file.write_text(yaml.safe_dump(plan), encoding="utf-8")
-    done = compare(phantom_scans, output=work, plan=file, device="cpu")
-    assert not done.failed
-    with (done.folder / "results.csv").open(encoding="utf-8") as content:
-        rows = list(csv.DictReader(content))
+    folder, rows = compared(plan, phantom_scans, work, tmp_path / "semi.yaml")
     assert {(row["row"], row["semi"], row["transductive"]) for row in rows} == {
         ("scratch", "", "false"),
         ("scratch + entropy", "entropy", str(transductive).lower()),
     }
-    page = " ".join((done.folder / "index.html").read_text(encoding="utf-8").split())
+    page = " ".join((folder / "index.html").read_text(encoding="utf-8").split())
     assert "Nothing was pre-trained." in page
     assert ("Transductive: fine-tuning with unlabelled scans saw the images of test subjects" in page) is transductive
     assert ("Fine-tuning with unlabelled scans saw no image of a test subject." in page) is not transductive

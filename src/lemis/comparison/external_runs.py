@@ -33,6 +33,7 @@ from lemis.datasets.scans import read_image, read_label
 from lemis.errors import LemisError
 from lemis.formats import labels, volume
 from lemis.formats.paths import label_suffix
+from lemis.preparation.classes import to_classes, values_of
 from lemis.preparation.store import Store, open_store
 from lemis.runs.device import chosen_device
 from lemis.work_files import predictions
@@ -126,7 +127,7 @@ def _write_scans(raw: Path, index: Index, store: Store, cell: Cell) -> None:
         (raw / name).mkdir(parents=True)
     for number, id in enumerate(cell.call["train"]):
         image = _write_image(raw / "imagesTr", f"train_{number:04d}", index, by_id[id])
-        classes = _classes(read_label(index, by_id[id], image), store.label_values)
+        classes = to_classes(read_label(index, by_id[id], image), store.label_values, index.ignored)
         _write(raw / "labelsTr" / f"train_{number:04d}.nii.gz", classes, by_id[id])
     for number, id in enumerate(cell.test):
         _write_image(raw / "imagesTs", f"test_{number:04d}", index, by_id[id])
@@ -152,19 +153,11 @@ def _write(path: Path, array: NDArray[Any], scan: Scan) -> None:
     volume.write_volume(np.ascontiguousarray(array.transpose(axes)), affine, path)
 
 
-def _classes(values: NDArray[Any], label_values: Sequence[int]) -> NDArray[np.uint8]:
-    classes = np.zeros(values.shape, np.uint8)
-    for number, value in enumerate(label_values):
-        classes[values == value] = number
-    return classes
-
-
 def _take_over(predicted: Path, output: Path, index: Index, store: Store, cell: Cell) -> None:
     """Label maps on the scans' own grids and with their own values, and a record of what their network had seen."""
     shutil.rmtree(output, ignore_errors=True)
     by_id = {scan.id: scan for scan in index.scans}
-    values = np.asarray(store.label_values)
-    values = values.astype(np.result_type(np.min_scalar_type(values.min()), np.min_scalar_type(values.max())))
+    values = values_of(store.label_values)
     named = zip(store.label_names, store.label_values, strict=True)
     shared = Predictions(
         version=1, structures={name: value for name, value in named if value}, ignored_values=index.ignored,

@@ -1,4 +1,4 @@
-"""From the label values of the data set to class indices, which networks use."""
+"""From the label values of the data set to class indices, which networks use, and back."""
 
 from __future__ import annotations
 
@@ -36,3 +36,12 @@ def to_classes(label: Array, label_values: Sequence[int], ignored: Sequence[int]
             next="correct the label, or name the value in dataset.json",
         )
     return classes
+
+
+def values_of(label_values: Sequence[int]) -> Array:
+    """The value of each class, to be indexed by class indices.
+
+    In the smallest type: a volume of int64 labels would be larger than everything else that is kept of it.
+    """
+    values = np.asarray(label_values)
+    return values.astype(np.result_type(np.min_scalar_type(values.min()), np.min_scalar_type(values.max())))

@@ -95,14 +95,6 @@ def read(case: Case, structures: Mapping[str, int], ignored: Sequence[int]) -> M
     return Maps(*maps, reference)
 
 
-def classes(labels: NDArray[np.int64], structures: Mapping[str, int]) -> NDArray[np.uint8]:
-    """Label values as class indices: 0 is the background, then the structures in their order."""
-    out = np.zeros(labels.shape, np.uint8)
-    for number, value in enumerate(structures.values(), start=1):
-        out[labels == value] = number
-    return out
-
-
 def score(case: Case, *, how: How) -> Scored:
     """One scan.
 

@@ -10,10 +10,11 @@ too, as it only ever predicts. What is trained is the same to the bit, with and 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lemis.contracts import Backbone, Batch, Draw, Outcome, Semi, Trained
 from lemis.parts.momentum import follow, follower, warmed
@@ -48,14 +49,16 @@ class Averaged(Trained):
         outcome: Outcome = self.inner(batch, rng)
         return outcome
 
+    def resting(self) -> Iterable[nn.Parameter]:
+        """As without it."""
+        return self.inner.resting()
+
     def after_step(self, progress: float) -> None:
         """The average follows what would predict without it."""
-        if isinstance(self.inner, Trained):
-            self.inner.after_step(progress)
+        self.inner.after_step(progress)
         follow(self.average, self.inner.predicts, warmed(self.decay, int(self.steps)), buffers=True)
         self.steps += 1
 
     def after_epoch(self, progress: float) -> None:
         """As without it."""
-        if isinstance(self.inner, Trained):
-            self.inner.after_epoch(progress)
+        self.inner.after_epoch(progress)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lemis import plugins
-from lemis.contracts import Backbone, KeypointBackbone, Sampling, Trained
+from lemis.contracts import Backbone, KeypointBackbone, Sampling
 from lemis.preparation.store import Store
 from lemis.runs.memory import peak_memory_gb, reset_peak_memory
 from lemis.sampling.draw import Rows
@@ -75,8 +75,7 @@ def of_finetuning(store: Store, scans: Sequence[int], settings: Finetuning, devi
     if settings.semi is not None:
         pool = others if taught is None else list(scans)
         pairs = paired.with_pool(source, pool, settings.objective, sampling, most, taught)
-    if isinstance(objective, Trained):
-        objective.after_step(0.5)
+    objective.after_step(0.5)
     return _probe(objective, network, pairs, sampling, settings.schedule, fabric)
 
 

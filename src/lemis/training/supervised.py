@@ -8,9 +8,9 @@ from typing import Annotated, Literal, final
 
 import torch
 from pydantic import AfterValidator, Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from lemis.contracts import Auxiliary, Backbone, Batch, Draw, KeypointBackbone, Outcome, View
+from lemis.contracts import Auxiliary, Backbone, Batch, Draw, KeypointBackbone, Outcome, Trained, View
 from lemis.parts.overlap import cross_entropy, soft_dice_loss
 from lemis.parts.paste import as_many
 from lemis.sampling import intensity, views
@@ -37,7 +37,7 @@ class Settings:
 
 
 @final
-class Objective(nn.Module):
+class Objective(Trained):
     """Backbone, augmented view, cross-entropy or soft Dice or both, and an auxiliary loss where there is one.
 
     It is a ``contracts.Labelled``, which ways to use unlabelled scans too are built on.

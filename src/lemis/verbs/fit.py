@@ -19,6 +19,7 @@ from lemis.datasets.index import Index
 from lemis.datasets.split import Split
 from lemis.plugins import Trust
 from lemis.prediction import components
+from lemis.preparation.classes import to_classes
 from lemis.preparation.keypoints import Settings as Keypoints
 from lemis.runs import told
 from lemis.runs.run import messages
@@ -285,7 +286,7 @@ def _decided(
     effects = []
     for case in tested:
         maps = one_scan.read(case, known.structures, known.ignored)
-        predicted, reference = (one_scan.classes(labels, known.structures) for labels in maps[:2])
+        predicted, reference = (to_classes(labels, (0, *known.structures.values())) for labels in maps[:2])
         effects.append(components.effect(predicted, reference, names))
 
     def without(own: Sequence[str]) -> OnePiece | None:

@@ -34,6 +34,7 @@ from lemis.prediction import components, tiles
 from lemis.prediction.inference import Cost, cost, load_network, predict_scan, probe
 from lemis.prediction.settings import Settings
 from lemis.preparation import exposure, preprocess
+from lemis.preparation.classes import values_of
 from lemis.preparation.exposure import SLICE_DIRECTION, Known, Strange
 from lemis.preparation.facts import Facts
 from lemis.preparation.settings import Settings as Preparation
@@ -356,7 +357,7 @@ def _predict_one(scan: Scan, index: Index, ensemble: _Ensemble, output: Path) ->
         ensemble.networks, slices, described, ensemble.device, patch_px, settings, ensemble.mirrored
     )  # fmt: skip
     pieces = components.keep_largest(classes, model.label_names, ensemble.kept) if ensemble.kept else None
-    labels = _values(model.label_values)[classes]
+    labels = values_of(model.label_values)[classes]
     file = index_file.locate(index, scan.images[0])
     path = volume.write_labels(labels, source, output / f"{scan.id}{label_suffix(file)}")
     return {
@@ -389,12 +390,6 @@ def _described(scan: Scan, shape: Sequence[int], spacing_mm: Sequence[float], se
         id=scan.id, subject=scan.subject, images=scan.images, label=None, shape=shape,
         spacing_mm=spacing_mm, slice_axis=slice_axis_of(settings, scan.slice_axis), settings=settings,
     )  # fmt: skip
-
-
-def _values(label_values: Sequence[int]) -> NDArray[Any]:
-    # In the smallest type: a volume of int64 labels would be larger than everything else that is kept of it.
-    values = np.asarray(label_values)
-    return values.astype(np.result_type(np.min_scalar_type(values.min()), np.min_scalar_type(values.max())))
 
 
 # ------------------------------------------------------------------------------------------------ tiles and their cost
