@@ -30,7 +30,7 @@ from plans_made import compared
 from stores import replace_prepared
 
 FEW = ("steps=4", "precision=32")
-# Those with label maps of a teacher are in test_self_training.py.
+# Those with label maps of a teacher are in test_pseudo_label_folder.py.
 SEMIS = [name for name in plugins.names("semi") if not plugins.describe("semi", name).get("pseudo_labels")]
 # A pool that is looked at from the first step on.
 EARLY = {"bcp": ("semi.stage_1=0.25",), "fixmatch": ("semi.threshold=0.2",), "mean_teacher": ("semi.delay=0",)}
