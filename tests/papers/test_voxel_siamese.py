@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lemis.auxiliary.voxel_siamese import Auxiliary, Settings, compare, over_classes, weights
 from lemis.backbones import unet3d
+from lemis.errors import UsageError
 from lemis.sampling.draw import Rows
 from lemis.training.collapse import SMALLEST_SPREAD, spread
 
@@ -344,7 +345,15 @@ def test_with_one_structure_background_is_the_second_class_where_the_weights_nee
         return float(one([features], label, answered(label), Rows(*RNG)).losses["voxel/1"].detach())
 
     assert loss() == loss(background=True) != 0.0
-    assert loss(class_weight="none") != loss(class_weight="none", background=True)  # as it was asked for
+    assert loss(class_weight="none", background=True) != 0.0
+
+
+@pytest.mark.parametrize("kind", ["inverse", "none"])
+def test_one_class_alone_is_refused_with_what_works(kind: Any) -> None:
+    with pytest.raises(UsageError, match=r"with one structure\n.*two classes.*\n.*auxiliary.background=true"):
+        Auxiliary(network(), Settings(class_weight=kind), num_classes=2)
+    assert Auxiliary(network(), Settings(class_weight=kind, background=True), num_classes=2).background
+    assert not Auxiliary(network(), Settings(class_weight=kind), num_classes=3).background
 
 
 def test_the_defaults_are_the_papers() -> None:

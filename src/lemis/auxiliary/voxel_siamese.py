@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from lemis import contracts, processes
 from lemis.contracts import Draw, Outcome
+from lemis.errors import UsageError
 from lemis.layers.basic import unit
 from lemis.parts import heads, voxels
 from lemis.parts.voxels import Cell
@@ -69,6 +70,7 @@ class Auxiliary(contracts.Auxiliary):
         self.settings = settings
         self.num_classes = num_classes
         self.background = counts_background(settings, num_classes)
+        _refuse_one_class(settings, num_classes - (not self.background))
         channels = voxels.channels_from_bottleneck(backbone.channels, settings.layers)
         self.project = nn.ModuleList([voxels.projector(width, settings.hidden) for width in channels])
         self.predict = nn.ModuleList(
@@ -162,3 +164,12 @@ def over_classes(sets: Sets, w: Tensor, kind: Literal["sum", "mean"]) -> Tensor:
 def counts_background(settings: Settings, num_classes: int) -> bool:
     """Whether background is a class like the others; with one structure and 1 - N_c/N it must be: 1 - N/N is 0."""
     return settings.background or (num_classes == 2 and settings.class_weight == "share")
+
+
+def _refuse_one_class(settings: Settings, classes: int) -> None:
+    if classes == 1:
+        raise UsageError(
+            f"auxiliary.class_weight={settings.class_weight} with one structure",
+            allowed="two classes of voxels or more, as one has nothing to differ from; background can be the other",
+            next="--auxiliary voxel_siamese auxiliary.background=true",
+        )

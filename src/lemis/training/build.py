@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -37,6 +37,11 @@ class Foreseen(NamedTuple):
 
     channels: tuple[str, ...]
     num_classes: int
+
+    @classmethod
+    def of(cls, channels: tuple[str, ...], values: Iterable[int]) -> Foreseen:
+        """From the channels and the values of labels that ``check`` lists; 0 is background, whether listed or not."""
+        return cls(channels, 1 + sum(value != 0 for value in values))
 
 
 def try_out(

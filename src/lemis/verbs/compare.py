@@ -50,7 +50,7 @@ from lemis.runs import memory
 from lemis.runs.run import environment, messages
 from lemis.settings import write_yaml
 from lemis.terminal import duration
-from lemis.training import pairing, pseudo_labels
+from lemis.training import build, pairing, pseudo_labels
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.finetune import finetune
@@ -274,6 +274,7 @@ def _of_scans(
     others = external_cells.versions(plan)
     index = _checked(plan, scans, work, upstream)
     columns = places(plan, index.scans, Path(index.root))
+    _refuse_losses(plan, index)
     here, there = _prepared(plan, work, upstream is not None, console)
     source, other = cells.material(here), cells.material(there) if there else None
     folder.mkdir(parents=True, exist_ok=True)
@@ -312,6 +313,13 @@ def _checked(plan: Plan, scans: Path, work: Path, upstream: Path | None) -> Inde
         found = check(folder, output=own, layout=require_layout(plan, folder, upstream=is_upstream))
         refuse_errors(found.errors, folder)
     return index_file.load(work / "index.json")
+
+
+def _refuse_losses(plan: Plan, index: Index) -> None:
+    """What an extra loss refuses of these structures is refused before they are prepared."""
+    foreseen = build.Foreseen.of(index.channels, index.labels.values())
+    for tuning in (way.finetuning for way in ways(plan) if way.finetuning.auxiliary is not None):
+        build.objective(tuning, build.network(tuning, foreseen), foreseen)
 
 
 def _prepared(plan: Plan, work: Path, upstream: bool, console: Console) -> tuple[Store, Store | None]:

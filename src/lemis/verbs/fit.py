@@ -139,8 +139,7 @@ def _checked(folder: Path, output: Path) -> Index:
 def _refuse_early(index: Index, splits: Splits, way: WholeWay, device: str) -> None:
     """What any network, method or loss refuses is refused before the hours of preparing and training."""
     _refuse_empty_pools(index, splits, way)
-    structures = sum(value != 0 for value in index.labels.values())
-    foreseen = build.Foreseen(index.channels, structures + 1)
+    foreseen = build.Foreseen.of(index.channels, index.labels.values())
     build.try_out(way.pretraining, way.finetuning, foreseen, device, way.second)
 
 
