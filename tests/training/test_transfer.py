@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from lemis.backbones import unet2d
 from lemis.contracts import Backbone
 from lemis.errors import UsageError
 from lemis.runs.run import messages
-from lemis.training.transfer import Row, load_pretrained, loaded_parameters, print_table, transfer
+from lemis.training.transfer import Row, load_pretrained, loaded_parameters, print_table, rest, transfer
 from work_files_made import model
 
 SOURCE = Path("work/runs/sal")
@@ -113,3 +114,29 @@ def test_loaded_parameters_are_those_that_were_loaded() -> None:
     found = {id(parameter) for parameter in loaded_parameters(own, rows)}
     assert found == {id(p) for name, p in own.named_parameters() if own.part_of(name) == "encoder"}
     assert loaded_parameters(own, []) == []
+
+
+def test_what_was_loaded_rests_in_training_and_so_do_copies_of_it() -> None:
+    own = network(1)
+    rows = transfer(own, trained_a_little(network(0)).state_dict(), ("encoder", "decoder 1"), SOURCE)
+    rest(own, rows)
+    loaded = {name for name in own.state_dict() if own.part_of(name) in ("encoder", "decoder 1")}
+    assert {name for name, parameter in own.named_parameters() if not parameter.requires_grad} < loaded
+    x = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    for copy in (own, deepcopy(own)):
+        before = {name: value.clone() for name, value in copy.state_dict().items()}
+        learned = copy.eval().encode(x)
+        copy.train()
+        maps = copy.encode(x)
+        assert all(torch.equal(one, other) for one, other in zip(maps, learned, strict=True))
+        copy.head(copy.decode(maps)).sum().backward()
+        changed = {name for name, value in copy.state_dict().items() if not torch.equal(value, before[name])}
+        assert changed
+        assert not changed & loaded, "only what is fresh follows batches"
+
+
+def trained_a_little(backbone: Backbone) -> Backbone:
+    """Its running statistics are no longer those that it began with."""
+    backbone.train()
+    backbone.head(backbone.decode(backbone.encode(torch.randn(4, 1, 32, 32) * 3 + 1)))
+    return backbone

@@ -108,15 +108,47 @@ def weights_of(moved: dict[str, float], part: str) -> list[float]:
     return [value for name, value in moved.items() if name.startswith(part) and not name.endswith(statistics)]
 
 
-def test_loaded_weights_stay_where_their_rate_is_zero_and_are_slow_where_it_is_small(work: Path, start: Path) -> None:
-    full, slow, still = (
+@pytest.mark.parametrize("semi", [None, "mean_teacher", "bcp", "cps"])
+@pytest.mark.parametrize(
+    "how", [("optimiser=adam", "weight_decay=0.1"), ("optimiser=sgd", "momentum=0.9", "average=0.5")]
+)
+def test_loaded_weights_and_their_statistics_rest_where_their_rate_is_zero(
+    semi: str | None, how: tuple[str, ...], work: Path, start: Path
+) -> None:
+    run = tune(work, "loaded_rate=0", *how, pretrained=start, semi=semi)
+    before, after = load_model(start)[0], load_model(run)[0]
+    for name, value in before.items():
+        if name.startswith("encoder"):
+            assert torch.equal(after[name], value), name
+    assert min(weights_of(moved(run, start), "decoder")) > 0, "fresh"
+    if semi is None:
+        predict(run, scans=["heart_004"], device="cpu")
+
+
+def test_what_rests_is_gone_on_from(work: Path, start: Path, stopped: Stopped) -> None:
+    given = ("steps=6", "loaded_rate=0", "average=0.9")
+    whole, resumed = (train(*given, pretrained=start) for train in (partial(tune, work), stopped))
+    assert same(whole, resumed)
+    assert lines(whole) == lines(resumed)
+
+
+def test_nothing_can_rest_from_scratch(work: Path, phantom_scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="loaded_rate=0 from scratch") as error:
+        tune(work, "loaded_rate=0")
+    assert error.value.next == "--pretrained WORK/runs/pcl loaded_rate=0"
+    with pytest.raises(UsageError, match=r"finetune\.loaded_rate=0 from scratch") as error:
+        fit(phantom_scans, output=tmp_path / "out", method="scratch", overrides=["finetune.loaded_rate=0"])
+    assert error.value.next == "--method pcl finetune.loaded_rate=0"
+    assert not (tmp_path / "out").exists(), "before anything is prepared"
+
+
+def test_loaded_weights_are_slow_where_their_rate_is_small(work: Path, start: Path) -> None:
+    full, slow = (
         moved(tune(work, f"loaded_rate={rate}", "optimiser=adam", "schedule=constant", "floor=0", "weight_decay=0",
                    pretrained=start), start)
-        for rate in (1, 0.01, 0)
+        for rate in (1, 0.01)
     )  # fmt: skip
-    assert max(weights_of(still, "encoder")) == 0
-    assert min(weights_of(still, "decoder")) > 0, "fresh"
-    assert any(value > 0 for name, value in still.items() if "running_mean" in name), "statistics are not learned"
+    assert any(value > 0 for name, value in slow.items() if "running_mean" in name), "statistics are not learned"
     # Adam's steps are about as long as the learning rate: four of 1e-3, or of a hundredth of it.
     assert 1e-3 < max(weights_of(full, "encoder")) < 8e-3
     assert 1e-5 < max(weights_of(slow, "encoder")) < 8e-5

@@ -113,6 +113,24 @@ def refuse_pair(method: str, backbone: str, dims: int) -> None:
     raise UsageError(f"method {method} on the network {backbone}, of {dims} dimensions", allowed=text, next=cure)
 
 
+def refuse_rest_from_scratch(loaded_rate: float, prefix: str) -> None:
+    """Refuse that what was loaded rests, from random weights: where nothing is loaded.
+
+    Args:
+        loaded_rate: Of fine-tuning.
+        prefix: What was typed before it.
+
+    Raises:
+        UsageError: It is 0.
+    """
+    if loaded_rate == 0:
+        raise UsageError(
+            f"{prefix}loaded_rate=0 from scratch, where no weights are loaded that could rest",
+            allowed="a pre-training whose weights rest, or a rate above 0",
+            next=f"--method pcl {prefix}loaded_rate=0" if prefix else "--pretrained WORK/runs/pcl loaded_rate=0",
+        )
+
+
 def keypoints_of(backbone: str, settings: Any) -> keypoints.Settings | None:
     """The keypoints that a network with these settings looks at; None where it looks at none."""
     import torch  # here, as all else is asked before anything of PyTorch is needed

@@ -23,7 +23,7 @@ from lemis.preparation.settings import Settings as Preparation
 from lemis.settings import load_preset, merge, of_dims, parse_overrides, plain, read_yaml, resolve
 from lemis.training import beside, pool, predicting
 from lemis.training.beside import Beside
-from lemis.training.pairing import SCRATCH, backbone_after, default_backbone, refuse_pair
+from lemis.training.pairing import SCRATCH, backbone_after, default_backbone, refuse_pair, refuse_rest_from_scratch
 from lemis.training.sections import FOLDERS, NAMES, below, refuse_section, refuse_unknown
 from lemis.work_files.run import PretrainedModel
 
@@ -256,6 +256,8 @@ def both(
     after = finetuning(
         backbone, tree, given["finetune"], auxiliary=chosen.auxiliary, semi=chosen.semi, prefix="finetune.", load=load
     )
+    if before is None:
+        refuse_rest_from_scratch(after.schedule.loaded_rate, "finetune.")
     return before, after
 
 
@@ -307,9 +309,12 @@ def of_finetuning(
     """
     tree = asked.tree()
     backbone = backbone_after(before, pretrained, asked.backbone, tree)
-    return finetuning(
+    after = finetuning(
         backbone, tree, asked.overrides, auxiliary=asked.auxiliary, semi=asked.semi, prefix=asked.prefix, load=load
     )
+    if pretrained is None:
+        refuse_rest_from_scratch(after.schedule.loaded_rate, asked.prefix)
+    return after
 
 
 def without_a_section(preset: str | None, tree: Mapping[str, Any], *names: str | None) -> list[str]:

@@ -43,7 +43,8 @@ class Tuning(Settings):
     """Of fine-tuning: that, and what becomes of its weights."""
 
     average: Probability = 0.0  # decay of a moving average of the weights, which then predicts; 0: the last ones do
-    loaded_rate: Probability = 1.0  # learning rate of weights from a pre-training, as a share of that of fresh ones
+    # Learning rate of weights from a pre-training, as a share of that of fresh ones; 0: they and their statistics rest.
+    loaded_rate: Probability = 1.0
 
 
 class Slower(NamedTuple):

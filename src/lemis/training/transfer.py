@@ -112,8 +112,34 @@ def transfer(backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[s
 
 def loaded_parameters(backbone: Backbone, rows: Iterable[Row]) -> list[nn.Parameter]:
     """Those of a network that ``transfer`` loaded, from the rows that it gave."""
-    names = {name for row in rows for name in row.names}
+    names = _names(rows)
     return [parameter for name, parameter in backbone.named_parameters() if name in names]
+
+
+def rest(backbone: Backbone, rows: Iterable[Row]) -> None:
+    """What ``transfer`` loaded stays as it is: it asks for no gradient, and its layers normalise by the running
+    statistics that came with it, in training too. Copies of the network rest likewise.
+
+    Args:
+        backbone: Changed in place.
+        rows: What ``transfer`` gave.
+    """
+    names = _names(rows)
+    for name, parameter in backbone.named_parameters():
+        if name in names:
+            parameter.requires_grad_(False)
+    for name, layer in backbone.named_modules():
+        if f"{name}.running_mean" in names:
+            # Whoever says ``train()`` says it of the whole network, so the layer itself has to know.
+            layer.register_forward_pre_hook(_as_learned)
+
+
+def _as_learned(layer: nn.Module, _: Any) -> None:
+    layer.training = False
+
+
+def _names(rows: Iterable[Row]) -> set[str]:
+    return {name for row in rows for name in row.names}
 
 
 def print_table(rows: list[Row], source: Path, console: Console) -> None:

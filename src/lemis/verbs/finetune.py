@@ -38,7 +38,7 @@ from lemis.training import held_out as held_out_score
 from lemis.training.pseudo_labels import PseudoLabels
 from lemis.training.run_settings import Asked, Finetuning
 from lemis.training.schedule import Slower
-from lemis.training.transfer import Row, Start, load_start, loaded_parameters, print_table
+from lemis.training.transfer import Row, Start, load_start, loaded_parameters, print_table, rest
 from lemis.work_files.run import WEIGHTS, FinetunedModel, PretrainedModel
 
 if TYPE_CHECKING:
@@ -167,6 +167,8 @@ class _Beginning:
         if start is not None:
             rows = self.rows[start.run] = start.fill(network)
             self._loaded += loaded_parameters(network, rows)
+            if self._settings.schedule.loaded_rate == 0:
+                rest(network, rows)
         return network
 
 
