@@ -115,6 +115,8 @@ LAYERS += [
     ("pirl", {"batch_norm": True, "bank_start": "network"}),
     ("dira", {"adversarial_from": 0.0, "adversarial_weight": 1.0}),
     ("swin_unetr_ssl", {"read": "places"}),
+    ("kaf", {"keypoint_share": "poorest"}),
+    ("kaf", {"keypoint_share": [0.2, 1.0]}),
 ]
 
 

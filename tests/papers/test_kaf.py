@@ -214,6 +214,44 @@ def test_the_index_map_moves_keypoints_and_the_exact_way_does_not() -> None:
     assert exact["slice"].keypoints.isnan().sum() <= by_map["slice"].keypoints.isnan().sum()  # type: ignore[union-attr]
 
 
+def used(built: Method, batch: Batch, step: int = 0) -> tuple[Tensor, Tensor]:
+    rng = Rows(0, step, "cpu")
+    return built.seen(built.views(batch, rng), batch, rng)
+
+
+@pytest.mark.parametrize("mutual", [True, False])
+def test_some_of_the_keypoints_keep_the_matches_that_all_have(mutual: bool) -> None:
+    batch = pairs(keypoints=40)
+    still = {"spatial": {"p_mirror": 0, "p_spatial": 0, "crop": "centre"}, "mutual": mutual}
+    everything, found = used(method(**still), batch)
+
+    def matched(places: Tensor, found: Tensor) -> list[set[Any]]:
+        here, there = places.chunk(2)
+        return [
+            {(tuple(here[row, a].tolist()), tuple(there[row, int(b)].tolist())) for a, b in enumerate(to) if b >= 0}
+            for row, to in enumerate(found)
+        ]
+
+    every = matched(everything, found)
+    counts = (~everything.isnan().any(-1)).sum(1)
+    for share in ("poorest", [0.3, 0.6]):
+        places, left = used(method(keypoint_share=share, **still), batch)
+        some = (~places.isnan().any(-1)).sum(1)
+        assert all(part <= whole for part, whole in zip(matched(places, left), every, strict=True))
+        assert (some <= counts).all()
+        assert some.max() < counts.max()
+        assert places.shape[1] == some.max()
+        if share == "poorest" and mutual:
+            assert some.tolist() == [int(counts.min())] * 8
+            most = [min(int(counts.min()), len(whole)) for whole in every]
+            assert [len(part) for part in matched(places, left)] == most  # matched ones come first
+
+
+def test_a_share_of_keypoints_trains() -> None:
+    for share in ("poorest", [0.2, 1.0]):
+        assert all(math.isfinite(value) for value in run(method(keypoint_share=share), pairs()).values())
+
+
 @pytest.mark.parametrize("backbone", ["unet2d", "fcn"])
 def test_a_network_without_keypoint_layers_is_refused(backbone: str) -> None:
     built: Any = (
@@ -275,6 +313,8 @@ def test_the_presets_are_the_papers(data: str) -> None:
     unet = resolve(kaf_unet.Settings, tree["backbones"]["kaf_unet"])
     expected = {"acdc": (352, 0.35, 2, 48), "chd": (512, 0.1, None, 32)}[data]
     assert (own.size_px, own.threshold, own.reach_slices, unet.base_width) == expected
-    assert dataclasses.replace(own, size_px=512, threshold=0.1, reach=0.05, reach_slices=None) == Settings()
+    assert own.keypoint_share == "poorest"
+    rest = dataclasses.replace(own, size_px=512, threshold=0.1, reach=0.05, reach_slices=None, keypoint_share=(1, 1))
+    assert rest == Settings()
     assert tree["method"] == "kaf"
     assert (tree["pretrain"]["learning_rate"], tree["pretrain"]["epochs"]) == (0.002, 50)

@@ -13,7 +13,8 @@ Two keypoints of neighbouring slices match where they are nearest to each other 
 theta pixels away. A small attention network over both slices gives h, the plan has a bin for what has no match
 (``parts/transport.py``), and L_local is the negative log-likelihood of matched and unmatched keypoints in that plan.
 
-Differences from the authors' code: every keypoint of a slice is used, with masks; a slice without any takes part in
+Differences from the authors' code: every keypoint of a slice is used, with masks (``keypoint_share="poorest"`` is their
+way: in each batch as many of every view as the poorest view has, matched ones first); a slice without any takes part in
 L_cnn alone; keypoints follow a view exactly (``follow="index_map"`` is the paper's way); a neighbour is drawn by a rule
 that ends for every number of slices; both slices of a pair share batch statistics; their fourth loss, which the paper
 does not have, is left out.
@@ -46,6 +47,7 @@ from lemis.layers.attention import (
 from lemis.layers.basic import precise
 from lemis.parts import heads
 from lemis.parts.contrast import base_factor, contrast, near
+from lemis.parts.keypoint_share import ALL, Share, matched, some_of_pairs
 from lemis.parts.pretext import Pretext
 from lemis.parts.transport import log_plan
 from lemis.sampling import views
@@ -79,6 +81,7 @@ class Settings:
     matcher_pairs: Annotated[int, Field(gt=0)] = 2  # of self and cross attention in the matcher [C]
     matcher_heads: Annotated[int, Field(gt=0)] = 4  # of each attention [C]
     follow: Literal["exact", "index_map"] = "exact"  # keypoints through a view; "index_map" [P] loses and moves some
+    keypoint_share: Share = ALL  # of a pair's keypoints that are used; "poorest" [C]: as many as the poorest view has
     size_px: Annotated[int, Field(gt=0)] = 512  # side of a view; 352 on ACDC
     spatial: Spatial = field(default_factory=Spatial)  # as PCL
 
@@ -131,7 +134,7 @@ class Method(Pretext[Settings, Views]):
         how = self.settings
         pair = self.views(batch, rng)
         image = torch.cat([view.image for view in pair.values()])
-        keypoints, places, descriptors = self.seen(pair, batch)
+        keypoints, found = self.seen(pair, batch, rng)
         points = points_of(keypoints)
         maps, features = self.backbone.encode_keypoints(image, keypoints)
         close = near(processes.gather(batch.position.repeat(2)), how.threshold)  # both carry the slice's position
@@ -150,17 +153,17 @@ class Method(Pretext[Settings, Views]):
                 watched["keypoint"] = z.detach()
                 uninformed["keypoint"] = how.weight_kaf * scale * log(len(z) - 1)
         if how.weight_local:
-            losses["local"] = how.weight_local * self.transport(
-                u, points, keypoints, places, descriptors, (image.shape[2], image.shape[3])
-            )
+            size = (image.shape[2], image.shape[3])
+            losses["local"] = how.weight_local * self.transport(u, points, keypoints, found, size)
         if not how.weight_cnn:  # several processes wait for a gradient of every layer, the deepest too
             last = next(reversed(losses))
             losses[last] = losses[last] + 0 * precise(maps[-1]).sum()
         return Outcome(losses, watched, uninformed)
 
-    def seen(self, pair: dict[str, View], batch: Batch) -> tuple[Tensor, ...]:
-        """Of the keypoints of slices and neighbours, those seen in the views first: where they lie in the views
-        (2N, K, 2) and on the slices (2N, K, 2), and their descriptors (2N, K, D)."""
+    @torch.no_grad()
+    def seen(self, pair: dict[str, View], batch: Batch, rng: Draw) -> tuple[Tensor, Tensor]:
+        """Where the keypoints that are used lie in the views of slices and neighbours (2N, K, 2), NaN after the last;
+        and for each of a slice the one that it matches among those of the neighbour (N, K), -1 where there is none."""
         assert batch.neighbour is not None
         both = (batch, batch.neighbour)
         of_views, places, descriptors = (
@@ -171,7 +174,19 @@ class Method(Pretext[Settings, Views]):
                 [half.descriptors for half in both],
             )
         )
-        return compact(of_views, places, descriptors)
+        valid = ~of_views.isnan().any(-1)
+        place, descriptor = places.masked_fill(~valid[..., None], torch.nan).chunk(2), descriptors.chunk(2)
+        how = self.settings
+        found = matches(place[0], descriptor[0], place[1], descriptor[1], how.distance_px, mutual=how.mutual)
+        if how.keypoint_share != ALL:
+            of_pairs = torch.stack(valid.chunk(2), 1)  # (N, 2, K)
+            used, found = some_of_pairs(rng.uniform(*of_pairs.shape), of_pairs, found, how.keypoint_share, rng)
+            of_views = of_views.masked_fill(~torch.cat(used.unbind(1))[..., None], torch.nan)
+        number = torch.arange(found.shape[1], device=found.device).expand_as(found)
+        of_views, named = compact(of_views, torch.cat([found, number])[..., None])
+        wanted, there = named[..., 0].chunk(2)
+        same = wanted[:, :, None] == there[:, None]
+        return of_views, torch.where(same.any(2), same.int().argmax(2), -1)
 
     def embed_keypoints(self, u: Tensor, points: Points) -> tuple[Tensor, Tensor]:
         """(n, embedding) of the n slices of all processes that have keypoints, and which of the 2N slices they are."""
@@ -182,18 +197,11 @@ class Method(Pretext[Settings, Views]):
         rows = processes.gather(some).nonzero()[:, 0]
         return processes.gather(padded)[rows], rows
 
-    def transport(
-        self, u: Tensor, points: Points, keypoints: Tensor, places: Tensor, descriptors: Tensor, size: tuple[int, int]
-    ) -> Tensor:
+    def transport(self, u: Tensor, points: Points, keypoints: Tensor, found: Tensor, size: tuple[int, int]) -> Tensor:
         """L_local of this process's pairs; keypoints that a view lost are neither matched nor unmatched."""
         h = precise(self.match(u, points, keypoints, size))  # (2N, K, width)
         here, there = h.chunk(2)
         seen_here, seen_there = points.valid.chunk(2)
-        place, descriptor = places.masked_fill(~points.valid[..., None], torch.nan).chunk(2), descriptors.chunk(2)
-        with torch.no_grad():
-            found = matches(
-                place[0], descriptor[0], place[1], descriptor[1], self.settings.distance_px, mutual=self.settings.mutual
-            )
         with torch.autocast(h.device.type, enabled=False):
             scores = here @ there.mT / h.shape[-1] ** 0.5
         plan = log_plan(scores, self.match.bin_score, seen_here, seen_there, self.settings.iterations)
@@ -208,19 +216,18 @@ class Method(Pretext[Settings, Views]):
             here: (B, K) bool, keypoints of the slices.
             there: (B, K') bool, of the neighbours.
         """
-        matched = found >= 0
-        taken = torch.zeros_like(there, dtype=torch.int).scatter_add(1, found.clamp(min=0), matched.int()) > 0
+        has, taken = found >= 0, matched(found, there)
         pairs = plan[:, :-1, :-1].gather(2, found.clamp(min=0)[..., None])[..., 0]
         cost = [
             (-plan_of).masked_fill(~which, 0).clamp(0, 100)
             for plan_of, which in (
-                (pairs, matched), (plan[:, :-1, -1], here & ~matched), (plan[:, -1, :-1], there & ~taken),
+                (pairs, has), (plan[:, :-1, -1], here & ~has), (plan[:, -1, :-1], there & ~taken),
             )
         ]  # fmt: skip
         if self.settings.local_form == "paper":
             return torch.cat(cost, 1).sum(1).mean()
-        unmatched = torch.cat([here & ~matched, there & ~taken], 1).sum(1)
-        of_matched = cost[0].sum(1) / matched.sum(1).clamp(min=1)
+        unmatched = torch.cat([here & ~has, there & ~taken], 1).sum(1)
+        of_matched = cost[0].sum(1) / has.sum(1).clamp(min=1)
         of_unmatched = torch.cat(cost[1:], 1).sum(1) / unmatched.clamp(min=1)
         return self.settings.weight_matched * of_matched.mean() + self.settings.weight_unmatched * of_unmatched.mean()
 

@@ -7,18 +7,17 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal, final
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor
 
 from lemis.contracts import Auxiliary, Backbone, Batch, Draw, KeypointBackbone, Outcome, Trained, View
+from lemis.parts.keypoint_share import ALL, Share, some
 from lemis.parts.overlap import cross_entropy, soft_dice_loss
 from lemis.parts.paste import as_many
 from lemis.sampling import intensity, views
 from lemis.sampling.spatial import Size, Spatial
-from lemis.settings import Probability, ordered
+from lemis.settings import Probability
 from lemis.training.deep_supervision import DeepSupervision
-
-Share = Annotated[tuple[Probability, Probability], AfterValidator(ordered)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,7 @@ class Settings:
     deep_supervision: bool = False  # losses on inner maps of the decoder too, as nnU-Net; on labels alone
     size_px: Size = 352  # of a training view; in 3D also [slices, rows, cols]
     foreground_share: Probability = 1 / 3  # 3D: of a batch's patches, at a labelled voxel; nnU-Net v2's
-    keypoint_share: Share = (1.0, 1.0)  # of a view's keypoints that the network is given; KAF's code: a random part
+    keypoint_share: Share = ALL  # of a view's keypoints that the network is given; KAF's authors: "poorest"
     spatial: Spatial = field(default_factory=Spatial)  # CROP_ONLY's values on CHD
     intensity: intensity.Intensity = field(default_factory=intensity.Intensity)  # none, as in the protocol
 
@@ -103,7 +102,7 @@ class Objective(Trained):
     def strong(self, view: View, rng: Draw) -> View:
         """The rest of it: intensities, and of the keypoints those that the network is given."""
         image = intensity.augment(view.image, self.settings.intensity, rng)
-        return view._replace(image=image, keypoints=_some(view.keypoints, self.settings.keypoint_share, rng))
+        return view._replace(image=image, keypoints=some(view.keypoints, self.settings.keypoint_share, rng))
 
     def logits(self, *views: View, network: Backbone | None = None) -> tuple[Tensor, ...]:
         """(B, classes, *space) of each view, all of them in one pass."""
@@ -121,15 +120,6 @@ class Objective(Trained):
         if self.settings.loss == "dice_and_cross_entropy":
             losses["dice"] = soft_dice_loss(logits, label, counts=counts)
         return losses
-
-
-def _some(keypoints: Tensor | None, share: tuple[float, float], rng: Draw) -> Tensor | None:
-    """A random share of the keypoints (B, K, 2) of each view, the others NaN: so that none of them is relied on."""
-    if keypoints is None or share == (1.0, 1.0):
-        return keypoints
-    rows, most = keypoints.shape[:2]
-    dropped = rng.uniform(rows, most) >= rng.uniform(rows, 1, low=share[0], high=share[1])
-    return keypoints.masked_fill(dropped[..., None], torch.nan)
 
 
 def _joined(keypoints: Sequence[Tensor | None]) -> Tensor | None:
