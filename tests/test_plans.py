@@ -17,8 +17,9 @@ from lemis.comparison.plans import Plan, Row, Way, load_plan, preparation, singl
 from lemis.datasets.layouts.recognised import TITLES
 from lemis.measure import published
 from lemis.settings import PRESETS, load_preset, resolve
-from lemis.training import pairing
+from lemis.training import pairing, run_settings
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks/plans"
 PAPER = [name for name in plan_files.shipped() if name.startswith("paper/")]
 SINGLE = [name for name in PAPER if name.startswith("paper/s3net-")]
 COMPARISONS = [name for name in PAPER if name not in SINGLE]
@@ -251,11 +252,25 @@ def test_plans_presets_and_tables_are_in_the_package() -> None:
     assert {path for suffix in ("yaml", "csv") for path in package.rglob(f"*.{suffix}")} <= carried
 
 
-@pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[1] / "benchmarks/plans").glob("*.yaml")), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_plans_of_our_own_results_resolve_and_give_their_command(path: Path) -> None:
     plan = load_plan(path)
     resolved = [single_settings(row) for row in plan.rows] if plan.kind == "single" else ways(plan)
     assert len(resolved) == sum(row.external is None for row in plan.rows), "others are trained by code of their own"
     assert f"--plan benchmarks/plans/{path.name}" in path.read_text(encoding="utf-8")
+
+
+def test_voxel_siamese_on_whole_volumes_is_compared_with_the_patches_of_the_older_plan() -> None:
+    whole, patches = (
+        {way.row.title: way.finetuning for way in ways(load_plan(BENCHMARKS / f"{name}.yaml"))}
+        for name in ("hippocampus-voxel-siamese", "hippocampus")
+    )
+    assert whole["3D U-Net, small"] == patches["scratch (unet3d)"]
+    assert whole["voxel_siamese, small"] == patches["voxel_siamese, 3 layers"]
+    for title, tuning in whole.items():
+        paper = run_settings.finetuning("unet3d", load_preset("paper/voxel-siamese"), ()).objective
+        if title.startswith("whole"):
+            ours = tuning.objective
+            assert (ours.batch_size, ours.loss) == (paper.batch_size, paper.loss)
+            assert (ours.spatial.p_spatial, ours.spatial.p_mirror, ours.spatial.crop) == (0, 0, "centre")
+            assert ours.intensity == paper.intensity, "nothing is augmented"
