@@ -94,7 +94,8 @@ class Sampling:
 
     ``slices``: ``batch_size`` slices, shuffled over all scans.
     ``groups``: up to ``per_scan`` slices of one scan, then of a scan of another subject, until the batch is full;
-    without replacement, slices of one scan side by side in the batch.
+    without replacement, slices of one scan side by side in the batch. With ``scans_per_batch`` it is full when it has
+    so many scans: then ``batch_size`` is the most, and batches differ in size where scans are short.
     ``neighbours``: as ``slices``, and with each slice one of its scan at most ``reach`` of the scan's slices away, and
     at most ``reach_slices`` slices (but one slice at least is in reach; a scan of one slice is its own neighbour).
 
@@ -110,6 +111,7 @@ class Sampling:
     kind: Literal["slices", "groups", "neighbours"]
     batch_size: int
     per_scan: int = 16
+    scans_per_batch: int | None = None
     reach: float = 0.05
     reach_slices: int | None = None
     patch_px: tuple[int, ...] | None = None

@@ -16,6 +16,7 @@ from lemis.methods.sal import Method, Settings, Views
 from lemis.sampling import warping
 from lemis.sampling.draw import Rows
 from lemis.sampling.spatial import Spatial
+from lemis.settings import load_preset, resolve
 
 RNG = (0, 0, "cpu")
 STILL = Spatial(p_mirror=0, p_spatial=0, crop="centre")
@@ -146,6 +147,40 @@ def test_larger_windows_match_at_least_as_well(make_unet: Any, make_batch: Any) 
     losses = [alignment(Method(make_unet(), Settings(**SMALL, window=w)), batch) for w in (1, 2, 4, None)]
     assert losses == sorted(losses, reverse=True)
     assert 0 <= losses[-1] < losses[0] <= 2 * 80
+
+
+@pytest.mark.parametrize(
+    ("window_mm", "spacing_mm", "cells"),
+    [
+        (40, (1.25, 1.25), (4, 4)),  # ACDC in the paper
+        (40, (2, 2), (3, 3)),  # 2.5 cells
+        (16, (1, 2), (2, 1)),
+        (1, (2, 2), (1, 1)),
+    ],
+)
+def test_windows_in_millimetres(
+    window_mm: float, spacing_mm: Any, cells: tuple[int, int], make_unet: Any, make_batch: Any
+) -> None:
+    method = Method(make_unet(), Settings(**SMALL, window_mm=window_mm))
+    assert method.window(torch.tensor(spacing_mm, dtype=torch.float32)) == cells
+    batch = make_batch(CHOSEN, of=OF)
+    batch = batch._replace(spacing_mm=torch.tensor(spacing_mm, dtype=torch.float32).expand(len(batch.scan), 2))
+    if cells[0] == cells[1]:
+        in_cells = alignment(Method(make_unet(), Settings(**SMALL, window=cells[0])), batch)
+        assert alignment(method, batch) == pytest.approx(in_cells, rel=1e-6)
+
+
+def test_each_scan_has_windows_by_its_own_pixels(make_unet: Any, make_batch: Any) -> None:
+    batch = make_batch({0: [4, 5], 1: [2, 3]}, of=OF)
+    spacing_mm = torch.where(batch.scan[:, None] == 0, 1.0, 2.0).expand(-1, 2)
+    method = Method(make_unet(), Settings(**SMALL, window_mm=16, alignment_weight=1.0, spatial=STILL))
+    found = alignment(method, batch._replace(spacing_mm=spacing_mm))
+    x, valid = local_of(method, batch)
+    terms = [
+        np.mean(l_wla(x[i], x[j], side, valid[i], valid[j]))
+        for side, (i, j) in ((2, (0, 1)), (2, (1, 0)), (1, (2, 3)), (1, (3, 2)))
+    ]
+    assert found == pytest.approx(float(np.mean(terms)), rel=1e-3)
 
 
 @pytest.mark.parametrize("geometry", ["shared", "independent"])
@@ -328,4 +363,12 @@ def test_the_global_head_and_the_batches(make_unet: Any) -> None:
     assert [m.weight.shape for m in mlp.project.modules() if isinstance(m, nn.Linear)] == [(64, 64), (512, 64)]
     assert [m.weight.shape for m in linear.project.modules() if isinstance(m, nn.Linear)] == [(512, 64)]
     assert (mlp.sampling.kind, mlp.sampling.batch_size, mlp.sampling.per_scan) == ("groups", 32, 16)
+    assert mlp.sampling.scans_per_batch is None
     assert mlp.trains == ("encoder",)
+
+
+@pytest.mark.parametrize("name", ["acdc", "chd", "synapse", "sal-acdc", "sal-chd"])
+def test_the_papers_presets_have_its_sampling_and_its_head(name: str, make_unet: Any) -> None:
+    given = resolve(Settings, load_preset(f"paper/{name}")["methods"]["sal"])
+    assert (given.scans_per_batch, given.projection, given.alignment_weight) == (2, "linear", 80.0)
+    assert Method(make_unet(), given).sampling.scans_per_batch == 2

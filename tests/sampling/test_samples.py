@@ -116,6 +116,39 @@ def test_groups_give_every_scan_its_turn() -> None:
     assert sorted(rows.tolist()) == list(range(len(scan))), "scans that fit whole are each seen once"
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    scans=TABLES, wanted=st.integers(1, 4), batch_size=st.integers(2, 24), per_scan=st.integers(2, 16),
+    seed=st.integers(0, 5),
+)  # fmt: skip
+def test_groups_of_a_number_of_scans(scans: list, wanted: int, batch_size: int, per_scan: int, seed: int) -> None:
+    scan, subject = table(*scans)
+    sampling = Sampling(kind="groups", batch_size=batch_size, per_scan=per_scan, scans_per_batch=wanted)
+    batches = draw_batches(sampling, scan, subject, seed=seed, epoch=0)
+    sizes = dict(zip(*np.unique(scan, return_counts=True), strict=True))
+    number = min(wanted, len(sizes))
+    most = min(per_scan, max(1, batch_size // number))
+    for rows in batches:
+        order = runs(scan[rows])
+        assert len(order) == len(set(order)) == number
+        assert [int((scan[rows] == one).sum()) for one in order] == [min(most, sizes[one]) for one in order]
+        assert len(set(subject[rows].tolist())) == min(number, len(set(subject.tolist())))
+        assert len(set(rows.tolist())) == len(rows)
+    average = number * np.mean([min(most, n) for n in sizes.values()])
+    assert len(batches) == max(1, int(len(scan) / average + 1e-9))
+
+
+def test_two_scans_where_scans_are_short_and_each_is_seen_once() -> None:
+    scan, subject = table(*[(number // 2, 6 + number % 7) for number in range(20)])  # ten subjects, two scans of each
+    two = Sampling(kind="groups", batch_size=32, per_scan=16, scans_per_batch=2)
+    batches = draw_batches(two, scan, subject, seed=0, epoch=0)
+    assert len(batches) == 10
+    for rows in batches:
+        assert len(set(scan[rows].tolist())) == len(set(subject[rows].tolist())) == 2
+    filled = draw_batches(Sampling(kind="groups", batch_size=32, per_scan=16), scan, subject, seed=0, epoch=0)
+    assert all(len(set(scan[rows].tolist())) > 2 for rows in filled)
+
+
 @pytest.mark.parametrize("kind", ["slices", "groups", "neighbours"])
 def test_seed_and_epoch_decide(kind: str) -> None:
     scan, subject = table((0, 9), (1, 7), (2, 8), (3, 6))

@@ -7,8 +7,10 @@ with |i - j| / n < t, unit feature vectors x and windows r (``parts/alignment.py
     L_WLA(i, j) = mean_{r, a} | 1 - max_b < x_i^r[a], x_j^r[b] > |
     L           = L_PCL(z) + lambda / |P| sum_{(i,j) in P} L_WLA(i, j)        (L_PCL: positional contrast of PCL)
 
-No code was published. The text leaves open which map is aligned, the width and bias of its linear embedding, how many
-slices a scan gives and how geometry is drawn; each is a setting whose default is our reading of the paper.
+No code was published. Each batch is of two scans of two subjects (``scans_per_batch=2``), and the global head is one
+linear layer (``projection="linear"``); the paper's presets have both, the defaults are PCL's. The text leaves open
+which map is aligned, the width and bias of its linear embedding, how many slices a scan gives and how geometry is
+drawn; each is a setting whose default is our reading of the paper.
 
 What the paper does not have, and what the presets of ours use: ``geometry="independent"`` draws every view's geometry
 on its own, carries the feature maps back to the source grid by ``View.geometry`` and matches windows there. With a
@@ -46,7 +48,8 @@ TRAINS = ("encoder",)
 class Settings:
     """[P] is stated in the paper; the rest is our reading of it, or PCL's value."""
 
-    batch_size: Annotated[int, Field(gt=1)] = 32  # slices, as PCL: two scans of two subjects [P] where long enough
+    batch_size: Annotated[int, Field(gt=1)] = 32  # slices, as PCL; at most so many where scans_per_batch is given
+    scans_per_batch: Annotated[int, Field(gt=0)] | None = None  # of as many subjects: 2 [P]; None: until batch_size
     per_scan: Annotated[int, Field(gt=1)] = 16  # slices of each scan; the number is lost in the text
     temperature: Annotated[float, Field(gt=0)] = 0.1  # tau
     threshold: Annotated[float, Field(gt=0)] = 0.35  # t of both terms [P]; 0.35 on ACDC, 0.1 on CHD as in PCL
@@ -55,6 +58,7 @@ class Settings:
     embedding: Annotated[int, Field(gt=0)] = 512  # as PCL
     alignment_weight: Annotated[float, Field(ge=0)] = 80.0  # lambda, best of Table 3
     window: Annotated[int, Field(gt=0)] | None = 4  # cells; None is the full alignment loss LA
+    window_mm: Annotated[float, Field(gt=0)] | None = None  # instead: whatever the pixels; 4 cells on ACDC are 40 mm
     level: Annotated[int, Field(ge=0, le=4)] = 3  # encoder map that is aligned: 3 is "s = 4" [P] at stride 8; or 4
     local_channels: int | None = None  # of the linear embedding E; None is the width of the map
     local_bias: bool = True  # of E
@@ -100,7 +104,10 @@ class Method(Pretext[Settings, Views]):
     progress: Tensor
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
-        sampling = Sampling(kind="groups", batch_size=settings.batch_size, per_scan=settings.per_scan)
+        sampling = Sampling(
+            kind="groups", batch_size=settings.batch_size, per_scan=settings.per_scan,
+            scans_per_batch=settings.scans_per_batch,
+        )  # fmt: skip
         super().__init__(backbone, settings, Views(settings), trains=TRAINS, sampling=sampling)
         width, local = backbone.channels[-1], backbone.channels[settings.level]
         head = heads.PooledMLP if settings.projection == "mlp" else heads.PooledLinear
@@ -130,7 +137,8 @@ class Method(Pretext[Settings, Views]):
                 pairs = pairs & same(view_number)  # only these lie on one grid
             elif self.settings.same_slice:
                 pairs = pairs | (same(index) & ~same(view_number))
-            losses["alignment"] = self.weight() * self.align(x, valid, scan, pairs)
+            spacing_mm = processes.gather(batch.spacing_mm.repeat(2, 1))
+            losses["alignment"] = self.weight() * self.align(x, valid, scan, pairs, spacing_mm)
             watched["local"] = x.detach().flatten(2).mT.flatten(0, 1)[:: max(1, x[:, 0].numel() // 1024)]
         return Outcome(losses, watched, {"contrast": scale * log(len(z) - 1)})
 
@@ -148,7 +156,7 @@ class Method(Pretext[Settings, Views]):
             valid = torch.ones_like(x[:, 0], dtype=torch.bool)
         return unit(x), valid
 
-    def align(self, x: Tensor, valid: Tensor, scan: Tensor, pairs: Tensor) -> Tensor:
+    def align(self, x: Tensor, valid: Tensor, scan: Tensor, pairs: Tensor, spacing_mm: Tensor) -> Tensor:
         """Mean of L_WLA over the pair set P; scans are taken one by one, since no pair joins two of them."""
         target = x.detach() if self.settings.stop_gradient else None
         total, count = x.new_zeros(()), 0
@@ -158,12 +166,19 @@ class Method(Pretext[Settings, Views]):
             loss = alignment_loss(
                 x[rows],
                 pairs[rows][:, rows],
-                self.settings.window,
+                self.window(spacing_mm[rows[0]]),
                 valid[rows],
                 None if target is None else target[rows],
             )
             total, count = total + number * loss, count + number
         return total / max(count, 1)
+
+    def window(self, spacing_mm: Tensor) -> int | tuple[int, int] | None:
+        """Cells of a window on a scan with pixels of ``spacing_mm`` (2,): the number nearest to ``window_mm``."""
+        if self.settings.window_mm is None:
+            return self.settings.window
+        row, col = (self.settings.window_mm / (self.backbone_stride() * one) for one in spacing_mm.tolist())
+        return max(1, int(row + 0.5)), max(1, int(col + 0.5))  # of two as near the larger
 
     def weight(self) -> Tensor | float:
         """lambda, or what the warm-up has reached of it."""

@@ -11,15 +11,20 @@ from torch import Tensor
 
 
 def alignment_loss(
-    features: Tensor, pairs: Tensor, window: int | None, valid: Tensor | None = None, target: Tensor | None = None
+    features: Tensor,
+    pairs: Tensor,
+    window: int | tuple[int, int] | None,
+    valid: Tensor | None = None,
+    target: Tensor | None = None,
 ) -> Tensor:
     """Mean over pairs (i, j), windows r and cells a of |1 - max_b <x_i^r[a], x_j^r[b]>|.
 
     Args:
         features: (S, C, h, w), unit length over C (a zero vector is a match for nothing).
         pairs: (S, S) bool, the ordered pairs (i, j) to align; i's cells look for their best match in j.
-        window: Side of the square windows in cells; None is one window, the whole map. Where it does not divide the
-            map, the right and bottom windows are smaller: padded cells are neither matched nor counted.
+        window: Side of the square windows in cells, or their rows and columns; None is one window, the whole map. Where
+            it does not divide the map, the right and bottom windows are smaller: padded cells are neither matched nor
+            counted.
         valid: (S, h, w) bool, cells that may match and count; None is all of them.
         target: (S, C, h, w), the x_j where they differ from the x_i (a detached copy, say); None is ``features``.
 
@@ -29,7 +34,8 @@ def alignment_loss(
     slices, _, height, width = features.shape
     if valid is None:
         valid = torch.ones(slices, height, width, dtype=torch.bool, device=features.device)
-    side = (height, width) if window is None else (window, window)
+    rows_cols = (window, window) if isinstance(window, int) else window
+    side = rows_cols or (height, width)
     cells = _windows(features, side)  # (R, S, a, C)
     matched = cells if target is None else _windows(target, side)
     counts = _windows(valid[:, None].to(features.dtype), side)[..., 0] > 0  # (R, S, a)

@@ -257,26 +257,43 @@ def _neighbours(sampling: Sampling, scan: np.ndarray, rng: np.random.Generator) 
 def _groups(sampling: Sampling, scan: np.ndarray, subject: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     """Batches of whole groups: scans of different subjects one after the other, until the batch is full."""
     rows_of = {int(s): np.flatnonzero(scan == s) for s in np.unique(scan)}
-    batch_size = min(sampling.batch_size, len(scan))
+    scans, per_scan, size, count = _sizes(sampling, [len(rows) for rows in rows_of.values()])
     queue: list[int] = []
     batches = []
-    for _ in range(max(1, len(scan) // batch_size)):
+    for _ in range(count):
         chosen: list[np.ndarray] = []
-        missing, subjects, taken = batch_size, set[int](), set[int]()
+        missing, subjects, taken = size, set[int](), set[int]()
         while missing > 0:
             if not rows_of.keys() <= set(queue):  # every scan is in sight, so one that fits is always found
                 queue.extend(int(s) for s in rng.permutation(list(rows_of)))
             one = _next_scan(queue, taken, subjects, subject, rows_of)
-            per_scan = max(sampling.per_scan, -(-batch_size // len(rows_of)))
             rows = rng.permutation(rows_of[one])[: min(per_scan, missing)]
             chosen.append(rows)
             taken.add(one)
             subjects.add(int(subject[rows[0]]))
             missing -= len(rows)
-            if len(taken) == len(rows_of) and missing > 0:
+            if len(taken) == scans and missing > 0:
                 break  # every scan gave what it has
         batches.append(np.concatenate(chosen))
     return batches
+
+
+def _sizes(sampling: Sampling, slices: Sequence[int]) -> tuple[int, int, int, int]:
+    """Scans of a batch, slices of a scan and of a batch (each at most), and batches of an epoch: as many as show, taken
+    together, about the number of slices that there are.
+
+    Args:
+        sampling: Of groups.
+        slices: How many each scan has.
+    """
+    total = sum(slices)
+    if sampling.scans_per_batch is None:
+        size = min(sampling.batch_size, total)
+        return len(slices), max(sampling.per_scan, -(-size // len(slices))), size, max(1, total // size)
+    scans = min(sampling.scans_per_batch, len(slices))
+    per_scan = min(sampling.per_scan, max(1, sampling.batch_size // scans))
+    shown = scans * sum(min(per_scan, n) for n in slices)  # in an average batch, times the number of scans
+    return scans, per_scan, scans * per_scan, max(1, total * len(slices) // shown)
 
 
 def _next_scan(
