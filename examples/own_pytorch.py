@@ -1,21 +1,17 @@
 """Your own PyTorch on a pre-trained encoder.
 
-Lemis learns from scans without labels; what it learned is an ordinary `torch.nn.Module`, and the prepared scans are
-arrays. Here they answer another question than segmentation: at which height of the stack does a slice lie?
+Lemis learns from scans without labels; `lemis.load` gives what it learned as an ordinary `torch.nn.Module`, and scans
+as tensors. Here they answer another question than segmentation: at which height of the stack does a slice lie?
 """
 
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 import lemis
 from lemis import phantom
-from lemis.prediction.inference import build_backbone
-from lemis.preparation.store import open_store
-from lemis.runs.run import fill, load_model
 
 
 def main(folder: Path) -> float:
@@ -24,16 +20,14 @@ def main(folder: Path) -> float:
     phantom.write_dataset(scans, kind="heart", subjects=6, labelled=0, shape=(48, 48, 10))
     lemis.check(scans, output=work)
     lemis.prepare(work)
-    run = lemis.pretrain(work, method="simclr", preset="tiny", overrides=["epochs=5"])
+    run = lemis.load(lemis.pretrain(work, method="simclr", preset="tiny", overrides=["epochs=5"]))
 
     # The network with its weights: `encode` gives maps from fine to coarse, `channels` and `strides` say what they are.
-    weights, model = load_model(run)
-    network = build_backbone(model)
-    fill(network, weights, run)
+    # `run.features(scan)` gives these maps, and a vector, for a scan of any size.
+    network = run.network
 
-    # The prepared scans, (slices, channels, rows, columns) each; cut to one size that the coarsest map divides.
-    store = open_store(work / "prepared")
-    images = [torch.from_numpy(np.asarray(store.image(i), np.float32)) for i in range(len(store.scans))]
+    # Scans as they were in training, (slices, channels, rows, columns); cut to one size that the coarsest map divides.
+    images = [run.prepare(file).image for file in sorted((scans / "imagesTr").glob("*.nii.gz"))]
     side = min(min(x.shape[2:]) for x in images) // max(network.strides) * max(network.strides)
     images = [x[..., :side, :side] for x in images]
     heights = [torch.linspace(0, 1, len(x)) for x in images]
@@ -41,12 +35,14 @@ def main(folder: Path) -> float:
     # From here on it is all your own.
     torch.manual_seed(0)
     head = nn.Linear(network.channels[-1], 1)
+    network.train()
     optimiser = torch.optim.Adam([*network.encoder.parameters(), *head.parameters()], lr=0.003)
     for _ in range(60):
         guess = head(network.encode(torch.cat(images[1:]))[-1].mean(dim=(2, 3)))[:, 0]
         optimiser.zero_grad()
         nn.functional.mse_loss(guess, torch.cat(heights[1:])).backward()
         optimiser.step()
+    network.eval()
     with torch.no_grad():
         guess = head(network.encode(images[0])[-1].mean(dim=(2, 3)))[:, 0]
     return float((guess - heights[0]).abs().mean())

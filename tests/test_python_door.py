@@ -27,7 +27,7 @@ def test_importing_takes_no_time_and_nothing_heavy():
     found = [json.loads(done.stdout) for done in runs]
     assert min(each["took_s"] for each in found) < 0.1
     assert found[0]["heavy"] == []
-    assert set(lemis.VERBS) <= set(found[0]["shown"])
+    assert {*lemis.VERBS, *lemis.OTHERS} <= set(found[0]["shown"])
 
 
 def test_every_command_is_there():
@@ -35,12 +35,14 @@ def test_every_command_is_there():
     assert set(lemis.VERBS) == files
     for verb in lemis.VERBS:
         assert getattr(lemis, verb) is getattr(importlib.import_module(f"lemis.verbs.{verb}"), verb)
+    for name, module in lemis.OTHERS.items():
+        assert getattr(lemis, name) is getattr(importlib.import_module(module), name)
 
 
 def test_no_folder_has_the_name_of_a_command():
     # Once imported, it would stand where the command was.
     folders = {path.name.removesuffix(".py") for path in Path(lemis.__file__).parent.iterdir()}
-    assert folders.isdisjoint(lemis.VERBS)
+    assert folders.isdisjoint({*lemis.VERBS, *lemis.OTHERS})
 
 
 def test_what_is_not_there_is_said():
@@ -54,5 +56,6 @@ def test_type_checkers_are_told_the_same():
     stub = ast.parse(Path(lemis.__file__).with_suffix(".pyi").read_text())
     imported = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
     assert [(node.module, node.names[0].name, node.names[0].asname) for node in imported] == [
-        (f"lemis.verbs.{verb}", verb, verb) for verb in lemis.VERBS
+        *((module, name, name) for name, module in lemis.OTHERS.items()),
+        *((f"lemis.verbs.{verb}", verb, verb) for verb in lemis.VERBS),
     ]

@@ -52,6 +52,7 @@ def test_the_reference_shows_every_file_and_its_settings(site):
     pcl = (site / "reference" / "methods" / "pcl.html").read_text()
     assert re.search(r"<code>temperature</code></td>\s*<td><code>0.1</code></td>\s*<td>tau \[C\]</td>", pcl)
     assert "Without it the labelled subjects are" in (site / "reference" / "verbs" / "fit.html").read_text()
+    assert "What the encoder makes of a scan" in (site / "reference" / "load.html").read_text()
     assert "(B, C, *space) float" in (site / "reference" / "contracts.html").read_text().replace("</span>", "")
 
 

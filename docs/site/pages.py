@@ -26,7 +26,7 @@ BESIDE = {
     "benchmarks/RESULTS.md": "benchmarks.md",
 }
 # What a reader may call, inherit from, or set; and the folders whose files are all shown.
-MODULES = ("contracts", "settings", "errors")
+MODULES = {"load": "prediction.loaded", "contracts": "contracts", "settings": "settings", "errors": "errors"}
 PLUGINS = ("methods", "backbones", "auxiliary", "semi", "single")
 ROOMS = {
     "verbs": "Verbs: each command, from Python",
@@ -120,7 +120,7 @@ def _examples() -> dict[str, str]:
 
 
 def _reference() -> dict[str, str]:
-    pages = {f"reference/{name}.md": f"::: lemis.{name}\n" for name in MODULES}
+    pages = {f"reference/{name}.md": f"::: lemis.{module}\n" for name, module in MODULES.items()}
     pages["reference/contracts.md"] += "    options: {show_source: true}\n"  # comments say what each field is
     for room, title in ROOMS.items():
         names = sorted(path.stem for path in (ROOT / "src" / "lemis" / room).glob("*.py") if path.stem != "__init__")

@@ -1,7 +1,9 @@
 """Lemis: label-efficient medical image segmentation.
 
 Every command is a function of the same name, imported when it is first used: ``lemis.fit(Path("scans"),
-output=Path("work"))``. ``lemis`` alone imports nothing heavy.
+output=Path("work"))``. ``lemis.load("work/runs/pcl")`` is the network of a finished run.
+
+``lemis`` alone imports nothing heavy.
 """
 
 import importlib
@@ -26,13 +28,14 @@ VERBS = (
     "report",
     "segment_one",
 )
+OTHERS = {"load": "lemis.prediction.loaded"}  # what is no command, and its module
 
 
 def __getattr__(name: str) -> Any:
-    if name in VERBS:
-        return getattr(importlib.import_module(f"lemis.verbs.{name}"), name)
+    if name in VERBS or name in OTHERS:
+        return getattr(importlib.import_module(OTHERS.get(name, f"lemis.verbs.{name}")), name)
     raise AttributeError(f"module 'lemis' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *VERBS])
+    return sorted([*globals(), *VERBS, *OTHERS])

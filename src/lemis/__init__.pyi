@@ -1,5 +1,6 @@
 """What ``lemis`` offers from Python, for editors and type checkers; see ``__init__.py``."""
 
+from lemis.prediction.loaded import load as load
 from lemis.verbs.check import check as check
 from lemis.verbs.check_method import check_method as check_method
 from lemis.verbs.compare import compare as compare
@@ -17,3 +18,4 @@ from lemis.verbs.segment_one import segment_one as segment_one
 
 __version__: str
 VERBS: tuple[str, ...]
+OTHERS: dict[str, str]

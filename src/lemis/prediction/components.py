@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from scipy import ndimage
 
 from lemis.parts.components import parts
 from lemis.work_files.predictions import Kept, Pieces
-from lemis.work_files.run import OnePiece
+from lemis.work_files.run import FinetunedModel, OnePiece
 
 # Of the voxels of a structure: at half, one piece is as large as all the others together, so there is no second that
 # could be the structure as well. Less would remove what may be most of it.
@@ -62,6 +63,25 @@ def common(found: Sequence[OnePiece | None]) -> OnePiece:
         return OnePiece(foreground=one.foreground and other.foreground, structures=structures)
 
     return functools.reduce(both, (one or OnePiece() for one in found))
+
+
+def kept(
+    largest: Literal["auto"] | bool, models: Sequence[FinetunedModel], decided: OnePiece | None = None
+) -> Kept | None:
+    """Of what only the largest piece is kept; None: every piece.
+
+    Args:
+        largest: The setting of prediction.
+        models: Of the runs.
+        decided: What held-out scans say, in place of the labels, where ``largest`` is ``auto``.
+    """
+    if largest == "auto":
+        if decided is not None:
+            found = Kept(**dict(decided), by="held-out scans")
+        else:
+            found = Kept(**dict(common([model.one_piece for model in models])), least_share=LEAST_SHARE)
+        return found if found.foreground or found.structures else None
+    return Kept(structures=models[0].label_names[1:], by="command") if largest else None
 
 
 def effect(predicted: Classes, reference: Classes, names: Sequence[str]) -> NDArray[np.float64]:

@@ -10,11 +10,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
 
 from lemis.contracts import Backbone, KeypointBackbone
 from lemis.prediction.padding import padded_logits
+from lemis.work_files.run import FinetunedModel
+
+
+def axes(mirror: Literal["auto"] | bool, models: Sequence[FinetunedModel], dims: int) -> tuple[int, ...]:
+    """Axes along which mirror images are seen too.
+
+    Args:
+        mirror: The setting of prediction.
+        models: Of the runs; ``auto`` takes what the training of each of them mirrored.
+        dims: Of the networks.
+    """
+    if mirror == "auto":
+        return tuple(axis for axis in range(dims) if all(axis in (model.mirrored_axes or ()) for model in models))
+    return tuple(range(dims)) if mirror else ()
 
 
 def turns(axes: Sequence[int]) -> list[tuple[int, ...]]:

@@ -37,6 +37,35 @@ def padded_logits(backbone: Backbone, image: Tensor, keypoints: Tensor | None = 
     return out
 
 
+def padded_maps(backbone: Backbone, image: Tensor) -> list[Tensor]:
+    """Maps of the encoder for images of any size, padded with zeros behind the last row, column and slice.
+
+    Args:
+        backbone: Its keypoints, if it looks at any, are found before the padding, which has edges of its own.
+        image: (B, C, *space).
+
+    Returns:
+        Finest first, (B, channels, *cells): cell k of an axis lies over its pixels from k * stride on; cells that see
+        nothing but padding are cut off.
+    """
+    divisor, sides = max(backbone.strides), image.shape[2:]
+    padding = [margin for side in reversed(sides) for margin in (0, -side % divisor)]
+    padded = nn.functional.pad(image, padding)
+    if isinstance(backbone, KeypointBackbone) and backbone.keypoint_channels:
+        maps = backbone.encode(padded, backbone.find(image))
+    else:
+        maps = backbone.encode(padded)
+    return [
+        _cut(one, [-(-side // stride) for side in sides]) for one, stride in zip(maps, backbone.strides, strict=True)
+    ]
+
+
+def _cut(x: Tensor, sides: Sequence[int]) -> Tensor:
+    for axis, side in enumerate(sides, start=2):
+        x = x.narrow(axis, 0, side)
+    return x
+
+
 def _logits(backbone: Backbone, image: Tensor, keypoints: Tensor | None) -> Tensor:
     out: Tensor = backbone(image, keypoints) if isinstance(backbone, KeypointBackbone) else backbone(image)
     return out

@@ -14,15 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lemis.contracts import Backbone, Geometry, KeypointBackbone, View
+from lemis.contracts import Backbone, Geometry, View
 from lemis.errors import UsageError
 from lemis.layers.basic import unit
 from lemis.plugins import NO_TRUST, Trust
 from lemis.prediction.inference import build_backbone
+from lemis.prediction.padding import padded_maps
 from lemis.preparation.facts import inside_field
 from lemis.preparation.store import Store, open_store
 from lemis.runs.device import chosen_device
@@ -222,7 +222,7 @@ def _maps(run: str | None, model: Model, network: Backbone, here: View, there: V
     network.eval()
     level = next(k for k, stride in enumerate(network.strides) if stride >= FINEST_STRIDE)
     stride = network.strides[level]
-    own, other = (unit(_encoded(network, view.image)[level])[0] for view in (here, there))  # (C, rows, cols)
+    own, other = (unit(padded_maps(network, view.image)[level])[0] for view in (here, there))  # (C, rows, cols)
     wanted = own[:, query.row // stride, query.col // stride]
     alike = [torch.einsum("c,chw->hw", wanted, cells)[None, None] for cells in (own, other)]
     of_slice, of_view = (
@@ -234,16 +234,6 @@ def _maps(run: str | None, model: Model, network: Backbone, here: View, there: V
     away = float(np.hypot(source[0] - query.row, source[1] - query.col))
     method = "scratch" if run is None else model.method
     return Maps(method, run, model.backbone, stride, of_slice, of_view, (centre[0], centre[1]), away)
-
-
-def _encoded(network: Backbone, image: Tensor) -> list[Tensor]:
-    """Maps of an image of any size, zero-padded behind its last row and column to what the network divides by."""
-    divisor, (height, width) = max(network.strides), image.shape[2:]
-    padded = F.pad(image, (0, -width % divisor, 0, -height % divisor))
-    if isinstance(network, KeypointBackbone) and network.keypoint_channels:
-        # Found before the padding, which has edges of its own.
-        return network.encode(padded, network.find(image))
-    return network.encode(padded)
 
 
 def _pixels(cells: Tensor, stride: int, view: View) -> Tensor:

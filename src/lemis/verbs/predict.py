@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
@@ -23,15 +22,14 @@ from lemis.datasets import index as index_file
 from lemis.datasets.frame import Frame
 from lemis.datasets.index import Index, Scan
 from lemis.datasets.scan_facts import scan_folder
-from lemis.datasets.scans import image_digest, read_image
 from lemis.errors import UsageError
 from lemis.formats import volume
 from lemis.formats.paths import label_suffix, stamp
-from lemis.formats.source import Source
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
-from lemis.prediction import components, tiles
+from lemis.prediction import components, mirroring, tiles
 from lemis.prediction.inference import Cost, cost, load_network, predict_scan, probe
+from lemis.prediction.new_scan import described, expect_channels, prepared
 from lemis.prediction.settings import Settings
 from lemis.preparation import exposure, preprocess
 from lemis.preparation.classes import values_of
@@ -117,7 +115,7 @@ def predict(
     work = ensemble.runs[0].parent.parent
     index, foreign = _listed(work, inputs)
     index = frames.follow(index, None if ensemble.frame is None else ensemble.frame.axes)
-    _expect_channels(index, ensemble.models[0])
+    expect_channels(index, ensemble.models[0])
     output = output or work / "predictions"
     if not dry_run:
         files.require_writable(output)
@@ -242,7 +240,8 @@ def _loaded(
     settings = resolve(Settings, predicting.settings(2 if models[0].patch_px is None else 3, {}, given))
     tiling = None if models[0].patch_px is None else Tiling(models[0].patch_px, settings)
     networks = [network for network, _ in loaded]
-    mirrored, kept = _mirrored(settings, models, networks[0].dims), _kept(settings, models, decided)
+    mirrored = mirroring.axes(settings.mirror, models, networks[0].dims)
+    kept = components.kept(settings.largest_components, models, decided)
     return _Ensemble(runs, networks, models, _frame(runs, models), tiling, mirrored, kept, target)
 
 
@@ -351,69 +350,23 @@ def _chosen(
 def _predict_one(scan: Scan, index: Index, ensemble: _Ensemble, output: Path) -> dict[str, Any]:
     """Write the label map of a scan; what the record says of it."""
     model = ensemble.models[0]
-    slices, described, source = _prepared(scan, index, model)
+    slices, facts, source = prepared(scan, index, resolve(Preparation, model.prepared))
     patch_px, settings = ensemble.tiling or (None, None)
     classes = predict_scan(
-        ensemble.networks, slices, described, ensemble.device, patch_px, settings, ensemble.mirrored
+        ensemble.networks, slices, facts, ensemble.device, patch_px, settings, ensemble.mirrored
     )  # fmt: skip
     pieces = components.keep_largest(classes, model.label_names, ensemble.kept) if ensemble.kept else None
     labels = values_of(model.label_values)[classes]
     file = index_file.locate(index, scan.images[0])
     path = volume.write_labels(labels, source, output / f"{scan.id}{label_suffix(file)}")
     return {
-        "file": path.name, "digest": described.image_digest,
-        "known_as": tuple(sorted(_known(ensemble).subjects(described.image_digest))),
-        "strange": _strange(scan, described, index, ensemble), "pieces": pieces,
+        "file": path.name, "digest": facts.image_digest,
+        "known_as": tuple(sorted(_known(ensemble).subjects(facts.image_digest))),
+        "strange": _strange(scan, facts, index, ensemble), "pieces": pieces,
     }  # fmt: skip
 
 
-def _expect_channels(index: Index, model: FinetunedModel) -> None:
-    if len(index.channels) != len(model.channels):
-        raise UsageError(
-            f"scans with {len(index.channels)} channels ({', '.join(index.channels)})",
-            allowed=f"the {len(model.channels)} the run was trained on: {', '.join(model.channels)}",
-            next="give scans with the same channels in the same order",
-        )
-
-
-def _prepared(scan: Scan, index: Index, model: FinetunedModel) -> tuple[NDArray[np.float16], Facts, Source]:
-    # A function of its own, so that the scan as it was stored is let go.
-    settings = resolve(Preparation, model.prepared)
-    image = read_image(index, scan)
-    described = _described(scan, image.source.canonical_shape, image.spacing_mm, settings)
-    described = dataclasses.replace(described, image_digest=image_digest([image.array]))
-    return *preprocess.prepare_image(image.array, described, settings), image.source
-
-
-def _described(scan: Scan, shape: Sequence[int], spacing_mm: Sequence[float], settings: Preparation) -> Facts:
-    return preprocess.describe(
-        id=scan.id, subject=scan.subject, images=scan.images, label=None, shape=shape,
-        spacing_mm=spacing_mm, slice_axis=slice_axis_of(settings, scan.slice_axis), settings=settings,
-    )  # fmt: skip
-
-
 # ------------------------------------------------------------------------------------------------ tiles and their cost
-
-
-def _mirrored(settings: Settings, models: Sequence[FinetunedModel], dims: int) -> tuple[int, ...]:
-    """Axes along which mirror images are seen too."""
-    if settings.mirror == "auto":
-        return tuple(axis for axis in range(dims) if all(axis in (model.mirrored_axes or ()) for model in models))
-    return tuple(range(dims)) if settings.mirror else ()
-
-
-def _kept(settings: Settings, models: Sequence[FinetunedModel], decided: OnePiece | None) -> Kept | None:
-    """Of what only the largest piece is kept."""
-    if settings.largest_components == "auto":
-        if decided is not None:
-            kept = Kept(**dict(decided), by="held-out scans")
-        else:
-            known = components.common([model.one_piece for model in models])
-            kept = Kept(**dict(known), least_share=components.LEAST_SHARE)
-        return kept if kept.foreground or kept.structures else None
-    if settings.largest_components:
-        return Kept(structures=models[0].label_names[1:], by="command")
-    return None
 
 
 def _said_of(tiling: Tiling | None) -> dict[str, Any]:
@@ -428,11 +381,11 @@ def _costs(scans: Sequence[Scan], ensemble: _Ensemble) -> list[Cost]:
     model, networks, device = ensemble.models[0], ensemble.networks, ensemble.device
     patch_px, tiled = ensemble.tiling or (None, None)
     settings, channels = resolve(Preparation, model.prepared), len(model.channels)
-    described = [_described(scan, scan.shape, scan.spacing_mm, settings) for scan in scans]
+    facts = [described(scan, scan.shape, scan.spacing_mm, settings) for scan in scans]
     _load_what_preparation_needs()
-    largest = max(described, key=lambda one: math.prod(one.prepared_shape))
+    largest = max(facts, key=lambda one: math.prod(one.prepared_shape))
     found = probe(networks, largest, channels, device, patch_px, tiled, ensemble.mirrored)
-    return [cost(one, found, channels, device, patch_px, tiled) for one in described]
+    return [cost(one, found, channels, device, patch_px, tiled) for one in facts]
 
 
 def _load_what_preparation_needs() -> None:

@@ -1,0 +1,177 @@
+"""A finished run as an object, for those who write their own PyTorch: ``lemis.load``.
+
+    run = lemis.load("work/runs/pcl")
+    maps, pooled = run.features("scan.nii.gz")      # what the encoder makes of a scan
+    lemis.load("work/runs/pcl-m4-all").predict("scan.nii.gz").save("mask.nii.gz")
+
+``run.network`` is an ordinary ``torch.nn.Module``; what else it promises is in ``lemis.contracts.Backbone``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lemis.contracts import Backbone
+from lemis.datasets import frame as frames
+from lemis.datasets.scan_facts import scan_folder
+from lemis.errors import UsageError
+from lemis.formats import volume
+from lemis.formats.source import Source
+from lemis.layers.basic import pool
+from lemis.plugins import NO_TRUST, Trust
+from lemis.prediction import components, mirroring
+from lemis.prediction.inference import build_backbone, predict_scan
+from lemis.prediction.new_scan import expect_channels, prepared
+from lemis.prediction.padding import padded_maps
+from lemis.prediction.settings import Settings
+from lemis.preparation.classes import values_of
+from lemis.preparation.facts import Facts
+from lemis.preparation.settings import Settings as Preparation
+from lemis.runs.device import chosen_device
+from lemis.runs.run import fill, load_model
+from lemis.settings import resolve
+from lemis.work_files.run import FinetunedModel, Model, PretrainedModel, read_model, refuse_modules
+
+_AT_ONCE = 16  # slices in one pass of ``features``
+
+
+class Prepared(NamedTuple):
+    """A scan as the network sees it."""
+
+    image: Tensor  # (n, C, H, W) float32, n prepared slices; on the CPU
+    facts: Facts  # spacing, intensities, and how it goes back to the scan's own grid
+    source: Source  # the scan's own grid
+
+
+class Features(NamedTuple):
+    """What the encoder makes of a scan; on the CPU."""
+
+    maps: tuple[Tensor, ...]  # finest first: (n, C_k, rows, cols) of n slices, (1, C_k, slices, rows, cols) of a volume
+    pooled: Tensor  # (C,) mean of the coarsest map over the whole scan
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """A segmentation on the scan's own grid."""
+
+    array: NDArray[Any]  # (X, Y, Z) values as in the label files of training, axes as ``affine`` says
+    affine: NDArray[np.float64]  # (4, 4), voxel of ``array`` -> mm RAS
+    structures: dict[str, int]  # value of each name, that of the background included
+    source: Source  # the scan
+
+    def save(self, path: str | Path) -> Path:
+        """Write it in the format of the scan, stored as the scan is. Raises as ``formats.volume.write_labels``."""
+        return volume.write_labels(self.array, self.source, Path(path))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LoadedRun:
+    """The network of a run with its weights, and the preparation that it was trained with."""
+
+    path: Path
+    network: Backbone  # in evaluation mode, on ``device``
+    model: Model  # ``model.json``: channels, label names, method, subjects
+    device: torch.device
+
+    @cached_property
+    def preparation(self) -> Preparation:
+        """Spacing, field of view and intensities that the scans of training were brought to."""
+        settings: Preparation = resolve(Preparation, self.model.prepared)
+        return settings
+
+    def prepare(self, scan: str | Path) -> Prepared:
+        """A scan as the network saw those of training.
+
+        Args:
+            scan: An image file, a folder of one DICOM series, or a folder that holds the channels of one scan.
+
+        Raises:
+            UsageError: It is none, several scans, or has other channels than the run.
+        """
+        index = frames.follow(scan_folder(Path(scan)), self.model.frame.axes if self.model.frame else None)
+        if len(index.scans) != 1:
+            raise UsageError(
+                f"{scan} holds {len(index.scans)} scans",
+                allowed="one scan: a file, or a folder with its channels or its DICOM series",
+                next=f"one of them: {index.scans[0].images[0]}",
+            )
+        expect_channels(index, self.model)
+        image, facts, source = prepared(index.scans[0], index, self.preparation)
+        return Prepared(torch.from_numpy(image).float(), facts, source)
+
+    @torch.inference_mode()
+    def features(self, scan: str | Path) -> Features:
+        """Feature maps of the encoder, and one vector for the scan.
+
+        Cell k of a map's axis lies over the prepared pixels from k * stride on; ``network.strides`` and
+        ``network.channels`` belong to the maps in their order. A volume goes through a three-dimensional network whole.
+
+        Args:
+            scan: As of ``prepare``.
+        """
+        image = self.prepare(scan).image
+        parts = [image.movedim(1, 0)[None]] if self.network.dims == 3 else image.split(_AT_ONCE)
+        found = [[one.cpu() for one in padded_maps(self.network, part.to(self.device))] for part in parts]
+        maps = tuple(torch.cat(level) for level in zip(*found, strict=True))
+        return Features(maps, pool(maps[-1]).mean(0))
+
+    def predict(self, scan: str | Path) -> LabelMap:
+        """The label map that ``lemis predict`` writes with this run alone, with its default settings.
+
+        Args:
+            scan: As of ``prepare``.
+
+        Raises:
+            UsageError: As of ``prepare``, or the run is a pre-training, which has no classes yet.
+        """
+        model, usual = self._finetuned(), Settings()
+        image, facts, source = self.prepare(scan)
+        mirrored = mirroring.axes(usual.mirror, [model], self.network.dims)
+        classes = predict_scan(
+            [self.network], image.numpy().astype(np.float16), facts, self.device, model.patch_px, usual, mirrored
+        )
+        kept = components.kept(usual.largest_components, [model])
+        if kept is not None:
+            components.keep_largest(classes, model.label_names, kept)
+        structures = dict(zip(model.label_names, model.label_values, strict=True))
+        return LabelMap(values_of(model.label_values)[classes], source.canonical_affine, structures, source)
+
+    def _finetuned(self) -> FinetunedModel:
+        if isinstance(self.model, PretrainedModel):
+            raise UsageError(
+                f"{self.path} is a pre-training run: it has no classes yet",
+                allowed="a fine-tuned run for predict, any run for features",
+                next=f"lemis finetune WORK --pretrained {self.path}",
+            )
+        return self.model
+
+
+def load(run: str | Path, *, device: str = "auto", trust: Trust = NO_TRUST) -> LoadedRun:
+    """A finished run: its network with the weights, its preparation, and what it makes of a scan.
+
+    Args:
+        run: Folder of a pre-training or a fine-tuning, ``work/runs/NAME``.
+        device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
+        trust: Modules that the run may name beside those of Lemis, such as ``Trust(frozenset(["my_lab.net"]))``.
+
+    Raises:
+        UsageError: The run is not finished, is damaged, or names a module that ``trust`` does not hold.
+    """
+    path = Path(run)
+    model = read_model(path)
+    refuse_modules(path, model, trust, next="trust=lemis.plugins.Trust(every=True), if you know who wrote them")
+    weights, _ = load_model(path)
+    network = build_backbone(model)
+    fill(network, weights, path)
+    target = torch.device(chosen_device(device))
+    return LoadedRun(path, network.eval().to(target), model, target)
