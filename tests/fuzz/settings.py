@@ -36,7 +36,7 @@ _FIT_KEYS = (
     *("pretrain..epochs", ".", "a" * 3000, "a." * 3000 + "a", "method.__class__", "[/red]", "pretrain.\x1b[31m"),
 )
 _SECTIONS = ("method", "backbone", "auxiliary", "semi", "prepare", "pretrain", "finetune", "methods", "backbones",
-             "schedules", "auxiliaries", "semis", "volumes", "pretrian")  # fmt: skip
+             "schedules", "tunings", "auxiliaries", "semis", "volumes", "pretrian")  # fmt: skip
 _PLAN_KEYS = ("title", "kind", "data", "preset", "protocol", "rows", "baseline", "labelled", "folds", "seeds", "split",
               "selection", "inductive", "budget", "upstream", "size_px", "published", "settings", "row")  # fmt: skip
 _FILES = (

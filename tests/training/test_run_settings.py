@@ -50,6 +50,18 @@ def test_finetune_has_its_own_section() -> None:
     assert tree["finetune"]["objective"] == {"batch_size": 3}  # layers are not changed
 
 
+def test_a_network_may_be_fine_tuned_in_its_own_way() -> None:
+    tree = {
+        "finetune": {"steps": 5, "learning_rate": 0.2, "objective": {"batch_size": 3, "size_px": 64}},
+        "tunings": {"kaf_unet": {"learning_rate": 0.1, "objective": {"batch_size": 2}}},
+    }
+    plain, own = (run_settings.finetuning(name, tree, ()) for name in ("unet2d", "kaf_unet"))
+    assert (plain.schedule.learning_rate, plain.objective.batch_size) == (0.2, 3)
+    assert (own.schedule.learning_rate, own.objective.batch_size) == (0.1, 2)
+    assert (own.schedule.steps, own.objective.size_px) == (5, 64)
+    assert run_settings.finetuning("kaf_unet", tree, ["learning_rate=0.3"]).schedule.learning_rate == 0.3
+
+
 def test_what_is_stored_is_plain_and_complete() -> None:
     stored = run_settings.pretraining("sal", "unet2d", {}, ()).stored()
     assert stored["method"]["name"] == "sal"
@@ -95,6 +107,7 @@ def test_the_section_of_one_network_is_refused_and_rewritten(tmp_path: Path) -> 
         ("backbones: {unet_2d: {base_width: 16}}", "section backbones.unet_2d of", "unet2d:"),
         ("methods: {salt: {window: 2}}", "section methods.salt of", "sal:"),
         ("schedules: {salt: {epochs: 2}}", "section schedules.salt of", "sal:"),
+        ("tunings: {kaf_nut: {steps: 2}}", "section tunings.kaf_nut of", "kaf_unet:"),
         ("auxiliaries: {voxel_siames: {weight: 2}}", "section auxiliaries.voxel_siames of", "voxel_siamese:"),
         ("volumes: {methods: {salt: {window: 2}}}", "section methods.salt of .*, in volumes", "sal:"),
         ("volumes: {pretrian: {epochs: 2}}", "section 'pretrian' of .*, in volumes", "pretrain:"),

@@ -2,9 +2,9 @@
 
 A preset (and a settings file) names a ``method``, a ``backbone``, an ``auxiliary`` loss and a ``semi``, the way to use
 unlabelled scans in fine-tuning, and has the sections ``prepare``, ``backbones.<name>``, ``pretrain``,
-``methods.<name>``, ``schedules.<name>`` (what differs from ``pretrain`` for one method), ``finetune``, ``predict``,
-``auxiliaries.<name>`` and ``semis.<name>``; and ``volumes``, where networks of three dimensions differ, with all of
-these again.
+``methods.<name>``, ``schedules.<name>`` (what differs from ``pretrain`` for one method), ``finetune``,
+``tunings.<name>`` (what differs from ``finetune`` for one network), ``predict``, ``auxiliaries.<name>`` and
+``semis.<name>``; and ``volumes``, where networks of three dimensions differ, with all of these again.
 """
 
 from __future__ import annotations
@@ -416,7 +416,7 @@ def finetuning(
     beside.refuse_contradictions(auxiliary, semi, auxiliary_given, semi_given)
     own = {key: value for key, value in given.items() if key not in ("backbone", "auxiliary", "semi")}
     refuse_section(own, "finetune")
-    layers = [below(tree, "finetune"), own]
+    layers = [below(tree, "finetune"), below(below(tree, "tunings"), backbone), own]
     objectives = [below(layer, "objective") for layer in layers]
     schedules = [{key: value for key, value in layer.items() if key != "objective"} for layer in layers]
     auxiliary_layers = [below(below(tree, "auxiliaries"), str(auxiliary)), auxiliary_given]

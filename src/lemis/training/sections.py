@@ -13,8 +13,9 @@ NAMES = {
     "method": "methods", "backbone": "backbones", "auxiliary": "auxiliary", "semi": "semi",
 }  # what is chosen, and the folder  # fmt: skip
 FOLDERS = {
-    "backbones": "backbones", "methods": "methods", "schedules": "methods", "auxiliaries": "auxiliary", "semis": "semi",
-}  # sections by file name  # fmt: skip
+    "backbones": "backbones", "methods": "methods", "schedules": "methods", "tunings": "backbones",
+    "auxiliaries": "auxiliary", "semis": "semi",
+}  # sections by file name, of each folder first the one with the settings of its files  # fmt: skip
 SECTIONS = (*NAMES, "prepare", "pretrain", "finetune", "predict", *FOLDERS, "volumes")
 
 
@@ -55,7 +56,7 @@ def refuse_unknown(tree: Mapping[str, Any], where: str) -> None:
         value = tree.get(key, "")
         if not isinstance(value, str):
             name = value.get("name", BACKBONE) if key == "backbone" and isinstance(value, Mapping) else "NAME"
-            section = next(section for section in FOLDERS if section != "schedules" and FOLDERS[section] == NAMES[key])
+            section = next(section for section, folder in FOLDERS.items() if folder == NAMES[key])
             by_name = yaml_text.dump_in_line({section: {name: value}})
             raise UsageError(
                 f"section {key!r} of {where}",
