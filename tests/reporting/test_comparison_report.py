@@ -166,6 +166,23 @@ def test_distances_are_best_when_small(tmp_path: Path):
 def test_the_plan_says_which_score_comes_first(tmp_path: Path):
     text = in_markdown(make(tmp_path, plan={"protocol": "default"}))
     assert text.index("## Dice, protocol “default”") < text.index("## Dice, protocol “paper”")
+    assert "of slices, px" not in text
+
+
+def test_the_papers_other_scores_have_tables_of_their_own(tmp_path: Path):
+    folder = make(tmp_path, plan={"protocol": "paper"}, dice=constant)
+    assert "of slices, px" not in in_markdown(folder), "trained before they were taken"
+    lines = (folder / "results.csv").read_text(encoding="utf-8").splitlines()
+    more = [",jaccard_best,hd95_px_best,asd_px_best", *(len(lines) - 1) * [",0.5,7.25,1.125"]]
+    (folder / "results.csv").write_text(
+        "".join(f"{a}{b}\n" for a, b in zip(lines, more, strict=True)), encoding="utf-8"
+    )
+    text = in_markdown(folder)
+    assert "| sal | 0.500 (0.000) |" in section(text, "Jaccard, protocol “paper”")
+    hd95 = section(text, "HD95 of slices, px")
+    assert "| sal | 7.25 (0.00) |" in hd95
+    assert "a missed structure has the best distance" in hd95
+    assert "1.12 (0.00)" in section(text, "ASD of slices, px")
 
 
 def test_one_table_for_each_structure(tmp_path: Path):

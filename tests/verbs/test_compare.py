@@ -160,6 +160,8 @@ def test_every_row_has_every_place_and_its_own_subjects(compared: Path) -> None:
     assert {row["structure"] for row in rows} == {"RV", "MYO", "LV", "mean"}
     assert all(
         0 <= float(row["pooled_dice_last"]) <= float(row["pooled_dice_best"]) <= 1
+        and 0 <= float(row["jaccard_best"]) <= float(row["pooled_dice_best"])
+        and float(row["hd95_px_best"]) >= 0 <= float(row["asd_px_last"])
         for row in rows
         if row["structure"] == "mean"
     )

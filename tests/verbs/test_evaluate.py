@@ -19,7 +19,7 @@ from lemis.cli import app
 from lemis.datasets import index as indexing
 from lemis.errors import DataFault, UsageError
 from lemis.formats import volume
-from lemis.measure import scores
+from lemis.measure import scores, slices
 from lemis.scoring.summing_up import Settings
 from lemis.work_files.evaluation import METRICS
 from work_files_made import evaluate, model
@@ -251,6 +251,29 @@ def test_the_papers_number_comes_from_the_runs_otherwise(tmp_path: Path):
     assert paper["mean_of_last_steps"] == pytest.approx(0.65)
     assert paper["dice"] == {"pool": pytest.approx(0.7)}
     assert paper["runs"]["one"] == {"step": 10, "mean": 0.9}
+    assert "beside" not in paper or not paper["beside"], "trained before these were taken"
+
+
+def test_the_papers_other_scores_are_those_of_the_same_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    work = make_work(tmp_path, {"a": label_map()}, facts={"scans": {"a": {"file": "a.nii.gz", "runs": ["one"]}}})
+    (work / "runs" / "one").mkdir(parents=True)
+    lines = [
+        {"step": step, "held_out/pooled_dice": dice, "held_out/pooled_dice/pool": dice,
+         **{f"held_out/{name}{of}": value for name, value in others.items() for of in ("", "/pool")}}
+        for step, dice, others in (
+            (1, 0.8, {"jaccard": 0.7, "hd95_px": 5.0, "asd_px": 2.0}),
+            (2, 0.6, {"jaccard": 0.5, "hd95_px": 1.0, "asd_px": 0.5}),
+        )
+    ]  # fmt: skip
+    (work / "runs" / "one" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    paper = evaluate(work)["protocols"]["paper"]
+    assert paper["beside"] == {
+        "jaccard": {"mean": 0.7, "structures": {"pool": 0.7}},
+        "hd95_px": {"mean": 5.0, "structures": {"pool": 5.0}},
+        "asd_px": {"mean": 2.0, "structures": {"pool": 2.0}},
+    }
+    assert paper["beside_definition"] == slices.DEFINITION
+    assert "Jaccard 0.700; of slices HD95 5.00 px and ASD 2.00 px, where a missed structure" in capsys.readouterr().out
 
 
 def test_each_scan_is_held_against_the_networks_that_made_it(tmp_path: Path):

@@ -54,6 +54,9 @@ def test_scratch_on_a_fold_trains_on_its_labels_and_scores_the_held_out(work: Pa
     for line in lines:
         each = [line[f"held_out/pooled_dice/{name}"] for name in ("RV", "MYO", "LV")]
         assert line["held_out/pooled_dice"] == pytest.approx(sum(each) / 3)
+        overlap = [line[f"held_out/jaccard/{name}"] for name in ("RV", "MYO", "LV")]
+        assert overlap == pytest.approx([dice / (2 - dice) for dice in each])
+        assert {"held_out/jaccard", "held_out/hd95_px", "held_out/asd_px/LV"} < line.keys()
         assert line["loss"] == pytest.approx(line["loss/cross_entropy"] + line["loss/dice"])
 
 

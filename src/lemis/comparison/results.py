@@ -11,6 +11,7 @@ from typing import Any
 from lemis import files
 from lemis.comparison.cells import Grid, Use
 from lemis.comparison.plans import Plan, Way
+from lemis.measure import slices
 from lemis.measure.tables import comma_separated
 from lemis.work_files import run as run_files
 from lemis.work_files.comparison import MEAN, CellCase, Missing, Nothing, Result, read_cell_status, read_result
@@ -18,7 +19,8 @@ from lemis.work_files.evaluation import read_cases
 
 RESULTS = (
     "row", "method", "backbone", "auxiliary", "labelled", "fold", "seed", "structure", "pooled_dice_best",
-    "pooled_dice_last", "dice", "hd95_mm", "assd_mm", "scans", "missed", "pretraining_core_seconds",
+    "pooled_dice_last", "jaccard_best", "jaccard_last", "hd95_px_best", "hd95_px_last", "asd_px_best", "asd_px_last",
+    "dice", "hd95_mm", "assd_mm", "scans", "missed", "pretraining_core_seconds",
     "finetuning_core_seconds", "pretraining_seconds", "finetuning_seconds", "peak_memory_gb", "transductive", "cell",
 )  # fmt: skip
 CASES = (
@@ -64,13 +66,13 @@ def learned_nothing(folder: Path, grid: Grid) -> dict[str, Nothing]:
     return found
 
 
-def pooled(run: Path) -> dict[str, dict[str, float]]:
-    """The papers' Dice, pooled over the held-out fold: of the best and of the last scored step, by structure."""
-    name = "held_out/pooled_dice"
-    scored = [line for line in run_files.read_metrics(run) if name in line]
-    if not scored:  # finetune.evaluations=0
+def pooled(run: Path, metric: str = slices.DICE) -> dict[str, dict[str, float]]:
+    """A score of the papers on the held-out fold: after the step of the best Dice and after the last, by structure."""
+    name, judge = f"held_out/{metric}", f"held_out/{slices.DICE}"
+    scored = [line for line in run_files.read_metrics(run) if judge in line and name in line]
+    if not scored:  # finetune.evaluations=0, or trained before this score was taken
         return {}
-    best = max(scored, key=lambda line: line[name])
+    best = max(scored, key=lambda line: line[judge])
     return {
         which: {
             MEAN: line[name],
@@ -78,6 +80,11 @@ def pooled(run: Path) -> dict[str, dict[str, float]]:
         }
         for which, line in (("best", best), ("last", scored[-1]))
     }
+
+
+def of_papers(run: Path) -> dict[str, Any]:
+    """The papers' scores of a run, as fields of a ``Result``."""
+    return {"pooled": pooled(run), "beside": {metric: pooled(run, metric) for metric in slices.BESIDE}}
 
 
 def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> tuple[Missing, ...]:
@@ -144,7 +151,7 @@ def _lines(use: Use, tuned: Sequence[Result], before: Sequence[Result]) -> list[
         "transductive": str(use.transductive or use.semi_transductive).lower(),
     }  # fmt: skip
     structures = list(dict.fromkeys(case.structure for case in result.cases))
-    best, last = (result.pooled.get(which, {}) for which in ("best", "last"))
+    papers = {slices.DICE: result.pooled, **result.beside}
     lines = []
     for name in (*structures, MEAN):
         found = [case for case in result.cases if name in (MEAN, case.structure)]
@@ -153,8 +160,12 @@ def _lines(use: Use, tuned: Sequence[Result], before: Sequence[Result]) -> list[
             "scans": len({case.scan for case in found}),
             "missed": sum(case.status == "missed" for case in found),
         }
-        both = {"pooled_dice_best": best.get(name), "pooled_dice_last": last.get(name)}
-        lines.append({"structure": name, **both, **scores, **counts, **shared})
+        printed = {
+            f"{metric}_{which}": steps.get(which, {}).get(name)
+            for metric, steps in papers.items()
+            for which in ("best", "last")
+        }
+        lines.append({"structure": name, **printed, **scores, **counts, **shared})
     return lines
 
 

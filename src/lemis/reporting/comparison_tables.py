@@ -13,6 +13,7 @@ from lemis.measure import paired, published, tables
 from lemis.measure.tables import Written, count
 from lemis.reporting.numbers import listed
 from lemis.reporting.outcome import (
+    BESIDE,
     DEFAULT,
     FURTHER,
     PAPER,
@@ -80,6 +81,9 @@ def score_tables(outcome: Outcome, comparisons: Sequence[paired.Comparison]) -> 
         found.append(score_table(outcome, other, judged))
     if len(outcome.structures) > 1:
         found += [score_table(outcome, outcome.headline, judged, structure) for structure in outcome.structures]
+    if outcome.headline is PAPER:
+        # Nothing of them in bold: who misses a structure would win.
+        found += [score_table(outcome, metric, frozenset()) for metric in BESIDE]
     found += [score_table(outcome, metric, judged) for metric in FURTHER]
     return [table for table in found[:1] if table] + [table for table in found[1:] if _has_numbers(table)]
 

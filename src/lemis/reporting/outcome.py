@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lemis.errors import UsageError
-from lemis.measure import clusters, paired
+from lemis.measure import clusters, paired, slices
 from lemis.measure.statistics import known_mean
 from lemis.measure.tables import count
 from lemis.records import each_row, read_table
@@ -48,6 +48,12 @@ FURTHER = (
     Metric("assd_mm", "ASSD, mm", "average symmetric surface distance per scan, in millimetres", 2, False),
     Metric("hm", "Hammoude distance", "1 - intersection over union, per image", 3, False),
     Metric("xor", "XOR", "pixels of only one of the two over those of the reference, per image", 3, False),
+)
+_PX = f"after the step of the best Dice, as the MACL article has it: {slices.DEFINITION}"
+BESIDE = (  # where the plan's protocol is ``paper``
+    Metric("jaccard_best", "Jaccard, protocol “paper”", _PX),
+    Metric("hd95_px_best", "HD95 of slices, px", _PX, 2, False),
+    Metric("asd_px_best", "ASD of slices, px", _PX, 2, False),
 )
 
 

@@ -148,7 +148,7 @@ def learning_figures(run: RunFacts, place: int, structures: Mapping[str, str]) -
         else ("Loss", [key for key in keys if key == "loss"], "loss"),
         (
             "Score on the held-out subjects (not used to choose weights)",
-            [k for k in keys if k.startswith("held_out/")],
+            [k for k in keys if k.startswith("held_out/pooled_dice")],
             "Dice",
         ),
         ("Spread of the embeddings (towards 0: collapse)", _ending(embeddings, "/std"), "standard deviation"),

@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lemis import terminal
+from lemis.measure import slices
 from lemis.measure.tables import count
-from lemis.work_files.evaluation import COUNTS, PER_CASE, SUMMARY, Estimate, Summary
+from lemis.work_files.evaluation import COUNTS, PER_CASE, SUMMARY, Estimate, Paper, Summary
 
 
 def show(summary: Summary, output: Path) -> None:
@@ -70,8 +71,19 @@ def remarks(summary: Summary) -> list[str]:
     if unknown == summary.scans:
         said.append("so these scans may be among those that the network learned from")
     if summary.protocols.paper is not None:
-        said.append(f"paper protocol (pooled over slices, network grid): mean Dice {summary.protocols.paper.mean:.3f}")
+        said.append(_papers(summary.protocols.paper))
     return said
+
+
+def _papers(paper: Paper) -> str:
+    text = f"paper protocol (pooled over slices, network grid): mean Dice {paper.mean:.3f}"
+    if not paper.beside:
+        return text
+    jaccard, hd95, asd = (paper.beside[metric].mean for metric in slices.BESIDE)
+    return (
+        f"{text}, Jaccard {jaccard:.3f}; of slices HD95 {hd95:.2f} px and ASD {asd:.2f} px, where a missed structure "
+        "counts 0"
+    )
 
 
 def _exposure(summary: Summary) -> str:

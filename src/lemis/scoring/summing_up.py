@@ -9,16 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from lemis.measure import scores, statistics
+from lemis.measure import scores, slices, statistics
 from lemis.measure.statistics import known_mean
 from lemis.scoring.cases import Case
 from lemis.scoring.one_scan import Scored
 from lemis.work_files.evaluation import (
     METRICS,
+    Beside,
     CaseScore,
     Compared,
     Default,
@@ -37,7 +38,7 @@ from lemis.work_files.predictions import Predictions
 from lemis.work_files.run import Figures, read_metrics
 
 _SHARES = ("dice", "nsd")  # 1 at most
-_POOLED = "held_out/pooled_dice"
+_POOLED = f"held_out/{slices.DICE}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +202,20 @@ def paper(record: Predictions, work: Path | None, runs: Sequence[str]) -> Paper 
         mean_of_last_steps=float(np.mean([lines[-1][_POOLED] for lines in logs.values()])),
         dice={key.removeprefix(f"{_POOLED}/"): float(np.mean([line[key] for line in best.values()])) for key in keys},
         runs={run: ScoredStep(step=int(line["step"]), mean=line[_POOLED]) for run, line in best.items()},
+        **_beside(list(best.values())),
     )
+
+
+def _beside(best: Sequence[Figures]) -> dict[str, Any]:
+    """The papers' other scores after the same steps; none where a run was trained before they were taken."""
+    found = {}
+    for metric in slices.BESIDE:
+        name = f"held_out/{metric}"
+        if all(name in line for line in best):
+            keys = dict.fromkeys(key for line in best for key in line if key.startswith(f"{name}/"))
+            structures = {key.removeprefix(f"{name}/"): float(np.mean([line[key] for line in best])) for key in keys}
+            found[metric] = Beside(mean=float(np.mean([line[name] for line in best])), structures=structures)
+    return {"beside": found, "beside_definition": slices.DEFINITION} if found else {}
 
 
 def _held_out(run: Path) -> list[Figures]:

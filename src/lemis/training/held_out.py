@@ -1,6 +1,7 @@
 """The score of a network on held-out scans while it is trained, as in the papers: on the grid that it sees.
 
-Dice is pooled over all slices, or all voxels, of the scans (``paper`` protocol).
+Dice is pooled over all slices, or all voxels, of the scans (``paper`` protocol); beside it stand the scores of slices
+that one of the papers prints too (``measure.slices``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from lemis.contracts import Backbone
-from lemis.measure.scores import PooledDice, pooled_dice
+from lemis.measure.slices import SliceScores, slice_scores
 from lemis.prediction import tiles
 from lemis.prediction.padding import padded_logits
 from lemis.preparation.store import Store
@@ -22,6 +23,7 @@ from lemis.sampling.samples import Slices
 Labels = NDArray[np.integer]
 Pairs = Iterator[tuple[Labels, Labels]]  # predicted and true class indices
 
+HELD_OUT = "held_out"  # metrics of held-out scans begin so
 BATCH_SIZE = 32  # slices that are scored together
 TILES = tiles.Settings(overlap=0.25)  # a third of the tiles that a prediction takes; it is only watched
 FORWARD = 1 / 3  # of a training step, which also goes back
@@ -30,6 +32,17 @@ Stop = Callable[[], bool]  # whether somebody wants the process to end
 
 class StoppedScoringError(Exception):
     """Somebody wants the process to end; nothing was scored."""
+
+
+def figures(scores: SliceScores, structures: Sequence[str]) -> dict[str, float]:
+    """By their names in the metrics: the mean over structures, and each of them."""
+    found = {}
+    for metric, values in scores._asdict().items():
+        found[f"{HELD_OUT}/{metric}"] = float(np.mean(values))
+        found |= {
+            f"{HELD_OUT}/{metric}/{structure}": value for structure, value in zip(structures, values, strict=True)
+        }
+    return found
 
 
 class Scoring(NamedTuple):
@@ -58,7 +71,7 @@ def scorer(
     *,
     patch_px: tuple[int, ...] | None = None,
     keypoints: int = 0,
-) -> Callable[[Stop], PooledDice]:
+) -> Callable[[Stop], SliceScores]:
     """What scores a network as it is at that moment, in evaluation mode.
 
     Args:
@@ -76,11 +89,11 @@ def scorer(
 
 
 @torch.no_grad()
-def _score(network: Backbone, pairs: Pairs, num_classes: int) -> PooledDice:
+def _score(network: Backbone, pairs: Pairs, num_classes: int) -> SliceScores:
     was_training = network.training
     network.eval()
     try:
-        return pooled_dice(pairs, num_classes)
+        return slice_scores(pairs, num_classes)
     finally:
         network.train(was_training)
 

@@ -212,7 +212,7 @@ def _finetuned(job: Job, cell: Cell) -> Result:
     predict(
         run, scans=cell.test, output=own / "predictions", overrides=cell.predict, device=job.device, trust=trust
     )  # fmt: skip
-    return results.of_run(run, pooled=results.pooled(run), cases=_scored(job, own))
+    return results.of_run(run, **results.of_papers(run), cases=_scored(job, own))
 
 
 def _scored(job: Job, own: Path) -> tuple[CellCase, ...]:

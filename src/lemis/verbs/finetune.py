@@ -44,7 +44,6 @@ from lemis.work_files.run import WEIGHTS, FinetunedModel, PretrainedModel
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_POOLED = "held_out/pooled_dice"
 # Times during training that the held-out fold is scored: of slices for the ``paper`` protocol's best epoch, of volumes
 # once, as it takes long.
 SCORES, SCORES_OF_VOLUMES = 5, 1
@@ -350,14 +349,16 @@ def _score_again(path: Path, tuning: _Tuning, was: TrainedOn, now: TrainedOn) ->
     with run.alone():
         fill(tuning.network, load_model(path)[0], path)
         tuning.network.to(tuning.fabric.device)
-        run.replace_scores(_POOLED, _scorer(path, tuning)(lambda: False) if tuning.held_out else {})
+        run.replace_scores(
+            f"{held_out_score.HELD_OUT}/", _scorer(path, tuning)(lambda: False) if tuning.held_out else {}
+        )
         material.write(path, now)
 
 
 def _scorer(path: Path, tuning: _Tuning) -> Callable[[held_out_score.Stop], dict[str, float]]:
     """What scores the held-out scans with the network as it is then."""
     scans, console = tuning.held_out, messages()
-    dice = held_out_score.scorer(
+    scores = held_out_score.scorer(
         tuning.network, tuning.store, scans, tuning.fabric.device, patch_px=tuning.patch_px, keypoints=tuning.keypoints
     )
 
@@ -365,9 +366,8 @@ def _scorer(path: Path, tuning: _Tuning) -> Callable[[held_out_score.Stop], dict
         if tuning.patch_px is not None:
             console.print(f"{path.name}: scoring {count(len(scans), 'held-out scan')}, tile by tile")
         with tuning.fabric.autocast():
-            pooled = dice(stop)
-        each = zip(tuning.store.label_names[1:], pooled.dice, strict=True)
-        return {_POOLED: pooled.mean, **{f"{_POOLED}/{structure}": value for structure, value in each}}
+            found = scores(stop)
+        return held_out_score.figures(found, tuning.store.label_names[1:])
 
     return score
 

@@ -62,6 +62,7 @@ class Result(Record):
     peak_memory_gb: _Seconds = None
     learned_nothing: str | None = None
     pooled: dict[str, dict[str, float]] = Field(default_factory=dict)  # best and last -> structure -> Dice
+    beside: dict[str, dict[str, dict[str, float]]] = Field(default_factory=dict)  # other scores of papers -> likewise
     cases: tuple[CellCase, ...] = ()
     external: External | None = None
 

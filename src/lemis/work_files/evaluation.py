@@ -84,8 +84,15 @@ class ScoredStep(Record):
     mean: Share
 
 
+class Beside(Record):
+    """Another score that a paper prints: the mean over structures, and each of them."""
+
+    mean: Positive
+    structures: dict[str, Positive]
+
+
 class Paper(Record):
-    """The papers' pooled Dice."""
+    """The papers' pooled Dice, and what one of them prints beside it."""
 
     what: str
     mean: Share
@@ -93,6 +100,8 @@ class Paper(Record):
     mean_of_last_steps: Share | None = None
     dice: dict[str, Share] = Field(default_factory=dict)
     runs: dict[Name, ScoredStep] = Field(default_factory=dict)
+    beside: dict[str, Beside] = Field(default_factory=dict)  # jaccard, hd95_px and asd_px, at the best scored steps
+    beside_definition: str = ""
 
 
 class Protocols(Record):
