@@ -159,3 +159,60 @@ def test_the_defaults_are_the_papers_and_the_protocols() -> None:
     assert (ours.prototypes, ours.hidden, ours.embedding, ours.crops) == (3000, 2048, 128, 0)
     for name in ("batch_size", "size_px", "spatial"):
         assert getattr(ours, name) == getattr(protocol, name)
+
+
+# ------------------------------------------------------------------------------------------------------ queue
+
+
+QUEUED = {**SMALL, "queue": 6, "queue_from": 0}
+
+
+def test_codes_are_spread_over_batch_and_queue_once_it_is_full(make_unet: Any) -> None:
+    method = Method(make_unet(), Settings(**QUEUED))
+    prototypes = method.prototypes.detach()
+    z = [torch.nn.functional.normalize(random(2, 4, 6, seed=seed), dim=-1) for seed in range(3)]
+    alone = [codes(batch @ prototypes.T, 0.05, 3) for batch in z]
+    torch.testing.assert_close(method.assign(z[0] @ prototypes.T), alone[0])  # nothing is kept yet
+    method.keep(z[0])
+    torch.testing.assert_close(method.assign(z[1] @ prototypes.T), alone[1])  # 4 of 6
+    method.keep(z[1])
+    # Full: the second batch, and of the first one those that came first.
+    torch.testing.assert_close(method.kept, torch.cat([z[1], z[0][:, :2]], 1))
+    found = method.assign(z[2] @ prototypes.T)
+    for view in range(2):
+        together = torch.cat([z[1][view], z[0][view, :2], z[2][view]]) @ prototypes.T
+        expected = torch.tensor(slow_codes(together, 0.05, 3)[-4:])
+        torch.testing.assert_close(found[view], expected, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(found, alone[2])
+
+
+def test_a_batch_alone_of_fewer_slices_than_prototypes_is_pushed_apart_and_with_a_queue_is_not(make_unet: Any) -> None:
+    """Four slices of one cluster: alone they have to be spread over five prototypes; among others they may be one."""
+    method = Method(make_unet(), Settings(**QUEUED | {"queue": 16, "prototypes": 4, "embedding": 4}))
+    with torch.no_grad():
+        method.prototypes.copy_(torch.eye(4))
+    others = torch.eye(4)[torch.arange(16) % 3 + 1].expand(2, -1, -1)  # the other three clusters
+    batch = torch.eye(4)[:1].expand(2, 4, -1)  # all at the first prototype
+    torch.testing.assert_close(method.assign(batch), torch.full((2, 4, 4), 0.25))
+    method.keep(others)
+    assert (method.assign(batch)[..., 0] > 0.9).all()
+
+
+def test_the_queue_begins_in_its_epoch_and_takes_what_the_method_sees(make_unet: Any, make_batch: Any) -> None:
+    method = Method(make_unet(), Settings(**QUEUED | {"queue_from": 2}))
+    batch = make_batch({0: [0, 1, 2, 4]}, of={0: 6})
+    for epoch in range(2):
+        method(batch, Rows(*RNG))
+        assert (int(method.epochs), int(method.filled)) == (epoch, 0)
+        method.after_epoch(0.1)
+    outcome = method(batch, Rows(*RNG))
+    assert int(method.filled) == 4
+    torch.testing.assert_close(method.kept[:, :4].flatten(0, 1), outcome.embeddings["global"])
+    method(batch, Rows(*RNG))
+    assert int(method.filled) == 6
+    # It is part of the state, so that a resumed training has it.
+    assert {"kept", "filled", "epochs"} < method.state_dict().keys()
+
+
+def test_without_a_queue_nothing_is_kept(make_unet: Any) -> None:
+    assert not {"kept", "filled", "epochs"} & Method(make_unet(), Settings(**SMALL)).state_dict().keys()

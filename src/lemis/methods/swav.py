@@ -10,10 +10,15 @@ Each view of a slice predicts the cluster of the other. z are unit embeddings, c
 The codes q of a full view are those that spread the batch evenly over the prototypes: exp(z . c_k / epsilon), whose
 rows (slices) and columns (prototypes) are normalised in turn, three times (Sinkhorn and Knopp); they have no gradient.
 
-Followed: the swapped prediction, the codes, the unit prototypes, the head; smaller crops are a setting, off by default.
-The views are the protocol's (PCL, MICCAI 2021): geometric, without the paper's changes of colour. Left out: the queue
-that the authors use for small batches, prototypes that rest during the first epoch, and LARS. Differs: views of one
-size go through the network together, so batch statistics are over all of them.
+A batch of fewer slices than prototypes cannot be spread over these. For small batches the authors keep the features of
+past ones, of each full view, in a queue: once it is full, the codes spread batch and queue together, and those of the
+batch are used. ``queue=3840``, from the 15th epoch on, is their recipe for batches of 256; off by default.
+
+Followed: the swapped prediction, the codes, the unit prototypes, the head, the queue; smaller crops are a setting, off
+by default. The views are the protocol's (PCL, MICCAI 2021): geometric, without the paper's changes of colour. Left out:
+prototypes that rest at first (an epoch; 5,005 steps in the recipe for small batches), and LARS. Differs: views of one
+size go through the network together, so batch statistics are over all of them; the queue need not be a multiple of the
+batch.
 """
 
 from __future__ import annotations
@@ -47,6 +52,8 @@ class Settings:
     temperature: Annotated[float, Field(gt=0)] = 0.1  # tau (paper)
     epsilon: Annotated[float, Field(gt=0)] = 0.05  # of the codes (paper)
     iterations: Annotated[int, Field(gt=0)] = 3  # of Sinkhorn (paper)
+    queue: Annotated[int, Field(ge=0)] = 0  # features kept of each full view; 3,840 in the authors' small batches
+    queue_from: Annotated[int, Field(ge=0)] = 15  # epoch in which they begin to be kept (authors, of 200)
     hidden: Annotated[int, Field(gt=0)] = 2048  # width inside the head (paper)
     embedding: Annotated[int, Field(gt=0)] = 128  # paper
     crops: Annotated[int, Field(ge=0)] = 0  # smaller views per slice; six in the paper's multi-crop
@@ -70,12 +77,20 @@ class Views(contracts.Views[Settings]):
 
 @final
 class Method(Pretext[Settings, Views]):
-    """Encoder, head, and the prototypes that its unit vectors are compared with."""
+    """Encoder, head, the prototypes that its unit vectors are compared with, and a queue of these where wanted."""
+
+    kept: Tensor  # (2, queue, D), of each full view, the latest first
+    filled: Tensor  # () int64, how many of them are there
+    epochs: Tensor  # () int64, gone by
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
         super().__init__(backbone, settings, Views(settings), trains=TRAINS)
         self.project = heads.Predictor(backbone.channels[-1], settings.embedding, settings.hidden)
         self.prototypes = nn.Parameter(unit(torch.randn(settings.prototypes, settings.embedding)))
+        if settings.queue:
+            self.register_buffer("kept", torch.zeros(2, settings.queue, settings.embedding))
+            self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+            self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """N slices -> 2N views and N crops a number -> scores against the prototypes -> swapped prediction."""
@@ -87,9 +102,32 @@ class Method(Pretext[Settings, Views]):
         z = torch.stack([processes.gather(view) for view in each])  # (V, N, D)
         with torch.autocast(z.device.type, enabled=False):
             scores = z @ precise(self.prototypes).T  # (V, N, K)
-        assigned = codes(scores[:2].detach(), how.epsilon, how.iterations)
+        assigned = self.assign(scores[:2].detach())
+        self.keep(z[:2].detach())
         loss = swapped(scores / how.temperature, assigned)
         return Outcome({"swap": loss}, {"global": z[:2].detach().flatten(0, 1)}, {"swap": log(how.prototypes)})
+
+    @torch.no_grad()
+    def assign(self, scores: Tensor) -> Tensor:
+        """Scores (2, N, K) of the full views -> their codes, spread over the batch and a queue that is full."""
+        how, slices = self.settings, scores.shape[1]
+        if how.queue and int(self.filled) == how.queue:
+            with torch.autocast(scores.device.type, enabled=False):
+                scores = torch.cat([self.kept @ precise(self.prototypes).T, scores], 1)
+        return codes(scores, how.epsilon, how.iterations)[:, -slices:]
+
+    @torch.no_grad()
+    def keep(self, z: Tensor) -> None:
+        """Features (2, N, D) of a batch, of all processes, take the place of the oldest in the queue."""
+        length = self.settings.queue
+        if length and int(self.epochs) >= self.settings.queue_from:
+            self.kept.copy_(torch.cat([z, self.kept], 1)[:, :length])
+            self.filled.copy_((self.filled + z.shape[1]).clamp(max=length))
+
+    def after_epoch(self, progress: float) -> None:  # noqa: ARG002  however far training is
+        """Counts epochs, for the queue."""
+        if self.settings.queue:
+            self.epochs += 1
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:  # noqa: ARG002  whatever the step
