@@ -33,6 +33,8 @@ NOT_RUN = {
     "window lost": "a heading that is lost",
     "SuperPoint": "a licence that forbids to ship it",
     "two stages": "a form that Lemis does not have",
+    "upper bound": "all labels: `all` has to be added to the plan",
+    **dict.fromkeys(("UA-MT", "SASSNet", "DTC", "URPC", "MC-Net+", "PLGCL"), "a way that Lemis does not have"),
 }
 
 
@@ -194,7 +196,7 @@ def test_macl_and_its_rivals_have_the_articles_values() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in PAPER if name.startswith(("paper/macl-table1", "paper/macl-table2"))]
+    "name", [name for name in PAPER if name.startswith(("paper/macl-table1-", "paper/macl-table2-"))]
 )
 def test_macl_is_also_run_with_the_released_learning_rate_and_with_a_loss_that_is_learned(name: str) -> None:
     rows = {row["title"]: row.get("settings", {}) for row in plan_files.read(name)["rows"]}

@@ -34,9 +34,7 @@ PAPERS = {
 WITHOUT_PLAN = {
     "macl-table7": "a masked autoencoder on a vision transformer; the mae of Lemis works on the networks of Lemis",
     "macl-table8": "cost on one A100; every comparison prints its own",
-    "macl-table10": "labels disturbed on purpose, which Lemis does not do",
     "macl-table11": "3-D pre-training of other authors (VoCo, nnSSL), whose networks Lemis does not have",
-    "macl-table12": "semi-supervised ways, of which Lemis has the mean teacher, CPS and BCP; no plan yet",
     "sgscn-sysu": "ultrasound images that are not public, known from a third-party summary",
 }
 
