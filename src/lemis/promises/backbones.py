@@ -21,8 +21,8 @@ from lemis.settings import resolve
 FOLDER = "backbones"
 SMALL = {
     "base_width": 4, "pairs": 1, "keypoint_width": 16,
-    "feature_size": 12, "embedding": 12, "window": 3, "drop_path": 0.0,
-}  # what a network has of these is made small; dropped paths would be others in every pass  # fmt: skip
+    "feature_size": 12, "embedding": 12, "window": 3, "drop_path": 0.0, "dropout": 0.0,
+}  # what a network has of these is made small; what is dropped would be another in every pass  # fmt: skip
 CLASSES = 3
 
 
