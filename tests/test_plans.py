@@ -235,6 +235,10 @@ def test_switches_of_the_ablations_that_are_quick() -> None:
     assert parts == [(0, 0), (0, 1), (0.5, 1)]
     layers = [way.finetuning.auxiliary_settings for way in ways_of("paper/voxel-siamese-table3")]
     assert [how and how.layers for how in layers] == [None, 1, 2, 3]
+    read = [way.finetuning.auxiliary_settings for way in ways_of("paper/voxel-siamese-table4")[1:]]
+    assert [(how.class_weight, how.weight, how.background) for how in read] == [
+        ("none", 10, False), ("share", 10, False), ("inverse", 100, False), ("share", 10, True),
+    ]  # fmt: skip
 
 
 def test_the_networks_of_voxel_siamese_have_the_printed_numbers_of_parameters() -> None:

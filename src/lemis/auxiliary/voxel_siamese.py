@@ -17,6 +17,12 @@ they are equal. So L_vox also says what it means: each voxel is drawn to the mea
 No code was released, and the text we read has lost its symbols. Restored with certainty: the formulas above, L = 3,
 alpha = 1, sets over the batch, 1,700 voxels a layer of which at most 1,000 are false negatives. What is INFERRED below
 is our reading. g and h are SimSiam's. (2) is SimSiam's loss of two views, and (3) is the Dice loss of fine-tuning.
+
+The formula of w_c is lost, and so is of what lambda is 10 and of what 100. The default takes w_c = 1 - N_c/N, which
+looks like the two counts that the text speaks of, and 10. INFERRED and perhaps nearer: w_c = 1/N_c with the sum 1
+(``inverse``) and 100. It makes L_vox of eight organs some eight times smaller than without weights, so 10 without and
+100 with them give L_vox the same say; with the default, whose sum is 7, two lambdas so far apart would have no reason.
+The plan paper/voxel-siamese-table4 has rows for each, benchmarks/plans/hippocampus-voxel-siamese.yaml too.
 """
 
 from __future__ import annotations
@@ -49,7 +55,7 @@ class Settings:
 
     layers: Annotated[int, Field(gt=0)] = 3  # L: the bottleneck and the maps above it; 1 to 3 in Table III [P]
     alpha: Alpha = (1.0,)  # from f_1; the last one also beyond; 1 [P]
-    weight: Annotated[float, Field(gt=0)] = 10.0  # lambda: "10 for .. and 100 for ..", subjects lost; 10 INFERRED
+    weight: Annotated[float, Field(gt=0)] = 10.0  # lambda: "10 for .. and 100 for ..": 10 INFERRED; 100 with inverse
     hidden: Annotated[int, Field(gt=0)] = 64  # width of g and h [P]; 128 and 256 in Table V
     class_weight: ClassWeight = "share"  # w_c, INFERRED: 1 - N_c/N; inverse: of N_c, sum 1; none: Table IV [P]
     counted: Literal["sampled", "batch"] = "sampled"  # N_c, N, INFERRED: of the sampled voxels; or all of the layer
