@@ -17,6 +17,7 @@ from lemis.comparison.plans import Plan, Row, Way, load_plan, preparation, singl
 from lemis.datasets.layouts.recognised import TITLES
 from lemis.measure import published
 from lemis.settings import PRESETS, load_preset, resolve
+from lemis.single import s3net
 from lemis.training import pairing, run_settings
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks/plans"
@@ -264,6 +265,27 @@ def test_the_plans_of_our_own_results_resolve_and_give_their_command(path: Path)
     resolved = [single_settings(row) for row in plan.rows] if plan.kind == "single" else ways(plan)
     assert len(resolved) == sum(row.external is None for row in plan.rows), "others are trained by code of their own"
     assert f"--plan benchmarks/plans/{path.name}" in path.read_text(encoding="utf-8")
+
+
+def test_rows_with_more_starts_differ_from_those_beside_them_in_nothing_else() -> None:
+    rows = {
+        row.title: (row.method, single_settings(row)) for row in load_plan(BENCHMARKS / "one-image-starts.yaml").rows
+    }
+    several = {title: row for title, row in rows.items() if title.endswith(", three starts")}
+    assert len(several) == 5
+    for title, (method, settings) in several.items():
+        assert rows[title.removesuffix(", three starts")] == (method, dataclasses.replace(settings, starts=1))
+        assert settings.starts == rows["s3net, small"][1].starts == 3
+
+
+def test_s3net_as_its_paper_has_it() -> None:
+    plan = load_plan(BENCHMARKS / "s3net-paper.yaml")
+    rows = {row.title: single_settings(row) for row in plan.rows}
+    paper = rows["s3net, paper"]
+    assert (paper.clusters, paper.starts, paper.affine, plan.size_px) == (64, 1, "feature", None), "256 px by default"
+    assert dataclasses.replace(paper, affine="input") == rows["s3net, T of the image"] == s3net.PRESETS["paper"]
+    assert rows["s3net, as released"] == s3net.RELEASED
+    assert rows["s3net, paper, pixel values, weights for lung"] == dataclasses.replace(s3net.LUNG, affine="feature")
 
 
 def test_voxel_siamese_on_whole_volumes_is_compared_with_the_patches_of_the_older_plan() -> None:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from lemis import plugins
 from lemis.cli import app
 from lemis.errors import DataFault, LemisError, UsageError
 from lemis.formats import volume
@@ -746,3 +747,11 @@ def test_the_preset_is_small_unless_another_is_named() -> None:
     assert image_request.settings_of("s3net", "paper", [])["clusters"] == 64
     assert image_request.settings_of("s3net", None, ["clusters=8"])["clusters"] == 8
     assert image_request.settings_of("kmeans", None, []) == plain(resolve(kmeans.Settings))
+
+
+def test_every_method_that_learns_has_as_many_starts_in_small() -> None:
+    for name in plugins.names("single"):
+        if name != "kmeans":
+            assert image_request.settings_of(name, None, [])["starts"] == 3, name
+            assert image_request.settings_of(name, None, ["starts=1"])["starts"] == 1
+            assert plugins.load("single", name).Settings().starts == 1, "rows of plans name what they want"

@@ -50,6 +50,9 @@ class Settings:
     starts: Annotated[int, Field(gt=0)] = 1  # networks an image; the one that explains most of it is kept, ours
 
 
+PRESETS = {"small": Settings(starts=3)}  # as many as S3-Net has there
+
+
 def segment(images: Tensor, settings: Settings, seeds: Sequence[int]) -> Segmented:
     """Images (N, C, H, W) in [0, 1] and their N seeds -> the cluster of each pixel, at most ``clusters`` an image."""
     return starts.best_of(settings.starts, partial(_rounds, settings), images, seeds)

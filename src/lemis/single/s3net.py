@@ -14,7 +14,13 @@ painted label map and has no gradient, ours is taken on S; its T is a turn by 90
 permutes pixels and leaves L_at as without it, ours is drawn anew each iteration and applied to the image, and pixels
 from outside do not count. Its offsets and masks of the deformable convolution are free parameters, one per pixel; ours
 are predicted from the features. Each is a setting, ``RELEASED`` has them all. An image whose pixels all get one label
-starts anew from another seed.
+starts anew from another seed. What predicts the offsets learns at a hundredth of the rate (``offset_rate``), which is
+an addition of ours, also with the paper's values: at its full rate the offsets run away (docs/notebook/presets.md).
+
+Left out, in ``RELEASED`` too: the released code's optional branch for lung CT (``color``). It multiplies K x K matrices
+made of scores and of pixel values with a third factor, and our sources say neither what that is nor how the rows are
+normalised. Its softmax without a dimension makes one factor all ones, so whatever the rest is, the scores of a pixel
+would all follow one number. ``pixel_values`` is the paper's sentence, by a 1x1 convolution.
 """
 
 from __future__ import annotations
@@ -62,7 +68,7 @@ class Settings:
     branches: Branches = ((3, 1), (5, 2), (7, 3))  # (kernel, dilation) of I-LKA [C]; [[7, 3]] alone is VAN's LKA
     inception: bool = True  # False: branches and their 1x1 convolution are one 3x3 convolution, ablation [P]
     deformable: Deformable = "predicted"  # INFERRED; free: parameters per pixel [C]; none: a convolution, ablation [P]
-    offset_rate: Positive = 0.01  # learning rate of what predicts offsets and masks, a share of the rest's, INFERRED
+    offset_rate: Positive = 0.01  # ours: of the learning rate, for what predicts offsets and masks; 1: as the rest
     pixel_values: bool = False  # beside the scores; True on lung CT [P], by a 1x1 convolution INFERRED
     weight_cross_entropy: NotNegative = 1.2  # lambda_1 [P]; 3.5 [C]
     weight_affine: NotNegative = 0.3  # lambda_2 [P]; 0.2 [C]
@@ -91,6 +97,8 @@ LUNG = Settings(pixel_values=True, weight_cross_entropy=1.0, weight_affine=0.5, 
 # Without references, by how much of the image the clusters explain and how alike two seeds are (docs/notebook); a
 # quarter of the channels is also several times as fast, and pays for three starts.
 SMALL = Settings(clusters=16, starts=3)
+# "paper": the paper's values, but for what it does not say (INFERRED above); ``offset_rate`` is ours; T is applied to
+# the image, where the paper speaks of transformed features (``affine=feature``, in benchmarks/plans/s3net-paper.yaml).
 PRESETS = {"small": SMALL, "paper": Settings(), "released": RELEASED, "lung": LUNG}
 
 
