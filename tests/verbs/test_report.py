@@ -372,5 +372,8 @@ def test_the_command_line_names_runs_and_the_query(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("lemis.verbs.report.report", lambda work, **words: asked.append((work, words)))
     words = ["report", "work", "--run", "sal", "--run", "pcl", "--similarity", "a:1:2,3", "--device", "cpu"]
     assert CliRunner().invoke(cli.app, words).exit_code == 0
-    wanted = {"runs": ["sal", "pcl"], "similarity": "a:1:2,3", "output": None, "device": "cpu", "trust": Trust()}
+    wanted = {
+        "runs": ["sal", "pcl"], "similarity": "a:1:2,3", "features": None, "output": None, "device": "cpu",
+        "trust": Trust(),
+    }  # fmt: skip
     assert asked == [(Path("work"), wanted)]

@@ -26,7 +26,7 @@ METAVARS = {
     "overrides": "KEY=VALUE", "settings_file": "FILE.yaml", "runs": "NAME", "references": "DIR", "batch": "DIR",
     "reference": "LABELMAP", "size": "PIXELS|native", "slices": "FIRST:LAST", "window": "LOW:HIGH", "pick": "LABEL",
     "click": "ROW,COL", "similarity": "SCAN:SLICE:ROW,COL", "plan": "NAME|FILE.yaml|MODULE:FUNCTION", "cell": "KEY",
-    "on": "ray|auto|ray://HOST:PORT",
+    "on": "ray|auto|ray://HOST:PORT", "features": "LAYER",
 }  # fmt: skip
 CHOICES = {
     "device": ("auto", "cpu", "cuda"),
@@ -37,7 +37,7 @@ CHOICES = {
 _LARGEST_SEED = 2**32 - 1  # settings.Seed, which is not imported for a help text
 RANGES: Mapping[str, tuple[int, int | None]] = {
     "seed": (0, _LARGEST_SEED), "fold": (0, None), "labelled": (1, None), "jobs": (1, None), "at_once": (1, None),
-    "gpus": (0, 1024), "dims": (2, 3),
+    "gpus": (0, 1024), "dims": (2, 3), "features": (1, None),
 }  # fmt: skip
 
 _TYPES: Mapping[str, Any] = {

@@ -121,7 +121,7 @@ def similarity(
     loaded = [(name, *load_model(work / "runs" / name)) for name in names]
     for name, _, model in loaded:
         refuse_modules(work / "runs" / name, model, trust, next=f"lemis report {work} --similarity {of(query)} --trust")
-        _refuse_other_scans(name, model, store)
+        refuse_other_scans(name, model, store)
     place = torch.tensor([[[float(query.row), float(query.col)]]], device=target)
     return Similarity(
         query,
@@ -183,7 +183,8 @@ def _pretrained(folder: Path) -> list[str]:
     return [name for _, name in sorted(found)]
 
 
-def _refuse_other_scans(name: str, model: Model, store: Store) -> None:
+def refuse_other_scans(name: str, model: Model, store: Store) -> None:
+    """Refuse a run that was trained on scans with other channels, or prepared otherwise, than those of a store."""
     for what, had, has in (
         ("channels", list(model.channels), list(store.channels)),
         ("preparation", model.prepared, plain(store.settings)),

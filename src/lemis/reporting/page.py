@@ -55,6 +55,7 @@ def render(work: WorkFacts) -> str:
         scans=scan_rows(work.per_case),
         examples=work.examples,
         similarity=work.similarity,
+        features=work.features,
         colours=colours,
         warnings=warnings(work),
         done=sentences(work),

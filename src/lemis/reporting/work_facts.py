@@ -127,6 +127,16 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VoxelFeatures:
+    """The figure of voxel features, drawn, and what stands beside it."""
+
+    layer: str  # which map of the encoder
+    scans: str  # which were looked at
+    most_cells: int  # of a class
+    figure: str  # an <svg> element
+
+
+@dataclass(frozen=True, kw_only=True)
 class Similarity:
     """The self-similarity figure, drawn, and what stands beside it."""
 
@@ -151,6 +161,7 @@ class WorkFacts:
     examples: tuple[Example, ...]
     faults: tuple[Fault, ...] | None  # that ``check`` found
     similarity: Similarity | None = None  # where it was asked for
+    features: VoxelFeatures | None = None  # where it was asked for
     out_of_date: tuple[str, ...] = ()  # which run is of another state of the data, and what changed
     elsewhere: bool = False  # label maps of scans that are no part of the work folder of their runs
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from lemis import files, terminal
 from lemis.plugins import NO_TRUST, Trust
 from lemis.reporting.numbers import listed
-from lemis.reporting.work_facts import Similarity
+from lemis.reporting.work_facts import Similarity, VoxelFeatures
 from lemis.reporting.work_folder import read_work
 
 
@@ -18,6 +18,7 @@ def report(
     *,
     runs: Sequence[str] = (),
     similarity: str | None = None,
+    features: int | None = None,
     output: Path | None = None,
     device: str = "auto",
     trust: Trust = NO_TRUST,
@@ -29,15 +30,19 @@ def report(
         runs: A run to show; several are allowed; by default all, of a folder of label maps those that made them.
         similarity: ``SCAN:SLICE:ROW,COL``: also show which places each pre-trained network takes for the same as this
             one; of the runs named in ``runs``, else of every finished pre-training. Imports PyTorch.
+        features: A layer of the encoder, 1 the coarsest: also show the features of voxels there by structure, in two
+            dimensions, in scans that were held out; of the fine-tuned runs named in ``runs``, else of all finished
+            ones. Imports PyTorch.
         output: HTML file to write; by default ``work/report/index.html``.
-        device: Where networks run for ``similarity``: ``auto``, ``cpu`` or ``cuda``.
-        trust: Modules that runs may name; only ``similarity`` imports any.
+        device: Where networks run for ``similarity`` and ``features``: ``auto``, ``cpu`` or ``cuda``.
+        trust: Modules that runs may name; only ``similarity`` and ``features`` import any.
 
     Returns:
         The file.
 
     Raises:
-        UsageError: ``work`` is no work folder, a run of that name does not exist, or ``similarity`` names no pixel.
+        UsageError: ``work`` is no work folder, a run of that name does not exist, ``similarity`` names no pixel, or
+            ``features`` no layer of all networks.
     """
     output = output or work / "report" / "index.html"
     files.require_writable(output.parent)
@@ -46,6 +51,8 @@ def report(
         terminal.console(stderr=True).print(f"warning: out of date: {line}")
     if similarity is not None:
         facts = replace(facts, similarity=_similarity(work, similarity, runs, device, trust))
+    if features is not None:
+        facts = replace(facts, features=_features(work, features, runs, device, trust))
     from lemis.reporting import page  # here, as it imports matplotlib, which takes longer than a refusal may
 
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +97,27 @@ def _similarity(work: Path, text: str, runs: Sequence[str], device: str, trust: 
             alt=f"Maps of cosine similarity with the query. Best match in the other view: {matches}.",
         ),
     )  # fmt: skip
+
+
+def _features(work: Path, layer: int, runs: Sequence[str], device: str, trust: Trust) -> VoxelFeatures:
+    from lemis.prediction import voxel_features as seen  # here, as it imports PyTorch
+    from lemis.reporting.figures import clouds as figures
+    from lemis.reporting.figures.svg import structure_colours
+
+    found = seen.clouds(work, layer, runs=runs, device=device, trust=trust)
+    networks = [
+        figures.Cloud(
+            cloud.run, f"with {cloud.auxiliary}" if cloud.auxiliary else "without an extra loss", cloud.places,
+            cloud.label, cloud.explained,
+        )
+        for cloud in found.clouds
+    ]  # fmt: skip
+    drawn = figures.clouds(
+        "voxel-features", networks, found.names, structure_colours(found.names[1:]),
+        alt=f"Features of voxels of {listed(found.names)} in two dimensions, for {listed(n.title for n in networks)}.",
+    )  # fmt: skip
+    layer_said = "the coarsest map" if layer == 1 else f"map {layer}, counted from the coarsest one,"
+    return VoxelFeatures(layer=layer_said, scans=listed(found.scans), most_cells=seen.MOST_CELLS, figure=drawn)
 
 
 def _note(method: str, run: str | None, backbone: str, several: bool) -> str:
