@@ -34,6 +34,7 @@ VERBS = [
     "finetune",
     "predict",
     "evaluate",
+    "suggest",
     "report",
     "segment-one",
     "check-method",

@@ -46,7 +46,7 @@ def test_the_navigation_leads_to_every_page(site):
 
 
 def test_the_reference_shows_every_file_and_its_settings(site):
-    for room in ("verbs", "methods", "backbones", "auxiliary", "semi", "single"):
+    for room in ("verbs", "methods", "backbones", "auxiliary", "semi", "single", "suggesters"):
         for file in (ROOT / "src" / "lemis" / room).glob("[!_]*.py"):
             assert f"lemis.{room}.{file.stem}" in (site / "reference" / room / f"{file.stem}.html").read_text()
     pcl = (site / "reference" / "methods" / "pcl.html").read_text()

@@ -27,7 +27,7 @@ BESIDE = {
 }
 # What a reader may call, inherit from, or set; and the folders whose files are all shown.
 MODULES = {"load": "prediction.loaded", "contracts": "contracts", "settings": "settings", "errors": "errors"}
-PLUGINS = ("methods", "backbones", "auxiliary", "semi", "single")
+PLUGINS = ("methods", "backbones", "auxiliary", "semi", "single", "suggesters")
 ROOMS = {
     "verbs": "Verbs: each command, from Python",
     "methods": "Methods of pre-training",
@@ -35,6 +35,7 @@ ROOMS = {
     "auxiliary": "Extra losses",
     "semi": "Unlabelled scans in fine-tuning",
     "single": "Methods for one image",
+    "suggesters": "Which scans to label next",
     "promises": "Promises of plug-ins",
     "parts": "Parts of methods",
     "layers": "Layers",

@@ -27,6 +27,7 @@ VERBS = (
     "pretrain",
     "report",
     "segment_one",
+    "suggest",
 )
 OTHERS = {"load": "lemis.prediction.loaded"}  # what is no command, and its module
 

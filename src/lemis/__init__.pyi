@@ -15,6 +15,7 @@ from lemis.verbs.prepare import prepare as prepare
 from lemis.verbs.pretrain import pretrain as pretrain
 from lemis.verbs.report import report as report
 from lemis.verbs.segment_one import segment_one as segment_one
+from lemis.verbs.suggest import suggest as suggest
 
 __version__: str
 VERBS: tuple[str, ...]

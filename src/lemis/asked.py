@@ -25,6 +25,7 @@ from lemis.measure.tables import count
 from lemis.one_image import image_request
 from lemis.plugins import NO_TRUST, Trust
 from lemis.preparation.store import open_store
+from lemis.selection import asking
 from lemis.settings import parse_overrides, resolve
 from lemis.training import beside, pairing, predicting, run_settings
 from lemis.training.pairing import SCRATCH
@@ -142,6 +143,21 @@ def segment_one(image: Path | None = None, *, output: Path, **typed: Any) -> str
             _there(file)
     _device(typed)
     return f"segment-one {image or batch} into {output}: {name}"
+
+
+def suggest(
+    work: Path, *, method: str | None = None, overrides: Sequence[str] = (), runs: Sequence[str] = (), **typed: Any
+) -> str:
+    """As ``verbs.suggest``."""
+    _prepared(work)
+    index = index_file.load(work / "index.json")
+    asking.refuse_unprepared(index, open_store(work / "prepared"), work)
+    asking.refuse_all_labelled(index, work)
+    given = parse_overrides(overrides)
+    if method is not None:
+        resolve(LIGHT("suggesters", method).Settings, given)
+    _device(typed)
+    return f"suggest in {work}" + (f": {method}" if method else "") + (f", with {', '.join(runs)}" if runs else "")
 
 
 def refuse_processes(verb: str) -> None:

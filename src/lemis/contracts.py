@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -289,3 +291,29 @@ class Auxiliary(nn.Module, ABC):
 
         Where there is nothing to compare, such as in a batch without foreground, the terms are 0 and have a gradient.
         """
+
+
+class Pool(NamedTuple):
+    """The N subjects of a data set when some of them are to be labelled next, in the order of their names.
+
+    A way to choose is a function ``suggest(pool, number, settings, seed)`` of it, which gives ``number`` picks, or all
+    unlabelled subjects where there are fewer. A file that looks at ``entropy`` says ``NETWORKS = 1``, and at
+    ``disagreement`` ``NETWORKS = 2``; one whose list for n + 1 goes on with that for n says ``NESTED = True``.
+    """
+
+    names: tuple[str, ...]  # sorted
+    embedding: NDArray[np.float64]  # (N, D), of one scale: plain distances between rows mean something
+    labelled: NDArray[np.bool_]  # (N,); a subject with one labelled scan is labelled
+    structures: tuple[str, ...] = ()  # of the label maps, without background
+    networks: int = 0  # that have segmented the unlabelled subjects, each by itself
+    # (N, structures) in [0, 1], 1 - Dice of two of these networks, the mean over all pairs; NaN of labelled subjects
+    disagreement: NDArray[np.float64] | None = None
+    entropy: NDArray[np.float64] | None = None  # (N,) nats, of their mean, over its foreground; NaN as above
+
+
+class Pick(NamedTuple):
+    """A subject that is worth labelling next."""
+
+    subject: int  # row of the pool
+    why: str  # in plain words, as after a colon
+    score: float  # what it was chosen by; its meaning is the way's own

@@ -32,8 +32,16 @@ _OPTION = {
     "auxiliary": "--auxiliary",
     "semi": "--semi",
     "single": "--method",
+    "suggesters": "--method",
 }
-_NEEDED = {"methods": "Method", "backbones": "Backbone", "auxiliary": "Auxiliary", "semi": "Semi", "single": "segment"}
+_NEEDED = {
+    "methods": "Method",
+    "backbones": "Backbone",
+    "auxiliary": "Auxiliary",
+    "semi": "Semi",
+    "single": "segment",
+    "suggesters": "suggest",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,8 @@ def test_everything_is_listed_with_its_settings(capsys, monkeypatch):
     assert facts["single"]
     assert all(row["title"] for row in facts["single"])
     plugged += facts["single"]
+    assert {"random", "cover", "disagreement"} <= {row["name"] for row in facts["suggesters"]}
+    assert all(row["title"] for row in facts["suggesters"])
     for rows in [row["settings"] for row in plugged] + [*facts["settings"].values()]:
         assert rows
         assert all(set(row) == {"name", "default", "note"} and isinstance(row["default"], PLAIN) for row in rows)
@@ -34,9 +36,10 @@ def test_everything_is_listed_with_its_settings(capsys, monkeypatch):
     assert "lemis list --json" in printed
     assert "Extra losses in fine-tuning (--auxiliary)" in printed
     assert "One image, no labels (segment-one --method)" in printed
-    assert all(row["name"] in printed for row in plugged)
+    assert all(row["name"] in printed for row in [*plugged, *facts["suggesters"]])
+    assert "Which scans to label next (suggest --method)" in printed
     assert "Unlabelled scans in fine-tuning too (--semi)" in printed
-    papers = [*facts["methods"][1:], *facts["auxiliaries"], *facts["semi"], *facts["single"]]
+    papers = [*facts["methods"][1:], *facts["auxiliaries"], *facts["semi"], *facts["single"], *facts["suggesters"]]
     assert all(row["title"] in printed for row in papers)  # authors, place and year too
     assert sum(re.search(r"\d{4}, https?://", row["title"]) is not None for row in papers) > 25
 
@@ -70,6 +73,7 @@ def test_the_listed_settings_are_those_that_the_code_takes():
         "auxiliary": facts["auxiliaries"],
         "semi": facts["semi"],
         "single": facts["single"],
+        "suggesters": facts["suggesters"],
     }
     for folder, rows in folders.items():
         for row in rows:

@@ -180,6 +180,13 @@ COMMANDS: Mapping[str, Command] = {
         python_only=("work", "runs", "settings"),
         options=("references",),
     ),
+    "suggest": Command(
+        panel=WHOLE,
+        summary="Which scans to label next, and why: before there is any label, and after.",
+        epilog="Example: lemis suggest work/ -n 5 --method cover",
+        prints=str,
+        is_heavy=True,
+    ),
     "report": Command(
         panel=STEPS,
         summary="One HTML file that says what was done and how good it is; opens without a network.",

@@ -20,7 +20,7 @@ import typer
 from lemis import outline
 
 FLAGS = {"settings_file": "--settings", "runs": "--run"}  # others are called as in Python
-LETTERS = {"output": "-o", "inputs": "-i", "method": "-m", "backbone": "-b"}
+LETTERS = {"output": "-o", "inputs": "-i", "method": "-m", "backbone": "-b", "number": "-n"}
 METAVARS = {
     "folder": "SCANS", "scans": "SCANS", "upstream": "SCANS", "work": "WORK", "predictions": "WORK",
     "overrides": "KEY=VALUE", "settings_file": "FILE.yaml", "runs": "NAME", "references": "DIR", "batch": "DIR",
@@ -37,7 +37,7 @@ CHOICES = {
 _LARGEST_SEED = 2**32 - 1  # settings.Seed, which is not imported for a help text
 RANGES: Mapping[str, tuple[int, int | None]] = {
     "seed": (0, _LARGEST_SEED), "fold": (0, None), "labelled": (1, None), "jobs": (1, None), "at_once": (1, None),
-    "gpus": (0, 1024), "dims": (2, 3), "features": (1, None),
+    "gpus": (0, 1024), "dims": (2, 3), "features": (1, None), "number": (1, None),
 }  # fmt: skip
 
 _TYPES: Mapping[str, Any] = {

@@ -83,12 +83,26 @@ def predict_scan(
     Returns:
         (X, Y, Z) uint8.
     """
-    if patch_px is None:
-        slabs = _by_slices(networks, image, facts, device, mirrored)
-    else:
-        chosen = settings or tiles.Settings()
-        slabs = tiles.probabilities(networks, image, patch_px, chosen, device, mirrored=mirrored)
+    slabs = probabilities(networks, image, facts, device, patch_px, settings, mirrored)
     return insert_slices(_on_own_grid(slabs, facts), facts)
+
+
+def probabilities(
+    networks: Sequence[Backbone],
+    image: NDArray[np.float16],
+    facts: Facts,
+    device: torch.device,
+    patch_px: Sequence[int] | None = None,
+    settings: tiles.Settings | None = None,
+    mirrored: Sequence[int] = (),
+) -> Iterator[Tensor]:
+    """Slabs (K, s, h, w) of the prepared slices, in order; arguments as of ``predict_scan``.
+
+    How many slices a slab has does not depend on how many networks there are. It is valid until the next is asked for.
+    """
+    if patch_px is None:
+        return _by_slices(networks, image, facts, device, mirrored)
+    return tiles.probabilities(networks, image, patch_px, settings or tiles.Settings(), device, mirrored=mirrored)
 
 
 def _by_slices(
@@ -209,9 +223,7 @@ def probe(
         return rng.standard_normal(shape, np.float32).astype(np.float16)
 
     def slabs(image: NDArray[np.float16]) -> Iterator[Tensor]:
-        if patch_px is None:
-            return _by_slices(networks, image, facts, device, mirrored)
-        return tiles.probabilities(networks, image, patch_px, settings, device, mirrored=mirrored)
+        return probabilities(networks, image, facts, device, patch_px, settings, mirrored)
 
     if patch_px is None:
         (first,) = slabs(noise(1, channels, *facts.prepared_shape))

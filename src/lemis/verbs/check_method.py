@@ -26,6 +26,7 @@ KINDS = {
     "auxiliary": ("Auxiliary", "an extra loss of fine-tuning"),
     "semi": ("Semi", "a way to fine-tune with unlabelled scans too"),
     "single": ("segment", "a method for one image without labels"),
+    "suggesters": ("suggest", "a way to choose which scans to label next"),
 }
 USE = {
     "methods": "lemis fit scans/ -o work/ --method {}",
@@ -33,6 +34,7 @@ USE = {
     "auxiliary": "lemis fit scans/ -o work/ --auxiliary {}",
     "semi": "lemis fit scans/ -o work/ --semi {}",
     "single": "lemis segment-one image.png -o mask.png --method {}",
+    "suggesters": "lemis suggest work/ -n 5 --method {}",
 }
 WORDS = {"kept": "passed", "broken": "FAILED", "noted": "note"}
 
@@ -63,10 +65,10 @@ def check_method(name: str, *, json: bool = False) -> Checked:
     A line for each promise: passed, FAILED with what was found and what is asked, or a note where it is asked of files
     of Lemis only or cannot be tried, such as other random numbers where the module draws none. What the module is
     follows from what it defines beside ``Settings``: ``Method`` (pre-training, as the files of src/lemis/methods),
-    ``Backbone`` (a network), ``Auxiliary`` (an extra loss of fine-tuning), ``Semi`` (a way to use unlabelled scans), or
-    ``segment`` (one image without labels). It takes about a minute. A setting that acts only where another is set is
-    told in the module, ``CHECKED_WITH = {"momentum": {"encoder": "ema"}}``, and one that cannot act in one step too,
-    ``NOT_CHECKED = {"transfer": "acts after the last step"}``.
+    ``Backbone`` (a network), ``Auxiliary`` (an extra loss of fine-tuning), ``Semi`` (a way to use unlabelled scans),
+    ``segment`` (one image without labels), or ``suggest`` (which scans to label next). It takes about a minute. A
+    setting that acts only where another is set is told in the module, ``CHECKED_WITH = {"momentum": {"encoder":
+    "ema"}}``, and one that cannot act in one step too, ``NOT_CHECKED = {"transfer": "acts after the last step"}``.
 
     Args:
         name: Dotted name of your module: my_lab.idea for my_lab/idea.py in this folder, or an installed one.
@@ -106,7 +108,7 @@ def _kinds_of(name: str) -> tuple[str, ...]:
         raise UsageError(
             f"{name} defines none of {', '.join(entry for entry, _ in KINDS.values())}",
             allowed="; ".join(f"{what}: Settings and {entry}" for entry, what in KINDS.values()),
-            next="copy the nearest file of src/lemis/methods, backbones, auxiliary, semi or single, and change it",
+            next=f"copy the nearest file of src/lemis/{', '.join(KINDS)}, and change it",
         )
     return found
 
@@ -144,11 +146,12 @@ def _defines(module: Any, entry: str) -> bool:
 
 def _tried(kind: str, name: str, folder: Path) -> Iterator[Tried]:
     """Every promise of a kind; those of the file first, and the others only where it keeps them."""
-    from lemis.promises import auxiliaries, backbones, methods, own_settings, semis, single
+    from lemis.promises import auxiliaries, backbones, methods, own_settings, semis, single, suggesters
     from lemis.promises.trying import Tried, attempt
 
     rooms: dict[str, Any] = {
         "methods": methods, "backbones": backbones, "auxiliary": auxiliaries, "semi": semis, "single": single,
+        "suggesters": suggesters,
     }  # fmt: skip
     first = [attempt(own_settings.settings_are_frozen_and_have_defaults, kind, name)]
     first += [attempt(promise, name) for promise in rooms[kind].FILE]
@@ -246,12 +249,23 @@ def _of_single(name: str, folder: Path, where: Mapping[str, Any], excused: Mappi
         yield attempt(promise, subject)
 
 
+def _of_suggester(name: str, folder: Path, where: Mapping[str, Any], excused: Mapping[str, str]) -> Iterator[Tried]:
+    from lemis.promises import suggesters
+    from lemis.promises.trying import attempt
+
+    del folder  # it needs no files
+    subject = suggesters.Subject(name, where=where, excused=excused)
+    for promise in (*suggesters.STEP, suggesters.every_setting_has_an_effect):
+        yield attempt(promise, subject)
+
+
 _RUNS: dict[str, Callable[..., Iterator[Tried]]] = {
     "methods": _of_method,
     "backbones": _of_backbone,
     "auxiliary": _of_auxiliary,
     "semi": _of_semi,
     "single": _of_single,
+    "suggesters": _of_suggester,
 }
 
 

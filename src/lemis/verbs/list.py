@@ -49,7 +49,7 @@ def list(*, parameters: bool = False, json: bool = False) -> Facts:
         ``trains``, and ``backbones`` where a method works on these networks only) and ``settings``, each with
         ``name``, ``default`` (source text where it is no plain value) and ``note``; of networks ``parameters`` too
         where asked for, by ``2D`` and ``3D``;
-        ``single``: rows of name, title and ``settings``;
+        ``single`` and ``suggesters``: rows of name, title and ``settings``;
         ``presets``: names; ``settings``: those of no plug-in, by the verb or the key that takes them.
     """
     facts = {
@@ -58,6 +58,7 @@ def list(*, parameters: bool = False, json: bool = False) -> Facts:
         "auxiliaries": _plugins("auxiliary"),
         "semi": _plugins("semi"),
         "single": _plugins("single"),
+        "suggesters": _plugins("suggesters"),
         "presets": presets(),
         "settings": {owner: plugins.settings_of(*where) for owner, where in SHARED.items()},
     }
@@ -116,10 +117,14 @@ def _print(facts: Facts) -> None:
     single = Table("method", "title", title="One image, no labels (segment-one --method)", title_justify="left")
     for row in facts["single"]:
         single.add_row(row["name"], _short(row))
-    for table in (methods, networks, losses, ways, single):
+    choices = Table("suggester", "needs", "title", title="Which scans to label next (suggest --method)",
+                    title_justify="left")  # fmt: skip
+    for row in facts["suggesters"]:
+        choices.add_row(row["name"], _needs(row), _short(row))
+    for table in (methods, networks, losses, ways, single, choices):
         terminal.print_table(console, table)
     console.print("\nPapers, to be cited")
-    for kind in ("methods", "auxiliaries", "semi", "single"):
+    for kind in ("methods", "auxiliaries", "semi", "single", "suggesters"):
         for row in facts[kind]:
             if row["name"] != SCRATCH["name"]:
                 console.print(f"  {row['name']:<20}{row['title']}", soft_wrap=True)
@@ -138,6 +143,10 @@ def _trains(row: Facts) -> str:
     blocks = [part.removeprefix("decoder ") for part in row.get("trains", ()) if part.startswith("decoder ")]
     several = f"{blocks[0]}-{blocks[-1]}" if len(blocks) > 1 else "".join(blocks)
     return ", ".join([*parts, *([f"decoder {several}"] if blocks else [])])
+
+
+def _needs(row: Facts) -> str:
+    return {0: "nothing", 1: "a fine-tuned network"}.get(row.get("networks", 0), "an ensemble")
 
 
 def _short(row: Facts) -> str:

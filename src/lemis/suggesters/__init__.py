@@ -1,0 +1,1 @@
+"""Which scans to label next, one file per way."""

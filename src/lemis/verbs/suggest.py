@@ -1,0 +1,153 @@
+"""``lemis suggest``: which scans to label next, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from lemis import files, plugins, terminal
+from lemis.contracts import Pick
+from lemis.datasets import index as index_file
+from lemis.datasets.index import Index
+from lemis.measure.tables import count
+from lemis.plugins import NO_TRUST, Trust
+from lemis.preparation.store import Store, open_store
+from lemis.runs.device import chosen_device
+from lemis.runs.run import messages
+from lemis.selection import asking, measuring, networks, pool
+from lemis.selection.networks import Used
+from lemis.selection.pool import Seen, Subjects
+from lemis.settings import parse_overrides, plain, resolve
+from lemis.work_files import suggestions
+from lemis.work_files.suggestions import Coverage, Suggestion, Suggestions
+
+
+def suggest(
+    work: Path,
+    *,
+    number: int = 5,
+    method: str | None = None,
+    overrides: Sequence[str] = (),
+    runs: Sequence[str] = (),
+    output: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    trust: Trust = NO_TRUST,
+) -> Path:
+    """Say which subjects are worth labelling next, which scan of each, and why.
+
+    It works before there is any label, and after: once scans are prepared, better once an encoder was pre-trained on
+    them, and with the networks of ``lemis fit`` it also knows where these disagree. Nothing is promised: whether a way
+    to choose beats subjects drawn at random (`random`) differs from data set to data set.
+
+    Args:
+        work: The work folder.
+        number: How many subjects.
+        method: How to choose, by default cover_uncertain where two networks or more have segmented the unlabelled scans
+            and three subjects are labelled, else cover. `lemis list` shows all; a dotted name loads your own module.
+        overrides: Settings of the method; `lemis list --json` shows them.
+        runs: A run to look with, of pre-training or fine-tuning; several are allowed; by default the runs that
+            segmented the unlabelled scans last, and the pre-training that they began with.
+        output: Folder for the list; by default WORK/suggestions.
+        seed: All randomness follows from it: same seed, same list.
+        device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
+        trust: Import modules that the runs name, even if they are not part of Lemis.
+
+    Returns:
+        The folder, with ``suggestions.csv`` and ``suggestions.json``.
+
+    Raises:
+        UsageError: Nothing is prepared, every subject is labelled, a method that needs networks that are not there, or
+            runs that do not belong together.
+    """
+    index, store = index_file.load(work / "index.json"), open_store(work / "prepared")
+    asking.refuse_unprepared(index, store, work)
+    asking.refuse_all_labelled(index, work)
+    used = networks.chosen(work, index, store, runs)
+    name = method or asking.usual(index, len(used.finetuned))
+    module = plugins.load("suggesters", name)
+    settings = resolve(module.Settings, parse_overrides(overrides))
+    needed: int = getattr(module, "NETWORKS", 0)
+    asking.refuse_without_networks(name, needed, len(used.finetuned), work)
+    output = output or work / suggestions.FOLDER
+    files.require_writable(output)
+    used = used if needed else used._replace(finetuned=())
+    target = torch.device(chosen_device(device))
+    told = pool.subjects(*_seen(work, index, store, used, output, target, trust), len(used.finetuned))
+    picks: list[Pick] = module.suggest(told.pool, number, settings, seed)
+    record = Suggestions(
+        version=1, method=name, settings=plain(settings), seed=seed, subjects=len(told.pool.names),
+        labelled=int(told.pool.labelled.sum()), embedding=used.pretrained, networks=used.finetuned,
+        explained=told.explained, coverage=_coverage(told, picks), notes=tuple(_notes(told, used, number)),
+        suggestions=tuple(_suggestion(pick, told, index) for pick in picks),
+    )  # fmt: skip
+    suggestions.save(output, record)
+    _say(record)
+    return output
+
+
+def _seen(
+    work: Path, index: Index, store: Store, used: Used, output: Path, device: torch.device, trust: Trust
+) -> tuple[list[Seen], tuple[str, ...]]:
+    """What is known of every scan, and the structures of the networks."""
+    people = asking.labelled_subjects(index)
+    doubtful = [scan.id for scan in index.scans if scan.subject not in people] if used.finetuned else []
+    found = measuring.measure(work, store, used, doubtful, output, device, trust)
+    seen = [
+        Seen(scan.id, scan.subject, scan.label is not None, found.features[scan.id], found.uncertainties.get(scan.id))
+        for scan in index.scans
+    ]
+    return seen, found.structures
+
+
+def _coverage(told: Subjects, picks: Sequence[Pick]) -> Coverage:
+    after = pool.covered(told.pool, [pick.subject for pick in picks])
+    return Coverage(before=pool.covered(told.pool), after=after)
+
+
+def _notes(told: Subjects, used: Used, number: int) -> Iterator[str]:
+    yield from used.left_out
+    left = int((~told.pool.labelled).sum())
+    if number > left:
+        yield f"{number} were asked for, and {count(left, 'subject')} {'has' if left == 1 else 'have'} no label"
+    if len(told.pool.names) < pool.FEW:
+        yield (
+            f"{count(len(told.pool.names), 'subject')}: with fewer than {pool.FEW}, which of them are alike is mostly "
+            "chance, and random does as well"
+        )
+    if used.pretrained is None:
+        yield (
+            "nothing was pre-trained on these scans, so they are compared by their grid and intensities alone, which "
+            "tells scanners apart rather than people; lemis pretrain comes first"
+        )
+
+
+def _suggestion(pick: Pick, told: Subjects, index: Index) -> Suggestion:
+    subjects, name = told.pool, told.pool.names[pick.subject]
+    near = pool.nearest_labelled(subjects, pick.subject)
+    doubts = None if subjects.disagreement is None else subjects.disagreement[pick.subject].tolist()
+    scan = told.scans[pick.subject]
+    return Suggestion(
+        scan=scan, subject=name, why=pick.why, score=float(pick.score),
+        nearest_labelled=near and near.name, distance=near and near.distance,
+        disagreement=None if doubts is None else dict(zip(subjects.structures, doubts, strict=True)),
+        entropy=None if subjects.entropy is None else float(subjects.entropy[pick.subject]),
+        other_scans=tuple(other.id for other in index.scans if other.subject == name and other.id != scan),
+    )  # fmt: skip
+
+
+def _say(record: Suggestions) -> None:
+    console = messages()
+    for note in record.notes:
+        console.print(f"note: {note}")
+    looked = f"the encoder of {record.embedding}" if record.embedding else "grids and intensities"
+    console.print(
+        f"{record.method}, by {looked}: {count(len(record.suggestions), 'subject')} to label next, of "
+        f"{record.subjects - record.labelled} without a label"
+    )
+    for rank, one in enumerate(record.suggestions, start=1):
+        console.print(f"{rank}. {terminal.visible(one.scan)}: {terminal.visible(one.why)}")
+    before, after = record.coverage.before, record.coverage.after
+    console.print(f"near to a labelled subject: {before:.0%} of the unlabelled now, {after:.0%} with these")

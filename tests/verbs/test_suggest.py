@@ -1,0 +1,192 @@
+"""suggest: which scans to label next, before any label, after a pre-training, and with networks."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lemis import asked, phantom
+from lemis.errors import UsageError
+from lemis.verbs.check import check
+from lemis.verbs.finetune import finetune
+from lemis.verbs.fit import fit
+from lemis.verbs.prepare import prepare
+from lemis.verbs.pretrain import pretrain
+from lemis.verbs.suggest import suggest
+from lemis.work_files import suggestions
+from lemis.work_files.suggestions import Suggestions
+
+FEW = ("pretrain.steps=2", "pretrain.precision=32", "finetune.steps=2", "finetune.precision=32")
+
+
+def suggested(work: Path, **given: Any) -> Suggestions:
+    folder = suggest(work, **{"number": 2, "device": "cpu", **given})
+    record = suggestions.read(folder)
+    assert record is not None
+    return record
+
+
+def names(record: Suggestions) -> list[str]:
+    return [one.scan for one in record.suggestions]
+
+
+@pytest.fixture(scope="module")
+def fitted(phantom_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three networks, of a cross-validation, after a pre-training."""
+    work = tmp_path_factory.mktemp("suggest-fitted") / "work"
+    fit(phantom_scans, output=work, method="pcl", preset="tiny", device="cpu", overrides=FEW)
+    return work
+
+
+def test_it_works_before_anything_was_trained(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = suggested(work)
+    assert (record.method, record.embedding, record.networks) == ("cover", None, ())
+    assert set(names(record)) <= {"heart_004", "heart_005", "heart_006"}
+    assert (record.subjects, record.labelled) == (6, 3)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "nothing was pre-trained on these scans" in said
+    assert "6 subjects: with fewer than 20" in said
+    for one in record.suggestions:
+        assert one.why in said
+        assert one.nearest_labelled in ("heart_001", "heart_002", "heart_003")
+    table = (work / "suggestions" / "suggestions.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [row["scan"] for row in rows] == names(record)
+    assert [row["rank"] for row in rows] == ["1", "2"]
+
+
+def test_it_works_before_there_is_any_label(tmp_path: Path) -> None:
+    scans, work = (
+        phantom.write_dataset(tmp_path / "scans", subjects=5, labelled=0, shape=(32, 32, 4)),
+        tmp_path / "work",
+    )
+    check(scans, output=work, jobs=1)
+    prepare(work, jobs=1)
+    run = pretrain(work, method="pcl", preset="tiny", overrides=["steps=2", "precision=32"], device="cpu")
+    for method in ("random", "cover", "farthest_point", "k_medoids", "typical"):
+        record = suggested(work, method=method, number=3)
+        assert (record.embedding, record.labelled, len(set(names(record)))) == (run.name, 0, 3)
+        assert all(one.nearest_labelled is None for one in record.suggestions)
+        assert (record.coverage.before, record.coverage.after > 0) == (0, True)
+
+
+def test_with_networks_it_says_where_they_disagree(fitted: Path) -> None:
+    record = suggested(fitted)
+    assert (record.method, record.embedding) == ("cover_uncertain", "pcl")
+    assert record.networks == ("pcl-m2-fold0", "pcl-m2-fold1", "pcl-m2-fold2")
+    for one in record.suggestions:
+        assert one.disagreement is not None
+        assert set(one.disagreement) == set(load_structures(fitted))
+        assert all(0 <= value <= 1 for value in one.disagreement.values())
+    alone = suggested(fitted, method="disagreement", number=3)
+    told = [np.mean(list((one.disagreement or {}).values())) for one in alone.suggestions]
+    assert told == sorted(told, reverse=True)
+    assert "its 3 networks disagree on" in alone.suggestions[0].why
+    named = suggested(fitted, method="entropy", runs=["pcl-m2-fold1"])
+    assert named.networks == ("pcl-m2-fold1",)
+
+
+def load_structures(work: Path) -> list[str]:
+    from lemis.datasets import index
+
+    return [name for name, value in index.load(work / "index.json").labels.items() if value]
+
+
+def test_the_same_again_measures_nothing(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = suggested(fitted)
+    for module in ("embedding", "uncertainty"):
+        monkeypatch.setattr(f"lemis.selection.{module}.of_scan", None)
+    assert suggested(fitted) == first
+    (fitted / "suggestions" / "measured-features.npz").write_bytes(b"PK")
+    with pytest.raises(UsageError, match="is damaged") as caught:
+        suggest(fitted)
+    assert "delete" in caught.value.next
+    (fitted / "suggestions" / "measured-features.npz").unlink()
+
+
+def test_the_seed_and_settings_are_those_of_the_command(work: Path) -> None:
+    lists = {tuple(names(suggested(work, method="random", seed=seed))) for seed in range(12)}
+    assert len(lists) > 1
+    assert names(suggested(work, method="random", seed=3)) == names(suggested(work, method="random", seed=3))
+    assert suggested(work, overrides=["width=0.1"], output=work / "elsewhere").settings == {"width": 0.1}
+
+
+def test_more_than_there_are_is_all_there_are(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(suggested(work, number=9).suggestions) == 3
+    assert "9 were asked for, and 3 subjects have no label" in " ".join(capsys.readouterr().err.split())
+
+
+def only_fold(work: Path) -> None:
+    finetune(work, preset="tiny", fold=0, overrides=["steps=1", "precision=32"], device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"method": "coverage"}, ("coverage", "cover")),
+        ({"method": "cover", "overrides": ["widht=1"]}, ("widht", "width")),
+        ({"method": "disagreement"}, ("needs two fine-tuned networks", "--method cover")),
+        ({"method": "entropy"}, ("needs a fine-tuned network", "--method cover")),
+        ({"runs": ["nobody"]}, ("--run nobody", "lemis pretrain")),
+    ],
+)
+def test_what_it_cannot_do_is_refused_with_what_it_can(
+    work: Path, given: dict[str, Any], words: tuple[str, str]
+) -> None:  # fmt: skip
+    with pytest.raises(UsageError) as caught:
+        suggest(work, **given)
+    assert all(word in str(caught.value) for word in words)
+    assert not (work / "suggestions").exists()
+    if "runs" not in given and given["method"] not in ("disagreement", "entropy"):
+        with pytest.raises(UsageError):
+            asked.suggest(work, **given)
+
+
+def test_one_network_cannot_disagree_with_itself(work: Path) -> None:
+    only_fold(work)
+    (run,) = (work / "runs").iterdir()
+    with pytest.raises(UsageError, match="there is one"):
+        suggest(work, method="disagreement", runs=[run.name])
+    assert suggested(work, method="entropy", runs=[run.name]).networks == (run.name,)
+
+
+def test_networks_of_scans_prepared_otherwise_are_refused_by_name_and_left_out_else(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = pretrain(work, method="pcl", preset="tiny", overrides=["steps=1", "precision=32"], device="cpu")
+    from lemis.preparation.settings import Settings
+
+    prepare(work, settings=Settings(spacing_mm=3.0), jobs=1)
+    with pytest.raises(UsageError, match="was trained on scans with preparation"):
+        suggest(work, runs=[run.name])
+    assert suggested(work).embedding is None
+    assert f"prepared otherwise: {run.name}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_where_all_are_labelled_there_is_nothing_to_choose(tmp_path: Path) -> None:
+    scans, work = phantom.write_dataset(tmp_path / "scans", subjects=2, shape=(32, 32, 3)), tmp_path / "work"
+    check(scans, output=work, jobs=1)
+    with pytest.raises(UsageError, match="no finished preparation"):
+        suggest(work)
+    prepare(work, jobs=1)
+    for verb in (suggest, asked.suggest):
+        with pytest.raises(UsageError, match="all 2 subjects"):
+            verb(work)
+    more = phantom.write_dataset(tmp_path / "more", subjects=3, labelled=0, shape=(32, 32, 3))
+    shutil.copy(more / "imagesTr" / "heart_003_0000.nii.gz", scans / "imagesTr" / "heart_003_0000.nii.gz")
+    check(scans, output=work, jobs=1)
+    for verb in (suggest, asked.suggest):
+        with pytest.raises(UsageError, match="heart_003, not prepared"):
+            verb(work)
+
+
+def test_what_is_begun_is_said(work: Path) -> None:
+    said: Callable[..., str] = asked.suggest
+    assert said(work, method="cover", runs=["pcl"]) == f"suggest in {work}: cover, with pcl"
