@@ -11,9 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 
 from lemis import asked, phantom
+from lemis.datasets import index as index_file
+from lemis.datasets.scans import image_grid, label_on
 from lemis.errors import UsageError
+from lemis.formats import volume
+from lemis.preparation.store import open_store
 from lemis.verbs.check import check
 from lemis.verbs.finetune import finetune
 from lemis.verbs.fit import fit
@@ -27,8 +32,8 @@ FEW = ("pretrain.steps=2", "pretrain.precision=32", "finetune.steps=2", "finetun
 
 
 def suggested(work: Path, **given: Any) -> Suggestions:
-    folder = suggest(work, **{"number": 2, "device": "cpu", **given})
-    record = suggestions.read(folder)
+    page = suggest(work, **{"number": 2, "device": "cpu", **given})
+    record = suggestions.read(page.parent)
     assert record is not None
     return record
 
@@ -190,3 +195,86 @@ def test_where_all_are_labelled_there_is_nothing_to_choose(tmp_path: Path) -> No
 def test_what_is_begun_is_said(work: Path) -> None:
     said: Callable[..., str] = asked.suggest
     assert said(work, method="cover", runs=["pcl"]) == f"suggest in {work}: cover, with pcl"
+
+
+# ------------------------------------------------------------------------------------------------ proposals
+
+
+def edited(proposal: Path) -> tuple[sitk.Image, dict[str, str]]:
+    """A proposal as somebody corrects it: a block of each structure; and what its header says."""
+    image = sitk.ReadImage(str(proposal))
+    told = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if key.startswith("Segment")}
+    pixels = sitk.GetArrayFromImage(image)
+    pixels[:] = 0
+    for value in (1, 2, 3):
+        pixels[1:4, 10 : 20 - value, 5 * value : 5 * value + 4] = value
+    made = sitk.GetImageFromArray(pixels)
+    made.CopyInformation(image)
+    return made, told
+
+
+def test_a_corrected_proposal_is_learned_from(tmp_path: Path) -> None:
+    scans = phantom.write_dataset(tmp_path / "scans", subjects=5, labelled=2, shape=(40, 40, 5))
+    work = tmp_path / "work"
+
+    def run_fit() -> None:
+        fit(scans, output=work, method="pcl", preset="tiny", device="cpu", overrides=FEW, fold=0)
+
+    run_fit()
+    page = suggest(work, number=2, device="cpu")
+    record = suggestions.read(page.parent)
+    assert record is not None
+    text = page.read_text(encoding="utf-8")
+    assert "https://" not in text
+    for one in record.suggestions:
+        assert one.scan in text
+        assert one.label is not None
+        assert one.label in text
+        assert one.proposals == (f"proposals/{one.scan}.nii.gz", f"proposals/{one.scan}.seg.nrrd")
+        maps = [volume.read(page.parent / file, ()).array for file in one.proposals]
+        assert np.array_equal(maps[0], maps[1])
+    assert '"LV"' in (page.parent / "proposals" / "labels.txt").read_text(encoding="utf-8")
+    first, second = record.suggestions
+    by_snap, _ = edited(page.parent / first.proposals[0])
+    sitk.WriteImage(by_snap, str(first.label))
+    whole, told = edited(page.parent / second.proposals[1])
+    by_slicer = whole[4:22, 8:22, 1:4]  # Slicer saves the filled part only
+    values = {"1": "3", "2": "1", "3": "2"}
+    for key, said in told.items():
+        by_slicer.SetMetaData(key, values.get(said, said) if key.endswith("LabelValue") else said)
+    renumbered = sitk.ChangeLabel(by_slicer, {1: 3, 2: 1, 3: 2})
+    for key in by_slicer.GetMetaDataKeys():
+        renumbered.SetMetaData(key, by_slicer.GetMetaData(key))
+    sitk.WriteImage(renumbered, str(Path(str(second.label)).parent / f"{second.scan}.seg.nrrd"))
+    run_fit()
+    listed = index_file.load(work / "index.json")
+    for one, wanted in ((first, by_snap), (second, whole)):
+        (scan,) = (scan for scan in listed.scans if scan.id == one.scan)
+        assert scan.label is not None
+        grid = image_grid(listed, scan)
+        stored = sitk.GetArrayFromImage(wanted).transpose(2, 1, 0)
+        found = volume._as_stored(label_on(listed, scan, grid), grid)
+        assert np.array_equal(found, stored)
+    assert {one.scan for one in record.suggestions} <= {
+        facts.id for facts in open_store(work / "prepared").scans if facts.labelled
+    }
+    again = suggested(work, number=5)
+    assert again.labelled == 4
+    assert not set(names(again)) & set(names(record))
+
+
+def test_without_networks_a_proposal_is_empty_and_what_was_corrected_is_kept(work: Path) -> None:
+    page = suggest(work, number=2, device="cpu")
+    folder = page.parent / "proposals"
+    record = suggestions.read(page.parent)
+    assert record is not None
+    one, other = (Path(one.scan).name for one in record.suggestions)
+    for scan in (one, other):
+        assert not volume.read(folder / f"{scan}.nii.gz").array.any()
+        assert volume.read_header(folder / f"{scan}.seg.nrrd").segments == {"RV": 1, "MYO": 2, "LV": 3}
+    mine, _ = edited(folder / f"{one}.nii.gz")
+    sitk.WriteImage(mine, str(folder / f"{one}.nii.gz"))
+    kept = (folder / f"{one}.nii.gz").read_bytes()
+    suggest(work, number=3, device="cpu")
+    assert (folder / f"{one}.nii.gz").read_bytes() == kept
+    assert not volume.read(folder / f"{other}.nii.gz").array.any()

@@ -5,6 +5,7 @@ SimpleITK sees only files whose headers have been checked (``headers.py``).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,21 @@ def _affine_lps(image: Any) -> npt.NDArray[np.float64]:
     affine[:keep, :keep] = direction * np.array(image.GetSpacing())[:keep]
     affine[:keep, 3] = image.GetOrigin()[:keep]
     return affine
+
+
+def write_segmentation(stored: Array, like: Source, lines: Mapping[str, str], path: Path) -> None:
+    """A label map in stored order as a ``.seg.nrrd``, whatever the format of the scan; ``lines`` name its segments."""
+    import SimpleITK as sitk  # noqa: N813
+
+    affine = np.linalg.inv(LPS_TO_RAS) @ like.affine
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(stored.T)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    for key, text in lines.items():
+        image.SetMetaData(key, text)
+    sitk.WriteImage(image, str(path), useCompression=True)
 
 
 def write_labels(stored: Array, like: Source, path: Path) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from lemis import files
 from lemis.errors import LemisError, UsageError
-from lemis.formats import itk, nifti, pictures, slice_files
+from lemis.formats import itk, nifti, pictures, segments, slice_files
 from lemis.formats.dicom.series import find_slice
 from lemis.formats.directions import Axes
 from lemis.formats.grids import corner_distance_mm, spacing_of
@@ -153,11 +153,7 @@ def write_labels(labels: Array, like: Source, path: Path) -> Path:
             allowed=f"labels of this scan are written as {' or '.join(allowed)}",
             next=f"name it {path.name.split('.')[0]}{allowed[0]}",
         )
-    from nibabel.orientations import apply_orientation, ornt_transform
-
-    back = ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), like.orientation)
-    stored = np.ascontiguousarray(apply_orientation(labels, back))
-    stored = stored.astype(_label_type(labels, like.format, path))
+    stored = _as_stored(labels, like).astype(_label_type(labels, like.format, path))
     write = {
         "nifti": nifti.write_labels,
         "mgh": nifti.write_labels,
@@ -168,6 +164,36 @@ def write_labels(labels: Array, like: Source, path: Path) -> Path:
         write(stored, like, temporary)
         _same_grid(read_header(temporary), like)
     return path
+
+
+def write_segmentation(
+    labels: Array, like: Source, structures: Mapping[str, int], colours: Mapping[str, str], path: Path
+) -> Path:
+    """Write a label map as a segmentation of 3D Slicer, on the grid of the file that ``like`` describes.
+
+    Args:
+        labels: (X, Y, Z) integers in canonical order.
+        like: As of ``write_labels``; the file may be of any format with a place in the body.
+        structures: Name to value; one that occurs nowhere is declared too.
+        colours: Name to ``#rrggbb``.
+        path: Where to, a ``.seg.nrrd``.
+
+    Raises:
+        LemisError: What was written is not on the scan's grid (nothing is left at ``path``).
+    """
+    stored = _as_stored(labels, like).astype(_label_type(labels, "nrrd", path))
+    with _replacing(path) as temporary:
+        itk.write_segmentation(stored, like, segments.header(structures, colours, stored.shape), temporary)
+        _same_grid(read_header(temporary), like)
+    return path
+
+
+def _as_stored(labels: Array, like: Source) -> Array:
+    """(X, Y, Z) in canonical order, in the order of the file's axes."""
+    from nibabel.orientations import apply_orientation, ornt_transform
+
+    back = ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), like.orientation)
+    return np.ascontiguousarray(apply_orientation(labels, back))
 
 
 def write_volume(array: Array, affine: npt.NDArray[np.float64], path: Path) -> Path:

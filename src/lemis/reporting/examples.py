@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemis.datasets import index as indexing
+from lemis.formats import labels as label_maps
 from lemis.formats import volume
 from lemis.formats.directions import Axes
 from lemis.formats.paths import suffix_of
@@ -62,6 +63,32 @@ def _pictures(index: indexing.Index, scan: indexing.Scan, prediction: Path, in_3
     if not picture and (is_volumetric(reference.shape, image.spacing_mm) or (in_3d and min(reference.shape) > 1)):
         return _three_planes(image.array, reference, predicted, structures, image.spacing_mm)
     return _slices(image.array, reference, predicted, structures, image.spacing_mm, scan.slice_axis, picture)
+
+
+def one_slice(index: indexing.Index, scan: indexing.Scan, label: Path | None) -> Slice:
+    """The slice with most of the structures, or the middle one where there is none, with their outlines.
+
+    Args:
+        index: That holds the scan.
+        scan: The scan.
+        label: A label map on its grid; None: nothing is outlined.
+    """
+    image = volume.read(indexing.locate(index, scan.images[0]), scan.axes)
+    structures = {name: value for name, value in index.labels.items() if value != 0}
+    picture = image.source.format == "picture"
+    planes = _planes(image.array, scan.slice_axis, picture)
+    found = np.zeros(planes.shape[:3], np.uint8)
+    if label is not None:
+        on_grid = label_maps.read(label, image.source.axes, image.source, index.labels).array
+        found = _planes(on_grid, scan.slice_axis, picture)
+    number = int(np.argmax((found != 0).sum(axis=(1, 2)))) if found.any() else len(planes) // 2
+    plane = planes[number]
+    grey = plane[..., 0] if plane.ndim == 3 and not (picture and plane.shape[-1] == 3) else plane
+    drawn = outlines.overlay(
+        outlines.window(grey), np.zeros(found.shape[1:], np.uint8), found[number], structures,
+        _in_plane(image.spacing_mm, scan.slice_axis),
+    )  # fmt: skip
+    return Slice(picture=drawn, caption=f"slice {number + 1} of {len(planes)}")
 
 
 def _labels(index: indexing.Index, path: Path, along: Axes) -> Array:

@@ -57,6 +57,7 @@ def render(work: WorkFacts) -> str:
         similarity=work.similarity,
         features=work.features,
         colours=colours,
+        label_next=not work.elsewhere and _has_unlabelled(work.index),
         warnings=warnings(work),
         done=sentences(work),
         missing=missing(work),
@@ -127,6 +128,10 @@ def run_row(run: RunFacts) -> dict[str, str]:
         "time": duration(run.status.seconds),
         "loss": number(losses[-1] if losses else None),
     }
+
+
+def _has_unlabelled(index: Index | None) -> bool:
+    return index is not None and any(scan.label is None for scan in index.scans)
 
 
 def _structures(work: WorkFacts) -> list[str]:

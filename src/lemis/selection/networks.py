@@ -103,7 +103,7 @@ def _refuse_other_scans(name: str, model: Model, store: Store) -> None:
         raise UsageError(
             f"{name} was trained on scans with {what} {had}, those of {store.path} have {has}",
             allowed="runs that were trained on scans prepared like these",
-            next=f"lemis suggest {store.path.parent}, which takes the runs that fit",
+            next=f"lemis suggest {store.path.parent}",
         )
 
 

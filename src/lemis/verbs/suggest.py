@@ -10,18 +10,24 @@ import torch
 from lemis import files, plugins, terminal
 from lemis.contracts import Pick
 from lemis.datasets import index as index_file
-from lemis.datasets.index import Index
+from lemis.datasets import label_places
+from lemis.datasets.index import Index, Scan
+from lemis.datasets.label_places import Place
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
 from lemis.preparation.store import Store, open_store
+from lemis.reporting import suggestions as page
 from lemis.runs.device import chosen_device
 from lemis.runs.run import messages
-from lemis.selection import asking, measuring, networks, pool
+from lemis.selection import asking, measuring, networks, pool, proposals
 from lemis.selection.networks import Used
 from lemis.selection.pool import Seen, Subjects
 from lemis.settings import parse_overrides, plain, resolve
+from lemis.verbs.predict import predict
 from lemis.work_files import suggestions
 from lemis.work_files.suggestions import Coverage, Suggestion, Suggestions
+
+PAGE = "index.html"
 
 
 def suggest(
@@ -56,7 +62,8 @@ def suggest(
         trust: Import modules that the runs name, even if they are not part of Lemis.
 
     Returns:
-        The folder, with ``suggestions.csv`` and ``suggestions.json``.
+        The page, ``index.html``. Beside it are ``suggestions.csv`` and ``suggestions.json``, and in ``proposals`` a
+        label map of each scan to correct: what the networks make of it, or an empty one.
 
     Raises:
         UsageError: Nothing is prepared, every subject is labelled, a method that needs networks that are not there, or
@@ -73,19 +80,27 @@ def suggest(
     asking.refuse_without_networks(name, needed, len(used.finetuned), work)
     output = output or work / suggestions.FOLDER
     files.require_writable(output)
-    used = used if needed else used._replace(finetuned=())
+    asked = used if needed else used._replace(finetuned=())  # networks are asked only where it matters
     target = torch.device(chosen_device(device))
-    told = pool.subjects(*_seen(work, index, store, used, output, target, trust), len(used.finetuned))
+    told = pool.subjects(*_seen(work, index, store, asked, output, target, trust), len(asked.finetuned))
     picks: list[Pick] = module.suggest(told.pool, number, settings, seed)
+    by_id = {scan.id: scan for scan in index.scans}
+    chosen = [by_id[told.scans[pick.subject]] for pick in picks]
+    proposed = _proposed(work, index, chosen, used.finetuned, output / proposals.FOLDER, device, trust)
     record = Suggestions(
         version=1, method=name, settings=plain(settings), seed=seed, subjects=len(told.pool.names),
-        labelled=int(told.pool.labelled.sum()), embedding=used.pretrained, networks=used.finetuned,
+        labelled=int(told.pool.labelled.sum()), embedding=used.pretrained, networks=asked.finetuned,
         explained=told.explained, coverage=_coverage(told, picks), notes=tuple(_notes(told, used, number)),
-        suggestions=tuple(_suggestion(pick, told, index) for pick in picks),
+        suggestions=tuple(
+            _suggestion(pick, told, index, scan, proposed.get(scan.id, ()))
+            for pick, scan in zip(picks, chosen, strict=True)
+        ),
     )  # fmt: skip
     suggestions.save(output, record)
-    _say(record)
-    return output
+    again = f"lemis fit {index.root} -o {work}"
+    files.write(output / PAGE, _page(record, told, picks, index, output, again))
+    _say(record, again)
+    return output / PAGE
 
 
 def _seen(
@@ -100,6 +115,37 @@ def _seen(
         for scan in index.scans
     ]
     return seen, found.structures
+
+
+def _proposed(
+    work: Path, index: Index, scans: Sequence[Scan], runs: Sequence[str], folder: Path, device: str, trust: Trust
+) -> dict[str, tuple[str, ...]]:
+    """Label maps to begin with, by scan; none where nobody knows what structures there are."""
+    structures = {name: value for name, value in index.labels.items() if value != 0}
+    if not structures:
+        return {}
+    ours = proposals.untouched(folder, index, scans)
+    if ours and runs:
+        predict([work / "runs" / run for run in runs], scans=[scan.id for scan in ours], output=folder, device=device,
+                trust=trust)  # fmt: skip
+    elif ours:
+        proposals.write_empty(folder, index, ours)
+    proposals.write_beside(folder, index, ours, structures, page.structure_colours([*structures]))
+    return {scan.id: proposals.there(folder, index, scan) for scan in scans}
+
+
+def _page(
+    record: Suggestions, told: Subjects, picks: Sequence[Pick], index: Index, output: Path, again: str
+) -> str:  # fmt: skip
+    by_id = {scan.id: scan for scan in index.scans}
+    pictures = {
+        one.scan: page.one_slice(index, by_id[one.scan], output / one.proposals[0] if one.proposals else None).picture
+        for one in record.suggestions
+    }
+    chosen = [pick.subject for pick in picks]
+    alt = f"{len(told.pool.names)} subjects by their two largest principal components, {len(chosen)} of them suggested."
+    places = page.subject_map("map", told.flat, told.pool.labelled, chosen, alt=alt)
+    return page.render(record, title=Path(index.root).name, pictures=pictures, places=places, again=again)
 
 
 def _coverage(told: Subjects, picks: Sequence[Pick]) -> Coverage:
@@ -124,21 +170,31 @@ def _notes(told: Subjects, used: Used, number: int) -> Iterator[str]:
         )
 
 
-def _suggestion(pick: Pick, told: Subjects, index: Index) -> Suggestion:
+def _suggestion(pick: Pick, told: Subjects, index: Index, scan: Scan, proposed: Sequence[str]) -> Suggestion:
     subjects, name = told.pool, told.pool.names[pick.subject]
     near = pool.nearest_labelled(subjects, pick.subject)
     doubts = None if subjects.disagreement is None else subjects.disagreement[pick.subject].tolist()
-    scan = told.scans[pick.subject]
+    place = label_places.of(index, scan)
     return Suggestion(
-        scan=scan, subject=name, why=pick.why, score=float(pick.score),
+        scan=scan.id, subject=name, why=pick.why, score=float(pick.score),
         nearest_labelled=near and near.name, distance=near and near.distance,
         disagreement=None if doubts is None else dict(zip(subjects.structures, doubts, strict=True)),
         entropy=None if subjects.entropy is None else float(subjects.entropy[pick.subject]),
-        other_scans=tuple(other.id for other in index.scans if other.subject == name and other.id != scan),
+        other_scans=tuple(other.id for other in index.scans if other.subject == name and other.id != scan.id),
+        proposals=tuple(f"{proposals.FOLDER}/{file}" for file in proposed),
+        label=None if place.label is None else str(place.label), place=_place_in_words(place, bool(proposed)),
     )  # fmt: skip
 
 
-def _say(record: Suggestions) -> None:
+def _place_in_words(place: Place, is_proposed: bool) -> str:
+    what = "the corrected map" if is_proposed else "its label map"
+    if place.label is None:
+        return f"save {what} where you like, and {place.then}"
+    slicer = "" if place.label.suffix == ".png" else f", or from 3D Slicer as {place.slicer}"
+    return f"save {what} as {place.label}{slicer}" + (f"; and {place.then}" if place.then else "")
+
+
+def _say(record: Suggestions, again: str) -> None:
     console = messages()
     for note in record.notes:
         console.print(f"note: {note}")
@@ -149,5 +205,7 @@ def _say(record: Suggestions) -> None:
     )
     for rank, one in enumerate(record.suggestions, start=1):
         console.print(f"{rank}. {terminal.visible(one.scan)}: {terminal.visible(one.why)}")
+        console.print(f"   {terminal.visible(one.place)}")
     before, after = record.coverage.before, record.coverage.after
     console.print(f"near to a labelled subject: {before:.0%} of the unlabelled now, {after:.0%} with these")
+    console.print(f"next: label them as the page says, then {again}")

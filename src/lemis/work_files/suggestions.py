@@ -25,7 +25,6 @@ class Suggestion(Record):
     disagreement: dict[str, float] | None = None  # of networks, by structure; None: not measured
     entropy: float | None = None
     other_scans: tuple[Name, ...] = ()  # of the subject
-    picture: str | None = None  # in the folder
     proposals: tuple[str, ...] = ()  # in the folder: label maps to correct
     label: str | None = None  # where the corrected one goes; None: see ``place``
     place: str = ""  # the same in words

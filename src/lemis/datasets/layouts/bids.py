@@ -28,7 +28,7 @@ def find(tree: Tree) -> Found | None:
         return None
     anatomy = [file for folder in sorted(root.glob("sub-*/**/anat/")) for file in files_in(folder)]
     derived = [file for file in sorted(root.glob("derivatives/**/sub-*")) if file.is_file() and known(file)]
-    labels = [file for file in anatomy + derived if any(_LABEL.match(t) for t in stem_of(file).split("_")[1:])]
+    labels = [file for file in anatomy + derived if any(_LABEL.match(t) for t in _stem(file).split("_")[1:])]
     left_out = {file: _OTHER.get(_suffix(file), "") for file in anatomy + derived}
     left_out |= {file: "in the space of a template" for file in labels if _TEMPLATE.search(stem_of(file))}
     left_out = {file: reason for file, reason in left_out.items() if reason}
@@ -61,7 +61,11 @@ def find(tree: Tree) -> Found | None:
 
 def _suffix(file: Path) -> str:
     """``T1w`` of ``sub-01_ses-1_T1w.nii.gz``."""
-    return stem_of(file).rpartition("_")[2]
+    return _stem(file).rpartition("_")[2]
+
+
+def _stem(file: Path) -> str:
+    return stem_of(file).removesuffix(".seg")  # of 3D Slicer
 
 
 def _names(root: Path) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """imagesTr/, labelsTr/, imagesTs/ and dataset.json: what nnU-Net's layout and the Decathlon's have in common.
 
-Labels of imagesTs (labelsTs) are left alone, so that nobody trains on a test set by accident.
+Labels of imagesTs (labelsTs) are left alone, so that nobody trains on a test set by accident. A label may also be a
+segmentation of 3D Slicer (``.seg.nrrd``), whatever dataset.json says that files end in.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from lemis.datasets import dataset_json
 from lemis.datasets.listing import LeftOut, files_in, shown
 from lemis.errors import UsageError
 from lemis.formats.paths import suffix_of
+
+SLICER = ".seg.nrrd"
 
 
 class ImagesTr(NamedTuple):
@@ -36,6 +39,7 @@ def read(root: Path) -> ImagesTr | None:
     ending = declared.file_ending.lower()
     inside = {part: files_in(root / part) for part in ("imagesTr", "labelsTr", "imagesTs")}
     kept = {part: [file for file in files if file.name.lower().endswith(ending)] for part, files in inside.items()}
+    kept["labelsTr"] = [file for file in inside["labelsTr"] if file.name.lower().endswith((ending, SLICER))]
     images = inside["imagesTr"] + inside["imagesTs"]
     if images and not kept["imagesTr"] + kept["imagesTs"]:
         endings = sorted({suffix_of(file) for file in images})
