@@ -15,8 +15,9 @@ from torch import Tensor
 from lemis.backbones import fcn, kaf_unet, unet2d
 from lemis.contracts import Batch
 from lemis.errors import UsageError
-from lemis.methods.kaf import Method, Settings, matches
+from lemis.methods.kaf import Method, Settings
 from lemis.parts.contrast import contrast, near
+from lemis.parts.matching import matches
 from lemis.sampling.draw import Rows
 from lemis.settings import resolve
 

@@ -19,6 +19,7 @@ from lemis.contracts import Backbone, View
 from lemis.errors import UsageError
 from lemis.prediction import similarity as engine
 from lemis.prediction.inference import build_backbone
+from lemis.prediction.padding import padded_maps
 from lemis.prediction.similarity import Query, parse, similarity
 from lemis.preparation.facts import inside_field
 from lemis.preparation.store import open_store
@@ -115,7 +116,7 @@ def test_a_network_that_knows_places_finds_the_query_again(row: int, col: int):
     here = View(image, geometries.identity(1, (50, 62)), inside=inside)
     there = warping.apply(engine._other_view((50, 62), CPU), image, inside=inside)
     facts = model_of(model("pretrain", backbone="places", method="knows"))
-    maps = engine._maps("run", facts, Places(), here, there, Query("a", 1, row, col))
+    maps = engine._maps("run", facts, Places(), here, there, Query("a", 1, row, col), level=2)
     assert maps.away_px < 6  # a place is 4 x 4 pixels
     assert maps.of_slice.shape == (50, 62)
     assert maps.of_slice[row, col] == pytest.approx(1, abs=1e-5)
@@ -157,6 +158,29 @@ def test_the_maps_are_cosines(case: Case):
     assert np.nanmax(np.abs(one.of_view)) <= 1 + 1e-5
     assert np.isnan(one.of_view[0, 0])  # a corner of the turned slice's box
     assert np.array_equal(np.isnan(found.view), np.isnan(one.of_view))
+
+
+def test_as_the_paper_has_it(case: Case):
+    found = similarity(case.work, case.query, form="paper", device="cpu")
+    assert [(maps.run, maps.stride) for maps in found.maps] == [(None, 4), (None, 8), ("one", 4), ("one", 8)]
+    place = torch.tensor([[[float(case.query.row), float(case.query.col)]]])
+    geometries_drawn = engine._two_views(found.image.shape, place)
+    for geometry, (row, col) in zip(geometries_drawn, (found.place_in_image, found.place_in_view), strict=True):
+        shown = correspondence.source_of(geometry, torch.tensor([[[row, col]]]))[0, 0]
+        assert shown.tolist() == pytest.approx([case.query.row, case.query.col], abs=0.01)
+    image = torch.from_numpy(np.array(open_store(case.work / "prepared").image(0)[1], np.float32))[None]
+    weights, facts = load_model(case.work / "runs" / "one")
+    network = build_backbone(facts)
+    network.load_state_dict(weights)
+    with torch.no_grad():
+        cells = [padded_maps(network.eval(), warping.apply(one, image).image)[2][0] for one in geometries_drawn]
+    (row, col), at = (int(k + 0.5) // 4 for k in found.place_in_image), found.maps[2]
+    dots = [torch.einsum("c,chw->hw", cells[0][:, row, col], one) for one in cells]
+    largest = max(float(one.abs().max()) for one in dots)
+    for dot, shown in zip(dots, (at.of_slice, at.of_view), strict=True):
+        pixels = dot.repeat_interleave(4, 0).repeat_interleave(4, 1)[: shown.shape[0], : shown.shape[1]] / largest
+        inside = ~np.isnan(shown)
+        np.testing.assert_allclose(shown[inside], pixels.numpy()[inside], atol=1e-4)
 
 
 def test_the_query_is_where_the_other_view_shows_it(case: Case):

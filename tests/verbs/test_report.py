@@ -339,6 +339,31 @@ def test_shows_what_networks_take_for_the_same(compared: Path, tmp_path: Path):
     test_fetches_nothing_from_anywhere(text)
 
 
+def test_shows_it_as_the_paper_does(compared: Path, tmp_path: Path):
+    page = report(
+        compared, similarity="heart_001:2:20,30", similarity_form="paper", output=tmp_path / "page.html", device="cpu"
+    )
+    reader = parsed(page.read_text(encoding="utf-8"))
+    assert "Both pictures are views of the same slice" in reader.said
+    assert len(re.findall(r"best match \d+ px away", reader.said)) == 8  # two levels
+    for said in ("fresh unet2d at 1/4", "fresh unet2d at 1/8", "dot product over the largest with the query"):
+        assert said in reader.said
+    check_accessible(page.read_text(encoding="utf-8"))
+
+
+def test_shows_keypoints_and_their_matches(compared: Path, tmp_path: Path):
+    text = report(compared, keypoints="heart_001:2", output=tmp_path / "page.html").read_text(encoding="utf-8")
+    reader = parsed(text)
+    assert "slices 2 and 3 of 5, scan heart_001" in reader.said
+    for distance in (10, 20, 40):
+        assert re.search(rf"matches less than {distance} px apart: \d+", reader.said)
+    assert ("a", {"href": "#keypoints"}) in reader.tags
+    check_accessible(text)
+    for wrong, fault in (("heart_001", "SCAN:SLICE"), ("heart_001:9", "slices 1 to 5"), ("nobody:1", "nobody")):
+        with pytest.raises(UsageError, match=fault):
+            report(compared, keypoints=wrong, output=tmp_path / "other.html")
+
+
 def test_similarity_of_the_runs_that_were_asked_for_twice_the_same(compared: Path, tmp_path: Path):
     pages = [
         report(compared, runs=["pcl"], similarity="heart_001:2:20,30", output=tmp_path / f"{k}.html").read_text(
@@ -373,7 +398,7 @@ def test_the_command_line_names_runs_and_the_query(monkeypatch: pytest.MonkeyPat
     words = ["report", "work", "--run", "sal", "--run", "pcl", "--similarity", "a:1:2,3", "--device", "cpu"]
     assert CliRunner().invoke(cli.app, words).exit_code == 0
     wanted = {
-        "runs": ["sal", "pcl"], "similarity": "a:1:2,3", "features": None, "output": None, "device": "cpu",
-        "trust": Trust(),
+        "runs": ["sal", "pcl"], "similarity": "a:1:2,3", "similarity_form": "cosine", "features": None,
+        "keypoints": None, "output": None, "device": "cpu", "trust": Trust(),
     }  # fmt: skip
     assert asked == [(Path("work"), wanted)]

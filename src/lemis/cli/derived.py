@@ -25,14 +25,15 @@ METAVARS = {
     "folder": "SCANS", "scans": "SCANS", "upstream": "SCANS", "work": "WORK", "predictions": "WORK",
     "overrides": "KEY=VALUE", "settings_file": "FILE.yaml", "runs": "NAME", "references": "DIR", "batch": "DIR",
     "reference": "LABELMAP", "size": "PIXELS|native", "slices": "FIRST:LAST", "window": "LOW:HIGH", "pick": "LABEL",
-    "click": "ROW,COL", "similarity": "SCAN:SLICE:ROW,COL", "plan": "NAME|FILE.yaml|MODULE:FUNCTION", "cell": "KEY",
-    "on": "ray|auto|ray://HOST:PORT", "features": "LAYER",
+    "click": "ROW,COL", "similarity": "SCAN:SLICE:ROW,COL", "keypoints": "SCAN:SLICE",
+    "plan": "NAME|FILE.yaml|MODULE:FUNCTION", "cell": "KEY", "on": "ray|auto|ray://HOST:PORT", "features": "LAYER",
 }  # fmt: skip
 CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "split": ("pcl", "macl", "voxel_siamese"),
     "protocol": ("honest", "released"),
     "emit": ("slurm",),
+    "similarity_form": ("cosine", "paper"),
 }
 _LARGEST_SEED = 2**32 - 1  # settings.Seed, which is not imported for a help text
 RANGES: Mapping[str, tuple[int, int | None]] = {

@@ -48,6 +48,7 @@ from lemis.layers.basic import precise
 from lemis.parts import heads
 from lemis.parts.contrast import base_factor, contrast, near
 from lemis.parts.keypoint_share import ALL, Share, matched, some_of_pairs
+from lemis.parts.matching import matches
 from lemis.parts.pretext import Pretext
 from lemis.parts.transport import log_plan
 from lemis.sampling import views
@@ -230,33 +231,6 @@ class Method(Pretext[Settings, Views]):
         of_matched = cost[0].sum(1) / has.sum(1).clamp(min=1)
         of_unmatched = torch.cat(cost[1:], 1).sum(1) / unmatched.clamp(min=1)
         return self.settings.weight_matched * of_matched.mean() + self.settings.weight_unmatched * of_unmatched.mean()
-
-
-def matches(
-    place_a: Tensor, descriptor_a: Tensor, place_b: Tensor, descriptor_b: Tensor, distance_px: float, *, mutual: bool
-) -> Tensor:
-    """For each keypoint a the nearest b by descriptor among those less than ``distance_px`` away (Manhattan).
-
-    Args:
-        place_a: (B, K, 2) in pixels of the slice, NaN rows are no keypoints.
-        descriptor_a: (B, K, D).
-        place_b: (B, K', 2).
-        descriptor_b: (B, K', D).
-        distance_px: theta; strict.
-        mutual: a must be the nearest of b as well.
-
-    Returns:
-        (B, K) int64, -1 where a has no match.
-    """
-    near_by = (place_a[:, :, None] - place_b[:, None]).abs().sum(-1) < distance_px  # False with NaN
-    apart = torch.cdist(descriptor_a, descriptor_b, compute_mode="donot_use_mm_for_euclid_dist")
-    apart = apart.masked_fill(~near_by, torch.inf)
-    nearest = apart.argmin(2)  # (B, K)
-    found = near_by.any(2)
-    if mutual:
-        back = apart.argmin(1)  # (B, K')
-        found &= back.gather(1, nearest) == torch.arange(place_a.shape[1], device=place_a.device)
-    return torch.where(found, nearest, -1)
 
 
 @final

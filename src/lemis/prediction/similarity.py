@@ -2,6 +2,9 @@
 
 The feature at one query pixel is compared by cosine with that of every place of its slice, and of another view of the
 slice, turned and shrunk, in which the query has moved. A network that knows anatomy answers alike in both.
+
+``form="paper"`` is as the paper has it: two views at random, the dot product in place of the cosine, and the maps of
+two levels, of strides 4 and 8.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import json
 from collections.abc import Iterator, Sequence
 from math import ceil, cos, pi, sin
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +30,17 @@ from lemis.preparation.facts import inside_field
 from lemis.preparation.store import Store, open_store
 from lemis.runs.device import chosen_device
 from lemis.runs.run import fill, load_model
-from lemis.sampling import correspondence, geometries, warping
+from lemis.sampling import correspondence, geometries, spatial, warping
+from lemis.sampling.draw import Rows
 from lemis.settings import plain
 from lemis.work_files.run import Model, PretrainedModel, read_environment, read_model, refuse_modules
 
 TURN_DEGREES = 60.0  # of the other view, clockwise
 ZOOM = 1.2  # slice pixels per pixel of the other view
 FINEST_STRIDE = 4  # the map that is compared: the finest of at least this stride, where the papers' losses act
+LEVELS_OF_PAPER = 2  # from there
+TRIES = 200  # to draw two views that both show the query
+Form = Literal["cosine", "paper"]
 
 
 class Query(NamedTuple):
@@ -46,13 +53,13 @@ class Query(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """One network's answer: cosine in [-1, 1] with the query at every pixel, NaN outside the scan."""
+    """One network's answer: likeness in [-1, 1] to the query at every pixel, NaN outside the scan."""
 
     method: str
     run: str | None  # None: fresh weights
     backbone: str
     stride: int  # pixels of one place of the map, in each direction
-    of_slice: NDArray[np.float32]  # (H, W)
+    of_slice: NDArray[np.float32]  # (H, W), or of the first view
     of_view: NDArray[np.float32]  # (h, w)
     best_in_view: tuple[float, float]  # row and column of the place of the view that is most alike
     away_px: float  # from there to the query, in pixels of the slice
@@ -64,8 +71,9 @@ class Similarity(NamedTuple):
     query: Query
     slices: int  # of the scan
     aspect: float  # height of a pixel over its width, in the body
-    image: NDArray[np.float32]  # (H, W) first channel of the slice, NaN outside the scan
+    image: NDArray[np.float32]  # (H, W) first channel of the slice, or of a first view; NaN outside the scan
     view: NDArray[np.float32]  # (h, w) the same of its other view
+    place_in_image: tuple[float, float]  # row and column of the query
     place_in_view: tuple[float, float]  # row and column of the query there
     maps: tuple[Maps, ...]
 
@@ -95,13 +103,20 @@ def of(query: Query) -> str:
 
 
 def similarity(
-    work: Path, query: Query, *, runs: Sequence[str] = (), device: str = "auto", trust: Trust = NO_TRUST
+    work: Path,
+    query: Query,
+    *,
+    form: Form = "cosine",
+    runs: Sequence[str] = (),
+    device: str = "auto",
+    trust: Trust = NO_TRUST,
 ) -> Similarity:
     """Compare networks at one query pixel: each network with fresh weights, then with those of its runs.
 
     Args:
         work: A work folder with a prepared store.
         query: Where.
+        form: How.
         runs: Names of finished runs; by default every finished pre-training, in the order they were begun.
         device: ``auto``, ``cpu`` or ``cuda``.
         trust: Modules that runs may name.
@@ -116,23 +131,28 @@ def similarity(
     target = torch.device(chosen_device(device))
     x = torch.from_numpy(image)[None].to(target)  # (1, C, H, W)
     seen = torch.from_numpy(inside)[None, None].to(target)
-    here = View(x, geometries.identity(1, x.shape[2:], device=target), inside=seen)
-    there = warping.apply(_other_view(x.shape[2:], target), x, inside=seen)
+    place = torch.tensor([[[float(query.row), float(query.col)]]], device=target)
+    if form == "paper":
+        here, there = (warping.apply(geometry, x, inside=seen) for geometry in _two_views(x.shape[2:], place))
+    else:
+        here = View(x, geometries.identity(1, x.shape[2:], device=target), inside=seen)
+        there = warping.apply(_other_view(x.shape[2:], target), x, inside=seen)
     loaded = [(name, *load_model(work / "runs" / name)) for name in names]
     for name, _, model in loaded:
         refuse_modules(work / "runs" / name, model, trust, next=f"lemis report {work} --similarity {of(query)} --trust")
         refuse_other_scans(name, model, store)
-    place = torch.tensor([[[float(query.row), float(query.col)]]], device=target)
     return Similarity(
         query,
         scan.slices,
         scan.prepared_spacing_mm[1] / scan.prepared_spacing_mm[2],
-        _seen(x[:, :1], here),
+        _seen(here.image[:, :1], here),
         _seen(there.image[:, :1], there),
+        _pair(correspondence.view_of(here.geometry, place)),
         _pair(correspondence.view_of(there.geometry, place)),
         tuple(
-            _maps(name, model, network.to(target), here, there, query)
+            _maps(name, model, network.to(target), here, there, query, level=level, dot=form == "paper")
             for name, model, network in _networks(work / "runs", loaded)
+            for level in _levels(network, LEVELS_OF_PAPER if form == "paper" else 1)
         ),
     )
 
@@ -164,6 +184,27 @@ def _other_view(shape: Sequence[int], device: torch.device) -> Geometry:
     out = tuple(ceil(side) for side in (turn.mT.abs() @ size / ZOOM**2).tolist())
     middle = (size - 1) / 2 - turn @ (torch.tensor(out, device=device, dtype=torch.float32) - 1).div(2)
     return Geometry(torch.cat([turn, middle[:, None]], 1)[None], out)
+
+
+def _two_views(shape: Sequence[int], place: Tensor) -> list[Geometry]:
+    """Two views at random of the slice's size, as pre-training draws them, that both show ``place`` (1, 1, 2)."""
+    found: list[Geometry] = []
+    for step in range(TRIES):
+        drawn = spatial.draw(spatial.Spatial(p_spatial=1.0), 1, shape, shape, Rows(0, step, place.device))
+        if not correspondence.shown_at(drawn, place).isnan().any():
+            found.append(drawn)
+        if len(found) == 2:
+            return found
+    raise UsageError(
+        f"row and column {place[0, 0].tolist()} so far out that views at random do not show it",
+        allowed="a pixel nearer to the middle of the slice",
+        next=f"--similarity SCAN:SLICE:{shape[0] // 2},{shape[1] // 2}",
+    )
+
+
+def _levels(network: Backbone, count: int) -> list[int]:
+    """The finest maps of at least ``FINEST_STRIDE``."""
+    return [k for k, stride in enumerate(network.strides) if stride >= FINEST_STRIDE][:count]
 
 
 def _pretrained(folder: Path) -> list[str]:
@@ -219,13 +260,29 @@ def _networks(
 
 
 @torch.inference_mode()
-def _maps(run: str | None, model: Model, network: Backbone, here: View, there: View, query: Query) -> Maps:
+def _maps(
+    run: str | None,
+    model: Model,
+    network: Backbone,
+    here: View,
+    there: View,
+    query: Query,
+    *,
+    level: int,
+    dot: bool = False,
+) -> Maps:
     network.eval()
-    level = next(k for k, stride in enumerate(network.strides) if stride >= FINEST_STRIDE)
     stride = network.strides[level]
-    own, other = (unit(padded_maps(network, view.image)[level])[0] for view in (here, there))  # (C, rows, cols)
-    wanted = own[:, query.row // stride, query.col // stride]
-    alike = [torch.einsum("c,chw->hw", wanted, cells)[None, None] for cells in (own, other)]
+    own, other = (padded_maps(network, view.image)[level] for view in (here, there))  # (1, C, rows, cols)
+    if not dot:
+        own, other = unit(own), unit(other)
+    place = torch.tensor([[[float(query.row), float(query.col)]]], device=own.device)
+    row, col = (int(at + 0.5) // stride for at in _pair(correspondence.view_of(here.geometry, place)))
+    wanted = own[0, :, row, col]
+    alike = [torch.einsum("c,chw->hw", wanted, cells[0])[None, None] for cells in (own, other)]
+    if dot:  # in the unit of the largest, so that networks can be seen side by side
+        largest = max(float(cells.abs().max()) for cells in alike)
+        alike = [cells / (largest or 1.0) for cells in alike]
     of_slice, of_view = (
         _seen(_pixels(cells, stride, view), view) for cells, view in zip(alike, (here, there), strict=True)
     )

@@ -56,6 +56,7 @@ def render(work: WorkFacts) -> str:
         examples=work.examples,
         similarity=work.similarity,
         features=work.features,
+        keypoints=work.keypoints,
         colours=colours,
         label_next=not work.elsewhere and _has_unlabelled(work.index),
         warnings=warnings(work),

@@ -141,10 +141,22 @@ class Similarity:
     """The self-similarity figure, drawn, and what stands beside it."""
 
     where: str  # row 64, column 60 of slice 5 of 10, scan NAME
-    view: str  # how the other view was made
+    view: str  # how the two pictures were made, as sentences
+    turned: str  # the slice was turned
+    second: str  # the second view's name: other
+    measure: str  # cosine
     stride: str  # 4 x 4 pixels
-    places: str  # SVG: the slice and the other view
+    places: str  # SVG: the slice, or a view of it, and another view
     maps: str  # SVG: of every network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keypoints:
+    """The figure of keypoints of two neighbouring slices, drawn, and what stands beside it."""
+
+    where: str  # slices 5 and 6 of 10, scan NAME
+    mutual: bool  # both of a match must choose each other
+    drawn: str  # SVG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +174,7 @@ class WorkFacts:
     faults: tuple[Fault, ...] | None  # that ``check`` found
     similarity: Similarity | None = None  # where it was asked for
     features: VoxelFeatures | None = None  # where it was asked for
+    keypoints: Keypoints | None = None  # where they were asked for
     out_of_date: tuple[str, ...] = ()  # which run is of another state of the data, and what changed
     elsewhere: bool = False  # label maps of scans that are no part of the work folder of their runs
 

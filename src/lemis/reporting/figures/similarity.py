@@ -15,6 +15,8 @@ from lemis.reporting.figures.svg import svg
 
 Array = NDArray[Any]
 
+SLICE_AND_VIEW = ("The slice", "The other view")
+TWO_VIEWS = ("One view", "Another view")
 MOST_ABREAST = 6  # networks in one row: as many as stay legible across the page
 OUTSIDE = "#80808030"  # of a scan: seen on a white and on a near-black page
 
@@ -28,7 +30,7 @@ class Query(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """How like the query each place is to one network: cosines in -1 ... 1, NaN outside the scan."""
+    """How like the query each place is to one network: -1 ... 1, NaN outside the scan."""
 
     title: str
     note: str  # a second, smaller line; may be empty
@@ -38,8 +40,10 @@ class Maps(NamedTuple):
     away_px: float  # from it to the query, in pixels of the slice
 
 
-def places(name: str, slice_: Array, view: Array, query: Query, *, alt: str) -> str:
-    """A slice and another view of it, with one place ringed in both; the slice has its rows and columns as ticks.
+def places(
+    name: str, slice_: Array, view: Array, query: Query, *, alt: str, titles: tuple[str, str] = SLICE_AND_VIEW
+) -> str:
+    """A slice and another view of it, with one place ringed in both; the first has its rows and columns as ticks.
 
     Args:
         name: Unique in the page.
@@ -47,13 +51,14 @@ def places(name: str, slice_: Array, view: Array, query: Query, *, alt: str) -> 
         view: (rows, cols) of the other view.
         query: The place.
         alt: What a reader who cannot see it should know.
+        titles: Of the two.
 
     Returns:
         An ``<svg>`` element.
     """
 
     def draw(figure: Figure) -> None:
-        shown = ((slice_, query.in_slice, "The slice"), (view, query.in_view, "The other view"))
+        shown = ((slice_, query.in_slice, titles[0]), (view, query.in_view, titles[1]))
         for axes, (image, place, title) in zip(figure.subplots(1, 2), shown, strict=True):
             axes.imshow(
                 np.ma.masked_invalid(np.where(np.isnan(image), np.nan, window(image))),
@@ -75,7 +80,15 @@ def places(name: str, slice_: Array, view: Array, query: Query, *, alt: str) -> 
     return svg(name, draw, size=(7.6, 3.7), alt=alt)
 
 
-def maps(name: str, networks: Sequence[Maps], query: Query, *, alt: str) -> str:
+def maps(
+    name: str,
+    networks: Sequence[Maps],
+    query: Query,
+    *,
+    alt: str,
+    titles: tuple[str, str] = SLICE_AND_VIEW,
+    measure: str = "cosine similarity",
+) -> str:
     """Two maps of each network, the slice's above the other view's, all in one scale of colours.
 
     Args:
@@ -83,6 +96,8 @@ def maps(name: str, networks: Sequence[Maps], query: Query, *, alt: str) -> str:
         networks: In the order they are shown, wrapped into bands of at most ``MOST_ABREAST``.
         query: The place.
         alt: What a reader who cannot see it should know.
+        titles: Of the slice, or of a view of it, and of another view.
+        measure: What the colours are, from -1 to 1.
 
     Returns:
         An ``<svg>`` element.
@@ -106,9 +121,9 @@ def maps(name: str, networks: Sequence[Maps], query: Query, *, alt: str) -> str:
             above.set_title(title, fontsize=10, parse_math=False)
             below.set_xlabel(f"best match {network.away_px:.0f} px away", fontsize=9)
             if column == 0:
-                above.set_ylabel("in the slice")
-                below.set_ylabel("in the other view")
-        _bar(figure, grid)
+                for axes, title in ((above, titles[0]), (below, titles[1])):
+                    axes.set_ylabel(f"in {title[0].lower()}{title[1:]}")
+        _bar(figure, grid, measure)
 
     side = min(2.4, 9.2 / abreast)
     return svg(name, draw, size=(0.4 + side * abreast, 0.9 + bands * (2 * side + 0.9)), alt=alt)
@@ -130,13 +145,13 @@ def _map(axes: Any, values: Array, place: tuple[float, float], aspect: float) ->
     _mark(axes, place, "o", colour="#000000", halo="#ffffff")
 
 
-def _bar(figure: Figure, grid: Array) -> None:
+def _bar(figure: Figure, grid: Array, measure: str) -> None:
     shown = grid[0, 0].images[0]  # all have one scale
     bar = figure.colorbar(shown, ax=grid, location="bottom", shrink=0.6, aspect=40, ticks=[-1, -0.5, 0, 0.5, 1])
     assert bar.solids is not None
     bar.solids.set_rasterized(True)  # 256 shapes otherwise
     bar.outline.set_visible(False)
-    bar.set_label("cosine similarity with the query")
+    bar.set_label(f"{measure} with the query")
 
 
 def _mark(axes: Any, place: tuple[float, float], marker: str, *, colour: str, halo: str) -> None:
