@@ -27,6 +27,7 @@ NAMES = (
     "startup",
     "memory",
     "semi",
+    "flops",
 )
 
 
