@@ -7,7 +7,7 @@ a larger field of view would move away from its twin. B is ours; docs/suggest.md
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lemis.contracts import Backbone, KeypointBackbone
+from lemis.contracts import Backbone
+from lemis.prediction.padding import padded_maps
 from lemis.preparation.facts import Facts, inside_field
 
 BINS = 8
@@ -76,40 +77,31 @@ def _tiles(image: NDArray[np.float16], inside: Tensor) -> Iterator[_Part]:
 
 def _by_slice(network: Backbone, part: _Part, device: torch.device) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of each slice the mean of both maps over its places inside the scan, (slices, channels), and their number."""
-    inside = _padded(part.inside.to(device), network.strides)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=False):
-        maps = _encoded(network, part.image.to(device).float())[-MAPS:]
     number = part.image.shape[0 if network.dims == 2 else 2]
-    found = [_averaged(cells.float(), inside, number) for cells in maps]
-    pixels = part.inside.sum(dim=(-2, -1)).flatten()
-    weights = pixels.expand(number).double().cpu().numpy()
-    return torch.cat(found, dim=1).double().cpu().numpy(), weights
+    image, inside = (_wide(one.to(device).float(), network) for one in (part.image, part.inside))
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=False):
+        maps = padded_maps(network, image)[-MAPS:]
+    strides = network.strides[-MAPS:]
+    found = [_averaged(cells.float(), inside, stride, number) for cells, stride in zip(maps, strides, strict=True)]
+    weights = part.inside.sum(dim=(-2, -1)).flatten().expand(number)
+    return torch.cat(found, dim=1).double().cpu().numpy(), weights.double().cpu().numpy()
 
 
-def _encoded(network: Backbone, image: Tensor) -> list[Tensor]:
-    padded = _padded(image, network.strides)
-    if isinstance(network, KeypointBackbone) and network.keypoint_channels:
-        return network.encode(padded, network.find(image))  # found before the padding, which has edges of its own
-    return network.encode(padded)
+def _wide(image: Tensor, network: Backbone) -> Tensor:
+    """With zeros behind a volume's last column where its deepest map had one cell: a norm has nothing to say of one."""
+    lacking = max(network.strides) + 1 - image.shape[-1] if network.dims == 3 else 0
+    return F.pad(image, (0, max(0, lacking)))
 
 
-def _averaged(cells: Tensor, inside: Tensor, number: int) -> Tensor:
+def _averaged(cells: Tensor, inside: Tensor, stride: int, number: int) -> Tensor:
     """(number of slices, C): a map's cells weighed by how much of each lies inside the scan."""
-    share = F.interpolate(inside, cells.shape[2:], mode="area")
+    sides = zip(reversed(cells.shape[2:]), reversed(inside.shape[2:]), strict=True)
+    whole = F.pad(inside, [pad for cell, side in sides for pad in (0, cell * stride - side)])
+    share = F.interpolate(whole, cells.shape[2:], mode="area")
     means = (cells * share).sum(dim=(-2, -1)) / share.sum(dim=(-2, -1)).clamp_min(1e-6)
     if cells.ndim == 4:
         return means
-    stride = inside.shape[2] // cells.shape[2]
     return means[0].T.repeat_interleave(stride, 0)[:number]  # each slice of the box has the cells that it lies in
-
-
-def _padded(image: Tensor, strides: Sequence[int]) -> Tensor:
-    """With zeros behind its last rows, to what the network divides by, and more than one cell of its deepest map."""
-    divisor = max(strides)
-    sides = [-(-side // divisor) * divisor for side in image.shape[2:]]
-    sides[-1] = max(sides[-1], 2 * divisor)  # an instance norm has nothing to say of a single cell
-    pairs = zip(reversed(sides), reversed(image.shape[2:]), strict=True)
-    return F.pad(image, [pad for wanted, side in pairs for pad in (0, wanted - side)])
 
 
 def _filled(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
