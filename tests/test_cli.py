@@ -38,12 +38,14 @@ VERBS = [
     "report",
     "segment-one",
     "check-method",
+    "export",
+    "import",
 ]
 RESULT = types.SimpleNamespace(errors=0, healthy=True, failed=(), folder=Path("comparison"))
 
 
 def module_of(verb):
-    return verb.replace("-", "_")
+    return {"import": "import_weights"}.get(verb, verb.replace("-", "_"))
 
 
 @pytest.fixture
@@ -400,6 +402,9 @@ REFUSED = [
     ("segment-one", "nowhere.png", "-o", "mask.png", "--window", "nan:inf"),
     ("segment-one", "nowhere.png", "-o", "mask.png", "--size", "\u00b2"),
     ("segment-one", "-o", "mask.png"),
+    ("export", "nowhere", "-o", "out"),
+    ("import", "nowhere.pt", "-o", "run", "--backbone", "unet2d"),
+    ("import", ".", "-o", "run", "--backbone", "unet2d"),
     ("evaluate", "nowhere"),
     ("report", "nowhere"),
     ("report", "nowhere", "--similarity", "a:b"),

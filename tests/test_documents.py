@@ -27,7 +27,7 @@ PAGES = [
 # The change log and the decisions speak of commands as they were then.
 TODAY = [page for page in PAGES if page.name != "CHANGELOG.md" and page.parent.name != "decisions"]
 LEMIS = typer.main.get_command(cli.app)
-BLOCK = re.compile(r"^```(?:sh)?\n(.*?)^```|^((?: {4}\S.*\n)+)", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```|^((?: {4}\S.*\n)+)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"\s*(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?lemis +(\S.*)")  # OMP_NUM_THREADS=1 lemis ...
 QUOTED = re.compile(r"`(lemis [^`]*)`")
 LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
@@ -41,7 +41,9 @@ def name_of(page: Path) -> str:
 
 def in_blocks(page: Path) -> Iterator[list[str]]:
     """The words after ``lemis`` of every line that is a whole command."""
-    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
+    for language, *block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language not in ("", "sh"):
+            continue
         for line in "".join(block).replace("\\\n", " ").splitlines():
             if found := COMMAND.match(line):
                 yield shlex.split(found[1], comments=True)

@@ -7,8 +7,10 @@ from lemis.verbs.compare import compare as compare
 from lemis.verbs.demo import demo as demo
 from lemis.verbs.doctor import doctor as doctor
 from lemis.verbs.evaluate import evaluate as evaluate
+from lemis.verbs.export import export as export
 from lemis.verbs.finetune import finetune as finetune
 from lemis.verbs.fit import fit as fit
+from lemis.verbs.import_weights import import_weights as import_weights
 from lemis.verbs.list import list as list
 from lemis.verbs.predict import predict as predict
 from lemis.verbs.prepare import prepare as prepare

@@ -21,6 +21,7 @@ from lemis.datasets.index import Scan
 from lemis.datasets.recognition import recognise
 from lemis.datasets.split import Split, choose, number_of_folds
 from lemis.errors import DataFault, UsageError
+from lemis.exchange import requests
 from lemis.measure.tables import count
 from lemis.one_image import image_request
 from lemis.plugins import NO_TRUST, Trust
@@ -30,7 +31,7 @@ from lemis.settings import parse_overrides, resolve
 from lemis.training import beside, pairing, predicting, run_settings
 from lemis.training.pairing import SCRATCH
 from lemis.training.run_settings import Asked
-from lemis.work_files.run import read_finetuned, read_pretrained
+from lemis.work_files.run import read_finetuned, read_model, read_pretrained, refuse_modules
 
 LIGHT = plugins.outlined
 
@@ -158,6 +159,26 @@ def suggest(
         resolve(LIGHT("suggesters", method).Settings, given)
     _device(typed)
     return f"suggest in {work}" + (f": {method}" if method else "") + (f", with {', '.join(runs)}" if runs else "")
+
+
+def export(run: Path, *, output: Path, to: str = "torch", trust: Trust = NO_TRUST, **_: Any) -> str:
+    """As ``verbs.export``."""
+    requests.refuse_export(run, output, to)
+    model = read_model(run)
+    requests.refuse_imported(run, model)
+    refuse_modules(run, model, trust, next=f"lemis export {run} -o {output} --trust")
+    return f"export {run} into {output}: {to}"
+
+
+def import_weights(
+    file: Path, *, output: Path, backbone: str, mapping: Path | None = None, channels: int = 1,
+    overrides: Sequence[str] = (), least: float = 0.5, **_: Any,
+) -> str:  # fmt: skip
+    """As ``verbs.import_weights``."""
+    requests.refuse_import(file, channels, least)
+    requests.network_settings(backbone, overrides, LIGHT)
+    requests.rules(mapping)
+    return f"import {file} into {output}: network {backbone}"
 
 
 def refuse_processes(verb: str) -> None:

@@ -25,6 +25,7 @@ EXIT_CODES = (
 )
 START, WHOLE, WITHOUT = "Start here", "The whole way", "Without labels"  # panels of the help
 STEPS, OWN = "Step by step", "Your own modules"
+WEIGHTS = "Other programs"
 
 
 def _version(asked: bool) -> None:
@@ -63,6 +64,7 @@ class Command:
     code: int = 1
     is_heavy: bool = False  # it runs networks: refused, or begun with a line, before PyTorch is imported
     module: str | None = None  # of the function, where it is not the verb's own
+    function: str | None = None  # where Python cannot call it as it is typed
     python_only: tuple[str, ...] = ()
     options: tuple[str, ...] = ()  # arguments in Python, options here
     mixed: str | None = None  # the argument whose words stand among those of KEY=VALUE
@@ -193,6 +195,24 @@ COMMANDS: Mapping[str, Command] = {
         epilog="Example: lemis report work/ --similarity patient001:5:48,48 --run sal --run pcl",
         prints=str,
     ),
+    "export": Command(
+        panel=WEIGHTS,
+        summary="The network of a run for other programs: PyTorch alone, or ONNX; with what it expects, and a card.",
+        epilog="Example: lemis export work/runs/pcl-m4-all -o heart-network/ --to torch",
+        prints=str,
+        is_heavy=True,
+        metavars={"run": "RUN"},
+    ),
+    "import": Command(
+        panel=WEIGHTS,
+        summary="Weights of another program as a run that fine-tuning starts from; says which were taken.",
+        epilog="Example: lemis import theirs.safetensors -o work/runs/theirs --backbone swin_unetr "
+        "--mapping names.yaml backbone.dims=3",
+        prints=str,
+        is_heavy=True,
+        function="import_weights",
+        metavars={"file": "FILE", "mapping": "FILE.yaml"},
+    ),
 }
 HEAVY = {name for name, command in COMMANDS.items() if command.is_heavy}
 
@@ -218,7 +238,7 @@ def _root(
 
 
 def _add(name: str, command: Command) -> None:
-    verb = name.replace("-", "_")
+    verb = command.function or name.replace("-", "_")
     module = command.module or f"lemis.verbs.{verb}"
     taken = derived.read(module, verb, command.python_only)
     flags = derived.flags(taken, command.options)

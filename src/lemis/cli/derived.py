@@ -34,11 +34,12 @@ CHOICES = {
     "protocol": ("honest", "released"),
     "emit": ("slurm",),
     "similarity_form": ("cosine", "paper"),
+    "to": ("torch", "onnx"),
 }
 _LARGEST_SEED = 2**32 - 1  # settings.Seed, which is not imported for a help text
 RANGES: Mapping[str, tuple[int, int | None]] = {
     "seed": (0, _LARGEST_SEED), "fold": (0, None), "labelled": (1, None), "jobs": (1, None), "at_once": (1, None),
-    "gpus": (0, 1024), "dims": (2, 3), "features": (1, None), "number": (1, None),
+    "gpus": (0, 1024), "dims": (2, 3), "features": (1, None), "number": (1, None), "channels": (1, None),
 }  # fmt: skip
 
 _TYPES: Mapping[str, Any] = {

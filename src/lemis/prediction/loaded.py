@@ -96,8 +96,15 @@ class LoadedRun:
             scan: An image file, a folder of one DICOM series, or a folder that holds the channels of one scan.
 
         Raises:
-            UsageError: It is none, several scans, or has other channels than the run.
+            UsageError: It is none, several scans, or has other channels than the run; or the run was imported, and it
+                is not known how images were prepared for it.
         """
+        if isinstance(self.model, PretrainedModel) and self.model.imported is not None:
+            raise UsageError(
+                f"{self.path} was imported: how images were prepared for it is not known here",
+                allowed="a run that was trained here",
+                next="prepare images as their authors did, and give them to run.network",
+            )
         index = frames.follow(scan_folder(Path(scan)), self.model.frame.axes if self.model.frame else None)
         if len(index.scans) != 1:
             raise UsageError(
@@ -169,7 +176,7 @@ def load(run: str | Path, *, device: str = "auto", trust: Trust = NO_TRUST) -> L
     """
     path = Path(run)
     model = read_model(path)
-    refuse_modules(path, model, trust, next="trust=lemis.plugins.Trust(every=True), if you know who wrote them")
+    refuse_modules(path, model, trust, next="give it Trust(every=True) of lemis.plugins, if you know who wrote it")
     weights, _ = load_model(path)
     network = build_backbone(model)
     fill(network, weights, path)

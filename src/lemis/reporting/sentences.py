@@ -46,6 +46,9 @@ def _run_sentence(run: RunFacts) -> str:
     if run.verb == "pretrain":
         seen = len(run.pretrained_on)
         on = f"the images of {count(seen, 'subject')}" if seen else "images"
+        if run.imported is not None:
+            share = f"{100 * run.imported.share:.0f} % of its encoder"
+            return f"“{run.name}”: weights from {run.imported.file}, {share}; what they had seen is not recorded."
         if run.learned_nothing:
             return f"Pre-training “{run.name}”: {run.method} learned nothing from {on} ({took}): {run.learned_nothing}."
         return f"Pre-training “{run.name}”: {run.method} learned from {on}, without labels ({took}).{state}"

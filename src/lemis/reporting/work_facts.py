@@ -12,7 +12,7 @@ from lemis.datasets.index import Index
 from lemis.preparation.settings import Settings as Preparation
 from lemis.work_files.evaluation import CaseScore, Summary
 from lemis.work_files.predictions import Predictions
-from lemis.work_files.run import Environment, Figures, FinetunedModel, Model, PretrainedModel, Status
+from lemis.work_files.run import Environment, Figures, FinetunedModel, Imported, Model, PretrainedModel, Status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,11 @@ class RunFacts:
     def tuned(self) -> FinetunedModel | None:
         """What a finished fine-tuning trained."""
         return self.model if isinstance(self.model, FinetunedModel) else None
+
+    @property
+    def imported(self) -> Imported | None:
+        """Where the weights are from, if they were not trained here."""
+        return self.model.imported if isinstance(self.model, PretrainedModel) else None
 
     @property
     def pretrained_on(self) -> tuple[str, ...]:

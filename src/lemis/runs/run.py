@@ -234,8 +234,7 @@ class Run:
         if self._writer is not None:
             self._writer.close()
         if processes.rank() == 0:
-            with files.replacing(self.path / "model.safetensors") as temporary:
-                save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
+            save_weights(self.path / records.WEIGHTS, weights)
             records.write_model(self.path, model)
             self.set_status(**status, peak_memory_gb=peak_memory_gb(), state="done")
             self.checkpoint.unlink(missing_ok=True)
@@ -247,6 +246,12 @@ def is_done(path: Path) -> bool:
     """Whether the run in a folder reached its end and its weights are there."""
     there = all((path / name).is_file() for name in (records.MODEL, records.WEIGHTS))
     return there and records.read_status(path).state == "done"
+
+
+def save_weights(file: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write tensors by name as safetensors."""
+    with files.replacing(file) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
 
 
 def load_model(path: Path) -> tuple[dict[str, Tensor], Model]:

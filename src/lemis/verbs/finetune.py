@@ -309,6 +309,7 @@ class _Tuning(NamedTuple):
             unlabelled_subjects=tuple(sorted(unlabelled | (taught.unlabelled_subjects if taught else set()))),
             teacher=taught.teacher(now.pseudo_labels) if taught else None,
             pretrained=self.start, second=self.second.run.name if self.second else None,
+            start_is_known=all(start.imported is None for start in self.starts),
             seed=self.chosen["seed"], fold=self.chosen["fold"], split=self.sides.source,
             known=exposure.joined(known),
             like=_like([self.store.scans[i] for i in (*self.train, *self.pool)], self.starts),
@@ -409,6 +410,8 @@ def _train(path: Path, tuning: _Tuning, beginning: _Beginning, now: TrainedOn, p
             scoring=scoring, slower=tuning.slower, prefix=prefix,
         )  # fmt: skip
         model = tuning.model(now)
+        if not model.start_is_known:
+            run.warn("it began with imported weights: whether they had seen these scans is not known")
         if model.field_of_view is not None and model.field_of_view.leak is not None:
             run.warn(model.field_of_view.leak)
         run.finish(tuning.network.state_dict(), model)

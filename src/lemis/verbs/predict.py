@@ -203,9 +203,10 @@ def _beside_map(
 ) -> dict[str, dict[str, Any]]:
     """What a record says of each scan beside its label map."""
     models = ensemble.models
+    seen = tuple(sorted({subject for model in models for subject in model.pretraining_subjects}))
     common = {
         "inputs": foreign,
-        "pretraining_subjects": tuple(sorted({subject for model in models for subject in model.pretraining_subjects})),
+        "pretraining_subjects": seen if all(model.start_is_known for model in models) else None,
         "unlabelled_subjects": tuple(sorted({subject for model in models for subject in model.unlabelled_subjects})),
     }
     return {scan.id: {"scan": _located(index, scan), **common} for scan in chosen}

@@ -60,6 +60,18 @@ class _Trained(Record):
         return self
 
 
+class Imported(Record):
+    """Weights of somebody else, as ``lemis import`` took them."""
+
+    file: Name
+    digest: str  # of the file
+    inside: str = ""  # the key of the file that held them; empty: the file itself
+    prefix: str = ""  # that was taken off every name
+    mapping: dict[str, str] = Field(default_factory=dict)  # patterns of names and what took their place, in order
+    share: Annotated[float, Field(gt=0, le=1)]  # of the encoder's parameters that they gave
+    licence: str | None = None
+
+
 class PretrainedModel(_Trained):
     """``model.json`` of a pre-training."""
 
@@ -67,6 +79,7 @@ class PretrainedModel(_Trained):
     trained: tuple[str, ...]  # parts of the network
     subjects: tuple[str, ...]  # whose images it saw
     learned_nothing: str | None = None  # why, in words, where that is known
+    imported: Imported | None = None  # None: trained here
 
 
 class OnePiece(Record):
@@ -93,6 +106,7 @@ class FinetunedModel(_Trained):
     test_subjects: tuple[str, ...]
     pretraining_subjects: tuple[str, ...]
     pretrained: Name | None  # the run whose weights it began with
+    start_is_known: bool = True  # False: its weights began elsewhere, where they may have seen any scan
     second: Name | None = None  # the run whose weights a second network began with, which was trained beside it
     semi: str | None = None  # a way to use unlabelled scans
     semi_settings: dict[str, Any] = Field(default_factory=dict)

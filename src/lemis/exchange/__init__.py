@@ -1,0 +1,1 @@
+"""Weights that go to other programs, and weights that come from them."""

@@ -1,0 +1,123 @@
+"""What can be exported and imported, and whether it can here; nothing in this file imports PyTorch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lemis import plugins
+from lemis.errors import UsageError, shown
+from lemis.settings import parse_overrides, read_yaml, resolve
+from lemis.work_files.exported import FILE
+from lemis.work_files.run import Model, PretrainedModel
+
+TARGETS = ("torch", "onnx")
+_NEEDED: dict[str, tuple[str, ...]] = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+
+
+def refuse_imported(run: Path, model: Model) -> None:
+    """Refuse to hand on weights of others as they came: how an image was prepared for them is not known here.
+
+    Raises:
+        UsageError: They are.
+    """
+    if isinstance(model, PretrainedModel) and model.imported is not None:
+        raise UsageError(
+            f"{run} holds the weights of {model.imported.file}, as they were imported",
+            allowed="a run that was trained here, of which it is known what an image must be like",
+            next=f"lemis finetune WORK --pretrained {run}",
+        )
+
+
+def refuse_export(run: Path, output: Path, to: str) -> None:
+    """Refuse an export that cannot be made.
+
+    Args:
+        run: Whose weights they are.
+        output: Folder to write.
+        to: Where they go.
+
+    Raises:
+        UsageError: No such target, packages that it needs are not installed, or a folder that holds something else.
+    """
+    if to not in TARGETS:
+        raise UsageError(
+            f"--to {shown(to, quoted=False)}",
+            allowed=" or ".join(TARGETS),
+            next=f"lemis export {run} -o {output} --to torch",
+        )
+    missing = [name for name in _NEEDED[to] if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"--to {to} without {', '.join(missing)}, which Lemis does not install by itself",
+            allowed="Lemis installed as lemis[onnx]",
+            next=f"pip install {' '.join(missing)}",
+        )
+    if output.is_dir() and any(output.iterdir()) and not (output / FILE).is_file():
+        raise UsageError(
+            f"-o {output}, which holds other files",
+            allowed="a new folder, or one of an earlier export",
+            next=f"-o {output / run.name}",
+        )
+
+
+def network_settings(backbone: str, overrides: Sequence[str], load: Callable[[str, str], Any] = plugins.load) -> Any:
+    """Settings of the network that imported weights go to.
+
+    Args:
+        backbone: File name in ``backbones/``, or a dotted name.
+        overrides: ``backbone.KEY=VALUE``.
+        load: ``plugins.outlined`` before PyTorch is imported.
+
+    Raises:
+        UsageError: No such network or setting, or one of something else.
+    """
+    tree = parse_overrides(overrides)
+    other = [key for key in tree if key != "backbone"]
+    if other or not isinstance(tree.get("backbone", {}), dict):
+        raise UsageError(
+            f"setting {shown((other or ['backbone'])[0], quoted=False)}",
+            allowed="settings of the network, backbone.KEY=VALUE",
+            next="`lemis list --json` shows them",
+        )
+    return resolve(load("backbones", backbone).Settings, tree.get("backbone", {}), prefix="backbone.")
+
+
+def refuse_import(file: Path, channels: int, least: float) -> None:
+    """Refuse what cannot be imported.
+
+    Raises:
+        UsageError: There is no such file, a network of no channels, or a share that is none.
+    """
+    if not file.is_file():
+        raise UsageError(f"{file} is no file", allowed="a file of weights", next="check the path")
+    if channels < 1:
+        raise UsageError(f"--channels {channels}", allowed="1 or more", next="--channels 1")
+    if not 0 < least <= 1:
+        raise UsageError(f"--least {least}", allowed="a share above 0 and up to 1", next="--least 0.5")
+
+
+def rules(mapping: Path | None) -> dict[str, str]:
+    """What takes the place of parts of names, in order: patterns of ``re`` and their replacements.
+
+    Raises:
+        UsageError: The file is damaged, or holds anything else.
+    """
+    if mapping is None:
+        return {}
+    found = read_yaml(mapping)
+    for pattern, instead in found.items():
+        try:
+            if not isinstance(instead, str):
+                raise ValueError(f"{shown(instead)} is no text")
+            re.compile(pattern).sub(instead, "")
+        except (re.error, ValueError, TypeError, IndexError) as error:
+            raise UsageError(
+                f"{mapping}: {shown(pattern)}: {error}",
+                allowed="lines of PATTERN: REPLACEMENT, as Python's re.sub takes them",
+                next='"^swinViT[.]": "transformer."',
+            ) from None
+    return found

@@ -1,0 +1,143 @@
+"""Weights for plain PyTorch: ``model.safetensors``, and ``network.py`` with the network and ``load``, which fills it.
+
+Whoever has the folder needs PyTorch, and for networks of MONAI's layers MONAI; nothing of Lemis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lemis import __version__, files, plugins
+from lemis.contracts import Backbone, KeypointBackbone
+from lemis.errors import LemisError, UsageError
+from lemis.exchange import standalone
+from lemis.runs.run import save_weights
+from lemis.settings import resolve
+from lemis.work_files.run import WEIGHTS, Model
+
+CODE = "network.py"
+
+_HEAD = '''"""{title}
+
+The network of {run}, and ``load``, which gives it its weights. Needs {packages}. What an image must be like before it
+goes in is in expects.json. Written by Lemis {version}, whose code this is (Apache-2.0{author}).
+"""
+
+from __future__ import annotations
+
+'''
+_LOAD = '''
+
+def load(folder: str | Path = Path(__file__).parent) -> Backbone:
+    """The network with the weights of ``model.safetensors``, in evaluation mode."""
+    kinds = {{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "I64": torch.int64, "BOOL": torch.bool}}
+    content = (Path(folder) / "{weights}").read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    weights = {{}}
+    for name, one in json.loads(content[8:start]).items():
+        if name != "__metadata__":
+            first, last = one["data_offsets"]
+            values = torch.frombuffer(bytearray(content[start + first : start + last]), dtype=kinds[one["dtype"]])
+            weights[name] = values.reshape(one["shape"])
+    network = Backbone({settings}, in_channels={channels}, num_classes={classes})
+    network.load_state_dict(weights)
+    return network.eval()
+'''
+
+
+def write(folder: Path, run: Path, model: Model, network: Backbone, weights: Mapping[str, Tensor]) -> str:
+    """Write both files, and see that they give the same logits to the bit.
+
+    Args:
+        folder: Where to.
+        run: Where the weights are from, for the head of the file.
+        model: What the run trained.
+        network: With its weights, in evaluation mode, on the CPU.
+        weights: Its state.
+
+    Returns:
+        How to use them, for the card.
+
+    Raises:
+        UsageError: The network is not one that can be written as PyTorch alone.
+    """
+    code, packages = _code(run, model, network)
+    save_weights(folder / WEIGHTS, weights)
+    files.write(folder / CODE, code)
+    _same_logits(folder, model, network)
+    needed = " and ".join(packages)
+    return (
+        f'Needs {needed} alone.\n\n```python\nimport sys\n\nsys.path.insert(0, "this/folder")\n'
+        "from network import load\n\nnetwork = load()          # a torch.nn.Module with its weights\n"
+        "logits = network(images)  # see below what images must be like\n"
+        "maps = network.encode(images)  # of the encoder, finest first\n```"
+    )
+
+
+def _code(run: Path, model: Model, network: Backbone) -> tuple[str, tuple[str, ...]]:
+    if isinstance(network, KeypointBackbone):
+        raise UsageError(
+            f"{run}: {model.backbone} looks for keypoints in each image, with other libraries than PyTorch",
+            allowed="networks of an image alone, such as unet2d or unet3d",
+            next=f"in Python, lemis.load({str(run)!r}) gives this one with its weights",
+        )
+    module = plugins.load("backbones", model.backbone)
+    settings = resolve(module.Settings, model.backbone_settings, prefix="backbone.")
+    try:
+        found = standalone.collect(module.__name__, ("Settings", "Backbone"))
+        if any(dataclasses.is_dataclass(getattr(settings, one.name)) for one in dataclasses.fields(settings)):
+            raise standalone.CannotCollect("it has settings within settings")
+    except standalone.CannotCollect as error:
+        raise UsageError(
+            f"{run}: {model.backbone} cannot be written as one file: {error}",
+            allowed="a network of definitions and imports at the top of its files",
+            next=f"in Python, lemis.load({str(run)!r}) gives it with its weights",
+        ) from None
+    title = plugins.describe("backbones", model.backbone)["title"]
+    names = {"torch": "PyTorch", "monai": "MONAI"}
+    packages = tuple(names.get(name, name) for name in sorted(found.packages, key=lambda name: name != "torch"))
+    head = _HEAD.format(
+        title=title, run=run.name, packages=" and ".join(packages) + " alone", version=__version__,
+        author=f"; {model.backbone} is its author's" if "." in model.backbone else "",
+    )  # fmt: skip
+    own = "import json\nfrom pathlib import Path\n"
+    tail = _LOAD.format(
+        weights=WEIGHTS, settings=repr(settings), channels=len(model.channels), classes=len(model.label_names)
+    )  # fmt: skip
+    return head + own + found.code + tail, packages
+
+
+def _same_logits(folder: Path, model: Model, network: Backbone) -> None:
+    """Raise where the files give other logits than the network.
+
+    Raises:
+        LemisError: They do; a mistake of ours.
+    """
+    module = _imported(folder / CODE)
+    try:
+        theirs = module.load(folder)
+        side = 2 * max(network.strides)
+        image = torch.randn(2, len(model.channels), *[side] * network.dims, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            same = torch.equal(theirs(image), network(image))
+    finally:
+        del sys.modules[module.__name__]
+    if not same:
+        raise LemisError(f"{folder / CODE} gives other logits than the run: please report this with its model.json")
+
+
+def _imported(file: Path) -> ModuleType:
+    spec: Any = importlib.util.spec_from_file_location(f"_exported_{id(file)}", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # where dataclasses look their annotations up
+    spec.loader.exec_module(module)
+    return module

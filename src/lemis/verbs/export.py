@@ -1,0 +1,51 @@
+"""``lemis export``: the network of a run as files that need no Lemis, with what they expect and a card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lemis import files
+from lemis.exchange import card, onnx_file, requests, torch_files
+from lemis.exchange.expected import expected
+from lemis.plugins import NO_TRUST, Trust
+from lemis.prediction.loaded import load
+from lemis.runs.run import messages
+from lemis.work_files.exported import write_expects
+
+
+def export(run: Path, *, output: Path, to: str = "torch", licence: str | None = None, trust: Trust = NO_TRUST) -> Path:
+    """Write the network of a run with its weights for other programs.
+
+    Beside it lie ``expects.json``, which says what an image must be like, and ``README.md``, a card with data, method,
+    citations and results. Both count subjects and name none.
+
+    Args:
+        run: A finished run, WORK/runs/NAME: a pre-training or a fine-tuning.
+        output: Folder to write.
+        to: Where it goes. ``torch``: weights as safetensors, and the network as one Python file that needs PyTorch
+            alone. ``onnx``: one file for ONNX Runtime, for any batch and size.
+        licence: Of the weights, for the card, such as CC-BY-4.0; by default the card says that none is stated.
+        trust: Import modules that the run names, even if they are not part of Lemis.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: The run is not finished or was imported, its network cannot be written so, or ``output`` holds
+            something else.
+    """
+    requests.refuse_export(run, output, to)
+    files.require_writable(output)
+    loaded = load(run, device="cpu", trust=trust)
+    model, network = loaded.model, loaded.network
+    requests.refuse_imported(run, model)
+    output.mkdir(parents=True, exist_ok=True)
+    if to == "onnx":
+        use = onnx_file.write(output, run, model, network)
+    else:
+        use = torch_files.write(output, run, model, network, network.state_dict())
+    expects = expected(model, network)
+    write_expects(output, expects)
+    files.write(output / card.CARD, card.written(run, model, expects, licence=licence, use=use))
+    messages().print(f"exported {run.name} to {output}: {', '.join(sorted(file.name for file in output.iterdir()))}")
+    return output

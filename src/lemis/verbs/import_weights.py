@@ -1,0 +1,94 @@
+"""``lemis import``: weights of another program as a finished pre-training run, which fine-tuning can start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lemis import files, plugins
+from lemis.contracts import Backbone
+from lemis.exchange import incoming, requests
+from lemis.exchange.incoming import Found, Placed
+from lemis.layers.unet import all_parts
+from lemis.runs import folders, material, told
+from lemis.runs.run import Run, is_done
+from lemis.settings import plain
+from lemis.work_files.run import Imported, PretrainedModel
+
+METHOD = "imported"
+
+
+def import_weights(
+    file: Path,
+    *,
+    output: Path,
+    backbone: str,
+    mapping: Path | None = None,
+    channels: int = 1,
+    overrides: Sequence[str] = (),
+    least: float = 0.5,
+    licence: str | None = None,
+) -> Path:
+    """Load the weights of a file into a network of Lemis, by name and shape, and keep it as a run.
+
+    Nothing in the file is run. Its head is left out, as it is of another task.
+
+    Args:
+        file: Weights: safetensors, or what torch.save wrote of tensors and plain types.
+        output: Folder of the run, WORK/runs/NAME.
+        backbone: The network they go to. `lemis list` shows all; a dotted name loads your own module.
+        mapping: YAML with lines of PATTERN: REPLACEMENT, which turn the file's names into ours, in order; by default
+            names are taken as they are. A prefix that stands before most of ours is taken off by itself.
+        channels: Of the images here. Weights for one are shared out over several, and those for several summed for one.
+        overrides: Settings of the network: ``backbone.KEY=VALUE``; `lemis list --json` shows them.
+        least: Share of the encoder's parameters that the file must have.
+        licence: Of the weights, for the record; by default none is stated.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UsageError: A file that holds anything but tensors and plain types, or too little that fits.
+    """
+    requests.refuse_import(file, channels, least)
+    rules = requests.rules(mapping)
+    settings = requests.network_settings(backbone, overrides)
+    digest = material.digest_of_file(file)
+    stored: dict[str, Any] = {
+        "method": {"name": METHOD}, "backbone": {"name": backbone, **plain(settings)}, "seed": 0, "file": file.name,
+        "digest": digest, "mapping": rules, "channels": channels, "licence": licence,
+    }  # fmt: skip
+    files.require_writable(output)
+    folders.refuse_other(output, stored)
+    if is_done(output):
+        told.nothing_to_do(output)
+        return output
+    torch.manual_seed(0)  # of the parts that the file does not have
+    network: Backbone = plugins.load("backbones", backbone).Backbone(settings, in_channels=channels, num_classes=1)
+    found = incoming.read(file)
+    placed = incoming.place(network, found, rules, file, least=least)
+    run = Run(output, stored)
+    incoming.print_table(placed, file, run.console)
+    with run.alone():
+        run.set_status(verb="pretrain", method=METHOD, state="running")
+        run.finish(network.state_dict(), _model(stored, network, found, placed))
+    run.console.print(f"imported {100 * placed.share:.0f} % of the encoder of {backbone}: {output}")
+    return output
+
+
+def _model(stored: Mapping[str, Any], network: Backbone, found: Found, placed: Placed) -> PretrainedModel:
+    loaded = {row.part for row in placed.rows if row.loaded and (row.part == "encoder" or not row.fresh)}
+    backbone = dict(stored["backbone"])
+    names = (f"channel {number}" for number in range(stored["channels"]))
+    return PretrainedModel(
+        version=1, verb="pretrain", method=METHOD, backbone=backbone.pop("name"), backbone_settings=backbone,
+        channels=tuple(names), label_names=("background",), label_values=(0,), labelled_subjects=(), prepared={},
+        seed=0, trained=tuple(part for part in all_parts(network) if part in loaded), subjects=(),
+        imported=Imported(
+            file=stored["file"], digest=stored["digest"], inside=found.inside, prefix=placed.prefix,
+            mapping=stored["mapping"], share=placed.share, licence=stored["licence"],
+        ),
+    )  # fmt: skip

@@ -1,0 +1,74 @@
+"""Every command of the page on other programs does what the page says, in a folder with what it speaks of."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import lemis
+from lemis.backbones import unet2d
+from lemis.cli import app
+from test_documents import ROOT, in_blocks
+
+PAGE = ROOT / "docs" / "interop.md"
+COMMANDS = list(in_blocks(PAGE))
+FEW = ("steps=2", "precision=32")
+
+
+@pytest.fixture(scope="module")
+def folder(prepared_work: Path, phantom_scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the page takes for granted."""
+    from monai.networks.nets.swin_unetr import SwinUNETR
+
+    here = tmp_path_factory.mktemp("interop")
+    work = Path(shutil.copytree(prepared_work, here / "work"))
+    before = lemis.pretrain(work, method="pcl", name="pcl", preset="tiny", overrides=FEW, device="cpu")
+    lemis.finetune(work, pretrained=before, name="pcl-m4-all", preset="tiny", overrides=FEW, device="cpu")
+    (here / "new").mkdir()
+    shutil.copy(phantom_scans / "imagesTr" / "heart_004_0000.nii.gz", here / "new")
+    theirs = unet2d.Backbone(unet2d.Settings(base_width=16), in_channels=1, num_classes=2)
+    torch.save({"state_dict": {f"module.{name}": one for name, one in theirs.state_dict().items()}}, here / "theirs.pt")
+    torch.save(SwinUNETR(in_channels=1, out_channels=2, feature_size=24).state_dict(), here / "swinunetr.pt")
+    rules = PAGE.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+    (here / "names.yaml").write_text(rules, encoding="utf-8")
+    return here
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_command_of_the_page_runs(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "onnx" in words and find_spec("onnxruntime") is None:
+        pytest.skip("pip install -e '.[onnx]' -c constraints.txt")
+    monkeypatch.chdir(folder)
+    # What is typed runs as it is; a fine-tuning only gets fewer steps than the reader's.
+    quick = ["--preset", "tiny", *FEW] if words[0] == "finetune" else []
+    done = CliRunner().invoke(app, [*words, *quick])
+    assert done.exit_code == 0, f"{done.output}{done.exception!r}"
+    if "-o" in words:
+        assert any((folder / words[words.index("-o") + 1]).iterdir())
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    lemis.export(Path("work/runs/pcl-m4-all"), output=Path("out/torch"))
+    (code,) = PAGE.read_text(encoding="utf-8").split("```python\n")[1:]
+    scope = {"images": torch.randn(2, 1, 32, 48)}
+    path = list(sys.path)
+    try:
+        exec(code.partition("```")[0], scope)
+    finally:
+        sys.path[:] = path
+        sys.modules.pop("network", None)
+    assert scope["logits"].shape == (2, 4, 32, 48)
+
+
+def test_the_page_shows_every_direction() -> None:
+    assert {words[0] for words in COMMANDS} == {"predict", "export", "import", "finetune"}
+    assert {words[words.index("--to") + 1] for words in COMMANDS if "--to" in words} == {"torch", "onnx"}

@@ -1,0 +1,117 @@
+"""export: what lies beside exported weights says what they expect, and names nobody."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import lemis
+from lemis.errors import UsageError
+from lemis.exchange import requests
+from lemis.preparation.store import open_store
+from work_files_made import evaluate
+
+FEW = ("steps=2", "precision=32")
+
+
+@pytest.fixture(scope="module")
+def trained(prepared_work: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with a pre-training ``before`` and a fine-tuning ``after``, which was scored."""
+    work = Path(shutil.copytree(prepared_work, tmp_path_factory.mktemp("exported") / "work"))
+    before = lemis.pretrain(work, method="simclr", name="before", preset="tiny", overrides=FEW, device="cpu")
+    lemis.finetune(work, pretrained=before, name="after", fold=0, preset="tiny", overrides=FEW, device="cpu")
+    lemis.predict([work / "runs" / "after"], device="cpu")
+    evaluate(work)
+    return work
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both runs, exported."""
+    out = tmp_path_factory.mktemp("out")
+    return {
+        "before": lemis.export(trained / "runs" / "before", output=out / "before"),
+        "after": lemis.export(trained / "runs" / "after", output=out / "after", licence="CC-BY-4.0"),
+    }
+
+
+def test_the_folder_holds_the_weights_and_what_they_expect(trained: Path, exported: dict[str, Path]) -> None:
+    for name, folder in exported.items():
+        assert {file.name for file in folder.iterdir()} == {
+            "README.md",
+            "expects.json",
+            "model.safetensors",
+            "network.py",
+        }
+        theirs, ours = (load_file(place / "model.safetensors") for place in (folder, trained / "runs" / name))
+        assert theirs.keys() == ours.keys()
+        assert all(bool((theirs[key] == ours[key]).all()) for key in ours)
+    store = open_store(trained / "prepared")
+    expects = json.loads((exported["after"] / "expects.json").read_text(encoding="utf-8"))
+    assert expects["spacing_mm"] == store.settings["spacing_mm"]
+    assert expects["field_of_view_mm"] == store.settings["field_of_view_mm"]
+    assert tuple(expects["channels"]) == tuple(store.channels)
+    assert [(one["name"], one["value"]) for one in expects["classes"]] == list(
+        zip(store.label_names, store.label_values, strict=True)
+    )
+    assert (expects["dims"], expects["multiple_of"], expects["normalise"]) == (2, 16, "zscore")
+    assert len(expects["axes"]) == 3
+    assert any("standard deviation" in step for step in expects["steps"])
+    before = json.loads((exported["before"] / "expects.json").read_text(encoding="utf-8"))
+    assert (before["classes"], before["trained"]) == ([], ["encoder"])
+
+
+def names_in(work: Path) -> Iterator[str]:
+    for facts in open_store(work / "prepared").scans:
+        yield facts.id
+        yield facts.subject
+
+
+def test_nobody_is_named(trained: Path, exported: dict[str, Path]) -> None:
+    for folder in exported.values():
+        for file in folder.iterdir():
+            content = file.read_bytes()
+            assert not any(name.encode() in content for name in names_in(trained)), file
+            assert str(trained).encode() not in content, file
+
+
+def test_the_card_tells_data_method_results_and_licence(exported: dict[str, Path]) -> None:
+    card = (exported["after"] / "README.md").read_text(encoding="utf-8")
+    assert "labels of 2 subjects" in card
+    assert "6 subjects: images in pre-training" in card
+    assert "simclr: " in card
+    assert "https://arxiv.org/abs/1505.04597" in card
+    assert "## Licence\n\nCC-BY-4.0" in card
+    assert "| structure | Dice | HD95, mm |" in card
+    assert "Transductive: pre-training saw the images" in card
+    before = (exported["before"] / "README.md").read_text(encoding="utf-8")
+    assert "pre-trained without labels by simclr" in before
+    assert "Not stated. Whoever hands these weights on must state one" in before
+    assert "a pre-training has no classes to be scored" in before
+
+
+def test_again_into_the_same_folder_and_not_among_other_files(trained: Path, tmp_path: Path) -> None:
+    run = trained / "runs" / "before"
+    for _ in range(2):
+        lemis.export(run, output=tmp_path / "out")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").touch()
+    with pytest.raises(UsageError, match="which holds other files"):
+        lemis.export(run, output=tmp_path / "photos")
+
+
+def test_a_target_that_is_none_or_lacks_its_packages(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained / "runs" / "before"
+    with pytest.raises(UsageError, match="--to tflite"):
+        lemis.export(run, output=tmp_path / "out", to="tflite")
+    monkeypatch.setattr(requests, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="without onnx, onnxscript, onnxruntime") as caught:
+        lemis.export(run, output=tmp_path / "out", to="onnx")
+    assert caught.value.next.startswith("pip install onnx")
