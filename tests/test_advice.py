@@ -28,7 +28,7 @@ LEMIS = typer.main.get_command(cli.app)
 PLACEHOLDER = "SOMETHING"
 OF_OTHERS = {"--no-python"}  # of torchrun
 PYTHON_ONLY = {
-    f"phantom/{name}.py" for name in ("dataset", "public_sets", "scans")
+    f"phantom/{name}.py" for name in ("dataset", "label_noise", "public_sets", "scans")
 }  # advice about arguments of functions
 
 
@@ -131,13 +131,13 @@ def test_a_command_is_one_that_the_command_line_takes(where, command):
         assert known(word.partition("=")[0]), f"{where}: {word}"
 
 
-NUMBERS = {"--fold", "--labelled", "--seed", "--jobs", "--dims", "--at-once", "--gpus"}
+NUMBERS = {"--fold", "--labelled", "--seed", "--jobs", "--dims", "--at-once", "--gpus", "--features"}
 
 
 def as_typed(words: list[str]) -> list[str]:
     """With a number where an option takes one."""
     pairs = zip(["", *words], words, strict=False)
-    return ["0" if before in NUMBERS and word == PLACEHOLDER else word for before, word in pairs]
+    return ["2" if before in NUMBERS and word == PLACEHOLDER else word for before, word in pairs]
 
 
 OPTIONS = {name for verb in LEMIS.commands.values() for option in verb.params for name in option.opts}

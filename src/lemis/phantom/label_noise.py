@@ -172,8 +172,8 @@ def _refuse_subjects(clean: Collection[str], known: Collection[str]) -> None:
     if unknown:
         raise UsageError(
             f"clean: {', '.join(unknown)}",
-            allowed=f"labelled subjects of the data set: {', '.join(sorted(known)[:8])}{', ...' * (len(known) > 8)}",
-            next="lemis check FOLDER -o work/, whose index.json names them",
+            allowed=f"its labelled subjects: {', '.join(sorted(known)[:8])}{', ...' * (len(known) > 8)}",
+            next="lemis check FOLDER -o work/",
         )
 
 
