@@ -183,6 +183,7 @@ def test_rights_are_asked_before_any_work(
     assert sorted(work.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_with_space_again_the_same_command_ends_with_the_same_bits(phantom_scans: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert lemis("fit", str(phantom_scans), "-o", str(whole), *FIT).returncode == 0

@@ -199,6 +199,7 @@ def test_the_frame_does_not_depend_on_the_order_of_files_or_axes(seed: int, scan
     }
 
 
+@pytest.mark.slow
 @given(seed=seeds)
 @settings(deadline=None)
 def test_oblique_and_axial_scans_together(seed: int) -> None:
@@ -214,6 +215,7 @@ def test_oblique_and_axial_scans_together(seed: int) -> None:
     assert sorted(stack.scans for stack in frame.stacks(index.scans)) == [12, 15]
 
 
+@pytest.mark.slow
 @given(seed=seeds, tilt=st.floats(0, 12))
 @settings(deadline=None)
 def test_stacks_turned_in_plane_by_any_angle_run_the_same_way(seed: int, tilt: float) -> None:

@@ -83,6 +83,7 @@ def test_sizes_of_the_heads(make_unet: Any) -> None:
     assert sum(p.numel() for p in method.target_project.parameters()) == count[0]
 
 
+@pytest.mark.slow
 def test_it_does_not_collapse_unless_it_has_neither_predictor_nor_slow_target(make_unet: Any, train: Any) -> None:
     """Table 5 of the paper: removing both leaves 0.2 % accuracy."""
     small = {"size_px": 32, "embedding": 16, "hidden": 64}

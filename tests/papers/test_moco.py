@@ -104,6 +104,7 @@ def test_a_resumed_run_is_the_run(make_unet: Any, train: Any) -> None:
         assert torch.equal(a, b), key
 
 
+@pytest.mark.slow
 def test_it_does_not_collapse_unless_the_keys_are_the_encoders_own(make_unet: Any, train: Any) -> None:
     """Without momentum training fails, as in section 4.1 of the paper; so it does on slices."""
     methods = [Method(make_unet(), Settings(size_px=32, embedding=16, queue=64, momentum=m)) for m in (0.99, 0.0)]

@@ -120,6 +120,7 @@ def test_networks_and_sizes_that_do_not_fit_are_refused(make_unet: Any, make_une
         Method(make_unet3d(), Settings(size_px=(8, 16, 8)))
 
 
+@pytest.mark.slow
 def test_it_learns_and_does_not_collapse(make_unet: Any, train: Any) -> None:
     method = Method(make_unet(), Settings(size_px=32, embedding=16))
     first = train(method, 1, learning_rate=0.0)

@@ -109,6 +109,7 @@ def test_a_pretraining_that_learned_nothing_is_said_at_the_end_and_in_the_report
     assert "learned nothing: at its end" in page.read_text(encoding="utf-8").split('<h2 id="done">')[0]
 
 
+@pytest.mark.slow
 def test_other_settings_in_the_same_folder_have_runs_of_their_own(
     phantom_scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +129,7 @@ def test_other_settings_in_the_same_folder_have_runs_of_their_own(
     assert {path.name for path in (work / "runs").iterdir()} == names
 
 
+@pytest.mark.slow
 def test_what_one_command_scores_and_shows_is_of_its_own_runs(phantom_scans: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     run_fit(phantom_scans, work, method="scratch")
@@ -147,6 +149,7 @@ def correct_label(scans: Path, id: str) -> None:
     nibabel.save(nibabel.Nifti1Image(np.asarray(label.dataobj)[:, ::-1], label.affine), file)
 
 
+@pytest.mark.slow
 def test_after_a_label_was_corrected_the_same_command_renews_what_depends_on_it(
     phantom_scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +175,7 @@ def test_after_a_label_was_corrected_the_same_command_renews_what_depends_on_it(
     assert {path.name.split("-")[0] for path in (work / "stale").iterdir()} == {"pcl"}
 
 
+@pytest.mark.slow
 def test_scores_and_report_alone_say_what_is_out_of_date(
     phantom_scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -214,6 +218,7 @@ def test_scores_and_report_alone_say_what_is_out_of_date(
     assert said() == ""
 
 
+@pytest.mark.slow
 def test_a_label_more_or_less_and_another_image_train_anew(
     phantom_scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

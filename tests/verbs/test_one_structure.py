@@ -47,6 +47,7 @@ def test_one_class_alone_is_refused_before_preparing(scans: Path, tmp_path: Path
     assert not (work / "prepared").exists()
 
 
+@pytest.mark.slow
 def test_with_background_as_a_class_it_trains(scans: Path, tmp_path: Path) -> None:
     given = ["auxiliary.background=true", "auxiliary.class_weight=inverse", "finetune.steps=2"]
     assert fit(scans, output=tmp_path / "work", auxiliary="voxel_siamese", overrides=given, **TINY).is_file()

@@ -194,6 +194,7 @@ def test_whoever_a_teacher_saw_is_said(work: Path) -> None:
     assert set(tested) <= set(read_finetuned(run).unlabelled_subjects), "by the teacher"
 
 
+@pytest.mark.slow
 def test_fit_trains_teacher_and_student_and_does_only_what_is_missing(
     phantom_scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,7 @@ def test_it_works_before_there_is_any_label(tmp_path: Path) -> None:
         assert (record.coverage.before, record.coverage.after > 0) == (0, True)
 
 
+@pytest.mark.slow
 def test_with_networks_it_says_where_they_disagree(fitted: Path) -> None:
     record = suggested(fitted)
     assert (record.method, record.embedding) == ("cover_uncertain", "pcl")
@@ -116,6 +117,7 @@ def test_the_same_again_measures_nothing(fitted: Path, monkeypatch: pytest.Monke
     (fitted / "suggestions" / "measured-features.npz").unlink()
 
 
+@pytest.mark.slow
 def test_the_seed_and_settings_are_those_of_the_command(work: Path) -> None:
     lists = {tuple(names(suggested(work, method="random", seed=seed))) for seed in range(12)}
     assert len(lists) > 1
@@ -213,6 +215,7 @@ def edited(proposal: Path) -> tuple[sitk.Image, dict[str, str]]:
     return made, told
 
 
+@pytest.mark.slow
 def test_a_corrected_proposal_is_learned_from(tmp_path: Path) -> None:
     scans = phantom.write_dataset(tmp_path / "scans", subjects=5, labelled=2, shape=(40, 40, 5))
     work = tmp_path / "work"

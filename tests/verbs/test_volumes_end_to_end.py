@@ -50,6 +50,7 @@ def facts(run: Path) -> dict[str, Any]:
     return dict(json.loads((run / "model.json").read_text()))
 
 
+@pytest.mark.slow
 def test_fit_from_scans_to_a_report(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = fit(scans, output=tmp_path / "work", backbone="unet3d", auxiliary="voxel_siamese", preset="tiny", fold=0)
     said = " ".join(capsys.readouterr().err.split())
@@ -94,6 +95,7 @@ def test_same_seed_same_weights_and_another_seed_others(solid: Path) -> None:
     assert not all(torch.equal(weights(one)[name], weights(other)[name]) for name in weights(one))
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_volumes_is_predicted_with_mirror_images(solid: Path) -> None:
     runs = [finetune(solid, name=f"s{seed}", seed=seed, fold=0, overrides=["steps=1"], **TINY) for seed in (0, 1)]
     output = predict(runs, output=solid / "both", overrides=["mirror=true", "overlap=0.25"], device="cpu")
