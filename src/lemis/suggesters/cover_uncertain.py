@@ -48,10 +48,12 @@ def suggest(pool: Pool, number: int, settings: Settings, seed: int) -> list[Pick
         like_it = one.nearer & unlabelled
         like_it[one.point] = True  # itself too
         share = weights[like_it].sum() / weights.sum() if weights.sum() > 0 else 0.0
+        others = int(like_it.sum()) - 1
+        verb = "is" if others == 1 else "are"
+        together = f"it and {others} that {verb} more like it than like any labelled or named before hold"
         why = (
-            f"it and the {int(like_it.sum()) - 1} that are more like it than any labelled or named before it hold "
-            f"{share:.0%} of the networks' disagreement; on itself they disagree by {doubt[one.point]:.2f}, where "
-            f"{median:.2f} is the median"
+            f"{together if others else 'it alone holds'} {share:.0%} of the networks' disagreement; on itself they "
+            f"disagree by {doubt[one.point]:.2f}, where {median:.2f} is the median"
         )
         picks.append(Pick(one.point, why, one.gain))
     return picks
