@@ -26,7 +26,7 @@ class Place(NamedTuple):
     @property
     def slicer(self) -> Path | None:
         """Of a label saved by 3D Slicer."""
-        return None if self.label is None else self.label.with_name(f"{_without_suffix(self.label)}.seg.nrrd")
+        return None if self.label is None else self.label.with_name(f"{stem_of(self.label)}.seg.nrrd")
 
 
 def of(index: Index, scan: Scan) -> Place:
@@ -85,7 +85,3 @@ def _tail(index: Index) -> str | None:
             if label.startswith(image) and len(label) > len(image):
                 return label[len(image) :]
     return None
-
-
-def _without_suffix(label: Path) -> str:
-    return stem_of(label)

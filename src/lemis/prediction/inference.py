@@ -45,10 +45,24 @@ def load_network(run: Path, device: torch.device, trust: Trust = NO_TRUST) -> tu
             not hold.
     """
     model = read_finetuned(run, trust)
+    return trained(run, model, device), model
+
+
+def trained(run: Path, model: Model, device: torch.device) -> Backbone:
+    """The network of a run with its weights, in evaluation mode.
+
+    Args:
+        run: Its folder, whose modules may be imported.
+        model: Its ``model.json``.
+        device: Where it will compute.
+
+    Raises:
+        UsageError: The weights are damaged, or not of such a network.
+    """
     weights, _ = load_model(run)
     backbone = build_backbone(model)
     fill(backbone, weights, run)
-    return backbone.eval().to(device), model
+    return backbone.eval().to(device)
 
 
 def build_backbone(model: Model) -> Backbone:

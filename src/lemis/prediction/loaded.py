@@ -28,7 +28,7 @@ from lemis.formats.source import Source
 from lemis.layers.basic import pool
 from lemis.plugins import NO_TRUST, Trust
 from lemis.prediction import components, mirroring
-from lemis.prediction.inference import build_backbone, predict_scan
+from lemis.prediction.inference import predict_scan, trained
 from lemis.prediction.new_scan import expect_channels, prepared
 from lemis.prediction.padding import padded_maps
 from lemis.prediction.settings import Settings
@@ -36,7 +36,6 @@ from lemis.preparation.classes import values_of
 from lemis.preparation.facts import Facts
 from lemis.preparation.settings import Settings as Preparation
 from lemis.runs.device import chosen_device
-from lemis.runs.run import fill, load_model
 from lemis.settings import resolve
 from lemis.work_files.run import FinetunedModel, Model, PretrainedModel, read_model, refuse_modules
 
@@ -177,8 +176,5 @@ def load(run: str | Path, *, device: str = "auto", trust: Trust = NO_TRUST) -> L
     path = Path(run)
     model = read_model(path)
     refuse_modules(path, model, trust, next="give it Trust(every=True) of lemis.plugins, if you know who wrote it")
-    weights, _ = load_model(path)
-    network = build_backbone(model)
-    fill(network, weights, path)
     target = torch.device(chosen_device(device))
-    return LoadedRun(path, network.eval().to(target), model, target)
+    return LoadedRun(path, trained(path, model, target), model, target)

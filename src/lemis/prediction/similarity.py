@@ -30,9 +30,9 @@ from lemis.preparation.facts import inside_field
 from lemis.preparation.store import Store, open_store
 from lemis.runs.device import chosen_device
 from lemis.runs.run import fill, load_model
+from lemis.runs.same_scans import refuse_other_scans
 from lemis.sampling import correspondence, geometries, spatial, warping
 from lemis.sampling.draw import Rows
-from lemis.settings import plain
 from lemis.work_files.run import Model, PretrainedModel, read_environment, read_model, refuse_modules
 
 TURN_DEGREES = 60.0  # of the other view, clockwise
@@ -140,7 +140,7 @@ def similarity(
     loaded = [(name, *load_model(work / "runs" / name)) for name in names]
     for name, _, model in loaded:
         refuse_modules(work / "runs" / name, model, trust, next=f"lemis report {work} --similarity {of(query)} --trust")
-        refuse_other_scans(name, model, store)
+        refuse_other_scans(name, model, store, next="name the other runs: --run NAME")
     return Similarity(
         query,
         scan.slices,
@@ -222,20 +222,6 @@ def _pretrained(folder: Path) -> list[str]:
             next=f"lemis pretrain {folder.parent}",
         )
     return [name for _, name in sorted(found)]
-
-
-def refuse_other_scans(name: str, model: Model, store: Store) -> None:
-    """Refuse a run that was trained on scans with other channels, or prepared otherwise, than those of a store."""
-    for what, had, has in (
-        ("channels", list(model.channels), list(store.channels)),
-        ("preparation", model.prepared, plain(store.settings)),
-    ):
-        if had != has:
-            raise UsageError(
-                f"{name} was trained on scans with {what} {had}, those of {store.path} have {has}",
-                allowed="runs that were trained on scans prepared like these",
-                next="name the other runs: --run NAME",
-            )
 
 
 def _networks(

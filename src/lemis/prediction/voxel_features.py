@@ -21,8 +21,8 @@ from lemis.errors import UsageError
 from lemis.plugins import NO_TRUST, Trust
 from lemis.prediction.loaded import LoadedRun, load
 from lemis.prediction.padding import padded_maps
-from lemis.prediction.similarity import refuse_other_scans
 from lemis.preparation.store import Store, open_store
+from lemis.runs.same_scans import refuse_other_scans
 from lemis.work_files.run import FinetunedModel, read_model, refuse_modules
 
 MOST_SCANS = 8  # the first of those that were held out; our choice, so that a figure takes seconds
@@ -69,7 +69,7 @@ def clouds(
     models = _models(work, runs)
     for name, model in models.items():
         refuse_modules(work / "runs" / name, model, trust, next=f"lemis report {work} --features {layer} --trust")
-        refuse_other_scans(name, model, store)
+        refuse_other_scans(name, model, store, next="name the other runs: --run NAME")
     scans = _held_out(work, store, models, layer)
     loaded = [load(work / "runs" / name, device=device, trust=trust) for name in models]
     found = tuple(_cloud(run, store, scans, layer) for run in loaded)

@@ -4,7 +4,6 @@ read from ``suggestions/measured-*.npz``.
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,13 +16,14 @@ from numpy.typing import NDArray
 from lemis import files, terminal
 from lemis.errors import UsageError
 from lemis.plugins import Trust
-from lemis.prediction.inference import build_backbone, load_network
+from lemis.prediction.inference import load_network, trained
 from lemis.preparation.store import Store
-from lemis.runs.run import fill, load_model, messages
+from lemis.runs.material import digest_of_file
+from lemis.runs.run import messages
 from lemis.selection import appearance, embedding, uncertainty
 from lemis.selection.networks import Used
 from lemis.selection.uncertainty import Uncertainty
-from lemis.work_files.run import WEIGHTS, FinetunedModel, read_pretrained
+from lemis.work_files.run import WEIGHTS, read_pretrained
 
 Array = NDArray[np.float64]
 _AS_MEASURED = "1"  # another number where what is measured becomes something else
@@ -68,12 +68,8 @@ def measure(
     key = _digest(work, used.finetuned)
     told = _once(folder / "measured-doubts.npz", store, unlabelled, "segmenting", key, doubts)
     return Measured(
-        features, {id: Uncertainty(row[:-1], float(row[-1])) for id, row in told.items()}, _structures(model)
+        features, {id: Uncertainty(row[:-1], float(row[-1])) for id, row in told.items()}, model.label_names[1:]
     )
-
-
-def _structures(model: FinetunedModel) -> tuple[str, ...]:
-    return model.label_names[1:]
 
 
 def _embedder(
@@ -83,24 +79,16 @@ def _embedder(
     if run is None:
         return "looking at scans", "appearance", lambda scan: appearance.of_scan(store.image(scan), store.scans[scan])
     path = work / "runs" / run
-    model = read_pretrained(path, trust)
-    network = build_backbone(model)
-    weights, _ = load_model(path)
-    fill(network, weights, path)
-    network = network.eval().to(device)
-    said = f"looking at scans with {run}"
+    network = trained(path, read_pretrained(path, trust), device)
     return (
-        said,
+        f"looking at scans with {run}",
         _digest(work, [run]),
         lambda scan: embedding.of_scan(network, store.image(scan), store.scans[scan], device),
     )
 
 
 def _digest(work: Path, runs: Sequence[str]) -> str:
-    made = hashlib.sha256()
-    for run in runs:
-        made.update((work / "runs" / run / WEIGHTS).read_bytes())
-    return made.hexdigest()[:16]
+    return " ".join(digest_of_file(work / "runs" / run / WEIGHTS) for run in runs)
 
 
 def _once(

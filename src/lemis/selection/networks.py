@@ -11,7 +11,7 @@ from lemis.errors import UsageError
 from lemis.plugins import nearest
 from lemis.preparation.store import Store
 from lemis.runs.run import is_done
-from lemis.settings import plain
+from lemis.runs.same_scans import differences, refuse_other_scans
 from lemis.work_files import predictions
 from lemis.work_files.run import FinetunedModel, Model, PretrainedModel, read_environment, read_model
 
@@ -43,8 +43,8 @@ def chosen(work: Path, index: Index, store: Store, names: Sequence[str] = ()) ->
     finished = {path.name: read_model(path) for path in sorted((work / "runs").glob("*")) if is_done(path)}
     for name in names:
         _refuse_missing(work, name, finished)
-        _refuse_other_scans(name, finished[name], store)
-    usable = {name: model for name, model in finished.items() if not _differences(model, store)}
+        refuse_other_scans(name, finished[name], store, next=f"lemis suggest {work}")
+    usable = {name: model for name, model in finished.items() if not differences(model, store)}
     left_out = () if len(usable) == len(finished) else (_left_out(finished, usable),)
     named = {name: finished[name] for name in names}
     tuned = tuple(name for name, model in named.items() if isinstance(model, FinetunedModel))
@@ -87,23 +87,6 @@ def _refuse_missing(work: Path, name: str, finished: Mapping[str, Model]) -> Non
             f"--run {name}",
             allowed=f"a finished run in {work / 'runs'}: {', '.join(finished) or 'there is none yet'}",
             next=f"lemis suggest {work} --run {near}" if near else f"lemis pretrain {work}",
-        )
-
-
-def _differences(model: Model, store: Store) -> list[tuple[str, object, object]]:
-    pairs = (
-        ("channels", list(model.channels), list(store.channels)),
-        ("preparation", model.prepared, plain(store.settings)),
-    )
-    return [(what, had, has) for what, had, has in pairs if had != has]
-
-
-def _refuse_other_scans(name: str, model: Model, store: Store) -> None:
-    for what, had, has in _differences(model, store):
-        raise UsageError(
-            f"{name} was trained on scans with {what} {had}, those of {store.path} have {has}",
-            allowed="runs that were trained on scans prepared like these",
-            next=f"lemis suggest {store.path.parent}",
         )
 
 

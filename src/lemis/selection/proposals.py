@@ -6,7 +6,6 @@ A file that somebody changed is never written again: ``written.json`` knows what
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -22,6 +21,7 @@ from lemis.formats import labels as label_maps
 from lemis.formats.grids import is_sheared
 from lemis.formats.paths import is_picture, label_suffix
 from lemis.records import Record, find, write
+from lemis.runs.material import digest_of_file
 
 FOLDER, NAMES = "proposals", "labels.txt"
 _WRITTEN = "written.json"
@@ -31,7 +31,7 @@ class Written(Record):
     """What was written, by file."""
 
     version: Literal[1] = 1
-    files: dict[str, str]  # sha256
+    files: dict[str, str]  # digests
 
 
 def map_of(index: Index, scan: Scan) -> str:
@@ -44,7 +44,7 @@ def untouched(folder: Path, index: Index, scans: Sequence[Scan]) -> list[Scan]:
     known = _read(folder).files
 
     def is_ours(name: str) -> bool:
-        return not (folder / name).exists() or known.get(name) == _digest(folder / name)
+        return not (folder / name).exists() or known.get(name) == digest_of_file(folder / name)
 
     return [scan for scan in scans if is_ours(map_of(index, scan)) and is_ours(f"{scan.id}.seg.nrrd")]
 
@@ -92,7 +92,7 @@ def there(folder: Path, index: Index, scan: Scan) -> tuple[str, ...]:
 
 
 def _remember(folder: Path, names: Sequence[str]) -> None:
-    known = {**_read(folder).files, **{name: _digest(folder / name) for name in names}}
+    known = {**_read(folder).files, **{name: digest_of_file(folder / name) for name in names}}
     write(folder / _WRITTEN, Written(version=1, files=known))
 
 
@@ -100,8 +100,3 @@ def _read(folder: Path) -> Written:
     again = f"move what you corrected out of {folder}, delete the folder, and run the same command again"
     found: Written | None = find(folder / _WRITTEN, Written, next=again)
     return found or Written(version=1, files={})
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lemis.contracts import Backbone
 from lemis.measure.agreement import Agreement
-from lemis.prediction import tiles
 from lemis.prediction.inference import probabilities
 from lemis.preparation.facts import Facts
 
@@ -33,11 +32,9 @@ def of_scan(
     facts: Facts,
     device: torch.device,
     patch_px: Sequence[int] | None = None,
-    settings: tiles.Settings | None = None,
-    mirrored: Sequence[int] = (),
 ) -> Uncertainty:
     """Segment a prepared scan by each network alone; arguments as of ``inference.predict_scan``."""
-    alone = [probabilities([one], image, facts, device, patch_px, settings, mirrored) for one in networks]
+    alone = [probabilities([one], image, facts, device, patch_px) for one in networks]
     agreement: Agreement | None = None
     total, voxels = 0.0, 0
     for slabs in zip(*alone, strict=True):  # of one plan, so all end together

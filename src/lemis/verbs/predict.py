@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +39,7 @@ from lemis.preparation.settings import slice_axis_of
 from lemis.reporting import sentences
 from lemis.runs import told
 from lemis.runs.device import chosen_device
+from lemis.runs.material import digest_of_file
 from lemis.runs.run import messages
 from lemis.settings import parse_overrides, resolve
 from lemis.terminal import duration
@@ -173,7 +173,8 @@ def _wanted(ensemble: _Ensemble, index: Index, scans: Sequence[Scan]) -> dict[st
     """All that decides on a label map, by scan: where a record says the same, the map is made."""
     made_by = {
         "runs": tuple(run.name for run in ensemble.runs),
-        "weights": tuple(_digest(run / WEIGHTS) for run in ensemble.runs),
+        # A run that was made again under its old name makes its predictions anew.
+        "weights": tuple(digest_of_file(run / WEIGHTS) for run in ensemble.runs),
         "labelled_subjects": tuple(sorted({one for model in ensemble.models for one in model.learned_from})),
         "mirrored": ensemble.mirrored,
         "kept": ensemble.kept,
@@ -430,12 +431,6 @@ def _is_made(entry: Prediction | None, wanted: Prediction, output: Path) -> bool
     if entry is None or entry.file is None or entry.digest is None or not (output / entry.file).exists():
         return False  # an older record without a digest: nobody knows whose scan it is
     return all(getattr(entry, name) == getattr(wanted, name) for name in wanted.model_fields_set)
-
-
-def _digest(file: Path) -> str:
-    # A run that was made again under its old name makes its predictions anew.
-    with file.open("rb") as weights:
-        return hashlib.file_digest(weights, "sha256").hexdigest()[:16]
 
 
 def _stamps(index: Index, scan: Scan) -> tuple[tuple[str, str], ...]:
