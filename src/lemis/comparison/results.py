@@ -66,10 +66,10 @@ def learned_nothing(folder: Path, grid: Grid) -> dict[str, Nothing]:
     return found
 
 
-def pooled(run: Path, metric: str = slices.DICE) -> dict[str, dict[str, float]]:
+def _pooled(lines: Sequence[run_files.Figures], metric: str) -> dict[str, dict[str, float]]:
     """A score of the papers on the held-out fold: after the step of the best Dice and after the last, by structure."""
     name, judge = f"held_out/{metric}", f"held_out/{slices.DICE}"
-    scored = [line for line in run_files.read_metrics(run) if judge in line and name in line]
+    scored = [line for line in lines if judge in line and name in line]
     if not scored:  # finetune.evaluations=0, or trained before this score was taken
         return {}
     best = max(scored, key=lambda line: line[judge])
@@ -84,7 +84,8 @@ def pooled(run: Path, metric: str = slices.DICE) -> dict[str, dict[str, float]]:
 
 def of_papers(run: Path) -> dict[str, Any]:
     """The papers' scores of a run, as fields of a ``Result``."""
-    return {"pooled": pooled(run), "beside": {metric: pooled(run, metric) for metric in slices.BESIDE}}
+    lines = run_files.read_metrics(run)
+    return {"pooled": _pooled(lines, slices.DICE), "beside": {one: _pooled(lines, one) for one in slices.BESIDE}}
 
 
 def collect(folder: Path, grid: Grid, plan: Plan, ways: Sequence[Way] = ()) -> tuple[Missing, ...]:
