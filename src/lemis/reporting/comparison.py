@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lemis import files
@@ -43,6 +42,7 @@ from lemis.reporting.outcome import (
     read,
     title_of,
 )
+from lemis.reporting.templating import page
 from lemis.work_files.comparison import PlannedBudget, PlannedRow
 
 AHEAD = 4  # a forecast goes on to so many times the largest number of labelled subjects
@@ -76,12 +76,12 @@ def write(folder: Path) -> str:
     chosen, printed = our_tables(outcome, comparisons), published_tables(outcome)
     said = [gain.sentence for gain in gains]
     said += [f"{found.row}: {sentence}" for found in ahead for sentence in found.sentences]
-    page = render(outcome, gains=gains, ahead=ahead, lines=lines, chosen=chosen, printed=printed)
+    html = render(outcome, gains=gains, ahead=ahead, lines=lines, chosen=chosen, printed=printed)
     files.write(folder / "table.md", markdown(outcome, said, [*chosen, *printed]))
     files.write(folder / "table.tex", latex(outcome, [*chosen, *printed]))
     if lines:
         files.write(folder / "figure.svg", standing_alone(draw(outcome, lines, "figure", COLUMN)))
-    files.write(folder / "index.html", page)
+    files.write(folder / "index.html", html)
     return "\n".join([tables.markdown(chosen[0].rows, chosen[0].columns), *said])
 
 
@@ -255,14 +255,12 @@ def render(
     printed: Sequence[Table],
 ) -> str:
     """The page, whole: it fetches nothing."""
-    environment = Environment(
-        loader=PackageLoader("lemis.reporting"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     by_key = {table.key: table for table in chosen}
     first = [table for key in (chosen[0].key, "differences") if (table := by_key.get(key))]
     facts = outcome.facts
-    return environment.get_template("comparison.html").render(
+    return page(
+        "comparison.html",
+        lemis=facts.lemis,
         facts=facts,
         cards=cards(outcome),
         gains=gains,

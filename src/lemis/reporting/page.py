@@ -6,14 +6,11 @@ that makes it; nothing is fetched from anywhere.
 
 from __future__ import annotations
 
-import base64
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import version
 from statistics import median
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lemis.checking.faults import Fault
@@ -24,21 +21,18 @@ from lemis.records import plain
 from lemis.reporting.figures import plots
 from lemis.reporting.figures.svg import TEXT, structure_colours
 from lemis.reporting.methods_section import methods_paragraph, references
-from lemis.reporting.numbers import duration, flat, listed, number, span
+from lemis.reporting.numbers import duration, flat, listed, number
 from lemis.reporting.sentences import missing, sentences, warnings
+from lemis.reporting.templating import page
 from lemis.reporting.work_facts import RunFacts, WorkFacts, scan_rows
 from lemis.work_files.run import Figures
 
 
 def render(work: WorkFacts) -> str:
     """The whole page."""
-    environment = Environment(
-        loader=PackageLoader("lemis.reporting"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     colours = structure_colours(_structures(work))
-    environment.filters.update(number=number, span=span, duration=duration, picture=_picture, svg=Markup)
-    return environment.get_template("index.html").render(
+    return page(
+        "report.html",
         name=work.name,
         index=work.index,
         data=data_rows(work.index) if work.index else [],
@@ -67,7 +61,6 @@ def render(work: WorkFacts) -> str:
         references=references(work),
         settings=[(run.name, flat(run.settings)) for run in work.runs],
         environments=[(run.name, flat(plain(run.environment)) if run.environment else []) for run in work.runs],
-        version=version("lemis"),
     )
 
 
@@ -217,7 +210,3 @@ def score_figures(work: WorkFacts) -> list[tuple[str, Markup]]:
             )
             drawn.append((caption, Markup(svg)))
     return drawn
-
-
-def _picture(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lemis.reporting.examples import one_slice as one_slice
 from lemis.reporting.figures.subject_map import subject_map as subject_map
 from lemis.reporting.figures.svg import structure_colours as structure_colours
+from lemis.reporting.templating import page
 from lemis.work_files.suggestions import Suggestions
 
 CAUTION = (
@@ -29,13 +28,9 @@ def render(record: Suggestions, *, title: str, pictures: Mapping[str, bytes], pl
         places: An ``<svg>`` element of all subjects.
         again: The command that learns from the new labels.
     """
-    environment = Environment(
-        loader=PackageLoader("lemis.reporting"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     structures = next((list(one.disagreement) for one in record.suggestions if one.disagreement), [])
-    inline = {scan: base64.b64encode(png).decode("ascii") for scan, png in pictures.items()}
-    return environment.get_template("suggestions.html").render(
+    return page(
+        "suggestions.html",
         record=record, title=title, map=Markup(places), again=again, caution=CAUTION,
-        colours=structure_colours(structures), pictures=inline,
+        colours=structure_colours(structures), pictures=pictures,
     )  # fmt: skip
