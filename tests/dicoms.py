@@ -16,7 +16,20 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from lemis.formats import volume
 
 CT, MR, PET, X_RAY = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "4", "128", "1.1"))
-MODALITIES = {CT: "CT", MR: "MR", PET: "PT", X_RAY: "DX"}
+ENHANCED_CT, ENHANCED_MR, CAPTURE = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2.1", "4.1", "7"))
+MODALITIES = {CT: "CT", MR: "MR", PET: "PT", X_RAY: "DX", ENHANCED_CT: "CT", ENHANCED_MR: "MR", CAPTURE: "OT"}
+# The functional group that holds a tag of an enhanced file.
+_GROUPS = {
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    **dict.fromkeys(("PixelSpacing", "SliceThickness"), "PixelMeasuresSequence"),
+    **dict.fromkeys(("RescaleSlope", "RescaleIntercept", "RescaleType"), "PixelValueTransformationSequence"),
+    **dict.fromkeys(("StackID", "TemporalPositionIndex", "DimensionIndexValues"), "FrameContentSequence"),
+    "EffectiveEchoTime": "MREchoSequence",
+    "NominalCardiacTriggerDelayTime": "CardiacSynchronizationSequence",
+    "DiffusionBValue": "MRDiffusionSequence",
+    "FrameType": "MRImageFrameTypeSequence",
+}
 
 
 def slice_of(pixels: np.ndarray, number: int = 0, **tags: Any) -> Dataset:
@@ -75,6 +88,45 @@ def write(
         dataset = slice_of(np.ascontiguousarray(array[:, :, number].T), number, **(tags | dict(each(number))))
         dataset.save_as(file, enforce_file_format=True)
     return files
+
+
+def groups(tags: Mapping[str, Any]) -> Dataset:
+    """Tags in the functional groups that they belong to."""
+    item = Dataset()
+    for name, value in tags.items():
+        if _GROUPS[name] not in item:
+            setattr(item, _GROUPS[name], [Dataset()])
+        setattr(getattr(item, _GROUPS[name])[0], name, value)
+    return item
+
+
+def enhanced(
+    frames: np.ndarray,
+    *,
+    each: Callable[[int], Mapping[str, Any]] = lambda _number: {},
+    shared: Mapping[str, Any] = {},
+    **tags: Any,
+) -> Dataset:
+    """One file of (frames, rows, columns) pixels, 2 mm apart; ``each`` gives the groups of a frame by its number."""
+    top = dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"))
+    dataset = slice_of(frames[0], **({"SOPClassUID": ENHANCED_MR} | top | tags))
+    dataset.NumberOfFrames = len(frames)
+    common = {"ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0], "PixelSpacing": [0.75, 0.5]}
+    dataset.SharedFunctionalGroupsSequence = [groups(common | dict(shared))]
+    dataset.PerFrameFunctionalGroupsSequence = [
+        groups({"ImagePositionPatient": [-10.0, -20.0, 5.0 + 2.0 * number]} | dict(each(number)))
+        for number in range(len(frames))
+    ]
+    raw = np.ascontiguousarray(frames).tobytes()
+    dataset["PixelData"].value = raw + b"\0" * (len(raw) % 2)
+    return dataset
+
+
+def write_enhanced(file: Path, frames: np.ndarray, **tags: Any) -> Path:
+    """Write what ``enhanced`` makes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    enhanced(frames, **tags).save_as(file, enforce_file_format=True)
+    return file
 
 
 def with_raw(file: Path, tag: int, value: bytes) -> None:

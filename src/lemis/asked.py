@@ -22,6 +22,7 @@ from lemis.datasets.recognition import recognise
 from lemis.datasets.split import Split, choose, number_of_folds
 from lemis.errors import DataFault, UsageError
 from lemis.exchange import requests
+from lemis.formats.paths import file_of
 from lemis.measure.tables import count
 from lemis.one_image import image_request
 from lemis.plugins import NO_TRUST, Trust
@@ -242,7 +243,7 @@ def _network(
 
 
 def _there(path: Path) -> None:
-    if not path.exists():
+    if not path.exists() and not file_of(path).exists():
         raise UsageError(f"{path} does not exist", allowed="a file or folder that is there", next="check the path")
 
 

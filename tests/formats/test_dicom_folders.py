@@ -95,7 +95,7 @@ def test_several_series_in_a_folder_are_named_and_one_can_be_picked(tmp_path: Pa
         names = [f"{kind}{z}" for z in range(5)]
         tags = {"SeriesNumber": number, "SeriesDescription": kind, "SeriesInstanceUID": f"1.2.{number}"}
         dicoms.write(folder, PIXELS + number, names=names, **tags)
-    with pytest.raises(DataFault, match=r"2 DICOM series: 5 of lung \(lung0, ...\), series 3; 5 of soft") as error:
+    with pytest.raises(DataFault, match=r"2 DICOM series: 5 of lung \(lung0, ...\), CT, series 3; 5 of soft") as error:
         volume.read(folder)
     assert "both#series=3" in error.value.next
     for pick, number in (("4", 4), ("1.2.3", 3)):
@@ -123,8 +123,8 @@ def test_reports_contours_and_scouts_beside_a_series(tmp_path: Path) -> None:
     report.save_as(tmp_path / "contours.dcm", enforce_file_format=True)
     np.testing.assert_array_equal(stored(tmp_path), PIXELS)
     said = notes(tmp_path)["other DICOM objects in the folder"]
-    assert "1 of Topogram (localiser)" in said
-    assert "(RTSTRUCT, no image)" in said
+    assert "1 of Topogram [a localiser]" in said
+    assert "[DICOM without an image (RTSTRUCT)]" in said
 
 
 def test_x_rays_of_a_flat_folder_are_scans(tmp_path: Path) -> None:

@@ -138,7 +138,46 @@ def test_a_palette_is_refused(tmp_path: Path) -> None:
         volume.read_header(tmp_path)
 
 
-@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000", "JPEGLS"])
+@pytest.mark.parametrize(("first", "signed", "bits"), [(0, 0, 16), (12, 0, 16), (-3, 1, 16), (2, 0, 8)])
+def test_a_modality_lut_gives_the_values(tmp_path: Path, first: int, signed: int, bits: int) -> None:
+    table = RANDOM.integers(0, 2**bits, 20).astype(np.uint16 if bits == 16 else np.uint8)
+    pixels = RANDOM.integers(-10 if signed else 0, 40, (6, 4, 2)).astype(np.int16 if signed else np.uint16)
+    dicoms.write(tmp_path, pixels, PixelRepresentation=signed)
+    for file in tmp_path.iterdir():
+        dataset = pydicom.dcmread(file)
+        item = pydicom.Dataset()
+        item.add_new("LUTDescriptor", "SS" if signed else "US", [20, first, bits])
+        item.ModalityLUTType = "US"
+        item.add_new("LUTData", "OW", table.tobytes())
+        dataset.ModalityLUTSequence = [item]
+        dataset.save_as(file)
+    np.testing.assert_array_equal(stored(tmp_path), table[np.clip(pixels.astype(int) - first, 0, 19)])
+
+
+def test_a_modality_lut_that_is_none_is_refused(tmp_path: Path) -> None:
+    (file,) = dicoms.write(tmp_path, PIXELS[:, :, :1])
+    dataset = pydicom.dcmread(file)
+    dataset.ModalityLUTSequence = [pydicom.Dataset()]
+    dataset.save_as(file)
+    with pytest.raises(DataFault, match="Modality LUTSequence cannot be read"):
+        volume.read(tmp_path)
+
+
+@pytest.mark.parametrize("tag", ["RescaleSlope", "RescaleIntercept"])
+def test_a_scale_that_one_slice_lacks_is_refused(tmp_path: Path, tag: str) -> None:
+    scale = {"RescaleSlope": 2, "RescaleIntercept": -1024}
+    dicoms.write(tmp_path, PIXELS, each=lambda z: {name: scale[name] for name in scale if z != 3 or name != tag})
+    with pytest.raises(DataFault, match=r"3\.dcm: Rescale \w+ is missing, and stated in other slices"):
+        volume.read(tmp_path)
+
+
+def test_pet_keeps_its_units(tmp_path: Path) -> None:
+    tags = {"Units": "BQML", "SUVType": "BW", "RescaleSlope": 1.5, "RescaleIntercept": 0}
+    dicoms.write(tmp_path, PIXELS, SOPClassUID=dicoms.PET, **tags)
+    np.testing.assert_array_equal(stored(tmp_path), PIXELS * 1.5)
+
+
+@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
 @pytest.mark.parametrize("signed", [False, True])
 def test_packed_pixels(tmp_path: Path, write_series, compressor: str, signed: bool) -> None:
     pixels = (RANDOM.integers(0, 4000, (16, 12, 1)) - 2000 * signed).astype(np.int16 if signed else np.uint16)
@@ -162,6 +201,59 @@ def test_packed_pixels(tmp_path: Path, write_series, compressor: str, signed: bo
     padded = pixels == pixels[0, 0, 0]
     values = pixels * 0.3 - 5
     np.testing.assert_allclose(stored(tmp_path / "scan"), np.where(padded, values[~padded].min(), values), rtol=1e-12)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("signed", [False, True])
+def test_jpeg_ls(tmp_path: Path, bits: int, signed: bool) -> None:
+    pytest.importorskip("jpeg_ls")  # which packs them; unpacking needs nothing more
+    low = -(2 ** (bits - 1)) * signed
+    kind = np.dtype(f"{'i' if signed else 'u'}{1 if bits == 8 else 2}")
+    for z in range(2):
+        pixels = (RANDOM.integers(0, 2**bits, (16, 12)) + low).astype(kind)
+        dataset = dicoms.slice_of(pixels, z, BitsStored=bits)
+        dataset.compress(pydicom.uid.JPEGLSLossless)
+        assert dataset.file_meta.TransferSyntaxUID == pydicom.uid.JPEGLSLossless
+        dataset.save_as(tmp_path / f"{z}.dcm", enforce_file_format=True)
+        if z:
+            np.testing.assert_array_equal(stored(tmp_path)[:, :, 1].T, pixels)
+
+
+# (arange(16 * 12) * 7 % 2000) as 16 rows of 12, packed by imagecodecs 2026.3.6 (OpenJPH), reversibly.
+_HTJ2K = bytes.fromhex(
+    "ff4fff51002940000000000c0000001000000000000000000000000c00000010000000000000000000010f0101ff50000800020000000aff52"
+    "000c00020001000504044001ff5c00132088909090909090909090909090888888ff64001700014f70656e4a50482056657220302e32362e33"
+    "2eff90000a0000000000730001ff93c00026c5fc0507740000c00012c0001300f600877400fefd02877400c00011c00013801b7300fcf2fb00"
+    "835400c00013c0001540dedd817ecb750078f1f0fec018c08cb600c0002aa00015e0244992dea7a7a7427700a62693c964fafc0010f62101ec"
+    "b900ffd9"
+)
+
+
+def high_throughput(folder: Path, syntax: str = "1.2.840.10008.1.2.4.201") -> np.ndarray:
+    pixels = (np.arange(16 * 12) * 7 % 2000).reshape(16, 12).astype(np.uint16)
+    dataset = dicoms.slice_of(pixels, RescaleSlope=2, RescaleIntercept=-1)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+    dataset.PixelData = pydicom.encaps.encapsulate([_HTJ2K])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(folder / "0.dcm", enforce_file_format=True)
+    return pixels
+
+
+def test_high_throughput_jpeg_2000(tmp_path: Path) -> None:
+    pytest.importorskip("openjpeg")
+    pytest.importorskip("pylibjpeg")
+    pixels = high_throughput(tmp_path)
+    np.testing.assert_array_equal(stored(tmp_path)[:, :, 0].T, pixels * 2.0 - 1)
+
+
+def test_pixels_that_nothing_installed_unpacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    high_throughput(tmp_path)
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", property(lambda _decoder: False))
+    with pytest.raises(DataFault, match=r"High-Throughput JPEG 2000(.|\n)*pip install 'lemis\[dicom\]'"):
+        stored(tmp_path)
+    high_throughput(tmp_path, "1.2.840.10008.1.2.4.110")  # JPEG XL
+    with pytest.raises(DataFault, match=r"nothing that we know unpacks(.|\n)*without compression"):
+        stored(tmp_path)
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"])

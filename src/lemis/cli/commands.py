@@ -285,7 +285,9 @@ def _told_apart(taken: derived.Verb, mixed: str | None, typed: Mapping[str, Any]
         found[one.name] = value
     if mixed is not None:
         words = typed[mixed] or []
-        settings = [word for word in words if "=" in word and not os.path.exists(word)]
+        # A part of a file may be named after it: scan#series=4.
+        images = {word for word in words if os.path.exists(word) or os.path.exists(word.rpartition("#")[0])}
+        settings = [word for word in words if "=" in word and word not in images]
         files = [Path(word) for word in words if word not in settings]
         several = any("Sequence[Path]" in one.types for one in taken.parameters if one.name == mixed)
         if len(files) > 1 and not several:

@@ -61,6 +61,7 @@ class Tree:
     """A folder and all files below it, walked once and only when asked for."""
 
     root: Path
+    series: str = ""  # which DICOM series are meant, as after ``#series=``; several after commas are channels
 
     @cached_property
     def files(self) -> tuple[str, ...]:
@@ -106,6 +107,8 @@ def stem_of(file: Path) -> str:
 
 def shown(root: Path, file: Path) -> str:
     """The path as the index and messages name it."""
+    if file_of(file) == root and file != root:  # a part of what lies in the root itself
+        return f".{str(file).removeprefix(str(root))}"
     return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
 
 

@@ -22,7 +22,7 @@ from lemis.datasets.listing import Case, Doubt, Found, LeftOut, Tree, shown
 from lemis.errors import UsageError
 from lemis.formats import packed
 from lemis.formats.names import is_utf8, readable
-from lemis.formats.paths import FORMATS, is_picture, strange_format
+from lemis.formats.paths import FORMATS, file_of, is_picture, series_of, strange_format
 from lemis.plugins import nearest
 
 
@@ -37,7 +37,9 @@ class Listing:
 
 def recognise(root: Path, layout: str | None = None) -> Listing:
     """List the scans of a folder from its file names. Arguments and errors as in ``scan_folder``."""
-    root = Path(os.path.realpath(Path(root).expanduser()))  # Path.resolve raises where links run in a circle
+    given, series = Path(root).expanduser(), series_of(Path(root))
+    # Path.resolve raises where links run in a circle.
+    root = Path(os.path.realpath(file_of(given) if series and not given.exists() else given))
     if not root.exists():
         raise UsageError(f"{root} does not exist", allowed="a folder of scans, or a CSV file", next="check the path")
     packed.refuse_special(root)
@@ -53,11 +55,13 @@ def recognise(root: Path, layout: str | None = None) -> Listing:
         )
     if layout is None:
         _refuse_collection(root)
-    tree = Tree(root)
+    tree = Tree(root, series)
     for known_layout in LAYOUTS:
         if layout in (None, known_layout.name):
-            found = known_layout.find(tree)
+            find = known_layout.asked if layout is not None and known_layout.asked else known_layout.find
+            found = find(tree)
             if found is not None and found.cases:
+                _refuse_unused(tree, known_layout, found)
                 return _listing(tree, known_layout, found)
     raise _nothing(tree, layout)
 
@@ -110,6 +114,17 @@ def _guessed(case: Case) -> str:
     if case.folder is not None:
         return subject_of(case.folder)
     return subject_of(case.id, picture=is_picture(case.images[0]))
+
+
+def _refuse_unused(tree: Tree, layout: Layout, found: Found) -> None:
+    """Refuse a series that is named where a layout does not look for any."""
+    if tree.series and not any(series_of(image) for case in found.cases for image in case.images):
+        raise UsageError(
+            f"#series={tree.series} after {tree.root}, which is of the layout {layout.name}",
+            allowed="folders of DICOM series, one for each subject or as they come from a scanner",
+            next="leave #series= out, or name the layout: "
+            f"lemis check '{tree.root}#series={tree.series}' --layout dicom",
+        )
 
 
 def _refuse_collection(root: Path) -> None:

@@ -3,7 +3,8 @@
 - ``patient001_4d.nii.gz#frame=7``: the seventh volume of a time series (they count from 1)
 - ``Ground#grid=DICOM_anon``: a folder with one picture per slice of the DICOM series in ``DICOM_anon`` beside it, in
   the order of the names of the series' files; a label map
-- ``pet_ct#series=4``: of a folder of several DICOM series, the one of that Series Number or UID
+- ``pet_ct#series=4``: of a folder of several DICOM series, the one of that Series Number, UID or description, and of a
+  series of several stacks (echoes, phases) one: ``pet_ct#series=4:EchoTime=4.92`` (``dicom/choice.py``)
 - ``ISIC_0000000.jpg#grey``: a colour picture as a grey one
 """
 
@@ -57,6 +58,12 @@ def file_of(path: Path) -> Path:
     """The file or folder itself of a path that may name a part of it (``#frame=7``)."""
     match = PART.match(str(path))
     return Path(match.group(1)) if match else Path(path)
+
+
+def series_of(path: Path) -> str:
+    """What a path says after ``#series=``; "" where it does not."""
+    match = PART.match(str(path))
+    return (match["series"] or "") if match else ""
 
 
 def suffix_of(path: Path) -> str:

@@ -25,7 +25,7 @@ def read_dicom(path: Path, with_voxels: bool, series: str | None = None) -> tupl
     file = file_of(path)
     if file.is_file():
         refuse_part_of_series(file)
-    return read_series(path, find_slice(file) if file.is_file() else find_series(file, series), with_voxels)
+    return read_series(path, find_slice(file, series) if file.is_file() else find_series(file, series), with_voxels)
 
 
 def read_series(path: Path, series: Series, with_voxels: bool) -> tuple[Source, Array | None]:

@@ -243,7 +243,7 @@ def as_in_set(asked: Asked, pair: Pair) -> Asked:
 
 def _stamp(image: Path) -> Stamp:
     """Name, time and size: another image of the same name is segmented anew, and one that was moved is not."""
-    if not image.exists():
+    if not image.exists() and not paths.file_of(image).exists():
         raise UsageError(
             f"{image} does not exist", allowed="an image, or the folder of one DICOM series", next="check the path"
         )

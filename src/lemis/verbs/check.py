@@ -23,6 +23,7 @@ from lemis.checking.faults import Fault
 from lemis.checking.one_scan import Seen
 from lemis.datasets import frame
 from lemis.datasets import index as indexing
+from lemis.datasets.dicom_series import Used, used
 from lemis.datasets.index import Index, Scan
 from lemis.datasets.layouts.recognised import TITLES
 from lemis.datasets.listing import LeftOut
@@ -39,6 +40,7 @@ _MEMORY = TypeAdapter(dict[str, Seen])
 # Faults of one kind are mostly the same fault; the files have all of them.
 _SHOWN = 5
 _STRUCTURES_SHOWN = 20
+_SERIES_SHOWN = 20
 
 
 class Intensity(NamedTuple):
@@ -57,6 +59,7 @@ class Report:
     faults: tuple[Fault, ...]
     left_out: tuple[LeftOut, ...]
     intensities: tuple[Intensity, ...]  # per channel
+    series: tuple[Used, ...] = ()  # the DICOM series that scans are made of
 
     @property
     def errors(self) -> int:
@@ -97,7 +100,13 @@ def check(
     memory = None if output is None else Path(output) / REMEMBERED
     findings = _examine(listing.index, jobs, _read_memory(memory))
     doubts = (Fault("warning", "", *doubt) for doubt in listing.doubts)
-    report = Report(findings.index, (*findings.faults, *doubts), listing.left_out, _intensities(findings))
+    report = Report(
+        findings.index,
+        (*findings.faults, *doubts),
+        listing.left_out,
+        _intensities(findings),
+        tuple(used(findings.index)),
+    )
     if memory is not None:
         _write(report, memory.parent)
         files.write(memory, _MEMORY.dump_json(dict(findings.known)))
@@ -163,6 +172,7 @@ def _plain(report: Report) -> dict[str, Any]:
         "warnings": report.warnings,
         "faults": [dataclasses.asdict(fault) for fault in report.faults],
         "left_out": [part._asdict() for part in report.left_out],
+        "series": [one._asdict() for one in report.series],
     }
 
 
@@ -173,6 +183,8 @@ def _print(report: Report, output: Path | None, console: Console) -> None:
     index = report.index
     console.print(Text.assemble((terminal.visible(index.root), "bold"), f": {TITLES[index.layout]}"))
     terminal.print_table(console, _summary(report))
+    if report.series:
+        terminal.print_table(console, _series(report.series))
     if any(scan.label for scan in index.scans):
         terminal.print_table(console, _structures(index))
         if index.ignored:
@@ -277,6 +289,21 @@ def _orientation(index: Index) -> str:
 
 def _within(degrees: float) -> str:
     return "parallel" if degrees < 1 else f"within {math.ceil(degrees)} degrees of each other"
+
+
+def _series(series: Sequence[Used]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("subject", "series", "modality"):
+        table.add_column(title)
+    for title in ("slices", "spacing, mm"):
+        table.add_column(title, justify="right")
+    for one in series[:_SERIES_SHOWN]:
+        spacing = " x ".join(f"{size:.4g}" for size in one.spacing_mm)
+        named = f"{one.series} ({one.file})"
+        table.add_row(one.subject, terminal.visible(named), one.modality, str(one.slices or "?"), spacing or "?")
+    if len(series) > _SERIES_SHOWN:
+        table.add_row("", f"and {len(series) - _SERIES_SHOWN} more, all in check.json")
+    return table
 
 
 def _structures(index: Index) -> Table:

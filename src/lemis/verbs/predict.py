@@ -23,7 +23,7 @@ from lemis.datasets.index import Index, Scan
 from lemis.datasets.scan_facts import scan_folder
 from lemis.errors import UsageError
 from lemis.formats import volume
-from lemis.formats.paths import label_suffix, stamp
+from lemis.formats.paths import file_of, label_suffix, series_of, stamp
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
 from lemis.prediction import components, mirroring, tiles
@@ -158,8 +158,11 @@ def _listed(work: Path, inputs: Path | None) -> tuple[Index, str | None]:
     if inputs is None:
         return index_file.load(own), None
     index, here = scan_folder(inputs), inputs.resolve()
-    is_own = own.is_file() and here == Path(index_file.load(own).root).resolve()
-    return index, None if is_own else str(here)
+    if own.is_file() and file_of(here) == Path((ours := index_file.load(own)).root).resolve():
+        images = ([scan.images for scan in one.scans] for one in (index, ours))
+        if not series_of(here) or next(images) == next(images):
+            return index, None
+    return index, str(here)
 
 
 def _located(index: Index, scan: Scan) -> Scan:

@@ -16,6 +16,7 @@ from lemis.datasets.label_names import (
     names_in,
     only_label,
 )
+from lemis.datasets.layouts import scanner
 from lemis.datasets.listing import Case, Found, LeftOut, Tree, files_in, known, one_each, series_below, shown, stem_of
 from lemis.formats.dicom import folders as dicom
 
@@ -23,8 +24,12 @@ from lemis.formats.dicom import folders as dicom
 def find(tree: Tree) -> Found | None:
     """One file, one DICOM series, or a folder of images with labels beside them or in a folder of their own."""
     root = tree.root
+    if root.is_file() and dicom.is_dicom(root):
+        return Found([Case(stem_of(root), (Path(f"{root}#series={tree.series}") if tree.series else root,), None)])
     if root.is_file():
-        return Found([Case(stem_of(root), (root,), None)]) if known(root) or dicom.is_dicom(root) else None
+        return Found([Case(stem_of(root), (root,), None)]) if known(root) else None
+    if tree.series:
+        return scanner.find(tree)
     images = dicom.single_images(root)
     if not images and dicom.is_series_folder(root):
         return _one_series(root)

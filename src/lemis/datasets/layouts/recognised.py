@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from lemis.datasets import index
-from lemis.datasets.layouts import acdc, bids, chaos, csv_list, flat, gibson, msd, nnunet, public, subjects
+from lemis.datasets.layouts import acdc, bids, chaos, csv_list, flat, gibson, msd, nnunet, public, scanner, subjects
 from lemis.datasets.listing import Found, Tree
 
 
@@ -22,6 +22,7 @@ class Layout:
     name: str  # as after --layout
     title: str
     find: Callable[[Tree], Found | None]
+    asked: Callable[[Tree], Found | None] | None = None  # in place of ``find`` where the layout is named
     public: bool = False  # a data set as it unpacks: what else lies in its folder is not named
     axial: bool = False  # scans are axial however thin their slices: some are thinner than their pixels are wide
 
@@ -52,6 +53,7 @@ LAYOUTS = (
     Layout("isic", "ISIC 2018, task 1", public.isic, public=True),
     Layout("isic_grey", "ISIC 2018, task 1, in grey", partial(public.isic, grey=True), public=True),
     Layout("bids", "BIDS", bids.find),
+    Layout("dicom", "DICOM from a scanner or a disc", scanner.recognised, asked=scanner.find),
     Layout("subjects", "one folder per subject", subjects.find),
     Layout("flat", "flat folder", flat.find),
 )

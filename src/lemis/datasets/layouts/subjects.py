@@ -10,12 +10,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lemis.datasets import dicom_series
 from lemis.datasets.channel_files import common_channels
 from lemis.datasets.label_names import IMAGE_FOLDER, LABEL_FOLDER, labels_among, only_label, orphan, pairs
 from lemis.datasets.listing import Case, Found, LeftOut, Tree, files_in, known, series_below, shown, stem_of
+from lemis.errors import UsageError
 from lemis.formats.dicom import folders as dicom
 
 _CINE = re.compile(r"_4d$", re.I)
+# Folders and files that count or are named by a UID, not by what is in them: SE000001, IM0002, 3, 1.2.840.
+_COUNTED = re.compile(r"(?:S|SE|SER|SERIES|IM|IMG|IMAGE|I|SR)?[-_ ]?[0-9.]+(?:[.]dcm)?", re.I)
 
 
 def find(tree: Tree) -> Found | None:
@@ -24,6 +28,8 @@ def find(tree: Tree) -> Found | None:
     if not root.is_dir():
         return None
     folders = [part for part in sorted(root.iterdir()) if part.is_dir() and not part.name.startswith(".")]
+    if tree.series:
+        return _named_series(tree, folders)
     parts = [part for folder in folders for part in _scans_of(folder) if part.images]
     plain = all(IMAGE_FOLDER.match(part.subject) or LABEL_FOLDER.match(part.subject) for part in parts)
     beside = all(any(word.match(folder.name) for folder in folders) for word in (IMAGE_FOLDER, LABEL_FOLDER))
@@ -44,7 +50,8 @@ def find(tree: Tree) -> Found | None:
     if any(pairs(part.images, part.labels) or _single_dicom(part.images) for part in parts):
         cases, orphans = _paired(root, parts)
         return Found(cases, left_out=cine + others + orphans)
-    groups = _by_name(root, parts)
+    _refuse_mixed(root, folders, parts)
+    groups = _by_name(root, folders, parts)
     channels = common_channels(groups, "files")
     cases = []
     for part in parts:
@@ -81,30 +88,84 @@ def _scans_of(folder: Path) -> list[_Part]:
     return [_Part(folder.name, folder.name, images + series, labels)]
 
 
+def _named_series(tree: Tree, folders: Sequence[Path]) -> Found | None:
+    """Of each subject and study, the series that the user names."""
+    found = {folder: dicom_series.studies_below(folder) for folder in folders if not LABEL_FOLDER.match(folder.name)}
+    studies = [study for some in found.values() for study in some]
+    if not studies:
+        return None
+    cases: list[Case] = []
+    others: list[LeftOut] = []
+    channels: tuple[str, ...] = ()
+    for folder, some in found.items():
+        chosen = [dicom_series.scans_of(study, tree.series) for study in some]
+        several = sum(map(bool, chosen)) > 1
+        for number, (study, scans) in enumerate(zip(some, chosen, strict=True), start=1):
+            others += dicom_series.left_out(tree.root, study, scans.values())
+            if not scans:
+                continue
+            top = study.folder.relative_to(folder).parts[:1]
+            name = f"{folder.name}_{_short(top[0] if top else '', number)}" if several else folder.name
+            labels = labels_among(files_in(study.folder if several and top else folder))
+            images = tuple(dicom_series.path_of(one, what) for what, one in scans.items())
+            cases.append(Case(name, images, only_label(name, labels), folder=folder.name))
+            channels = tuple(scans) if len(scans) > 1 else ()
+    if not cases:
+        raise dicom_series.which(tree.root, studies, tree.series)
+    return Found(cases, channels, left_out=tuple(others))
+
+
+def _refuse_mixed(root: Path, folders: Sequence[Path], parts: Sequence[_Part]) -> None:
+    """Ask which series is meant where files of several that may be a scan lie in one folder."""
+    for image in (image for part in parts for image in part.images if image.is_dir()):
+        if dicom.looks_mixed(image) and sum(not one.first.no_scan for one in dicom.series_in(image)) > 1:
+            raise _which(root, folders)
+
+
+def _which(root: Path, folders: Sequence[Path]) -> UsageError:
+    return dicom_series.which(root, [study for folder in folders for study in dicom_series.studies_below(folder)])
+
+
 def _short(name: str, number: int) -> str:
     """A study's folder is often named by 60 digits."""
-    return name if len(name) <= 24 else f"study{number}"
+    return name if 0 < len(name) <= 24 else f"study{number}"
 
 
 def _single_dicom(images: Iterable[Path]) -> bool:
-    return any(image.is_file() and not known(image) for image in images)
+    return any(image.is_file() and not known(image) and not dicom.is_enhanced(image) for image in images)
 
 
-def _by_name(root: Path, parts: Sequence[_Part]) -> dict[str, dict[str, Path]]:
-    """The images of each scan by channel: by their names, or DICOM series by what they call themselves."""
+def _by_name(root: Path, folders: Sequence[Path], parts: Sequence[_Part]) -> dict[str, dict[str, Path]]:
+    """The images of each scan by channel: DICOM series by what they call themselves, others by their names.
+
+    Raises:
+        UsageError: DICOM series that neither their descriptions nor their folders tell apart.
+    """
     if all(len(part.images) <= 1 for part in parts):  # one image each: its name does not matter
         return {part.id: dict(zip(["image"], part.images, strict=False)) for part in parts}
-    named = {part.id: [(_without(stem_of(image), part.subject), image) for image in part.images] for part in parts}
+    named = {part.id: {_without(stem_of(image), part.subject): image for image in part.images} for part in parts}
     described = {
-        part.id: [(dicom.description(image), image) for image in part.images if image.is_dir()] for part in parts
+        part.id: {dicom.description(image): image for image in part.images if _is_series(image)} for part in parts
     }
-    paths = {part.id: [("_".join(image.relative_to(root).parts[1:]), image) for image in part.images] for part in parts}
-    ways = [{name: dict(pairs) for name, pairs in way.items()} for way in (named, described, paths)]
-    for groups in ways:
+    all_series = all(_is_series(image) for part in parts for image in part.images)
+    for groups in (described, named):
         complete_names = all(len(groups[part.id]) == len(part.images) and "" not in groups[part.id] for part in parts)
-        if complete_names and len({tuple(sorted(group)) for group in groups.values() if group}) == 1:
+        alike = len({tuple(sorted(group)) for group in groups.values() if group}) == 1
+        counted = (
+            all_series
+            and groups is named
+            and any(_COUNTED.fullmatch(name) for group in named.values() for name in group)
+        )
+        if complete_names and alike and not counted:
             return groups
-    return ways[0] if all(len(ways[0][part.id]) == len(part.images) for part in parts) else ways[2]
+    if all_series:
+        raise _which(root, folders)
+    paths = {part.id: {"_".join(image.relative_to(root).parts[1:]): image for image in part.images} for part in parts}
+    return named if all(len(named[part.id]) == len(part.images) for part in parts) else paths
+
+
+def _is_series(image: Path) -> bool:
+    return image.is_dir() or not known(image)
 
 
 def _without(stem: str, folder: str) -> str:

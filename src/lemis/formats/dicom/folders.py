@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from lemis.errors import DataFault
-from lemis.formats.dicom.tags import SLICED, Header, read_header
+from lemis.formats.dicom import choice
+from lemis.formats.dicom.tags import PER_FRAME, SLICED, Header, read_header
 
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 # Files that lie beside slices; without these suffixes, their content would have to be looked at.
@@ -71,25 +73,77 @@ def _folders_below(folder: Path, walked: set[Path]) -> Iterator[Path]:
 
 
 def single_images(folder: Path) -> list[Path]:
-    """The files of a folder in which each is an image of its own: X-rays, or single slices of several series.
+    """The files of a folder in which each is an image of its own: X-rays, single slices or enhanced files.
 
     Empty if the folder holds a series, or only one image. A file that cannot be read is included: reading it says why.
+    Localisers and pictures of a screen are left out where there is anything else.
     """
-    found: list[Path] = []
-    series: set[str] = set()
+    found: dict[Path, bool] = {}  # whether there is nothing to say against it
+    series: set[tuple[str, ...]] = set()
     for file in candidates(folder):
         header = readable_header(file)
         if header is None:
-            found.append(file)
+            found[file] = True
             continue
         if not header.has_image:
             continue
         sliced = bool(header.text("ImagePositionPatient")) or header.text("Modality") in SLICED
-        if sliced and header.text("SeriesInstanceUID") in series:
+        if sliced and header.series in series:
             return []
-        series.add(header.text("SeriesInstanceUID"))
-        found.append(file)
-    return found if len(found) > 1 else []
+        series.add(header.series)
+        found[file] = not header.no_scan
+    usable = [file for file, is_usable in found.items() if is_usable] or list(found)
+    return usable if len(found) > 1 else []
+
+
+def is_enhanced(file: Path) -> bool:
+    """Whether a file is a scan by itself, of many frames that state their places."""
+    header = readable_header(file) if file.is_file() else None
+    return header is not None and PER_FRAME in header.sequences
+
+
+class Listed(NamedTuple):
+    """One series in a folder."""
+
+    folder: Path
+    name: str  # what names it after ``#series=``; "" where numbers and UIDs are those of others too
+    first: Header
+    images: int  # files, or the frames in them
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return choice.title_of(self.first)
+
+    @property
+    def path(self) -> Path:
+        """What reads it, and no other series of the folder."""
+        return Path(f"{self.folder}#series={self.name}")
+
+
+def series_in(folder: Path) -> list[Listed]:
+    """The series whose files lie in a folder itself, in the order of their files' names."""
+    headers = [header for file in candidates(folder) if (header := readable_header(file)) is not None]
+    groups = choice.series_of(headers)
+    return [
+        Listed(folder, choice.name_of(group, groups), group[0], sum(_frames(header) for header in group))
+        for group in groups
+    ]
+
+
+def _frames(header: Header) -> int:
+    text = header.text("NumberOfFrames")
+    return int(text) if PER_FRAME in header.sequences and text.isdecimal() else 1
+
+
+def looks_mixed(folder: Path) -> bool:
+    """Whether the first, the middle and the last file of a folder tell that it holds several series.
+
+    That it holds but one is only known when all of it is read, and is looked at again then.
+    """
+    files = list(candidates(folder))
+    some = [readable_header(files[at]) for at in {0, len(files) // 2, len(files) - 1}] if files else []
+    return len({header.series for header in some if header is not None}) > 1
 
 
 def studies(folders: Sequence[Path]) -> list[list[Path]]:
@@ -104,26 +158,34 @@ def studies(folders: Sequence[Path]) -> list[list[Path]]:
 def no_scan(folder: Path) -> str:
     """Why the DICOM files of a folder are not a scan (a localiser, say, or a report); "" if they may be one."""
     header = _first(folder)
-    if header is None:
-        return ""
-    if header.is_localiser:
-        return "a localiser"
-    if header.text("Modality") == "SEG":
-        return "a DICOM SEG object (a segmentation); convert it to .nii.gz to use it as a label"
-    return "" if header.has_image else f"DICOM without an image ({header.text('Modality') or 'of no modality'})"
+    return header.no_scan if header is not None else ""
 
 
 def description(folder: Path) -> str:
-    """The Series Description in the first file of a folder; "" if there is none."""
-    header = _first(folder)
+    """The Series Description in a file, or in the first file of a folder; "" if there is none."""
+    header = _first(folder) if folder.is_dir() else readable_header(folder)
     return header.text("SeriesDescription") if header else ""
 
 
 def patient(path: Path) -> str:
     """The Patient ID in a file, or in the first file of a folder; "" if it is missing or was removed."""
     header = _first(path) if path.is_dir() else readable_header(path)
-    name = header.text("PatientID") if header else ""
+    return patient_of(header) if header else ""
+
+
+def patient_of(header: Header) -> str:
+    """The Patient ID in a header; "" if it is missing or was removed."""
+    name = header.text("PatientID")
     return "" if _NOBODY.search(name) else name
+
+
+def header_of(path: Path, name: str = "") -> Header | None:
+    """The header of a file, or of the first file of a folder: of that series where one is named (``choice``)."""
+    if not path.is_dir():
+        return readable_header(path)
+    headers = (readable_header(file) for file in candidates(path))
+    fit = (header for header in headers if header is not None and (not name or choice.is_meant(header, name)))
+    return next((header for header in fit if name or not header.no_scan), None)
 
 
 def _first(folder: Path) -> Header | None:

@@ -6,25 +6,21 @@ with a gap, with two slices in one place, or with another series in its folder i
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from lemis.errors import DataFault
-from lemis.formats.dicom import grid
+from lemis.formats.dicom import choice, grid, regular
 from lemis.formats.dicom.folders import candidates, readable_header
-from lemis.formats.dicom.pixels import Slice, refuse_claims, slice_of, value_type
-from lemis.formats.dicom.tags import LENGTHS_MM, Header, read_header
+from lemis.formats.dicom.frames import frames_of
+from lemis.formats.dicom.stacks import Stack, stacks_of
+from lemis.formats.dicom.stored import Slice, refuse_claims, slice_of, value_type
+from lemis.formats.dicom.tags import Header, read_header
 from lemis.formats.notes import Note
-
-# A missing slice is off by a whole step; scanners round positions to about 0.001 mm, some exports to 0.01 or 0.1.
-_STEP_TOLERANCE = 0.02
-_MOST_ROUNDED = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +40,21 @@ class Series:
         return tuple(one.file for one in self.slices)
 
 
-def find_slice(path: Path) -> Series:
-    """One file that is an image of its own: an X-ray, or a single slice.
+def find_slice(path: Path, pick: str | None = None) -> Series:
+    """One file that is an image of its own: an X-ray, a single slice, or an enhanced file of many frames.
+
+    Args:
+        path: The file.
+        pick: As of ``find_series``.
 
     Raises:
-        DataFault: It is damaged, a SEG object or of several frames, or its pixels are no intensities.
+        DataFault: It is damaged, a SEG object, or of frames that do not make up one stack, or its pixels are no
+            intensities.
     """
-    return _single(read_header(path))
+    header = read_header(path)
+    if pick is not None and not choice.is_meant(header, choice.divided(pick)[0]):
+        raise _several(path, [[header]], f"series {pick}, which none is, among ")
+    return _of_series(path, [header], pick, ())
 
 
 def _single(header: Header, notes: tuple[Note, ...] = ()) -> Series:
@@ -97,11 +101,11 @@ def find_series(path: Path, pick: str | None = None) -> Series:
 
     Args:
         path: The folder.
-        pick: Series Number or UID of the one that is meant, where it holds several.
+        pick: What names the one that is meant, where it holds several (``choice``).
 
     Raises:
-        DataFault: No or several series, a missing or doubled slice, slices that differ in size, spacing or direction,
-            a DICOM SEG object; with the values seen.
+        DataFault: No or several series, several stacks in it, a missing or doubled slice, slices that differ in size,
+            spacing or direction, a DICOM SEG object; with the values seen.
     """
     files = list(candidates(path))
     if not files:
@@ -111,51 +115,59 @@ def find_series(path: Path, pick: str | None = None) -> Series:
             next="give a scan's file",
         )
     headers, notes = _one_series(path, [read_header(file) for file in files], pick)
-    return _arrange(path, headers, notes) if len(headers) > 1 else _single(headers[0], notes)
+    return _of_series(path, headers, pick, notes)
+
+
+def _of_series(path: Path, headers: Sequence[Header], pick: str | None, notes: tuple[Note, ...]) -> Series:
+    """The one stack of a series that is meant."""
+    frames = [frame for header in headers for frame in frames_of(header)]
+    named, part = choice.divided(pick or "")
+    found = stacks_of(frames) if len(frames) > 1 else [Stack("", frames)]
+    chosen = choice.stack_meant(found, part) if part else found
+    if len(chosen) != 1:
+        name = named or choice.name_of(headers, [headers])
+        first = f"{path}#series={name}:{found[0].name}" if found[0].name else f"{path}#series={name}"
+        what = f"the stack {part}, which none is, among " if part else ""
+        raise DataFault(
+            f"{path}: {choice.title_of(headers[0])} holds {what}{len(found)} stacks of slices: "
+            f"{choice.shown_stacks(found)}",
+            allowed="one stack for a scan",
+            next=f"name the one that you mean after the folder that you give: lemis check '{first}'; or list scans in "
+            f"a CSV (image: {path.name}{first.removeprefix(str(path))})",
+        )
+    ((_, slices),) = chosen
+    return _arrange(path, slices, notes) if len(slices) > 1 else _single(slices[0], notes)
 
 
 def _one_series(folder: Path, headers: list[Header], pick: str | None) -> tuple[list[Header], tuple[Note, ...]]:
-    groups: dict[str, list[Header]] = {}
-    for header in headers:
-        groups.setdefault(header.text("SeriesInstanceUID"), []).append(header)
+    groups = choice.series_of(headers)
     if pick is not None:
-        chosen = [group for uid, group in groups.items() if pick in (uid, group[0].text("SeriesNumber"))]
+        chosen = choice.meant(groups, choice.divided(pick)[0])
         if len(chosen) == 1:
             return chosen[0], ()
-        raise _several(
-            folder, list(groups.values()), f"series {pick}, which {'several are' if chosen else 'none is'}, among "
-        )
+        raise _several(folder, groups, f"series {pick}, which {'several are' if chosen else 'none is'}, among ")
     # Reports and contours are stored beside images, and a scout before them: none of them is the scan.
-    scans = [group for group in groups.values() if group[0].has_image and not group[0].is_localiser]
+    scans = [group for group in groups if not group[0].no_scan]
     if len(scans) == 1 and len(groups) > 1:
-        others = "; ".join(_shown(group) for group in groups.values() if group is not scans[0])
-        seen = f"read {_shown(scans[0])}; left aside {others}"
+        others = "; ".join(choice.shown(group) for group in groups if group is not scans[0])
+        seen = f"read {choice.shown(scans[0])}; left aside {others}"
         return scans[0], (Note("other DICOM objects in the folder", seen, "move them out if that is not meant"),)
     if len(groups) > 1:
-        raise _several(folder, list(groups.values()), "")
+        raise _several(folder, groups, "")
     return headers, ()
 
 
-def _several(folder: Path, groups: list[list[Header]], what: str) -> DataFault:
-    numbers = [group[0].text("SeriesNumber") for group in groups]
-    one = next(
-        (number for number in numbers if number and numbers.count(number) == 1), groups[0][0].text("SeriesInstanceUID")
-    )
+def _several(path: Path, groups: list[list[Header]], what: str) -> DataFault:
+    scans = [group for group in groups if not group[0].no_scan] or groups
+    name = next(filter(None, (choice.name_of(group, groups) for group in scans)), "")
     return DataFault(
-        f"{folder} holds {what}{len(groups)} DICOM series: {'; '.join(map(_shown, groups))}",
-        allowed="one series per folder",
-        next="move each series into a folder of its own, or list those that you mean in a CSV "
-        f"(image: {folder.name}#series={one})",
+        f"{path} holds {what}{len(groups)} DICOM series: {'; '.join(map(choice.shown, groups))}",
+        allowed="one series for a scan, named by its number, UID or description (* stands for any part)",
+        next=f"name the one that you mean after the folder that you give: lemis check '{path}#series={name}'; or list "
+        f"scans in a CSV (image: {path.name}#series={name})"
+        if name
+        else "move each series into a folder of its own: these cannot be told apart by number or UID",
     )
-
-
-def _shown(group: Sequence[Header]) -> str:
-    """``5 of lung (a.dcm, ...), series 4``."""
-    first = group[0]
-    name = first.text("SeriesDescription") or first.text("SeriesInstanceUID") or "a nameless series"
-    kind = " (localiser)" if first.is_localiser else "" if first.has_image else f" ({first.text('Modality')}, no image)"
-    number = f", series {first.text('SeriesNumber')}" if first.text("SeriesNumber") else ""
-    return f"{len(group)} of {name[:64]}{kind} ({first.file.name}{', ...' * (len(group) > 1)}){number}"
 
 
 def _arrange(folder: Path, headers: list[Header], notes: tuple[Note, ...]) -> Series:
@@ -163,20 +175,24 @@ def _arrange(folder: Path, headers: list[Header], notes: tuple[Note, ...]) -> Se
     refuse_claims(folder, slices)
     orientations = [grid.orientation(header) for header in headers]
     positions = [grid.position(header) for header in headers]
-    _refuse_mixture(headers, slices, orientations)
+    regular.refuse_mixture(headers, slices, orientations)
     if not orientations[0] or not all(positions):
         raise DataFault(
             f"{folder} has slices that do not state their position or direction",
             allowed="Image Position (0020,0032) and Image Orientation (0020,0037) in every file",
             next="export the series again without removing these tags",
         )
-    pixel_mm, guess = _common_spacing(headers)
+    pixel_mm, guess = regular.common_spacing(headers)
+    regular.refuse_unlike(headers)
     orientation = np.array(orientations[0])
     normal = np.cross(orientation[:3], orientation[3:])
     order = np.argsort([position @ normal for position in map(np.array, positions)], kind="stable")
     place = np.array([positions[i] for i in order])  # (slices, 3) mm LPS
-    rounding_mm = _rounding_mm([headers[i].text("ImagePositionPatient") for i in order], normal)
-    uneven = _refuse_gaps(folder, [headers[i].file for i in order], place @ normal, rounding_mm)
+    texts = [headers[i].text("ImagePositionPatient") for i in order]
+    rounding_mm = regular.rounding_mm(texts, normal)
+    names = [regular.name_of(headers[i]) for i in order]
+    uneven = regular.refuse_gaps(folder, [headers[i] for i in order], place @ normal, rounding_mm)
+    regular.refuse_bends(folder, names, place, min(pixel_mm), regular.rounding_mm(texts, np.ones(3)))
     affine = grid.affine_in_plane(orientations[0], place[0], pixel_mm)
     # The step between positions, not the normal: so a tilted gantry stays the shear that it is.
     affine[:3, 2] = (place[-1] - place[0]) / (len(place) - 1)
@@ -187,89 +203,8 @@ def _arrange(folder: Path, headers: list[Header], notes: tuple[Note, ...]) -> Se
         channels=ordered[0].samples,
         affine_lps=affine,
         dtype=value_type(ordered).name,
-        notes=(*notes, *guess, *uneven, *_pixel_notes(ordered)),
+        notes=(*notes, *guess, *uneven, *regular.kinds(headers), *_pixel_notes(ordered)),
     )
-
-
-def _refuse_mixture(
-    headers: Sequence[Header], slices: Sequence[Slice], orientations: Sequence[tuple[float, ...]]
-) -> None:
-    kinds = [
-        (one.columns, one.rows, one.samples, tuple(round(float(x), 2) + 0.0 for x in orientation))
-        for one, orientation in zip(slices, orientations, strict=True)
-    ]
-    usual = Counter(kinds).most_common(1)[0][0]
-    example = kinds.index(usual)
-    wanted = np.array(orientations[example])
-    for header, kind, orientation in zip(headers, kinds, orientations, strict=True):
-        same = len(orientation) == len(wanted) and np.abs(np.array(orientation) - wanted).max(initial=0) <= 1e-3
-        if kind[:3] != usual[:3] or not same:
-            raise DataFault(
-                f"{header.file} is {kind[:2]} pixels of {kind[2]} value(s) in direction {list(orientation)}, "
-                f"{headers[example].file.name} is {usual[:2]} of {usual[2]} in direction {wanted.tolist()}",
-                allowed="slices of one size and one direction",
-                next="move localisers and other images out of the folder",
-            )
-
-
-def _common_spacing(headers: Sequence[Header]) -> tuple[tuple[float, float], tuple[Note, ...]]:
-    read = [grid.pixel_spacing(header, placed=True) for header in headers]
-    first, notes = read[0]
-    for header, (other, _) in zip(headers, read, strict=True):
-        if not np.allclose(other, first, rtol=1e-3, atol=0):
-            raise DataFault(
-                f"{header.file} has pixels of {other[0]:g} x {other[1]:g} mm, {headers[0].file.name} of "
-                f"{first[0]:g} x {first[1]:g} mm",
-                allowed="slices of one pixel size",
-                next="move the other images out of the folder, or resample them",
-            )
-    return first, notes or next((note for _, note in read if note), ())
-
-
-def _rounding_mm(texts: Sequence[str], normal: npt.NDArray[np.float64]) -> float:
-    """How far the rounding of positions, as they are written, can move a step along the normal."""
-    total = 0.0
-    for weight, column in zip(np.abs(normal), zip(*(text.split("\\") for text in texts), strict=True), strict=True):
-        if len(set(column)) > 1:
-            exponents = (int(Decimal(text.strip()).as_tuple().exponent) for text in column)
-            total += float(weight) * 10.0 ** min(0, *exponents)
-    return total
-
-
-def _refuse_gaps(
-    folder: Path, files: list[Path], heights_mm: npt.NDArray[np.float64], rounding_mm: float
-) -> tuple[Note, ...]:
-    """Refuse slices that are not evenly spaced; ``heights_mm`` are sorted positions along the normal."""
-    steps = np.diff(heights_mm)
-    usual = float(np.median(steps))
-    even = max(_STEP_TOLERANCE * usual, 0.01)
-    allowed = max(even, min(rounding_mm, _MOST_ROUNDED * usual)) + 1e-6
-    for before, step in enumerate(steps):
-        here, there = f"{heights_mm[before]:.2f}", f"{heights_mm[before + 1]:.2f}"
-        if step < 1e-3:
-            raise DataFault(
-                f"{folder}: {files[before].name} and {files[before + 1].name} are both at {here} mm",
-                allowed="one slice per position",
-                next="move repeated phases or exports into folders of their own",
-            )
-        if abs(step - usual) > allowed:
-            raise DataFault(
-                f"{folder}: a gap of {step:.2f} mm between the slices at {here} mm ({files[before].name}) "
-                f"and {there} mm ({files[before + 1].name}); the others are {usual:.2f} mm apart",
-                allowed="a series with every slice, evenly spaced",
-                next="export the series again with the missing slice, or leave this scan out",
-            )
-    if usual > LENGTHS_MM[1]:
-        raise DataFault(
-            f"{folder}: slices are {usual:g} mm apart",
-            allowed=f"up to {LENGTHS_MM[1]:g} mm",
-            next="export the series again",
-        )
-    if np.abs(steps - usual).max() <= even + 1e-6:
-        return ()
-    mean = float(heights_mm[-1] - heights_mm[0]) / len(steps)
-    seen = f"steps of {steps.min():.4g} to {steps.max():.4g} mm between slices are taken as even, {mean:.4g} mm"
-    return (Note("rounded positions", seen, "fine if the scanner's slices are evenly spaced"),)
 
 
 def _pixel_notes(slices: Sequence[Slice]) -> tuple[Note, ...]:

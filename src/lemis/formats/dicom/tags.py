@@ -7,6 +7,7 @@ number is refused with its name and value, and is never a default.
 from __future__ import annotations
 
 import re
+import struct
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -29,11 +30,23 @@ _TAGS = (
     ),
     *("PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "PixelSpacing"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("RescaleIntercept", "RescaleSlope"),
+    *("RescaleIntercept", "RescaleSlope", "SOPInstanceUID", "FrameOfReferenceUID"),
+    # What tells slices of one place apart: echoes, phases, contrasts (``stacks``).
+    *("EchoTime", "InversionTime", "FlipAngle", "TriggerTime", "TemporalPositionIdentifier", "DiffusionBValue"),
+    *("AcquisitionNumber", "AcquisitionTime"),
+)
+_DOUBLES = ("DiffusionBValue",)  # tags above that are not written as text
+MODALITY_LUT, PER_FRAME, SHARED = (
+    "ModalityLUTSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "SharedFunctionalGroupsSequence",
 )
 IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN = (f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".1.99", ".2"))
 SLICED = ("CT", "MR", "PT", "NM")  # modalities of what lies in the body, where an X-ray looks through it
 LOCALISER = "LOCALIZER"  # as the standard spells it in Image Type
+# What scanners call a localiser that does not say so in Image Type (Siemens MR, Philips).
+_LOCALISER_TITLE = re.compile(r"scout|locali[sz]er|topogram|surview|\bsurvey\b|\bplan(?:e)?[ _-]?loc", re.IGNORECASE)
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 # From a microscope's pixel to the step of a scout; beyond, no scan was meant.
 LENGTHS_MM = (1e-5, 1e3)
 _PLACES_MM = 1e6
@@ -48,6 +61,8 @@ class Header:
     syntax: str
     order: Literal["little", "big"]  # of bytes
     raw: Mapping[str, bytes]
+    frame: int | None = None  # of a file of many frames, from 0, whose own tags these are; None: the file
+    sequences: frozenset[str] = frozenset()  # which of the sequences that matter are there
 
     @property
     def has_image(self) -> bool:
@@ -57,7 +72,31 @@ class Header:
     @property
     def is_localiser(self) -> bool:
         """Whether it says that it is a localiser (scout, topogram)."""
-        return LOCALISER in self.text("ImageType").upper().split("\\")
+        kinds = self.text("ImageType").upper().split("\\")
+        return LOCALISER in kinds or _LOCALISER_TITLE.search(self.text("SeriesDescription")) is not None
+
+    @property
+    def no_scan(self) -> str:
+        """Why it is not the scan where others lie beside it: a localiser, a report, a picture of a screen; else ""."""
+        modality, kind = self.text("Modality"), self.text("SOPClassUID")
+        if modality == "SEG":
+            return "a DICOM SEG object (a segmentation); convert it to .nii.gz to use it as a label"
+        if not self.has_image:
+            return f"DICOM without an image ({modality or 'of no modality'})"
+        if modality == "RTDOSE":
+            return "a dose distribution (RTDOSE)"
+        if self.is_localiser:
+            return "a localiser"
+        placed = bool(self.text("ImagePositionPatient")) or PER_FRAME in self.sequences
+        captured = kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}.")
+        if "SCREEN SAVE" in self.text("ImageType").upper() or (captured and not placed):
+            return "a secondary capture (a picture of a screen, say)"
+        return ""
+
+    @property
+    def series(self) -> tuple[str, str, str]:
+        """What files of one series have in common; careless removal of names leaves all UIDs equal."""
+        return self.text("SeriesInstanceUID"), self.text("StudyInstanceUID"), self.text("PatientID")
 
     def text(self, name: str) -> str:
         """The text of a tag; "" if it is empty or missing."""
@@ -139,18 +178,31 @@ def read_header(file: Path) -> Header:
     Raises:
         DataFault: It is no DICOM file, or damaged.
     """
-    dataset = dataset_of(file, _TAGS, pixels=False)
-    raw = {}
-    for name in _TAGS:
-        value = getattr(dataset.get_item(name), "value", None)
-        raw[name] = value if isinstance(value, bytes) else b""
+    sequences = (MODALITY_LUT, PER_FRAME)
+    dataset = dataset_of(file, (*_TAGS, *sequences), pixels=False)
     implicit, little = dataset.original_encoding
+    raw = {name: raw_value(dataset, name) for name in _TAGS}
+    raw |= {name: as_text(raw[name], "d", little=little) for name in _DOUBLES if raw[name]}
     meta = str(getattr(dataset, "file_meta", {}).get("TransferSyntaxUID", "")).strip("\0 ")
     syntax = meta or (IMPLICIT if implicit else EXPLICIT if little else BIG_ENDIAN)
-    header = Header(file, syntax, "little" if little else "big", raw)
+    there = frozenset(name for name in sequences if name in dataset)
+    header = Header(file, syntax, "little" if little else "big", raw, sequences=there)
     if not header.has_image and not header.text("SOPClassUID") and not header.text("Modality"):
         raise unreadable(file, "it states neither what it is nor how many rows and columns it has")
     return header
+
+
+def raw_value(dataset: Any, name: str) -> bytes:
+    """The bytes of a tag as they stand in the file; none if it is missing."""
+    value = getattr(dataset.get_item(name), "value", None)
+    return value if isinstance(value, bytes) else b""
+
+
+def as_text(raw: bytes, kind: str, *, little: bool) -> bytes:
+    """Binary numbers, of one of the types of ``struct``, as the text that other tags hold."""
+    stored = struct.Struct(f"{'<' if little else '>'}{kind}")
+    numbers = stored.iter_unpack(raw[: len(raw) // stored.size * stored.size])
+    return "\\".join(f"{number:.8g}" for (number,) in numbers).encode()
 
 
 def unreadable(file: Path, reason: str) -> DataFault:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lemis.formats.dicom.pixels import Slice, plane_of, value_type
+from lemis.formats.dicom.pixels import Pixels, pixels_of, plane_of
 from lemis.formats.dicom.series import Series
+from lemis.formats.dicom.stored import Slice, value_type
 from lemis.formats.notes import Note
 
 Array = npt.NDArray[Any]
@@ -28,8 +29,11 @@ def read_voxels(series: Series) -> tuple[Array, tuple[Note, ...]]:
     values = np.empty((*series.shape, *colours), dtype=value_type(series.slices), order="F")
     empty: dict[int, npt.NDArray[np.bool_]] = {}
     spare: tuple[Note, ...] = ()
+    pixels: Pixels | None = None
     for number, one in enumerate(series.slices):
-        plane = plane_of(one)
+        if pixels is None or one.file != series.slices[number - 1].file:  # a file of many frames is read once
+            pixels = pixels_of(one)
+        plane = plane_of(one, pixels)
         values[:, :, number] = plane.values.swapaxes(0, 1)
         if plane.padded is not None and plane.padded.any():
             empty[number] = plane.padded.T
