@@ -86,6 +86,7 @@ def cases(rng: random.Random) -> Iterator[Case]:
         _gone,
         _packed,
         _folder,
+        _enhanced,
     )
     while True:
         for maker in makers:
@@ -141,6 +142,32 @@ def _bytes(rng: random.Random) -> Case:
             file.write_bytes(content)
 
     return _case("bytes", f"random {'header ' * header}{seed}", build)
+
+
+def _enhanced(rng: random.Random) -> Case:
+    """A file of many frames, with some bytes of its tags and functional groups changed."""
+    seed = rng.randrange(10**6)
+
+    def build(folder: Path) -> None:
+        chance = random.Random(seed)
+        frames = np.random.default_rng(seed).integers(0, 2000, (SLICES, 8, 8)).astype(np.uint16)
+        echoes = chance.random() < 0.3
+
+        def each(number: int) -> dict[str, object]:
+            place = number // 2 if echoes else number
+            return {
+                "ImagePositionPatient": [0, 0, 2 * place],
+                "EffectiveEchoTime": float(number % 2),
+                "RescaleSlope": 2,
+            }
+
+        file = dicoms.write_enhanced(folder / "IM1", frames, each=each)
+        content = bytearray(file.read_bytes())
+        for _ in range(chance.choice((1, 1, 2, 8, 40))):
+            content[chance.randrange(132, len(content) - frames.nbytes)] = chance.randrange(256)
+        file.write_bytes(content[: chance.choice((None, None, None, 1500, -40))])
+
+    return _case("enhanced", f"random {seed}", build)
 
 
 def _cut(rng: random.Random) -> Case:
