@@ -231,6 +231,26 @@ def test_phases_are_picked_for_all_subjects(tmp_path: Path) -> None:
             np.testing.assert_array_equal(read, frames[scan.id][1::2].transpose(2, 1, 0))
 
 
+def test_a_scout_that_lies_first_in_a_folder_does_not_hide_the_scan(tmp_path: Path) -> None:
+    series(tmp_path / "p1" / "a", 1, "scout", "p1")
+    series(tmp_path / "p1" / "a", 4, "T1", "p1")
+    series(tmp_path / "p1" / "b", 5, "T2", "p1")
+    listing = recognise(tmp_path)
+    assert listing.index.channels == ("T1", "T2")
+    assert images(listing) == {"p1": ("p1/a", "p1/b")}
+    assert not check.examine(listing.index, jobs=1).errors
+
+
+def test_a_subject_of_several_patients_is_doubted(tmp_path: Path) -> None:
+    for number, patient in enumerate(("0815", "815", "4711")):
+        series(tmp_path / "p1" / f"visit{number}" / "ct", 2, "CT", patient, study=f"1.2.{number}")
+    series(tmp_path / "p2" / "visit1" / "ct", 2, "CT", "00815", study="1.2.7")
+    doubts = {doubt.kind: doubt for doubt in recognise(tmp_path).doubts}
+    assert doubts["subject of several patients"].file == "p1"
+    assert "name 2 patients" in doubts["subject of several patients"].seen
+    assert doubts["subjects that may be one person"].seen.startswith("p1, p2 have one Patient ID")
+
+
 def test_one_file_and_its_stack_can_be_named(tmp_path: Path) -> None:
     frames = drawn(4)
     file = dicoms.write_enhanced(

@@ -14,8 +14,9 @@ from lemis.datasets.label_names import LABEL_FOLDER
 from lemis.datasets.listing import Case, Doubt, Found, LeftOut, Tree, known, shown, stem_of
 from lemis.datasets.subjects_csv import FILE as SUBJECTS
 from lemis.formats.dicom import folders as dicom
+from lemis.formats.dicom.choice import divided
 from lemis.formats.names import readable
-from lemis.formats.paths import file_of, strange_format, suffix_of
+from lemis.formats.paths import file_of, series_of, strange_format, suffix_of
 
 # Names that we look for, and that a slip of the pen or another system's capitals hide from us.
 _OURS = ("imagesTr", "imagesTs", "labelsTr", "dataset.json", "splits_final.json", SUBJECTS)
@@ -117,18 +118,30 @@ def _bare(file: Path) -> Path:
 
 
 def one_patient(root: Path, scans: Sequence[Scan]) -> list[Doubt]:
-    """Scans taken for several subjects whose DICOM files name one patient. The patient's number is not shown.
+    """Subjects whose DICOM files name one patient, and those of several patients. Patients' numbers are not shown.
 
     Where all scans name the same one it was put there in place of their own, and says nothing.
     """
-    subjects: dict[str, list[str]] = {}
-    for scan in scans:
-        file = file_of(root / scan.images[0])
+    people: dict[str, set[str]] = {}  # by patient
+    patients: dict[str, set[str]] = {}  # by subject
+    for scan, image in ((one, image) for one in scans for image in one.images):
+        file = file_of(root / image)
         if file.is_dir() or suffix_of(file) in ("", ".dcm"):
-            subjects.setdefault(dicom.patient(file), []).append(scan.subject)
-    subjects.pop("", None)
-    groups = [tuple(sorted(set(some))) for some in subjects.values()]
-    return _one_person([group for group in groups if len(group) > 1], "one Patient ID") if len(groups) > 1 else []
+            patient = dicom.patient(file, divided(series_of(root / image))[0])
+            people.setdefault(patient, set()).add(scan.subject)
+            patients.setdefault(scan.subject, set()).add(patient)
+    people.pop("", None)
+    groups = [tuple(sorted(some)) for some in people.values() if len(some) > 1]
+    return (_one_person(groups, "one Patient ID") if len(people) > 1 else []) + [
+        Doubt(
+            subject,
+            "subject of several patients",
+            f"its DICOM files name {len(some - {''})} patients (Patient ID): taken for one person",
+            f"if they are several, say so in a {SUBJECTS} (columns id,subject), or give each a folder",
+        )
+        for subject, some in patients.items()
+        if len(some - {""}) > 1
+    ]
 
 
 def shared_labels(scans: Sequence[Scan]) -> list[Doubt]:

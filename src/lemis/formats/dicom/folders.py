@@ -141,9 +141,14 @@ def looks_mixed(folder: Path) -> bool:
 
     That it holds but one is only known when all of it is read, and is looked at again then.
     """
+    return len({header.series for header in _some(folder)}) > 1
+
+
+def _some(folder: Path) -> list[Header]:
+    """The headers of the first, the middle and the last file of a folder."""
     files = list(candidates(folder))
-    some = [readable_header(files[at]) for at in {0, len(files) // 2, len(files) - 1}] if files else []
-    return len({header.series for header in some if header is not None}) > 1
+    places = sorted({0, len(files) // 2, len(files) - 1}) if files else []
+    return [header for at in places if (header := readable_header(files[at])) is not None]
 
 
 def studies(folders: Sequence[Path]) -> list[list[Path]]:
@@ -157,26 +162,27 @@ def studies(folders: Sequence[Path]) -> list[list[Path]]:
 
 def no_scan(folder: Path) -> str:
     """Why the DICOM files of a folder are not a scan (a localiser, say, or a report); "" if they may be one."""
-    header = _first(folder)
-    return header.no_scan if header is not None else ""
+    reasons = [header.no_scan for header in _some(folder)]
+    return reasons[0] if reasons and all(reasons) else ""
 
 
 def description(folder: Path) -> str:
     """The Series Description in a file, or in the first file of a folder; "" if there is none."""
-    header = _first(folder) if folder.is_dir() else readable_header(folder)
+    header = header_of(folder)
     return header.text("SeriesDescription") if header else ""
 
 
-def patient(path: Path) -> str:
-    """The Patient ID in a file, or in the first file of a folder; "" if it is missing or was removed."""
-    header = _first(path) if path.is_dir() else readable_header(path)
+def patient(path: Path, series: str = "") -> str:
+    """The patient of a file or folder (``patient_of``), of a folder of several series that of the one named."""
+    header = header_of(path, series) or header_of(path)
     return patient_of(header) if header else ""
 
 
 def patient_of(header: Header) -> str:
-    """The Patient ID in a header; "" if it is missing or was removed."""
+    """The Patient ID in a header, however it is spelt (``0815``, ``815``); "" if it is missing or was removed."""
     name = header.text("PatientID")
-    return "" if _NOBODY.search(name) else name
+    parts = re.findall(r"[0-9]+|[^\W\d_]+", name.casefold())
+    return "" if _NOBODY.search(name) else "_".join(part.lstrip("0") or part for part in parts) or name
 
 
 def header_of(path: Path, name: str = "") -> Header | None:
