@@ -8,7 +8,7 @@ WORKERS ?= 2
 # One thread per test process: two processes with two threads each get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: setup demo check test test-portable fuzz bench docs no-torchvision
+.PHONY: setup demo lint check test test-portable fuzz bench docs no-torchvision
 
 setup: $(STAMP)
 
@@ -24,11 +24,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/lemis demo -o demo
 
-check: setup no-torchvision
+lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint no-torchvision
 	$(PYTEST) -m "not slow"
 
 test: setup no-torchvision

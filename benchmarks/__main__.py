@@ -28,6 +28,7 @@ NAMES = (
     "memory",
     "semi",
     "flops",
+    "suggesters",
 )
 
 
