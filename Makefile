@@ -31,7 +31,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 check: lint no-torchvision
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" --hypothesis-profile=quick
 
 test: setup no-torchvision
 	$(PYTEST)

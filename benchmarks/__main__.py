@@ -29,6 +29,7 @@ NAMES = (
     "semi",
     "flops",
     "suggesters",
+    "phantoms",
 )
 
 

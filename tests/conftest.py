@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,19 @@ from dicoms import write_series  # noqa: F401  (a fixture)
 
 # How long an example takes, or how long it takes to draw one, is the machine's matter.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", settings.get_profile("any machine"), max_examples=20)  # `make check`
 settings.load_profile("any machine")
 
 SUBJECTS, LABELLED, SHAPE = 6, 3, (40, 40, 5)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected lives to the end: the garbage collector need not go through it again and again."""
+    gc.disable()
+    yield
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

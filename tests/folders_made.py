@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from hypothesis import settings
 from hypothesis import strategies as st
 
+from how_many import examples
 from lemis.datasets.recognition import Listing, recognise
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 Normal = Literal["NFC", "NFD"]
-QUICK = settings(max_examples=25, deadline=None)
+QUICK = examples(25)
 SUFFIXES = st.sampled_from([".nii.gz", ".nii", ".nrrd", ".mha", ".png"])
 
 # Ids as people choose them, some with times of one person; never ending in what marks a channel or a label.

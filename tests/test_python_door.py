@@ -12,22 +12,18 @@ import pytest
 import lemis
 
 COST = """
-import sys, time
-begun = time.perf_counter()
+import json, sys
 import lemis
-took_s = time.perf_counter() - begun
-import json
 heavy = sorted({"torch", "numpy", "rich", "typer", "pydantic"} & sys.modules.keys())
-print(json.dumps({"took_s": took_s, "heavy": heavy, "shown": dir(lemis)}))
+print(json.dumps({"heavy": heavy, "shown": dir(lemis)}))
 """
 
 
-def test_importing_takes_no_time_and_nothing_heavy():
-    runs = [subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, check=True) for _ in range(3)]
-    found = [json.loads(done.stdout) for done in runs]
-    assert min(each["took_s"] for each in found) < 0.1
-    assert found[0]["heavy"] == []
-    assert {*lemis.VERBS, *lemis.OTHERS} <= set(found[0]["shown"])
+def test_importing_imports_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["heavy"] == []
+    assert {*lemis.VERBS, *lemis.OTHERS} <= set(found["shown"])
 
 
 def test_every_command_is_there():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import functools
 import importlib
 import io
 import os
@@ -16,7 +17,7 @@ import shlex
 import sys
 import tokenize
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -212,9 +213,14 @@ def describe(folder: str, name: str) -> dict[str, Any]:
         ``name``, ``title`` (the first paragraph of the docstring on one line), and every public module-level
         constant written as a literal (``DIMS``, ``TRAINS``) in lower case.
     """
-    tree = ast.parse(_source(folder, name))
+    return {"name": name, **_said(_source(folder, name))}
+
+
+@functools.lru_cache(maxsize=256)  # every pair of a method and a network is asked for again and again
+def _said(source: str) -> Mapping[str, Any]:
+    tree = ast.parse(source)
     title = (ast.get_docstring(tree) or "").split("\n\n")[0]
-    facts: dict[str, Any] = {"name": name, "title": " ".join(title.split())}
+    facts: dict[str, Any] = {"title": " ".join(title.split())}
     for node in tree.body:
         target, value = _assignment(node)
         if target.isupper() and not target.startswith("_") and _is_literal(value):

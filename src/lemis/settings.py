@@ -219,16 +219,21 @@ def _named(cls: Any, tree: Any, location: Iterable[Any]) -> tuple[str, Any]:
     # the members of a union and the items of a list, which nobody typed.
     parts: list[str] = []
     for part in location:
-        if cls is None or part not in typing.get_type_hints(cls):
+        if cls is None or part not in _hints(cls):
             break
-        cls = _dataclass_in(typing.get_type_hints(cls)[part])
+        cls = _dataclass_in(_hints(cls)[part])
         parts.append(part)
         tree = tree.get(part) if isinstance(tree, Mapping) else None
     return ".".join(parts), tree
 
 
+@functools.cache
+def _hints(cls: Any) -> Mapping[str, Any]:  # annotations are text, which takes its time to evaluate
+    return typing.get_type_hints(cls)
+
+
 def _refuse_unknown(cls: Any, tree: Mapping[str, Any], prefix: str) -> None:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for key, value in tree.items():
         if key not in hints:
             guess = nearest(key, hints)

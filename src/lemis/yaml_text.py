@@ -8,6 +8,8 @@ aliases) or a thousand brackets cost nothing.
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,14 +85,19 @@ def load(text: str, name: str) -> Any:
         UsageError: It is no YAML, or of a kind that is not read: says which line.
     """
     try:
-        _refuse_excess(text)
-        return yaml.load(text, Loader=_Loader)
+        return copy.deepcopy(_built(text))
     except (yaml.YAMLError, ValueError) as error:
         raise UsageError(
             f"{name} cannot be read: {_problem(error)}",
             allowed="YAML: `key: value` lines, lists and numbers",
             next=f"correct {name}",
         ) from None
+
+
+@functools.lru_cache(maxsize=256)  # one process reads a preset or a plan many times, and PyYAML takes its time
+def _built(text: str) -> Any:
+    _refuse_excess(text)
+    return yaml.load(text, Loader=_Loader)
 
 
 def read(path: Path) -> Any:

@@ -11,11 +11,12 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from checked_scans import AFFINE, ERROR, SHAPE, SHARED, WARNING, find, label, only, scan, write
+from how_many import examples
 from lemis.checking import check
 from lemis.datasets.recognition import recognise
 from lemis.datasets.scan_facts import scan_folder
@@ -75,7 +76,7 @@ def test_a_label_that_lost_its_orientation(pair: Path) -> None:
 
 
 @given(flip=st.tuples(*[st.booleans()] * 3), order=st.permutations([0, 1, 2]))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_a_label_stored_in_another_order_is_fine(
     flip: tuple[bool, ...], order: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

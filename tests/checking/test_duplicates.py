@@ -9,10 +9,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
+from how_many import examples
 from lemis.checking import check, duplicates
 from lemis.checking.faults import Fault
 from lemis.datasets.recognition import recognise
@@ -142,7 +143,7 @@ def test_many_scans_of_one_kind_are_not_taken_for_each_other() -> None:
     assert not [pair for pair in pairs if duplicates.relation(*(body(int(seed), (30, 26, 6)) for seed in pair))]
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(
     st.permutations((0, 1, 2)),
     st.lists(st.booleans(), min_size=3, max_size=3),
@@ -159,7 +160,7 @@ def test_relations_are_undone(turned, mirrored, scale: float, offset: float) -> 
     np.testing.assert_allclose((found.scale, found.offset), (scale, offset), rtol=1e-6, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
 def test_two_scans_have_no_relation(seed: int, other: int) -> None:
     if seed != other:

@@ -10,6 +10,15 @@ from lemis.promises.material import Material
 from lemis.promises.trying import NotTried
 
 
+@pytest.hookimpl(tryfirst=True)  # before what is slow is left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without instructions for bfloat16 a processor takes seconds for convolutions of volumes."""
+    for item in items:
+        given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if given.get("dims") == 3 and getattr(given.get("promise"), "__name__", "") == "it_works_in_mixed_precision":
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     return Material(tmp_path_factory.mktemp("material") / "prepared")

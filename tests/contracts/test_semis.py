@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ WHERE: dict[str, dict[str, dict[str, Any]]] = {}
 INERT: dict[str, dict[str, str]] = {}
 
 
+@functools.cache
 def subject(name: str, dims: int = 2) -> Subject:
+    """One for all promises, so that what they begin with is trained once."""
     return Subject(name, dims, where=WHERE.get(name, {}), excused=INERT.get(name, {}))
 
 

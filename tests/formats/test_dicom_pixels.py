@@ -8,11 +8,12 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import dicoms
 from dicoms import notes, stored
+from how_many import examples
 from lemis.errors import DataFault
 from lemis.formats import volume
 
@@ -29,7 +30,7 @@ def test_every_slice_has_its_own_slope(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored(tmp_path), PIXELS * np.array(slopes))
 
 
-@settings(deadline=None, max_examples=40)  # files are written: how long that takes is the disk's matter
+@examples(40)  # files are written: how long that takes is the disk's matter
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(-3000, 3000), st.booleans()), min_size=5, max_size=5))
 def test_mixed_slopes_intercepts_and_signs(tmp_path_factory, facts) -> None:
     folder = tmp_path_factory.mktemp("mixed")

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from how_many import examples
 from lemis.errors import DataFault
 from lemis.formats import volume
 from lemis.formats.paths import stamp
@@ -318,7 +319,7 @@ def test_a_length_of_packed_voxels_that_is_not_theirs(bytes_said: str, words: st
 
 
 @given(place=st.integers(0, 400), byte=st.integers(0, 255), packed=st.booleans(), kind=st.sampled_from([meta, nrrd]))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_no_changed_byte_of_a_header_does_harm(
     place: int, byte: int, packed: bool, kind, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

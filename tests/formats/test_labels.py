@@ -8,10 +8,11 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from how_many import examples
 from lemis.errors import DataFault
 from lemis.formats import labels, segments, volume
 from lemis.formats.source import Source
@@ -126,7 +127,7 @@ def test_every_segment_keeps_a_name(tmp_path: Path) -> None:
     turned=st.booleans(),
     degrees=st.floats(-20, 20),
 )
-@settings(max_examples=30, deadline=None)
+@examples(30)
 def test_a_cropped_segmentation_lies_where_it_was_drawn(
     first: tuple[int, ...], size: tuple[int, ...], turned: bool, degrees: float, tmp_path_factory
 ) -> None:

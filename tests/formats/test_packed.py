@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from how_many import examples
 from lemis.errors import DataFault
 from lemis.formats import packed
 
@@ -26,7 +27,7 @@ def write(path: Path, content: bytes) -> Path:
 
 
 @given(start=st.integers(0, 1000), size=st.integers(0, len(CONTENT) - 1000))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_any_part_of_a_packed_file(start: int, size: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     file = write(tmp_path_factory.mktemp("gz") / "a.gz", gzip.compress(CONTENT, 1))
     found, after = packed.read_gzip(file, start, size)
@@ -41,7 +42,7 @@ def test_members_of_a_gzip_file_follow_each_other(tmp_path: Path) -> None:
 
 
 @given(bit=st.integers(0, 8 * 5000 - 1))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_a_flipped_bit_is_seen_though_all_that_is_wanted_was_read(
     bit: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

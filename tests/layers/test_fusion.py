@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from how_many import examples
 from lemis.layers.attention import points_of, unpack
 from lemis.layers.fusion import Diffusion, KeypointFusion, Placed, cells_of, mean_of_cell, read
 
@@ -35,7 +36,7 @@ def test_cells_are_floor_of_the_pixel_over_the_stride(
     assert found.place[0, 0].tolist() == list(cell)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(seed=st.integers(0, 10_000), most=st.integers(1, 12))
 def test_leaders_are_one_a_cell_and_share_its_mean(seed: int, most: int) -> None:
     keypoints = some_keypoints(2, most, seed)
@@ -52,7 +53,7 @@ def test_leaders_are_one_a_cell_and_share_its_mean(seed: int, most: int) -> None
             torch.testing.assert_close(mean[image, members[0]], d[image, members].mean(0))
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(seed=st.integers(0, 10_000), most=st.integers(1, 12))
 def test_diffusion_equals_dense_convolutions_of_the_scattered_map(seed: int, most: int) -> None:
     torch.manual_seed(seed)

@@ -6,18 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from how_many import examples
 from lemis.errors import UsageError
 from lemis.layers import unet3d
 
 SIDES = st.tuples(*[st.integers(1, 4)] * 3)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(sides=SIDES, deeper=st.integers(1, 3), channels=st.integers(1, 3), rows=st.integers(1, 2))
 def test_it_is_the_convolution_of_the_enlarged_map_beside_the_skip(
     sides: tuple[int, int, int], deeper: int, channels: int, rows: int
@@ -81,7 +82,7 @@ def test_groups_divide_the_channels(channels: int, groups: int) -> None:
     assert norm.num_groups == groups
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(sides=st.tuples(*[st.integers(1, 40)] * 3), divisor=st.sampled_from([2, 8, 16]), one_cell=st.booleans())
 def test_a_volume_is_taken_or_the_cure_is_and_holds_it(
     sides: tuple[int, int, int], divisor: int, one_cell: bool

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from how_many import examples
 from lemis.errors import UsageError
 from lemis.measure.forecast import Forecast, Settings, fit
 
@@ -156,7 +157,7 @@ def test_scores_that_are_no_dice_are_refused():
         fit({0: {"s0": 0.5}})
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(
     st.lists(st.integers(1, 80), min_size=3, max_size=5, unique=True),
     st.lists(st.lists(st.floats(0, 1), min_size=5, max_size=5), min_size=6, max_size=9),

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from how_many import examples
 from lemis.errors import UsageError
 from lemis.measure.paired import (
     DEFINITION,
@@ -178,7 +179,7 @@ def test_holm_by_hand():
     assert math.isnan(holm([math.nan])[0])
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(ROWS, st.randoms(use_true_random=False))
 def test_turning_round_reordering_and_renaming(rows, random):
     def numbers(rows, turn: int = 1) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from how_many import examples
 from lemis.errors import UsageError
 from lemis.one_image import solo
 from lemis.one_image.solo import RESTART_STRIDE, Networks, Step, distinct, generators, self_labelling, train
@@ -71,7 +72,7 @@ def test_a_convolution_is_pytorchs_in_each_network(of: dict[str, Any]) -> None:
     torch.testing.assert_close(ours[1], torch.stack(theirs[1:]))
 
 
-@settings(deadline=None, max_examples=20)
+@examples(20)
 @given(st.integers(1, 12), st.integers(1, 12), st.sampled_from([3, 5, 7]), st.integers(1, 4), st.integers(1, 3))
 def test_dilated_convolutions_of_any_size(height: int, width: int, kernel: int, dilation: int, n: int) -> None:
     padding = kernel // 2 * dilation

@@ -6,10 +6,11 @@ from math import log
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from how_many import examples
 from lemis.one_image import solo
 from lemis.single.deepcluster import Classifier, Settings, balanced, described, kmeans, segment, split_largest
 
@@ -44,7 +45,7 @@ def test_kmeans_is_lloyd(seed: int) -> None:
     assert kmeans(x, 3, 4, rng(seed)).tolist() == slow_kmeans(x, 3, 4, rng(seed))
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.integers(0, 1000), st.integers(2, 6))
 def test_equal_starts_do_not_end_in_one_cluster(seed: int, clusters: int) -> None:
     # Most points are equal, so all means may start from one place, and all but one cluster is empty at first.

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from how_many import examples
 from lemis.backbones import fcn, kaf_unet, unet2d
 from lemis.contracts import Batch
 from lemis.errors import UsageError
@@ -88,7 +89,7 @@ def slow_matches(a: Tensor, da: Tensor, b: Tensor, db: Tensor, theta: float, mut
     return out
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(
     seed=st.integers(0, 10_000), m=st.integers(1, 7), n=st.integers(1, 7), theta=st.sampled_from([3.0, 8.0, 20.0]),
     mutual=st.booleans(), missing=st.floats(0, 0.9),

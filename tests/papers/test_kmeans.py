@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from how_many import examples
 from lemis.single.kmeans import Settings, segment
 
 
@@ -44,7 +45,7 @@ def inertia(image: Tensor, label: Tensor) -> float:
     return total
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.integers(0, 1000), st.integers(2, 4))
 def test_each_pixel_is_nearest_to_its_own_mean(seed: int, clusters: int) -> None:
     # Rounded, so that most pixels have an equal: their weights must count.

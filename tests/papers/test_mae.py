@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from how_many import examples
 from lemis.errors import UsageError
 from lemis.methods.mae import Method, Settings, Views, hide
 from lemis.sampling import warping
@@ -18,7 +19,7 @@ from lemis.sampling.draw import Rows
 from lemis.sampling.spatial import CROP_ONLY, Spatial, shape_of
 
 RNG = (0, 0, "cpu")
-FEW = settings(max_examples=20, deadline=None)
+FEW = examples(20)
 SMALL = Settings(size_px=32, patch_px=8, spatial=CROP_ONLY)
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from how_many import examples
 from lemis.errors import UsageError
 from lemis.methods import models_genesis
 from lemis.methods.models_genesis import Method, Settings, Views, bend, bezier, boxes, paint, shuffle, strips
@@ -22,7 +23,7 @@ from lemis.sampling.spatial import CROP_ONLY
 from lemis.settings import resolve
 
 RNG = (0, 0, "cpu")
-FEW = settings(max_examples=20, deadline=None)
+FEW = examples(20)
 SMALL = Settings(size_px=32, spatial=CROP_ONLY)
 SOUND = {"p_shuffle": 0.0, "p_nonlinear": 0.0, "p_paint": 0.0}
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from how_many import examples
 from lemis.errors import UsageError
 from lemis.one_image import solo
 from lemis.single.msformer import Block, Branch, Settings, Transformers, cut, inter, intra, segment, twice_as_large
@@ -78,7 +79,7 @@ def test_intra_is_the_distance_from_the_identity() -> None:
     assert intra(torch.full((1, 64, 64), 1 / 64)).item() == pytest.approx(2 * 63 / 64 / 64)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4))
 def test_patches_are_cut_row_by_row_and_padded_with_zeros(rows: int, columns: int, side: int) -> None:
     x = noise(1, 2, rows, columns)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from how_many import examples
 from lemis.single.sgscn import Clustering, Settings, context, segment, sparse
 
-FEW = settings(max_examples=20, deadline=None)
+FEW = examples(20)
 E = 1e-3
 
 

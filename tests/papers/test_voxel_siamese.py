@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from how_many import examples
 from lemis.auxiliary.voxel_siamese import Auxiliary, Settings, compare, over_classes, weights
 from lemis.backbones import unet3d
 from lemis.errors import UsageError
@@ -156,7 +157,7 @@ def test_equal_vectors_of_a_class_give_minus_one() -> None:
             assert float(ours(p, directions, label, 2, kind)) == pytest.approx(expected * total)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     seed=st.integers(0, 999), count=st.integers(1, 30), classes=st.integers(1, 6),
     weight=st.sampled_from(["none", "share", "inverse"]), alike=st.booleans(),

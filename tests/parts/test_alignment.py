@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from how_many import examples
 from lemis.layers.basic import unit
 from lemis.parts.alignment import alignment_loss
 
@@ -62,7 +63,7 @@ def test_equals_loops(window: int | None) -> None:
     assert float(alignment_loss(x, pairs, window, valid, target)) == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     slices=st.integers(1, 4),
     channels=st.integers(1, 5),

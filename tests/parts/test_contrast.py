@@ -7,10 +7,11 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from how_many import examples
 from lemis.parts.contrast import contrast, contrasted, near, same
 
 
@@ -135,7 +136,7 @@ def test_near_is_strict_where_floats_round_down(high: float, low: float, thresho
     assert near(position, threshold + 1e-4)[0, 1]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(first=st.integers(1, 60), second=st.integers(1, 60), threshold=st.sampled_from(["0.1", "0.35", "0.25"]))
 def test_near_equals_exact_fractions(first: int, second: int, threshold: str) -> None:
     exact = [Fraction(i + 1, n) for n in (first, second) for i in range(n)]

@@ -6,16 +6,17 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from how_many import examples
 from lemis.errors import UsageError
 from lemis.parts import corrupt
 from lemis.sampling.draw import Rows
 from lemis.settings import resolve
 
-FEW = settings(max_examples=20, deadline=None)
+FEW = examples(20)
 SPACES = st.sampled_from([(9, 7), (4, 6, 5)])
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from how_many import examples
 from lemis.errors import UsageError
 from lemis.parts.keypoint_share import Share, kept, some, some_of_pairs
 from lemis.sampling.draw import Rows
@@ -75,7 +76,7 @@ def slow(
     return used, left  # type: ignore[return-value]
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     seed=st.integers(0, 10_000), rows=st.integers(1, 4), most=st.integers(1, 8), missing=st.floats(0, 1),
     mutual=st.booleans(), share=st.one_of(st.none(), st.floats(0, 1)),

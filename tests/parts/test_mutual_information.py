@@ -6,10 +6,11 @@ from math import log
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from how_many import examples
 from lemis.parts.mutual_information import joint, loss
 
 
@@ -51,7 +52,7 @@ def slow(phi: Tensor, other: Tensor, inside: Tensor, reach: int, lamb: float, ov
     return sum(terms) / len(terms)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     st.integers(0, 1000), st.integers(1, 5), st.integers(1, 6), st.integers(0, 3), st.sampled_from([1.0, 1.5]),
     st.sampled_from(["uncollapsed", "collapsed"]), st.booleans(),

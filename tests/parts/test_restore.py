@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from how_many import examples
 from lemis import plugins
 from lemis.contracts import Backbone
 from lemis.parts.restore import Restore, error_of_nothing, spread, squared_error
 from lemis.settings import resolve
 
-FEW = settings(max_examples=20, deadline=None)
+FEW = examples(20)
 
 
 def network(name: str, how: dict[str, Any], channels: int) -> Backbone:

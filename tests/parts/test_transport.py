@@ -6,10 +6,11 @@ from typing import get_args
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from how_many import examples
 from lemis.parts import transport
 from lemis.parts.transport import Gradient, log_plan, marginals, with_bins
 
@@ -95,7 +96,7 @@ def test_equals_the_loop_on_many_points(rows: int, columns: int, scale: float) -
     test_equals_the_loop(rows, columns, scale)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     rows=st.integers(1, 9),
     columns=st.integers(1, 9),
@@ -143,7 +144,7 @@ def test_steps_that_change_nothing_are_left_out() -> None:
     torch.testing.assert_close(plan[0].double(), slow(scores[0].double(), Z, 2000), atol=1e-6, rtol=2e-7)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     rows=st.integers(1, 12), columns=st.integers(1, 12), scale=st.floats(0.1, 50), z=st.floats(-20, 20),
     seed=st.integers(0, 1000),

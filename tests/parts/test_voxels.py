@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from how_many import examples
 from lemis.errors import UsageError
 from lemis.parts import voxels
 
@@ -37,7 +38,7 @@ def test_the_middle_of_a_cell() -> None:
     assert voxels.to_grid(label, (2,), "corner").tolist() == [[0, 4]]
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     seed=st.integers(0, 1000), known=st.floats(0, 1), missed=st.floats(0, 1), at_most=st.integers(1, 70),
     hard=st.integers(0, 70),

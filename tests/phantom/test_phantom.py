@@ -1,7 +1,6 @@
 """Made-up scans: reproducible, different from one another, anatomically ordered, not for a threshold."""
 
 import json
-import time
 
 import nibabel
 import numpy as np
@@ -152,14 +151,6 @@ def test_what_is_written_is_read_upright(tmp_path):
     picture = slices_first(image.array, 2)
     np.testing.assert_array_equal(picture, expected.image.transpose(2, 1, 0))
     np.testing.assert_array_equal(slices_first(label.array, 2), expected.label.transpose(2, 1, 0))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_subject_takes_a_moment(kind):
-    phantom.make(kind, subject=0, shape=(112, 112, 12))
-    start = time.perf_counter()
-    phantom.make(kind, subject=1, shape=(112, 112, 12))
-    assert time.perf_counter() - start < 0.5  # about 0.03 s on a quiet machine
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flood_fill import flooded
+from how_many import examples
 from lemis.prediction.components import LEAST_SHARE, common, decide, effect, keep_largest, learned
 from lemis.work_files.predictions import Kept
 from lemis.work_files.run import OnePiece
@@ -46,7 +47,7 @@ choices = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(classes=maps, kept=choices)
 def test_islands_become_background_as_by_a_flood_fill(classes: Map, kept: Kept) -> None:
     expected, found = slow(classes, kept), classes.copy()
@@ -64,7 +65,7 @@ def test_islands_become_background_as_by_a_flood_fill(classes: Map, kept: Kept) 
         assert len(sizes) < 2, "one piece, or several of one size"
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(labels=st.lists(maps, max_size=3))
 def test_what_is_learned_is_one_piece_in_every_label(labels: list[Map]) -> None:
     def whole(masks: list[NDArray[np.bool_]]) -> bool:
@@ -173,7 +174,7 @@ def slow_decision(cases: list[tuple[Map, Map]]) -> OnePiece:
     return OnePiece(foreground=foreground, structures=tuple(structures))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(seed=st.integers(0, 10**6), number=st.integers(1, 4), density=st.sampled_from([0.05, 0.2, 0.5]))
 def test_held_out_scans_decide_by_nnu_net_s_rule(seed: int, number: int, density: float) -> None:
     rng = np.random.default_rng(seed)

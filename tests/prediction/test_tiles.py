@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from how_many import examples
 from lemis.contracts import Backbone
 from lemis.errors import UsageError
 from lemis.prediction import tiles
@@ -94,7 +95,7 @@ def monai(network: Backbone, image: np.ndarray, patch_px: tuple[int, ...], overl
     return found[0]
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     size=st.tuples(*[st.integers(1, 19)] * 3),
     patch_px=st.tuples(*[st.integers(1, 8)] * 3),

@@ -2,16 +2,17 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from how_many import examples
 from lemis.errors import DataFault
 from lemis.preparation.classes import to_classes
 from way_back import from_classes
 
 
 @given(st.lists(st.integers(-50, 70000), unique=True, max_size=8), st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_any_integers_become_classes_and_come_back(values, seed):
     values = [0, *sorted(value for value in values if value != 0)]
     label = np.random.default_rng(seed).choice(values, (3, 4, 5))

@@ -1,9 +1,10 @@
 """The field of view: cut out, put back, and as large as it must be."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from how_many import examples
 from lemis.preparation import preprocess
 from lemis.preparation.crops import FieldOfView, crop_field, extent_mm, field_of_view
 from lemis.preparation.resampling import resample_label
@@ -15,7 +16,7 @@ sizes = st.integers(1, 40)
 
 
 @given(st.tuples(sizes, sizes), st.tuples(sizes, sizes))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_field_of_view_is_central_and_undone(shape, size):
     array = np.arange(1, shape[0] * shape[1] + 1).reshape(1, *shape)
     field = field_of_view(shape, size)
@@ -43,7 +44,7 @@ def test_extent_reaches_the_outermost_labelled_pixel():
 
 
 @given(st.integers(0, 29), st.integers(0, 19), st.floats(0.5, 3))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_auto_field_holds_every_structure_and_is_a_multiple_of_sixteen(row, col, target):
     label = np.zeros((20, 30, 2), int)
     label[col, row, 1] = 1

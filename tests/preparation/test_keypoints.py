@@ -4,10 +4,11 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from how_many import examples
 from lemis.errors import UsageError
 from lemis.preparation import keypoints
 from lemis.preparation.keypoints import Settings, find, find_all, preparation
@@ -157,7 +158,7 @@ def test_a_detector_from_outside(detector):
     np.testing.assert_array_equal(descriptor, (np.eye(3) / 3).astype(np.float16)[[2, 0]])
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(seed=st.integers(0, 10**6), n=st.integers(0, 60), most=st.integers(1, 40))
 def test_order_does_not_depend_on_the_detector_s(seed, n, most):
     rng = np.random.default_rng(seed)

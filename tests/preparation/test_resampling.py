@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from how_many import examples
 from lemis.preparation.resampling import resample_in_plane, resample_label, resample_slices, resampled_shape
 
 sizes = st.integers(1, 40)
@@ -28,7 +29,7 @@ def test_resampling_to_the_same_shape_changes_nothing():
 
 
 @given(sizes, sizes, sizes, sizes)
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_a_constant_stays_constant_at_any_size(rows, cols, new_rows, new_cols):
     image = np.full((1, rows, cols), 7.0)
     out = resample_in_plane(image, (new_rows, new_cols))
@@ -69,7 +70,7 @@ def slow_label(label, shape):
 
 
 @given(st.integers(0, 10**6), st.tuples(sizes, sizes), st.tuples(sizes, sizes))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_label_resampling_equals_one_hot_linear_argmax(seed, old, new):
     rng = np.random.default_rng(seed)
     label = rng.integers(0, 4, (2, *old)).astype(np.uint8)
@@ -110,7 +111,7 @@ def test_antialias_works_through_plane_too():
 
 
 @given(st.integers(0, 10**6), st.tuples(*[st.integers(1, 16)] * 3), st.tuples(*[st.integers(1, 16)] * 3))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_resampling_a_label_volume_equals_one_hot_linear_argmax(seed, old, new):
     label = np.random.default_rng(seed).integers(0, 4, old).astype(np.uint8)
     label[: old[0] // 2] = 0

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from geometries_drawn import AFFINE, ELASTIC, SHAPES, batch_of, draw, given_affine, pixels
+from how_many import examples
 from lemis.contracts import Geometry
 from lemis.sampling import views
 from lemis.sampling.correspondence import source_of, view_of
@@ -92,7 +93,7 @@ def test_the_index_map_equals_a_slow_version(spatial: Spatial, source: tuple, ou
     assert ((seen == expected) | (seen.isnan() & expected.isnan())).float().mean() > 0.99
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(40)
 @given(
     seed=st.integers(0, 10**6),
     source=st.tuples(st.integers(1, 70), st.integers(1, 70)),

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from how_many import examples
 from lemis.contracts import Batch, Sampling
 from lemis.errors import UsageError
 from lemis.preparation import preprocess, store, store_files
@@ -71,7 +72,7 @@ def values(opened: store.Store, scan: int, first: tuple[int, ...], shape: tuple[
     return out
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     patch=st.tuples(st.integers(1, 12), st.integers(1, 24), st.integers(1, 30)),
     batch_size=st.integers(1, 7), share=st.sampled_from([0.0, 0.5, 1.0]), seed=st.integers(0, 3),

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from how_many import examples
 from lemis.contracts import Batch, Sampling
 from lemis.errors import UsageError
 from lemis.preparation import preprocess, store, store_files
@@ -40,7 +41,7 @@ TABLES = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 20)), min_size=1, 
 # ------------------------------------------------------------------------------------------------ which slices
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(scans=TABLES, batch_size=st.integers(1, 12), seed=st.integers(0, 5), epoch=st.integers(0, 5))
 def test_slices_are_seen_once_an_epoch(scans: list, batch_size: int, seed: int, epoch: int) -> None:
     scan, subject = table(*scans)
@@ -55,7 +56,7 @@ def test_slices_are_seen_once_an_epoch(scans: list, batch_size: int, seed: int, 
         assert [len(batch) for batch in batches] == [batch_size] * (len(scan) // batch_size), "the rest is dropped"
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     scans=TABLES, kind=st.sampled_from(["slices", "neighbours"]), batch_size=st.integers(1, 12), seed=st.integers(0, 5),
     epoch=st.integers(0, 5),
@@ -73,7 +74,7 @@ def test_a_last_batch_that_is_kept_has_the_rest(scans: list, kind: Any, batch_si
         assert np.array_equal(one, other), "whole batches are the same either way"
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(scans=TABLES, batch_size=st.integers(2, 24), per_scan=st.integers(2, 16), seed=st.integers(0, 5))
 def test_groups_of_any_set(scans: list, batch_size: int, per_scan: int, seed: int) -> None:
     scan, subject = table(*scans)
@@ -116,7 +117,7 @@ def test_groups_give_every_scan_its_turn() -> None:
     assert sorted(rows.tolist()) == list(range(len(scan))), "scans that fit whole are each seen once"
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     scans=TABLES, wanted=st.integers(1, 4), batch_size=st.integers(2, 24), per_scan=st.integers(2, 16),
     seed=st.integers(0, 5),
@@ -167,7 +168,7 @@ LENGTHS = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 40)), min_size=1,
 REACH = st.one_of(st.floats(0.001, 1.0), st.sampled_from([0.05, 0.18, 0.29]))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     scans=LENGTHS,
     batch_size=st.integers(1, 24),

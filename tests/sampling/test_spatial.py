@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from geometries_drawn import AFFINE, batch_of, draw
+from how_many import examples
 from lemis.errors import UsageError
 from lemis.sampling import views
 from lemis.sampling.correspondence import source_of, view_of
@@ -17,7 +18,7 @@ from lemis.sampling.warping import apply
 from lemis.settings import resolve
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(40)
 @given(
     seed=st.integers(0, 10**6),
     source=st.tuples(st.integers(1, 70), st.integers(1, 70)),

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from how_many import examples
 from lemis import plugins
 from lemis.contracts import Pool
 from lemis.selection import pool as pools
@@ -31,7 +32,7 @@ def scans(subjects: int = 14, each: int = 2, features: int = 7, labelled: int = 
 
 
 @given(order=st.permutations(range(28)), seed=st.integers(0, 5))
-@settings(max_examples=12)
+@examples(12)
 def test_the_order_of_scans_does_not_matter_to_any_way(order: list[int], seed: int) -> None:
     usual = scans()
     one, other = (pools.subjects(some, ("a", "b"), 3) for some in (usual, [usual[place] for place in order]))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ class Subject(trying.Subject):
     def batch(self) -> Batch:
         """Labelled rows, and unlabelled ones beside them, with label maps of a teacher where the way wants them."""
         return batch(self.dims, taught=self.is_taught)
+
+    @cached_property
+    def apart(self) -> contracts.Semi:
+        """It, after steps in which student and teacher have come apart: to be copied, not to be trained."""
+        return _apart(self)
 
     @property
     def is_taught(self) -> bool:
@@ -286,9 +292,18 @@ def what_predicts_is_a_network_of_its_own(subject: Subject) -> None:
     expect(semi.predicts.state_dict().keys() == semi.labelled.backbone.state_dict().keys(), "weights by other names")
 
 
-def _late(subject: Subject, *layers: Mapping[str, Any]) -> contracts.Semi:
-    """After a step in which student and teacher have come apart."""
-    semi = subject.build(*layers)
+def _late(subject: Subject) -> contracts.Semi:
+    """After steps in which student and teacher have come apart; what dropout draws next is always the same."""
+    try:
+        semi = copy.deepcopy(subject.apart)
+    except RuntimeError:  # it holds on to tensors of a step, which have no copies
+        semi = _apart(subject)
+    torch.manual_seed(0)
+    return semi
+
+
+def _apart(subject: Subject) -> contracts.Semi:
+    semi = subject.build()
     _step(semi, subject.batch, 0, 0.3)
     _step(semi, subject.batch, 1, LATE)
     for parameter in semi.parameters():
