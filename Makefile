@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.lemis-is-installed
 WORKERS ?= 2
 # One thread per test process: two processes with two threads each get in each other's way.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+# Each process takes tests that follow each other, so that few of them make what a file of tests shares.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: setup demo lint check test test-portable fuzz bench docs no-torchvision
 
@@ -31,10 +32,10 @@ lint: setup
 	$(BIN)/lint-imports
 
 check: lint no-torchvision
-	$(PYTEST) -m "not slow" --hypothesis-profile=quick
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" --hypothesis-profile=quick
 
 test: setup no-torchvision
-	$(PYTEST)
+	OMP_NUM_THREADS=1 $(PYTEST)
 
 # The same tests as on other processors, with other numbers of threads, and with other random numbers.
 PORTABLE ?= default avx2 threads seed1 seed2
@@ -47,7 +48,7 @@ seed1 := LEMIS_TEST_SEED=1
 seed2 := LEMIS_TEST_SEED=2
 test-portable: setup no-torchvision
 	@set -e; for kind in $(foreach kind,$(PORTABLE),"$($(kind))"); do \
-		echo "$$kind"; env OMP_NUM_THREADS=1 $$kind $(BIN)/python -m pytest -n $(WORKERS) $(TESTS); done
+		echo "$$kind"; env OMP_NUM_THREADS=1 $$kind $(PYTEST) $(TESTS); done
 
 # Mutated inputs against the command line; failing ones are kept in scratch/fuzz.
 fuzz: setup no-torchvision

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ import typer
 from lemis import cli
 from lemis.comparison import plan_files
 from lemis.comparison.plans import load_plan
+from lemis.verbs.check_method import check_method
 from test_advice import OPTIONS, known
 
 ROOT = Path(__file__).parents[1]
@@ -101,19 +100,18 @@ QUICK = ("net", "one", "choice")
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OWN_FILES]
 )
-def test_a_file_of_the_page_on_extending_passes_its_checks(name: str, tmp_path: Path) -> None:
+def test_a_file_of_the_page_on_extending_passes_its_checks(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "my_lab").mkdir()
     (tmp_path / "my_lab" / f"{name}.py").write_text(OWN_FILES[name], encoding="utf-8")
-    checked = subprocess.run(
-        [sys.executable, "-m", "lemis", "check-method", f"my_lab.{name}"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert " 0 failed" in checked.stdout
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert check_method(f"my_lab.{name}").failed == ()
+    finally:
+        for module in [module for module in sys.modules if module.partition(".")[0] == "my_lab"]:
+            del sys.modules[module]
+    assert " 0 failed" in capsys.readouterr().out
 
 
 def test_the_page_on_extending_has_a_file_of_each_kind() -> None:

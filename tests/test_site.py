@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 if missing := [name for name in ("material", "mkdocstrings_handlers") if find_spec(name) is None]:
     pytest.skip(f"{', '.join(missing)}: pip install -e '.[docs]' -c constraints.txt", allow_module_level=True)
 
+pytestmark = pytest.mark.slow  # MkDocs reads every module for the reference
+
 # What a browser fetches by itself; a link that a reader follows is another thing.
 FETCHED = re.compile(
     r"<(?:script|img|iframe|source|video|audio|embed|object|input)\b[^>]*?\s(?:src|srcset|data)=[\"']?([^\"'\s>]+)"
