@@ -15,8 +15,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without instructions for bfloat16 a processor takes seconds for convolutions of volumes."""
     for item in items:
         given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        if given.get("dims") == 3 and getattr(given.get("promise"), "__name__", "") == "it_works_in_mixed_precision":
-            item.add_marker(pytest.mark.slow)
+        if "promise" in given and given["promise"].__name__.endswith("in_mixed_precision"):
+            _, dims = given.get("case") or (None, given["dims"])
+            if dims == 3:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
