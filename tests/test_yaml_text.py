@@ -110,3 +110,8 @@ def test_what_is_written_is_read_again_here_and_elsewhere(value):
     for text in (yaml_text.dump(value), yaml_text.dump_in_line(value)):
         assert yaml_text.load(text, "it") == value
         assert yaml.safe_load(text) == value
+
+
+def test_what_is_read_is_the_readers_own():
+    yaml_text.load("a: {b: [1]}", "it")["a"]["b"].append(2)
+    assert yaml_text.load("a: {b: [1]}", "it") == {"a": {"b": [1]}}

@@ -90,6 +90,7 @@ def read_elsewhere(folders: list[Path], *, monai: bool) -> None:
     assert done.stdout.splitlines()[-1] == "as they were, without lemis"
 
 
+@pytest.mark.slow  # a process that imports PyTorch anew
 def test_networks_need_pytorch_alone(tmp_path: Path) -> None:
     folders = [written(name, dims, tmp_path) for name, dims in CASES if not name.startswith("swin")]
     assert len(folders) >= 6
