@@ -430,6 +430,7 @@ def test_a_refusal_is_told_before_pytorch_is_imported(words, tmp_path, monkeypat
     assert "Traceback" not in told
 
 
+@pytest.mark.slow  # dozens of commands in a process of their own
 def test_no_refusal_imports_pytorch(tmp_path):
     code = (
         "import sys; from lemis import cli\n"

@@ -105,6 +105,7 @@ _WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", _WRITERS)
+@pytest.mark.slow  # a process for each kind
 def test_every_kind_of_file_meets_the_limit_on_its_size(tmp_path: Path, kind: str) -> None:
     program = (
         "import resource, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
