@@ -10,7 +10,7 @@ import torch
 
 from lemis import files, plugins
 from lemis.contracts import Backbone
-from lemis.exchange import incoming, requests
+from lemis.exchange import incoming, monai_names, requests
 from lemis.exchange.incoming import Found, Placed
 from lemis.layers.unet import all_parts
 from lemis.runs import folders, material, told
@@ -41,7 +41,8 @@ def import_weights(
         output: Folder of the run, WORK/runs/NAME.
         backbone: The network they go to. `lemis list` shows all; a dotted name loads your own module.
         mapping: YAML with lines of PATTERN: REPLACEMENT, which turn the file's names into ours, in order; by default
-            names are taken as they are. A prefix that stands before most of ours is taken off by itself.
+            names are taken as they are, for swin_unetr those of MONAI's SwinUNETR too. A prefix that stands before most
+            of ours is taken off by itself.
         channels: Of the images here. Weights for one are shared out over several, and those for several summed for one.
         overrides: Settings of the network: ``backbone.KEY=VALUE``; `lemis list --json` shows them.
         least: Share of the encoder's parameters that the file must have.
@@ -55,6 +56,8 @@ def import_weights(
     """
     requests.refuse_import(file, channels, least)
     rules = requests.rules(mapping)
+    if mapping is None and backbone == monai_names.NETWORK:
+        rules = monai_names.RULES
     settings = requests.network_settings(backbone, overrides)
     digest = material.digest_of_file(file)
     stored: dict[str, Any] = {
