@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import lemis
+
 ROOT = Path(__file__).parents[1]
 if missing := [name for name in ("material", "mkdocstrings_handlers") if find_spec(name) is None]:
     pytest.skip(f"{', '.join(missing)}: pip install -e '.[docs]' -c constraints.txt", allow_module_level=True)
@@ -54,7 +56,16 @@ def test_the_reference_shows_every_file_and_its_settings(site):
     pcl = (site / "reference" / "methods" / "pcl.html").read_text()
     assert re.search(r"<code>temperature</code></td>\s*<td><code>0.1</code></td>\s*<td>tau \[C\]</td>", pcl)
     assert "Without it the labelled subjects are" in (site / "reference" / "verbs" / "fit.html").read_text()
-    assert "What the encoder makes of a scan" in (site / "reference" / "load.html").read_text()
+    loaded = (site / "reference" / "load.html").read_text()
+    for said in (
+        "What the encoder makes of a scan",
+        "mean of the coarsest map over the whole scan",
+        "Folder of the run.",
+    ):
+        assert said in loaded
+    python = (site / "reference" / "python.html").read_text()
+    for name in (*lemis.VERBS, *lemis.OTHERS):
+        assert f"lemis.{name}</code>" in python
     assert "(B, C, *space) float" in (site / "reference" / "contracts.html").read_text().replace("</span>", "")
 
 

@@ -14,6 +14,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+import lemis
 from lemis import plugins
 
 ROOT = Path(__file__).parents[2]
@@ -121,7 +122,9 @@ def _examples() -> dict[str, str]:
 
 
 def _reference() -> dict[str, str]:
-    pages = {f"reference/{name}.md": f"::: lemis.{module}\n" for name, module in MODULES.items()}
+    pages = {"reference/python.md": _from_python()}
+    pages |= {f"reference/{name}.md": f"::: lemis.{module}\n" for name, module in MODULES.items()}
+    pages["reference/load.md"] += "    options: {group_by_category: false}\n"  # what one calls comes first
     pages["reference/contracts.md"] += "    options: {show_source: true}\n"  # comments say what each field is
     for room, title in ROOMS.items():
         names = sorted(path.stem for path in (ROOT / "src" / "lemis" / room).glob("*.py") if path.stem != "__init__")
@@ -132,6 +135,19 @@ def _reference() -> dict[str, str]:
                 _settings(room, name) if room in PLUGINS else ""
             )
     return pages
+
+
+def _from_python() -> str:
+    """All that ``import lemis`` offers, and where each is told."""
+    paragraphs = [" ".join(one.split()) for one in (lemis.__doc__ or "").split("\n\n")[1:]]
+    said = re.sub(r"``(.+?)``", r"`\1`", "\n\n".join(paragraphs))
+    told = {verb: (f"verbs/{verb}.md", "verbs", verb) for verb in lemis.VERBS}
+    others = {name: (f"{name}.md", *module.split(".")[1:]) for name, module in lemis.OTHERS.items()}
+    lines = [
+        f"- [`lemis.{name}`]({page}): {_first_line(room, file)}"
+        for name, (page, room, file) in {**others, **told}.items()
+    ]
+    return f"# import lemis\n\n{said}\n\n" + "\n".join(lines) + "\n"
 
 
 def _settings(room: str, name: str) -> str:

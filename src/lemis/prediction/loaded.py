@@ -42,30 +42,66 @@ from lemis.work_files.run import FinetunedModel, Model, PretrainedModel, read_mo
 _AT_ONCE = 16  # slices in one pass of ``features``
 
 
-class Prepared(NamedTuple):
-    """A scan as the network sees it."""
+def load(run: str | Path, *, device: str = "auto", trust: Trust = NO_TRUST) -> LoadedRun:
+    """A finished run: its network with the weights, its preparation, and what it makes of a scan.
 
-    image: Tensor  # (n, C, H, W) float32, n prepared slices; on the CPU
-    facts: Facts  # spacing, intensities, and how it goes back to the scan's own grid
-    source: Source  # the scan's own grid
+    Args:
+        run: Folder of a pre-training or a fine-tuning, ``work/runs/NAME``.
+        device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
+        trust: Modules that the run may name beside those of Lemis, such as ``Trust(frozenset(["my_lab.net"]))``.
+
+    Raises:
+        UsageError: The run is not finished, is damaged, or names a module that ``trust`` does not hold.
+    """
+    path = Path(run)
+    model = read_model(path)
+    refuse_modules(path, model, trust, next="give it Trust(every=True) of lemis.plugins, if you know who wrote it")
+    target = torch.device(chosen_device(device))
+    return LoadedRun(path, trained(path, model, target), model, target)
+
+
+class Prepared(NamedTuple):
+    """A scan as the network sees it.
+
+    Attributes:
+        image: (n, C, H, W) float32, n prepared slices; on the CPU.
+        facts: Spacing, intensities, and how it goes back to the scan's own grid.
+        source: The scan's own grid.
+    """
+
+    image: Tensor
+    facts: Facts
+    source: Source
 
 
 class Features(NamedTuple):
-    """What the encoder makes of a scan; on the CPU."""
+    """What the encoder makes of a scan; on the CPU.
 
-    maps: tuple[Tensor, ...]  # finest first: (n, C_k, rows, cols) of n slices, (1, C_k, slices, rows, cols) of a volume
-    pooled: Tensor  # (C,) mean of the coarsest map over the whole scan
+    Attributes:
+        maps: Finest first: (n, C_k, rows, cols) of n slices, (1, C_k, slices, rows, cols) of a volume.
+        pooled: (C,) mean of the coarsest map over the whole scan.
+    """
+
+    maps: tuple[Tensor, ...]
+    pooled: Tensor
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class LabelMap:
-    """A segmentation on the scan's own grid."""
+    """A segmentation on the scan's own grid.
 
-    array: NDArray[Any]  # (X, Y, Z) values as in the label files of training, axes as ``affine`` says
-    affine: NDArray[np.float64]  # (4, 4), voxel of ``array`` -> mm RAS
-    structures: dict[str, int]  # value of each name, that of the background included
-    source: Source  # the scan
+    Attributes:
+        array: (X, Y, Z) values as in the label files of training, axes as ``affine`` says.
+        affine: (4, 4), voxel of ``array`` -> mm RAS.
+        structures: Value of each name, that of the background included.
+        source: The scan.
+    """
+
+    array: NDArray[Any]
+    affine: NDArray[np.float64]
+    structures: dict[str, int]
+    source: Source
 
     def save(self, path: str | Path) -> Path:
         """Write it in the format of the scan, stored as the scan is. Raises as ``formats.volume.write_labels``."""
@@ -75,11 +111,18 @@ class LabelMap:
 @final
 @dataclass(frozen=True, eq=False)
 class LoadedRun:
-    """The network of a run with its weights, and the preparation that it was trained with."""
+    """The network of a run with its weights, and the preparation that it was trained with.
+
+    Attributes:
+        path: Folder of the run.
+        network: In evaluation mode, on ``device``.
+        model: ``model.json``: channels, label names, method, subjects.
+        device: Where it computes.
+    """
 
     path: Path
-    network: Backbone  # in evaluation mode, on ``device``
-    model: Model  # ``model.json``: channels, label names, method, subjects
+    network: Backbone
+    model: Model
     device: torch.device
 
     @cached_property
@@ -160,21 +203,3 @@ class LoadedRun:
                 next=f"lemis finetune WORK --pretrained {self.path}",
             )
         return self.model
-
-
-def load(run: str | Path, *, device: str = "auto", trust: Trust = NO_TRUST) -> LoadedRun:
-    """A finished run: its network with the weights, its preparation, and what it makes of a scan.
-
-    Args:
-        run: Folder of a pre-training or a fine-tuning, ``work/runs/NAME``.
-        device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
-        trust: Modules that the run may name beside those of Lemis, such as ``Trust(frozenset(["my_lab.net"]))``.
-
-    Raises:
-        UsageError: The run is not finished, is damaged, or names a module that ``trust`` does not hold.
-    """
-    path = Path(run)
-    model = read_model(path)
-    refuse_modules(path, model, trust, next="give it Trust(every=True) of lemis.plugins, if you know who wrote it")
-    target = torch.device(chosen_device(device))
-    return LoadedRun(path, trained(path, model, target), model, target)
