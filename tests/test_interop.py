@@ -34,6 +34,10 @@ def folder(prepared_work: Path, phantom_scans: Path, tmp_path_factory: pytest.Te
     shutil.copy(phantom_scans / "imagesTr" / "heart_004_0000.nii.gz", here / "new")
     theirs = unet2d.Backbone(unet2d.Settings(base_width=16), in_channels=1, num_classes=2)
     torch.save({"state_dict": {f"module.{name}": one for name, one in theirs.state_dict().items()}}, here / "theirs.pt")
+    renamed = {
+        name.replace("encoder.", "down_").replace("decoder.", "up_"): one for name, one in theirs.state_dict().items()
+    }
+    torch.save(renamed, here / "renamed.pt")
     torch.save(SwinUNETR(in_channels=1, out_channels=2, feature_size=24).state_dict(), here / "swinunetr.pt")
     rules = PAGE.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
     (here / "names.yaml").write_text(rules, encoding="utf-8")
@@ -71,4 +75,4 @@ def test_the_code_of_the_page_runs(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_page_shows_every_direction() -> None:
     assert {words[0] for words in COMMANDS} == {"predict", "export", "import", "finetune"}
-    assert {words[words.index("--to") + 1] for words in COMMANDS if "--to" in words} == {"torch", "onnx"}
+    assert {words[words.index("--to") + 1] for words in COMMANDS if "--to" in words} == {"torch", "onnx", "monai"}

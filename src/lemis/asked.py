@@ -167,6 +167,8 @@ def export(run: Path, *, output: Path, to: str = "torch", trust: Trust = NO_TRUS
     requests.refuse_export(run, output, to)
     model = read_model(run)
     requests.refuse_imported(run, model)
+    if to == "monai":
+        requests.finetuned(run, model)
     refuse_modules(run, model, trust, next=f"lemis export {run} -o {output} --trust")
     return f"export {run} into {output}: {to}"
 

@@ -72,9 +72,10 @@ def names_in(work: Path) -> Iterator[str]:
         yield facts.subject
 
 
-def test_nobody_is_named(trained: Path, exported: dict[str, Path]) -> None:
-    for folder in exported.values():
-        for file in folder.iterdir():
+def test_nobody_is_named(trained: Path, exported: dict[str, Path], tmp_path: Path) -> None:
+    bundle = lemis.export(trained / "runs" / "after", output=tmp_path / "bundle", to="monai")
+    for folder in (*exported.values(), bundle):
+        for file in (path for path in folder.rglob("*") if path.is_file()):
             content = file.read_bytes()
             assert not any(name.encode() in content for name in names_in(trained)), file
             assert str(trained).encode() not in content, file

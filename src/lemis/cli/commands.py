@@ -197,7 +197,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "export": Command(
         panel=WEIGHTS,
-        summary="The network of a run for other programs: PyTorch alone, or ONNX; with what it expects, and a card.",
+        summary="The network of a run for other programs: PyTorch, ONNX or MONAI; with what it expects, and a card.",
         epilog="Example: lemis export work/runs/pcl-m4-all -o heart-network/ --to torch",
         prints=str,
         is_heavy=True,
@@ -206,8 +206,7 @@ COMMANDS: Mapping[str, Command] = {
     "import": Command(
         panel=WEIGHTS,
         summary="Weights of another program as a run that fine-tuning starts from; says which were taken.",
-        epilog="Example: lemis import theirs.safetensors -o work/runs/theirs --backbone swin_unetr "
-        "--mapping names.yaml backbone.dims=3",
+        epilog="Example: lemis import model_swinvit.pt -o work/runs/swinvit --backbone swin_unetr backbone.dims=3",
         prints=str,
         is_heavy=True,
         function="import_weights",

@@ -34,7 +34,7 @@ CHOICES = {
     "protocol": ("honest", "released"),
     "emit": ("slurm",),
     "similarity_form": ("cosine", "paper"),
-    "to": ("torch", "onnx"),
+    "to": ("torch", "onnx", "monai"),
 }
 _LARGEST_SEED = 2**32 - 1  # settings.Seed, which is not imported for a help text
 RANGES: Mapping[str, tuple[int, int | None]] = {

@@ -12,10 +12,10 @@ from lemis import plugins
 from lemis.errors import UsageError, shown
 from lemis.settings import parse_overrides, read_yaml, resolve
 from lemis.work_files.exported import FILE
-from lemis.work_files.run import Model, PretrainedModel
+from lemis.work_files.run import FinetunedModel, Model, PretrainedModel
 
-TARGETS = ("torch", "onnx")
-_NEEDED: dict[str, tuple[str, ...]] = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+TARGETS = ("torch", "onnx", "monai")
+_NEEDED: dict[str, tuple[str, ...]] = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime"), "monai": ()}
 
 
 def refuse_imported(run: Path, model: Model) -> None:
@@ -32,6 +32,21 @@ def refuse_imported(run: Path, model: Model) -> None:
         )
 
 
+def finetuned(run: Path, model: Model) -> FinetunedModel:
+    """The same model: a bundle says what is where in a scan.
+
+    Raises:
+        UsageError: It is of a pre-training, which has no classes yet.
+    """
+    if isinstance(model, PretrainedModel):
+        raise UsageError(
+            f"{run} is a pre-training run: it has no classes yet, which a MONAI bundle segments",
+            allowed="a fine-tuned run for monai, any run for torch",
+            next=f"lemis export {run} -o OUT --to torch",
+        )
+    return model
+
+
 def refuse_export(run: Path, output: Path, to: str) -> None:
     """Refuse an export that cannot be made.
 
@@ -46,7 +61,7 @@ def refuse_export(run: Path, output: Path, to: str) -> None:
     if to not in TARGETS:
         raise UsageError(
             f"--to {shown(to, quoted=False)}",
-            allowed=" or ".join(TARGETS),
+            allowed=f"{', '.join(TARGETS[:-1])} or {TARGETS[-1]}",
             next=f"lemis export {run} -o {output} --to torch",
         )
     missing = [name for name in _NEEDED[to] if find_spec(name) is None]

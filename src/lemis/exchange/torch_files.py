@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lemis import __version__, files, plugins
 from lemis.contracts import Backbone, KeypointBackbone
@@ -28,12 +29,13 @@ CODE = "network.py"
 
 _HEAD = '''"""{title}
 
-The network of {run}, and ``load``, which gives it its weights. Needs {packages}. What an image must be like before it
-goes in is in expects.json. Written by Lemis {version}, whose code this is (Apache-2.0{author}).
+{what} Needs {packages}. What an image must be like before it goes in is in expects.json. Written by Lemis {version},
+whose code this is (Apache-2.0{author}).
 """
 
 from __future__ import annotations
 
+{imports}
 '''
 _LOAD = '''
 
@@ -70,10 +72,15 @@ def write(folder: Path, run: Path, model: Model, network: Backbone, weights: Map
     Raises:
         UsageError: The network is not one that can be written as PyTorch alone.
     """
-    code, packages = _code(run, model, network)
+    what = f"The network of {run.name}, and ``load``, which gives it its weights."
+    code, packages = source(run, model, network, what, "import json\nfrom pathlib import Path")
+    tail = _LOAD.format(
+        weights=WEIGHTS, settings=repr(settings_of(model)), channels=len(model.channels), classes=len(model.label_names)
+    )  # fmt: skip
     save_weights(folder / WEIGHTS, weights)
-    files.write(folder / CODE, code)
-    _same_logits(folder, model, network)
+    files.write(folder / CODE, code + tail)
+    with imported(folder / CODE) as module:
+        same_logits(module.load(folder), folder / CODE, model, network)
     needed = " and ".join(packages)
     return (
         f'Needs {needed} alone.\n\n```python\nimport sys\n\nsys.path.insert(0, "this/folder")\n'
@@ -83,17 +90,33 @@ def write(folder: Path, run: Path, model: Model, network: Backbone, weights: Map
     )
 
 
-def _code(run: Path, model: Model, network: Backbone) -> tuple[str, tuple[str, ...]]:
+def settings_of(model: Model) -> Any:
+    """Settings of its network."""
+    return resolve(plugins.load("backbones", model.backbone).Settings, model.backbone_settings, prefix="backbone.")
+
+
+def source(run: Path, model: Model, network: Backbone, what: str, imports: str = "") -> tuple[str, tuple[str, ...]]:
+    """The classes ``Settings`` and ``Backbone`` of a network with all that they use, and the packages that they need.
+
+    Args:
+        run: Whose it is, for messages.
+        model: What it trained.
+        network: That of the run.
+        what: A sentence on the file, for its head.
+        imports: That the file has beside them.
+
+    Raises:
+        UsageError: The network is not one that can be written as PyTorch alone.
+    """
     if isinstance(network, KeypointBackbone):
         raise UsageError(
             f"{run}: {model.backbone} looks for keypoints in each image, with other libraries than PyTorch",
             allowed="networks of an image alone, such as unet2d or unet3d",
             next=f"in Python, lemis.load({str(run)!r}) gives this one with its weights",
         )
-    module = plugins.load("backbones", model.backbone)
-    settings = resolve(module.Settings, model.backbone_settings, prefix="backbone.")
+    settings = settings_of(model)
     try:
-        found = standalone.collect(module.__name__, ("Settings", "Backbone"))
+        found = standalone.collect(plugins.load("backbones", model.backbone).__name__, ("Settings", "Backbone"))
         if any(dataclasses.is_dataclass(getattr(settings, one.name)) for one in dataclasses.fields(settings)):
             raise standalone.CannotCollect("it has settings within settings")
     except standalone.CannotCollect as error:
@@ -106,38 +129,34 @@ def _code(run: Path, model: Model, network: Backbone) -> tuple[str, tuple[str, .
     names = {"torch": "PyTorch", "monai": "MONAI"}
     packages = tuple(names.get(name, name) for name in sorted(found.packages, key=lambda name: name != "torch"))
     head = _HEAD.format(
-        title=title, run=run.name, packages=" and ".join(packages) + " alone", version=__version__,
+        title=title, what=what, packages=" and ".join(packages) + " alone", version=__version__, imports=imports,
         author=f"; {model.backbone} is its author's" if "." in model.backbone else "",
     )  # fmt: skip
-    own = "import json\nfrom pathlib import Path\n"
-    tail = _LOAD.format(
-        weights=WEIGHTS, settings=repr(settings), channels=len(model.channels), classes=len(model.label_names)
-    )  # fmt: skip
-    return head + own + found.code + tail, packages
+    return head + found.code, packages
 
 
-def _same_logits(folder: Path, model: Model, network: Backbone) -> None:
-    """Raise where the files give other logits than the network.
+def same_logits(theirs: nn.Module, where: Path, model: Model, network: Backbone) -> None:
+    """Raise where a network that was written gives other logits than the run's.
 
     Raises:
-        LemisError: They do; a mistake of ours.
+        LemisError: It does; a mistake of ours.
     """
-    module = _imported(folder / CODE)
-    try:
-        theirs = module.load(folder)
-        side = 2 * max(network.strides)
-        image = torch.randn(2, len(model.channels), *[side] * network.dims, generator=torch.Generator().manual_seed(0))
-        with torch.inference_mode():
-            same = torch.equal(theirs(image), network(image))
-    finally:
-        del sys.modules[module.__name__]
+    side = 2 * max(network.strides)
+    image = torch.randn(2, len(model.channels), *[side] * network.dims, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        same = torch.equal(theirs(image), network(image))
     if not same:
-        raise LemisError(f"{folder / CODE} gives other logits than the run: please report this with its model.json")
+        raise LemisError(f"{where} gives other logits than the run: please report this with its model.json")
 
 
-def _imported(file: Path) -> ModuleType:
+@contextmanager
+def imported(file: Path) -> Iterator[ModuleType]:
+    """A Python file as a module, until it is let go."""
     spec: Any = importlib.util.spec_from_file_location(f"_exported_{id(file)}", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # where dataclasses look their annotations up
-    spec.loader.exec_module(module)
-    return module
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        del sys.modules[module.__name__]

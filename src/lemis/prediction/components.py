@@ -147,38 +147,38 @@ def keep_largest(classes: Classes, names: Sequence[str], kept: Kept) -> Pieces:
     foreground_in_pieces, in_pieces = False, []
     if kept.foreground and boxes:
         box = _around(boxes.values())
-        islands = _islands(classes[box] > 0, kept.least_share)
-        foreground_in_pieces = islands is None
-        removed += _remove(classes[box], islands, len(names))
+        small = islands(classes[box] > 0, kept.least_share)
+        foreground_in_pieces = small is None
+        removed += _remove(classes[box], small, len(names))
     for number, box in boxes.items():
         if names[number] in kept.structures:
-            islands = _islands(classes[box] == number, kept.least_share)
-            in_pieces += [names[number]] if islands is None else []
-            removed += _remove(classes[box], islands, len(names))
+            small = islands(classes[box] == number, kept.least_share)
+            in_pieces += [names[number]] if small is None else []
+            removed += _remove(classes[box], small, len(names))
     return Pieces(
         voxels=before, removed={name: int(voxels) for name, voxels in zip(names, removed, strict=True) if voxels},
         foreground_in_pieces=foreground_in_pieces, in_pieces=tuple(in_pieces),
     )  # fmt: skip
 
 
-def _islands(mask: NDArray[np.bool_], least_share: float) -> NDArray[np.bool_] | None:
-    """Voxels of all pieces that are smaller than the largest; None where that one is too small."""
+def islands(mask: NDArray[np.bool_], least_share: float) -> NDArray[np.bool_] | None:
+    """Voxels of all pieces that are smaller than the largest; None where that one holds too small a share of all."""
     found = parts(mask)
     most = found.voxels.max()
     if most < least_share * found.voxels.sum():
         return None
     small = found.voxels < most
     small[0] = False  # what is outside
-    islands: NDArray[np.bool_] = small[found.of]
-    return islands
+    where: NDArray[np.bool_] = small[found.of]
+    return where
 
 
-def _remove(classes: Classes, islands: NDArray[np.bool_] | None, num_classes: int) -> NDArray[np.int64]:
+def _remove(classes: Classes, where: NDArray[np.bool_] | None, num_classes: int) -> NDArray[np.int64]:
     """How many voxels of each class that were."""
-    if islands is None:
+    if where is None:
         return np.zeros(num_classes, np.int64)
-    was = np.bincount(classes[islands], minlength=num_classes)
-    classes[islands] = 0
+    was = np.bincount(classes[where], minlength=num_classes)
+    classes[where] = 0
     return was
 
 

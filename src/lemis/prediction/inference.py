@@ -143,7 +143,7 @@ def _slices_at_once(num_classes: int, facts: Facts) -> int:
 
 def _on_own_grid(slabs: Iterator[Tensor], facts: Facts) -> NDArray[np.uint8]:
     """Slabs (K, s, h, w) of the n prepared slices, in order -> (N, H, W) classes, each slice as soon as it can be."""
-    lower, upper, share = _between(facts.slices, facts.canonical_slices)
+    lower, upper, share = between(facts.slices, facts.canonical_slices)
     at_once = max(1, tiles.MAP_BYTES // (4 * math.prod(facts.slice_shape)))
     out = np.empty((facts.canonical_slices, *facts.slice_shape), np.uint8)
     done, first = 0, 0  # own slices that are written, prepared slices that came before this slab
@@ -159,7 +159,7 @@ def _on_own_grid(slabs: Iterator[Tensor], facts: Facts) -> NDArray[np.uint8]:
     return out
 
 
-def _between(prepared: int, own: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+def between(prepared: int, own: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
     """Of each own slice, the two prepared slices that it lies between and its way from one to the other.
 
     The two grids share their outer edges, as in the plane; beyond the middle of the outermost slice there is no other.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lemis import files
-from lemis.exchange import card, onnx_file, requests, torch_files
+from lemis.exchange import card, monai_bundle, onnx_file, requests, torch_files
 from lemis.exchange.expected import expected
 from lemis.plugins import NO_TRUST, Trust
 from lemis.prediction.loaded import load
@@ -23,7 +23,8 @@ def export(run: Path, *, output: Path, to: str = "torch", licence: str | None = 
         run: A finished run, WORK/runs/NAME: a pre-training or a fine-tuning.
         output: Folder to write.
         to: Where it goes. ``torch``: weights as safetensors, and the network as one Python file that needs PyTorch
-            alone. ``onnx``: one file for ONNX Runtime, for any batch and size.
+            alone. ``onnx``: one file for ONNX Runtime, for any batch and size. ``monai``: of a fine-tuned run, a bundle
+            that segments NIfTI files with MONAI alone.
         licence: Of the weights, for the card, such as CC-BY-4.0; by default the card says that none is stated.
         trust: Import modules that the run names, even if they are not part of Lemis.
 
@@ -39,13 +40,18 @@ def export(run: Path, *, output: Path, to: str = "torch", licence: str | None = 
     loaded = load(run, device="cpu", trust=trust)
     model, network = loaded.model, loaded.network
     requests.refuse_imported(run, model)
-    output.mkdir(parents=True, exist_ok=True)
-    if to == "onnx":
+    expects = expected(model, network)
+    place = output / card.CARD
+    if to != "monai":
+        output.mkdir(parents=True, exist_ok=True)
+    if to == "monai":
+        place = output / monai_bundle.CARD
+        use = monai_bundle.write(output, run, requests.finetuned(run, model), network, expects, licence)
+    elif to == "onnx":
         use = onnx_file.write(output, run, model, network)
     else:
         use = torch_files.write(output, run, model, network, network.state_dict())
-    expects = expected(model, network)
     write_expects(output, expects)
-    files.write(output / card.CARD, card.written(run, model, expects, licence=licence, use=use))
+    files.write(place, card.written(run, model, expects, licence=licence, use=use))
     messages().print(f"exported {run.name} to {output}: {', '.join(sorted(file.name for file in output.iterdir()))}")
     return output
