@@ -24,6 +24,7 @@ from lemis.reporting.methods_section import methods_paragraph, references
 from lemis.reporting.numbers import duration, flat, listed, number
 from lemis.reporting.sentences import missing, sentences, warnings
 from lemis.reporting.templating import page
+from lemis.reporting.viewer.library import parts
 from lemis.reporting.work_facts import RunFacts, WorkFacts, scan_rows
 from lemis.work_files.run import Figures
 
@@ -31,6 +32,7 @@ from lemis.work_files.run import Figures
 def render(work: WorkFacts) -> str:
     """The whole page."""
     colours = structure_colours(_structures(work))
+    viewing = work.viewer is not None and bool(work.viewer.scans)
     return page(
         "report.html",
         name=work.name,
@@ -59,6 +61,9 @@ def render(work: WorkFacts) -> str:
         out_of_date=work.out_of_date,
         methods=methods_paragraph(work),
         references=references(work),
+        viewer=work.viewer,
+        viewing=viewing,
+        **(parts(work.viewer, colours) if work.viewer and viewing else {}),
         settings=[(run.name, flat(run.settings)) for run in work.runs],
         environments=[(run.name, flat(plain(run.environment)) if run.environment else []) for run in work.runs],
     )

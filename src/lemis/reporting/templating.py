@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lemis.reporting.numbers import number, span
+from lemis.reporting.numbers import listed, number, span
 
 # What a page may load: nothing but what stands in it.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -27,7 +27,7 @@ def page(template: str, *, policy: str = POLICY, **shown: Any) -> str:
         loader=PackageLoader("lemis.reporting"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(number=number, span=span, picture=_picture, svg=Markup)
+    environment.filters.update(number=number, listed=listed, span=span, picture=_picture, svg=Markup)
     return environment.get_template(template).render(policy=policy, **{"lemis": version("lemis"), **shown})
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from lemis.checking.faults import Fault
 from lemis.datasets.index import Index
 from lemis.preparation.settings import Settings as Preparation
+from lemis.reporting.viewer.scans import Viewer
 from lemis.work_files.evaluation import CaseScore, Summary
 from lemis.work_files.predictions import Predictions
 from lemis.work_files.run import Environment, Figures, FinetunedModel, Imported, Model, PretrainedModel, Status
@@ -180,6 +181,7 @@ class WorkFacts:
     similarity: Similarity | None = None  # where it was asked for
     features: VoxelFeatures | None = None  # where it was asked for
     keypoints: Keypoints | None = None  # where they were asked for
+    viewer: Viewer | None = None  # where there are label maps, and room for scans
     out_of_date: tuple[str, ...] = ()  # which run is of another state of the data, and what changed
     elsewhere: bool = False  # label maps of scans that are no part of the work folder of their runs
 

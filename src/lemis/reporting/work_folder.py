@@ -15,20 +15,27 @@ from lemis.plugins import nearest
 from lemis.preparation.settings import Settings as Preparation
 from lemis.preparation.store_files import read_meta
 from lemis.reporting.examples import examples
-from lemis.reporting.work_facts import RunFacts, WorkFacts
+from lemis.reporting.viewer.scans import viewer
+from lemis.reporting.work_facts import RunFacts, WorkFacts, scan_rows
 from lemis.runs import freshness
 from lemis.settings import resolve
 from lemis.work_files import checks, evaluation, predictions
 from lemis.work_files import run as run_files
-from lemis.work_files.evaluation import Summary
+from lemis.work_files.evaluation import CaseScore, Summary
 from lemis.work_files.predictions import Predictions
 
 
-def read_work(work: Path, runs: Sequence[str] = ()) -> WorkFacts:
-    """Read what is there; a part that is missing is None or empty."""
+def read_work(work: Path, runs: Sequence[str] = (), *, viewer_mb: float = 0) -> WorkFacts:
+    """Read what is there; a part that is missing is None or empty.
+
+    Args:
+        work: The folder.
+        runs: Those to read; (): all.
+        viewer_mb: Room for the scans of the viewer; 0: there is none.
+    """
     record = predictions.read(work)
     if record is not None and not (work / "index.json").exists():
-        return _read_elsewhere(work, record, runs)
+        return _read_elsewhere(work, record, runs, viewer_mb)
     parts = ("index.json", "runs", "predictions", "evaluation", "prepared")
     if not any((work / part).exists() for part in parts):
         raise UsageError(
@@ -49,6 +56,7 @@ def read_work(work: Path, runs: Sequence[str] = ()) -> WorkFacts:
         summary=summary,
         per_case=per_case,
         examples=examples(work / "predictions", index, per_case, _in_3d(work, summary)) if index else (),
+        viewer=viewer(work / "predictions", index, _worst_first(per_case), megabytes=viewer_mb) if index else None,
         faults=found.faults if found else None,
         out_of_date=_out_of_date(work, index, runs),
     )
@@ -66,7 +74,11 @@ def _out_of_date(work: Path, index: indexing.Index | None, names: Sequence[str])
     return tuple(said)
 
 
-def _read_elsewhere(folder: Path, record: Predictions, names: Sequence[str]) -> WorkFacts:
+def _worst_first(per_case: Sequence[CaseScore]) -> list[str]:
+    return [scan for scan, _, _ in scan_rows(per_case)]
+
+
+def _read_elsewhere(folder: Path, record: Predictions, names: Sequence[str], viewer_mb: float) -> WorkFacts:
     """Of the label maps of scans from elsewhere: the scores beside them, and the runs where they still lie."""
     scores = folder / "evaluation"
     per_case = tuple(evaluation.read_cases(scores))
@@ -84,6 +96,7 @@ def _read_elsewhere(folder: Path, record: Predictions, names: Sequence[str]) -> 
         summary=summary,
         per_case=per_case,
         examples=examples(folder, _still_there(index), per_case, in_3d),
+        viewer=viewer(folder, index, _worst_first(per_case), megabytes=viewer_mb),
         faults=None,
         elsewhere=True,
     )

@@ -25,6 +25,7 @@ def report(
     similarity_form: str = "cosine",
     features: int | None = None,
     keypoints: str | None = None,
+    viewer_mb: float = 20.0,
     output: Path | None = None,
     device: str = "auto",
     trust: Trust = NO_TRUST,
@@ -43,6 +44,8 @@ def report(
             dot products, of two views at random, on two levels.
         keypoints: ``SCAN:SLICE``: also show the keypoints of this slice and of the next one, and which of them match
             at half, once and twice the distance of KAF's pre-training. Imports PyTorch.
+        viewer_mb: Megabytes of the page for scans that one can go through in it, the worst first; larger ones are shown
+            smaller, and those without room left out. 0: none, for a page that is passed on, as it holds whole scans.
         output: HTML file to write; by default ``work/report/index.html``.
         device: Where networks run for ``similarity`` and ``features``: ``auto``, ``cpu`` or ``cuda``.
         trust: Modules that runs may name; only ``similarity`` and ``features`` import any.
@@ -52,11 +55,14 @@ def report(
 
     Raises:
         UsageError: ``work`` is no work folder, a run of that name does not exist, ``similarity`` names no pixel,
-            ``features`` no layer of all networks, or ``keypoints`` no slice.
+            ``features`` no layer of all networks, ``keypoints`` no slice, or ``viewer_mb`` is
+            negative.
     """
+    if not 0 <= viewer_mb < float("inf"):
+        raise UsageError(f"viewer_mb={viewer_mb:g}", allowed="0 (no viewer) or more", next="--viewer-mb 20")
     output = output or work / "report" / "index.html"
     files.require_writable(output.parent)
-    facts = read_work(work, runs)
+    facts = read_work(work, runs, viewer_mb=viewer_mb)
     for line in facts.out_of_date:
         terminal.console(stderr=True).print(f"warning: out of date: {line}")
     if similarity is not None:
