@@ -31,7 +31,8 @@ from lemis.work_files.run import Figures
 
 def render(work: WorkFacts) -> str:
     """The whole page."""
-    colours = structure_colours(_structures(work))
+    shown = work.viewer.structures if work.viewer else ()
+    colours = structure_colours(list(dict.fromkeys([*_structures(work), *shown])))
     viewing = work.viewer is not None and bool(work.viewer.scans)
     return page(
         "report.html",
