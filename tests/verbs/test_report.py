@@ -399,6 +399,6 @@ def test_the_command_line_names_runs_and_the_query(monkeypatch: pytest.MonkeyPat
     assert CliRunner().invoke(cli.app, words).exit_code == 0
     wanted = {
         "runs": ["sal", "pcl"], "similarity": "a:1:2,3", "similarity_form": "cosine", "features": None,
-        "keypoints": None, "output": None, "device": "cpu", "trust": Trust(),
+        "keypoints": None, "viewer_mb": 20.0, "output": None, "device": "cpu", "trust": Trust(),
     }  # fmt: skip
     assert asked == [(Path("work"), wanted)]
