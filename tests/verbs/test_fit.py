@@ -82,6 +82,7 @@ def test_the_evaluation_and_the_report_are_there(fitted: Path) -> None:
     assert "pcl-m2-fold0" in page
 
 
+@pytest.mark.slow
 def test_again_there_is_nothing_to_do(fitted: Path, phantom_scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [*fitted.glob("prepared/*"), *fitted.glob("runs/*/*"), *fitted.glob("predictions/*")]
     before = {path: path.stat().st_mtime_ns for path in files}
@@ -295,6 +296,7 @@ def _tested_with(made: dict[str, Any], id: str) -> set[str]:
     return {other for other, one in made.items() if id in made and one["runs"] == made[id]["runs"]}
 
 
+@pytest.mark.slow
 def test_one_fold_holds_its_subjects_out(phantom_scans: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     run_fit(phantom_scans, work, fold=2, labelled=1)
@@ -422,6 +424,7 @@ def test_a_mistyped_setting_is_refused_with_the_nearest_before_any_work(
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.slow
 def test_the_method_is_the_presets(phantom_scans: Path, tmp_path: Path) -> None:
     preset = tmp_path / "mine.yaml"
     preset.write_text("method: scratch\nbackbones: {unet2d: {base_width: 2}}\nfinetune: {objective: {size_px: 32}}\n")
@@ -429,6 +432,7 @@ def test_the_method_is_the_presets(phantom_scans: Path, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "work" / "runs").iterdir()] == ["scratch-m2-fold0"]
 
 
+@pytest.mark.slow
 def test_a_network_that_looks_at_keypoints_finds_them_itself(phantom_scans: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     run_fit(phantom_scans, work, method="scratch", fold=0)

@@ -28,6 +28,7 @@ def theirs(tmp_path: Path) -> Path:
     return tmp_path / "t.pt"
 
 
+@pytest.mark.slow
 def test_from_a_file_to_scores_that_claim_nothing(work: Path, theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = lemis.import_weights(
         theirs, output=work / "runs" / "theirs", backbone="unet2d", overrides=["backbone.base_width=4"], licence="MIT"

@@ -143,6 +143,7 @@ def test_a_corrected_label_is_seen(work):
     assert classes[0, -1, -1] == 2
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_bits(work):
     one = [np.array(prepare(work, jobs=1).image(i)) for i in range(3)]
     for path in (work / "prepared").iterdir():

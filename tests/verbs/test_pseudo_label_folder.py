@@ -138,6 +138,7 @@ def test_resumed_equals_not_stopped(
     assert same(whole, student(again, maps))
 
 
+@pytest.mark.slow
 def test_volumes(work: Path) -> None:
     given: dict[str, Any] = {"backbone": "unet3d"}
     maps = maps_of(work, tune(work, "steps=1", "evaluations=0", **given))
@@ -220,6 +221,7 @@ def test_fit_trains_teacher_and_student_and_does_only_what_is_missing(
     assert "nothing to do" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compare_trains_a_teacher_once(phantom_scans: Path, work: Path, tmp_path: Path) -> None:
     rows: list[Any] = [
         {"method": "scratch", "semi": "self_training"}, "scratch",
