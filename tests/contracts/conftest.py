@@ -15,7 +15,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without instructions for bfloat16 a processor takes seconds for convolutions of volumes."""
     for item in items:
         given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        if "promise" in given and given["promise"].__name__.endswith("in_mixed_precision"):
+        if getattr(given.get("promise"), "__name__", "").endswith("in_mixed_precision"):
             _, dims = given.get("case") or (None, given["dims"])
             if dims == 3:
                 item.add_marker(pytest.mark.slow)
