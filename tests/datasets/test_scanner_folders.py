@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import dicoms
 from dicoms import stored
 from lemis.checking import check
+from lemis.cli import commands
 from lemis.datasets import index as indexing
 from lemis.datasets.dicom_series import used
 from lemis.datasets.recognition import Listing, recognise
@@ -24,9 +26,14 @@ from lemis.verbs import check as verb
 RANDOM = np.random.default_rng(0)
 
 
+def study_of(patient: str) -> str:
+    """A UID."""
+    return f"1.2.9.{int.from_bytes(patient.encode())}"
+
+
 def series(folder: Path, number: int, title: str, patient: str, **tags: Any) -> np.ndarray:
     """Write a series whose files are named by nothing that helps, as on a disc."""
-    study = tags.pop("study", f"1.2.9.{patient}")
+    study = tags.pop("study", study_of(patient))
     facts = {
         "PatientID": patient,
         "StudyInstanceUID": study,
@@ -55,7 +62,7 @@ def beside(folder: Path, patient: str) -> None:
         start=90,
     ):
         file = dicoms.slice_of(
-            np.ones((3, 3), np.uint16), PatientID=patient, StudyInstanceUID=f"1.2.9.{patient}",
+            np.ones((3, 3), np.uint16), PatientID=patient, StudyInstanceUID=study_of(patient),
             SeriesInstanceUID=f"1.2.8.{number}", SeriesNumber=number, SeriesDescription=modality, **tags,
         )  # fmt: skip
         file.Modality = modality
@@ -288,9 +295,21 @@ def test_a_label_beside_the_series_that_is_named(tmp_path: Path) -> None:
 
 
 def test_a_series_that_lies_in_two_folders_is_no_pair_of_channels(tmp_path: Path) -> None:
-    for place in ("SE1", "SE2"):
+    for place in ("old SE1", "new SE2"):  # which could be names of channels
         series(tmp_path / "p1" / place, 3, "T1", "p1")
-    with pytest.raises(UsageError, match=r"T1 \(CT, series 3, 5 images\) in 1 of 1 studies, up to 2 times in one"):
+    for given in (tmp_path, Path(f"{tmp_path}#series=T1")):
+        with pytest.raises(
+            UsageError, match=r"one series, T1 \(CT, series 3, 5 images\), lie in 2 folders: .*SE2, .*SE1"
+        ):
+            recognise(given)
+
+
+def test_one_folder_for_each_slice(tmp_path: Path) -> None:
+    files = dicoms.write(tmp_path / "p1", RANDOM.integers(10, 2000, (6, 4, 5)).astype(np.uint16))
+    for number, file in enumerate(files):
+        (tmp_path / "p1" / f"{number}").mkdir()
+        file.rename(tmp_path / "p1" / f"{number}" / "IM1")
+    with pytest.raises(UsageError, match=r"lie in 5 folders(.|\n)*put its files into one folder"):
         recognise(tmp_path)
 
 
@@ -301,3 +320,12 @@ def test_check_prints_the_series_and_how_to_pick(tmp_path: Path, capsys: pytest.
     assert not report.errors
     assert re.search(r"p1 +T1 \(p1#series=4\) +CT +5 +0.5 x 0.75 x 2", capsys.readouterr().out)
     assert [scan.images for scan in indexing.load(tmp_path.parent / "work" / "index.json").scans] == [("p1#series=4",)]
+
+
+def test_commands_take_a_part_of_a_folder_for_a_path_and_not_for_a_setting(tmp_path: Path) -> None:
+    series(tmp_path / "p1", 4, "T1", "p1")
+    mask = str(tmp_path / "mask.nii.gz")
+    said = CliRunner().invoke(commands.app, ["segment-one", f"{tmp_path / 'p1'}#series=9", "-o", mask])
+    assert "series 9, which none is, among 1 DICOM series" in " ".join(str(said.exception).split())
+    said = CliRunner().invoke(commands.app, ["fit", f"{tmp_path}#series=T9", "-o", str(tmp_path.parent / "out")])
+    assert "no series 'T9' in 1 studies: T1 (CT, series 4, 5 images)" in " ".join(str(said.exception).split())

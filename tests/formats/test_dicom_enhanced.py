@@ -18,7 +18,7 @@ import dicoms
 from dicoms import stored
 from lemis.errors import DataFault
 from lemis.formats import volume
-from lemis.formats.dicom import stacks
+from lemis.formats.dicom import choice, stacks
 from lemis.formats.dicom.tags import read_header
 
 RANDOM = np.random.default_rng(0)
@@ -247,3 +247,19 @@ def test_no_stack_holds_two_slices_of_one_place(tmp_path_factory, slices) -> Non
     places = [[one.text("ImagePositionPatient") for one in stack.headers] for stack in found]
     assert all(len(set(some)) == len(some) for some in places) or len(found) == 1
     assert len({stack.name for stack in found}) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("written", "series", "stack"),
+    [
+        ("4", "4", ""),
+        ("T1 vibe", "T1 vibe", ""),
+        ("T1: post", "T1: post", ""),
+        ("4:EchoTime=2.46", "4", "EchoTime=2.46"),
+        ("T1: post:EchoTime=2.46:phase=3", "T1: post", "EchoTime=2.46:phase=3"),
+        ("c*:2", "c*", "2"),
+        ("1.2.3:2", "1.2.3", "2"),
+    ],
+)
+def test_what_is_written_after_series(written: str, series: str, stack: str) -> None:
+    assert choice.divided(written) == (series, stack)

@@ -56,10 +56,11 @@ def scans_of(study: Study, wanted: str) -> dict[str, Listed]:
         Channel to series; empty where there is none that is meant.
 
     Raises:
-        UsageError: Several are meant by one name.
+        UsageError: Several are meant by one name, or the files of one lie in several folders.
     """
     if not wanted:
         usable = [one for one in study.series if not one.first.no_scan]
+        refuse_torn(usable)
         return {"image": usable[0]} if len(usable) == 1 else {}
     found = {}
     for name in (part.strip() for part in wanted.split(",")):
@@ -67,6 +68,7 @@ def scans_of(study: Study, wanted: str) -> dict[str, Listed]:
         headers = choice.meant([[one.first] for one in study.series], base)
         hits = [one for one in study.series if any(one.first is group[0] for group in headers)]
         hits = [one for one in hits if not one.first.no_scan] or hits
+        refuse_torn(hits)
         if len(hits) > 1:
             raise UsageError(
                 f"{name!r} means {len(hits)} series of one study in {study.folder}: {'; '.join(map(described, hits))}",
@@ -77,6 +79,27 @@ def scans_of(study: Study, wanted: str) -> dict[str, Listed]:
         if hits:
             found[name] = hits[0]
     return found if len(found) == len(wanted.split(",")) else {}
+
+
+def refuse_torn(series: Sequence[Listed]) -> None:
+    """Refuse series whose files lie in several folders: slices apart from each other, or a copy.
+
+    Raises:
+        UsageError: With the folders of the first.
+    """
+    places: dict[tuple[str, ...], list[Listed]] = {}
+    for one in series:
+        if one.first.text("SeriesInstanceUID"):
+            facts = (one.first.text("SeriesNumber"), one.first.text("SeriesDescription"))
+            places.setdefault((*one.first.series, *facts), []).append(one)
+    torn = next((some for some in places.values() if len(some) > 1), None)
+    if torn:
+        names = ", ".join(str(one.folder) for one in torn[:3]) + ", ..." * (len(torn) > 3)
+        raise UsageError(
+            f"the files of one series, {described(torn[0])}, lie in {len(torn)} folders: {names}",
+            allowed="all slices of a series in one folder, once",
+            next="put its files into one folder; if these are copies, remove all but one",
+        )
 
 
 def path_of(one: Listed, name: str) -> Path:
@@ -119,7 +142,12 @@ def which(root: Path, studies: Sequence[Study], wanted: str = "") -> UsageError:
         root: The folder as it was given.
         studies: All in it.
         wanted: What was asked for and is not there; "" where nothing was.
+
+    Raises:
+        UsageError: The files of a series lie in several folders, whichever is meant.
     """
+    for study in studies:
+        refuse_torn([one for one in study.series if not one.first.no_scan])
     usable: dict[str, list[list[Listed]]] = {}  # by title: those of each study
     for study in studies:
         mine: dict[str, list[Listed]] = {}

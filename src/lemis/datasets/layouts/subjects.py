@@ -148,6 +148,8 @@ def _by_name(root: Path, folders: Sequence[Path], parts: Sequence[_Part]) -> dic
         part.id: {dicom.description(image): image for image in part.images if _is_series(image)} for part in parts
     }
     all_series = all(_is_series(image) for part in parts for image in part.images)
+    if any(_is_torn(part.images) for part in parts):
+        raise _which(root, folders)
     for groups in (described, named):
         complete_names = all(len(groups[part.id]) == len(part.images) and "" not in groups[part.id] for part in parts)
         alike = len({tuple(sorted(group)) for group in groups.values() if group}) == 1
@@ -162,6 +164,13 @@ def _by_name(root: Path, folders: Sequence[Path], parts: Sequence[_Part]) -> dic
         raise _which(root, folders)
     paths = {part.id: {"_".join(image.relative_to(root).parts[1:]): image for image in part.images} for part in parts}
     return named if all(len(named[part.id]) == len(part.images) for part in parts) else paths
+
+
+def _is_torn(images: Sequence[Path]) -> bool:
+    """Whether two of the images are of one series: parts of it, or copies."""
+    headers = [header for image in images if _is_series(image) and (header := dicom.header_of(image)) is not None]
+    names = [(*one.series, one.text("SeriesNumber"), one.text("SeriesDescription")) for one in headers if one.series[0]]
+    return len(set(names)) < len(names)
 
 
 def _is_series(image: Path) -> bool:
