@@ -329,3 +329,12 @@ def test_commands_take_a_part_of_a_folder_for_a_path_and_not_for_a_setting(tmp_p
     assert "series 9, which none is, among 1 DICOM series" in " ".join(str(said.exception).split())
     said = CliRunner().invoke(commands.app, ["fit", f"{tmp_path}#series=T9", "-o", str(tmp_path.parent / "out")])
     assert "no series 'T9' in 1 studies: T1 (CT, series 4, 5 images)" in " ".join(str(said.exception).split())
+
+
+def test_channels_that_do_not_fit_are_refused_with_the_way_to_one_series(tmp_path: Path) -> None:
+    series(tmp_path / "p1" / "a", 3, "T1", "p1")
+    series(tmp_path / "p1" / "b", 4, "T2", "p1", PixelSpacing=[1, 1])
+    (fault,) = check.examine(recognise(tmp_path).index, jobs=1).faults
+    assert (fault.severity, fault.kind) == ("error", "channel in a different place")
+    assert "take one series as the scan: give the folder as 'FOLDER#series=DESCRIPTION'" in fault.repair
+    assert not check.examine(recognise(Path(f"{tmp_path}#series=T2")).index, jobs=1).errors

@@ -75,11 +75,13 @@ def grid_faults(source: Source, image: Source, what: str, image_file: str, repor
     """Compare a label or a further channel with the first image, in the order of the image."""
     source = dataclasses.replace(source, along=image.axes)  # on its own, its rounded header may fall to another axis
     shape, wanted = source.canonical_shape, image.canonical_shape
+    several = what == "channel" and source.format == "dicom"
+    pick = "; or take one series as the scan: give the folder as 'FOLDER#series=DESCRIPTION'" if several else ""
     if shape != wanted:
         report.error(
             f"{what} on a different grid",
             f"shape {shape}, but {image_file} has {wanted} (both in RAS+ order)",
-            f"resample the {what} to the image (labels: nearest neighbour), or find the image that it belongs to",
+            f"resample the {what} to the image (labels: nearest neighbour), or find the image that it belongs to{pick}",
         )
         return
     affine, wanted_affine = source.canonical_affine, image.canonical_affine
@@ -90,7 +92,7 @@ def grid_faults(source: Source, image: Source, what: str, image_file: str, repor
         report.error(
             f"{what} in a different orientation",
             f"axes {source.axis_codes}, but {image_file} has {image.axis_codes}; corners {off:.3g} mm apart",
-            f"if the voxels match, copy the image's affine into the {what}; if not, reorient the {what}",
+            f"if the voxels match, copy the image's affine into the {what}; if not, reorient the {what}{pick}",
         )
         return
     spacing, wanted_spacing = np.round(source.spacing_mm, 4), np.round(image.spacing_mm, 4)
@@ -98,5 +100,5 @@ def grid_faults(source: Source, image: Source, what: str, image_file: str, repor
         f"{what} in a different place",
         f"spacing {bracketed(spacing)} and origin {bracketed(affine[:3, 3])} mm, but {image_file} has "
         f"{bracketed(wanted_spacing)} and {bracketed(wanted_affine[:3, 3])} mm; corners are {off:.3g} mm apart",
-        f"if the voxels match, copy the image's affine into the {what}; if not, resample it to the image",
+        f"if the voxels match, copy the image's affine into the {what}; if not, resample it to the image{pick}",
     )
