@@ -120,6 +120,9 @@ def test_slices_shifted_against_each_other(tmp_path: Path, off_mm: float, refuse
 
 def test_slices_of_two_frames_of_reference(tmp_path: Path) -> None:
     dicoms.write(tmp_path, PIXELS, each=lambda z: {"FrameOfReferenceUID": f"1.2.{z // 3}"})
+    (tmp_path / "some").mkdir()
+    dicoms.write(tmp_path / "some", PIXELS, each=lambda z: {"FrameOfReferenceUID": "1.2.0" if z % 2 else None})
+    assert volume.read_header(tmp_path / "some").shape == (6, 4, 5)
     with pytest.raises(DataFault, match=r"3\.dcm and 0\.dcm differ in Frame of Reference UID(.|\n)*moved"):
         volume.read_header(tmp_path)
 

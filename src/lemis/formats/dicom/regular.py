@@ -56,11 +56,13 @@ def name_of(header: Header) -> str:
 
 def refuse_unlike(headers: Sequence[Header]) -> None:
     """Refuse slices whose positions or values cannot be compared."""
-    frames = {header.text("FrameOfReferenceUID") for header in headers}
+    placed = [header for header in headers if header.text("FrameOfReferenceUID")]
+    frames = {header.text("FrameOfReferenceUID") for header in placed}
     if len(frames) > 1:
-        odd = next(h for h in headers if h.text("FrameOfReferenceUID") != headers[0].text("FrameOfReferenceUID"))
+        first = placed[0]
+        odd = next(h for h in placed if h.text("FrameOfReferenceUID") != first.text("FrameOfReferenceUID"))
         raise DataFault(
-            f"{odd.file.parent / name_of(odd)} and {name_of(headers[0])} differ in Frame of Reference UID (0020,0052), "
+            f"{odd.file.parent / name_of(odd)} and {name_of(first)} differ in Frame of Reference UID (0020,0052), "
             f"of which the series has {len(frames)}: the patient or the table was moved between them",
             allowed="slices of one frame of reference",
             next="move slices of each acquisition into a folder of their own, or export the series again",
