@@ -230,10 +230,10 @@ _HTJ2K = bytes.fromhex(
 )
 
 
-def high_throughput(folder: Path, syntax: str = "1.2.840.10008.1.2.4.201") -> np.ndarray:
+def high_throughput(folder: Path) -> np.ndarray:
     pixels = (np.arange(16 * 12) * 7 % 2000).reshape(16, 12).astype(np.uint16)
     dataset = dicoms.slice_of(pixels, RescaleSlope=2, RescaleIntercept=-1)
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.HTJ2KLossless
     dataset.PixelData = pydicom.encaps.encapsulate([_HTJ2K])
     dataset["PixelData"].is_undefined_length = True
     dataset.save_as(folder / "0.dcm", enforce_file_format=True)
@@ -252,7 +252,10 @@ def test_pixels_that_nothing_installed_unpacks(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", property(lambda _decoder: False))
     with pytest.raises(DataFault, match=r"High-Throughput JPEG 2000(.|\n)*pip install 'lemis\[dicom\]'"):
         stored(tmp_path)
-    high_throughput(tmp_path, "1.2.840.10008.1.2.4.110")  # JPEG XL
+    dicoms.with_raw(tmp_path / "0.dcm", 0x00020010, b"1.2.840.10008.1.2.4.099\0")
+    with pytest.raises(DataFault, match="cannot be unpacked"):
+        stored(tmp_path)
+    dicoms.with_raw(tmp_path / "0.dcm", 0x00020010, b"1.2.840.10008.1.2.4.110\0")  # JPEG XL
     with pytest.raises(DataFault, match=r"nothing that we know unpacks(.|\n)*without compression"):
         stored(tmp_path)
 

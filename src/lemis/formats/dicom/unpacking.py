@@ -32,12 +32,16 @@ def unpacked(one: Slice, raw: bytes) -> Array:
         DataFault: They are damaged, of another size than the file claims, or packed in a way that nothing installed
             reads.
     """
+    decoder = _decoder(one) if _GDCM_CANNOT.fullmatch(one.syntax) else None
     if one.packed:
         raw = _checked(one, raw)
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder) / "bare.dcm"
-        _write_bare(one, raw, bare)
-        stored = _by_pydicom(one, bare) if _GDCM_CANNOT.fullmatch(one.syntax) else _by_gdcm(one, bare)
+        try:
+            _write_bare(one, raw, bare)
+        except ValueError as error:  # a syntax that the standard does not have
+            raise unreadable(one.file, f"its pixels cannot be unpacked ({error})") from error
+        stored = _by_gdcm(one, bare) if decoder is None else _by_pydicom(one, bare, decoder)
     if stored.shape != (one.rows, one.columns, *((one.samples,) if one.samples > 1 else ())):
         raise unreadable(one.file, f"it unpacks to {stored.shape}, not to {one.rows} rows of {one.columns} pixels")
     return stored if one.samples > 1 else stored.astype(np.int64)
@@ -56,8 +60,8 @@ def _by_gdcm(one: Slice, bare: Path) -> Array:
     return stored
 
 
-def _by_pydicom(one: Slice, bare: Path) -> Array:
-    from pydicom import dcmread
+def _decoder(one: Slice) -> Any:
+    """What of pydicom unpacks a frame, once the packages that it needs are there."""
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
@@ -75,6 +79,12 @@ def _by_pydicom(one: Slice, bare: Path) -> Array:
             if decoder is None
             else "pip install 'lemis[dicom]', and the same command again",
         )
+    return decoder
+
+
+def _by_pydicom(one: Slice, bare: Path, decoder: Any) -> Array:
+    from pydicom import dcmread
+
     try:
         stored, _ = decoder.as_array(dcmread(bare), raw=True)
     except Exception as error:  # plugins raise anything on damaged codes
