@@ -185,6 +185,15 @@ def test_stacks_of_a_classic_series(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored(Path(f"{tmp_path}#series=1:1")), pixels[:, :, 3:])
 
 
+def test_a_segmentation_is_no_image_of_many_frames(tmp_path: Path) -> None:
+    dataset = dicoms.enhanced(FRAMES, each=lambda n: at(n // 2, StackID=f"{n % 2}"))
+    dataset.Modality = "SEG"
+    dataset.save_as(tmp_path / "IM1", enforce_file_format=True)
+    for path in (tmp_path, tmp_path / "IM1"):
+        with pytest.raises(DataFault, match="is a DICOM SEG object"):
+            volume.read(path)
+
+
 def test_what_no_tag_tells_apart_is_refused(tmp_path: Path) -> None:
     dicoms.write_enhanced(tmp_path / "IM1", FRAMES, each=lambda n: at(n // 2))
     with pytest.raises(DataFault, match=r"IM1 frame 1 and IM1 frame 2 are both at 0\.00 mm"):

@@ -249,13 +249,22 @@ def test_a_dicom_segmentation_and_a_broken_slice_are_refused(tmp_path, write_ser
         single_image.read(tmp_path / "a.dcm")
 
 
-def test_a_dicom_file_of_many_frames_is_refused(tmp_path, write_series):
+def test_a_dicom_file_of_many_frames_that_state_their_places(tmp_path, write_series):
     import SimpleITK as sitk  # noqa: N813
 
     write_series(tmp_path / "any", np.ones((6, 5, 1), dtype=np.int16))  # for the locale that it restores
-    sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 5, 6), dtype=np.uint8)), str(tmp_path / "a.dcm"))
-    with pytest.raises(DataFault, match="is a DICOM file of 3 frames"):
-        single_image.read(tmp_path / "a.dcm")
+    frames = np.arange(90, dtype=np.uint8).reshape(3, 5, 6)
+    image = sitk.GetImageFromArray(frames)
+    image.SetSpacing((0.5, 0.75, 3.0))
+    image.SetOrigin((1.0, 2.0, 3.0))
+    sitk.WriteImage(image, str(tmp_path / "a.dcm"))
+    stack = single_image.read(tmp_path / "a.dcm")
+    assert (stack.numbers, stack.spacing_mm) == ((1, 2, 3), (0.75, 0.5))
+    np.testing.assert_allclose(
+        stack.source.affine, np.diag([-0.5, -0.75, 3.0, 1]) + np.outer((-1, -2, 3, 0), (0, 0, 0, 1))
+    )
+    scan = volume.read(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(scan.array[::-1, ::-1], frames.T)
 
 
 # ---------------------------------------------------------------- sizes, and back on the grid

@@ -18,7 +18,7 @@ from lemis.formats.dicom import choice, grid, regular
 from lemis.formats.dicom.folders import candidates, readable_header
 from lemis.formats.dicom.frames import frames_of
 from lemis.formats.dicom.stacks import Stack, stacks_of
-from lemis.formats.dicom.stored import Slice, refuse_claims, slice_of, value_type
+from lemis.formats.dicom.stored import Slice, refuse_claims, refuse_segmentation, slice_of, value_type
 from lemis.formats.dicom.tags import Header, read_header
 from lemis.formats.notes import Note
 
@@ -120,6 +120,7 @@ def find_series(path: Path, pick: str | None = None) -> Series:
 
 def _of_series(path: Path, headers: Sequence[Header], pick: str | None, notes: tuple[Note, ...]) -> Series:
     """The one stack of a series that is meant."""
+    refuse_segmentation(headers[0])
     frames = [frame for header in headers for frame in frames_of(header)]
     named, part = choice.divided(pick or "")
     found = stacks_of(frames) if len(frames) > 1 else [Stack("", frames)]

@@ -91,18 +91,23 @@ class Slice:
         return min(ends), max(ends)
 
 
-def slice_of(header: Header) -> Slice:
-    """The pixels of a file, as it states them.
-
-    Raises:
-        DataFault: They are not one grey or colour plane, or not there.
-    """
+def refuse_segmentation(header: Header) -> None:
+    """Refuse a SEG object, whose frames are of segments and not of an image."""
     if header.text("Modality") == "SEG":
         raise DataFault(
             f"{header.file} is a DICOM SEG object (a segmentation), not an image",
             allowed="image series; label maps as .nii.gz, .nrrd or .mha",
             next="convert the segmentation to .nii.gz (dcmqi's segimage2itkimage does) and use it as a label",
         )
+
+
+def slice_of(header: Header) -> Slice:
+    """The pixels of a file, as it states them.
+
+    Raises:
+        DataFault: They are not one grey or colour plane, or not there.
+    """
+    refuse_segmentation(header)
     frames = header.text("NumberOfFrames") or "1"
     if header.frame is None and frames != "1":
         raise DataFault(
