@@ -245,6 +245,7 @@ def test_outside_the_main_thread_cells_run_too() -> None:
 # -- processes ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_one_failed_cell() -> None:
     heard = Heard()
     tasks = [Task(how, (), how) for how in ("killed", "left", "fine")]

@@ -346,6 +346,7 @@ def test_the_images_of_a_folder(tmp_path, write_series):
         single_image.images_in(tmp_path / "b.png")
 
 
+@pytest.mark.slow
 def test_reading_does_not_import_torch():
     import subprocess
     import sys

@@ -125,6 +125,7 @@ def test_planes_are_turned_as_radiologists_look(tmp_path: Path, axis: int, brigh
         assert (top > 100) == (half == "top")
 
 
+@pytest.mark.slow
 def test_a_stack_is_shown_in_slices_and_from_three_sides_where_the_network_was(tmp_path: Path):
     work = make_index(tmp_path, {"a": label_map(1)})
     facts = {"runs": ["flat"], "labelled_subjects": ["x"]}

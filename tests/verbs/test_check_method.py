@@ -182,6 +182,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize(("old", "new", "promise", "found"), STEPS.values(), ids=STEPS)
+@pytest.mark.slow
 def test_a_method_that_breaks_a_promise_is_told(lab, material, old, new, promise, found):
     name = lab(changed(METHOD, old, new))
     module = plugins.load("methods", name)
@@ -192,6 +193,7 @@ def test_a_method_that_breaks_a_promise_is_told(lab, material, old, new, promise
     assert all(one.asked for one in broken)
 
 
+@pytest.mark.slow
 def test_the_method_of_these_tests_keeps_what_they_break(lab, material):
     name = lab(METHOD)
     subject = methods.Subject(name, 2, material, excused=plugins.load("methods", name).NOT_CHECKED)
@@ -362,6 +364,7 @@ def test_a_loss_whose_random_numbers_are_the_same_at_every_step_is_told(lab, old
     assert found in broken.found
 
 
+@pytest.mark.slow
 def test_a_loss_with_weights_still_needs_a_gradient_to_them(lab):
     line = "self.weight = settings.weight"
     idle = f"{line}\n        self.idle = torch.nn.Linear(2, 2)"

@@ -105,6 +105,7 @@ def test_the_network_is_that_of_the_pretrained_run(work: Path) -> None:
     assert not (work / "runs" / "pcl-fcn-m2-fold1").exists()
 
 
+@pytest.mark.slow
 def test_a_network_that_looks_at_keypoints(work: Path) -> None:
     lose_keypoints(work)
     with pytest.raises(UsageError, match="prepared: no keypoints"):
@@ -149,6 +150,7 @@ def test_the_seed_is_named_once(work: Path) -> None:
     assert tune(work, pretrained=start, seed=2).name == "pcl-seed1-m3-all-seed2"
 
 
+@pytest.mark.slow
 def test_a_corrected_label_trains_what_it_was_trained_on_and_scores_what_held_it_out(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +174,7 @@ def test_a_corrected_label_trains_what_it_was_trained_on_and_scores_what_held_it
     assert {path.name[:-9] for path in (work / "stale").iterdir()} == {runs[1].name, runs[2].name}
 
 
+@pytest.mark.slow
 def test_new_pretrained_weights_train_anew_what_starts_from_them(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -342,6 +342,7 @@ def test_scratch_and_a_seed(phantom_scans: Path, tmp_path: Path) -> None:
     assert yaml.safe_load((work / "runs/scratch-seed3-m2-fold0/settings.yaml").read_text(encoding="utf-8"))["seed"] == 3
 
 
+@pytest.mark.slow
 def test_one_labelled_subject_trains_one_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scans = phantom.write_dataset(tmp_path / "scans", subjects=3, labelled=1, shape=(40, 40, 5))
     work = tmp_path / "work"

@@ -88,6 +88,7 @@ def test_dims_are_shown(capsys, monkeypatch):
     assert (shown["scratch"], shown["sal"], shown["unet3d"], shown["swin_unetr"]) == ("2D/3D", "2D", "3D", "2D/3D")
 
 
+@pytest.mark.slow
 def test_parameters_are_counted(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     rows = list_verb(parameters=True)["backbones"]

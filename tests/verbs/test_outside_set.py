@@ -262,6 +262,7 @@ def test_one_label_map_that_nobody_recorded_takes_the_claim_from_all(
 # ---------------------------------------------------------------- what the run was not made for
 
 
+@pytest.mark.slow
 def test_scans_unlike_those_of_training_are_named_with_the_numbers(
     tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,6 +306,7 @@ def test_the_scans_that_a_run_was_made_from_are_not_strange(tuned: Path, capsys:
 # ---------------------------------------------------------------- the report
 
 
+@pytest.mark.slow
 def test_the_report_of_scans_from_elsewhere(tuned: Path, tmp_path: Path) -> None:
     images, labels = make_scans(tmp_path, {"new1_ED": 1, "new1_ES": 2, "new2_ED": 3})
     scored(tuned, tmp_path, images, labels)

@@ -81,6 +81,7 @@ def test_chosen_scans_only(runs: Path) -> None:
     assert [file.name for file in folder.glob("*.nii.gz")] == ["heart_005.nii.gz"]
 
 
+@pytest.mark.slow
 def test_what_is_made_is_not_made_again_until_something_changes(
     runs: Path, capsys: pytest.CaptureFixture[str], phantom_scans: Path, tmp_path: Path
 ) -> None:

@@ -144,6 +144,7 @@ def lab(tmp_path, monkeypatch):
     return "prepare_lab"
 
 
+@pytest.mark.slow
 def test_processes_find_the_same_and_do_not_multiply_threads(blobs, lab):
     one = points(prepare(blobs, keypoints=SIFT, jobs=1))
     opened = prepare(blobs, keypoints=dataclasses.replace(SIFT, detector=f"{lab}.detect"), jobs=2)

@@ -50,6 +50,7 @@ def test_a_threshold_that_makes_neighbours_negatives_is_told(
 
 
 @pytest.mark.parametrize(("rate", "nothing"), [("1e-9", True), ("0.05", False)])
+@pytest.mark.slow
 def test_a_run_that_learned_nothing_is_named_so(rate: str, nothing: bool, work: Path) -> None:
     few = ("steps=60", "precision=32", f"learning_rate={rate}", "schedule=constant")
     run = pretrain(work, method="rotation", preset="tiny", overrides=few, device="cpu", prefix="")
@@ -148,6 +149,7 @@ def test_the_method_is_the_presets(work: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("learning_rate", "symptoms"), [(0.1, ["loss", "embedding"]), (0.01, [])])
+@pytest.mark.slow
 def test_a_learning_rate_that_collapses_pcl_is_told_as_soon_as_it_shows(
     learning_rate: float, symptoms: list[str], work: Path
 ) -> None:

@@ -62,6 +62,7 @@ def correct(maps: Path, scan: str, change: Callable[[Any], Any]) -> None:
     nibabel.save(nibabel.Nifti1Image(change(np.asarray(stored.dataobj)), stored.affine, stored.header), file)
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_the_label_maps_and_says_whose_they_are(
     work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +126,7 @@ def test_rows_of_the_pool_have_the_label_maps_as_prepare_would_prepare_them(work
             assert np.array_equal(taught.label(place), expected)
 
 
+@pytest.mark.slow
 def test_resumed_equals_not_stopped(
     work: Path, fresh_work: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +179,7 @@ def test_what_is_wrong_is_refused_in_words(work: Path) -> None:
         student(work, maps)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_saw_labels_which_the_student_may_not_use_is_refused(work: Path) -> None:
     scans = open_store(work / "prepared").scans
     tested = choose(scans, fold=0, labelled=1).test_subjects

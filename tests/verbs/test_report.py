@@ -65,6 +65,7 @@ def text(work: Path) -> str:
 # ---------------------------------------------------------------- the page
 
 
+@pytest.mark.slow
 def test_a_pretraining_that_learned_nothing_is_named_wherever_it_is_claimed(work: Path, tmp_path: Path, text: str):
     other = Path(shutil.copytree(work, tmp_path / "work"))
     status = json.loads((other / "runs" / "sal" / "status.json").read_text())
@@ -116,6 +117,7 @@ def test_says_what_was_done(text: str):
     assert "Not done yet" not in said
 
 
+@pytest.mark.slow
 def test_says_what_became_of_islands(work: Path, tmp_path: Path, text: str):
     other = Path(shutil.copytree(work, tmp_path / "work"))
     record = json.loads((other / "predictions" / "predictions.json").read_text())
@@ -177,10 +179,12 @@ def test_shows_best_median_and_worst(work: Path, text: str):
             assert min(Image.open(io.BytesIO(picture.picture)).size) > 200
 
 
+@pytest.mark.slow
 def test_same_folder_same_bytes(work: Path, text: str, tmp_path: Path):
     assert report(work, output=tmp_path / "again.html").read_text(encoding="utf-8") == text
 
 
+@pytest.mark.slow
 def test_only_the_runs_that_were_asked_for(work: Path, tmp_path: Path):
     said = parsed(report(work, runs=["sal"], output=tmp_path / "one.html").read_text(encoding="utf-8")).said
     assert "Pre-training “sal”" in said
@@ -323,6 +327,7 @@ def compared(prepared_work: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return work
 
 
+@pytest.mark.slow
 def test_shows_what_networks_take_for_the_same(compared: Path, tmp_path: Path):
     text = report(compared, similarity="heart_001:2:20,30", output=tmp_path / "page.html").read_text(encoding="utf-8")
     reader = parsed(text)
@@ -339,6 +344,7 @@ def test_shows_what_networks_take_for_the_same(compared: Path, tmp_path: Path):
     test_fetches_nothing_from_anywhere(text)
 
 
+@pytest.mark.slow
 def test_shows_it_as_the_paper_does(compared: Path, tmp_path: Path):
     page = report(
         compared, similarity="heart_001:2:20,30", similarity_form="paper", output=tmp_path / "page.html", device="cpu"
@@ -364,6 +370,7 @@ def test_shows_keypoints_and_their_matches(compared: Path, tmp_path: Path):
             report(compared, keypoints=wrong, output=tmp_path / "other.html")
 
 
+@pytest.mark.slow
 def test_similarity_of_the_runs_that_were_asked_for_twice_the_same(compared: Path, tmp_path: Path):
     pages = [
         report(compared, runs=["pcl"], similarity="heart_001:2:20,30", output=tmp_path / f"{k}.html").read_text(
@@ -383,6 +390,7 @@ def test_refuses_a_query_before_it_writes(compared: Path, tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_without_similarity_torch_is_left_alone(compared: Path, tmp_path: Path):
     code = (
         "import sys; from pathlib import Path; from lemis.verbs.report import report; "

@@ -68,6 +68,7 @@ def test_each_network_begins_from_its_own_pretraining(work: Path, monkeypatch: p
     assert read_settings(run)["second"] == "simclr"
 
 
+@pytest.mark.slow
 def test_it_is_another_training_than_one_without_and_a_changed_start_trains_anew(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,6 +84,7 @@ def test_it_is_another_training_than_one_without_and_a_changed_start_trains_anew
     assert "the weights that the second network starts from changed" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_whoever_the_second_pretraining_saw_is_said(work: Path) -> None:
     first, second = before(work, "rotation", fold=0), before(work, "simclr")
     tested = set(facts(tune(work, pretrained=first)).test_subjects)
@@ -91,6 +93,7 @@ def test_whoever_the_second_pretraining_saw_is_said(work: Path) -> None:
     assert set(facts(tune(work, pretrained=first, second=second)).pretraining_subjects) == everybody
 
 
+@pytest.mark.slow
 def test_resumed_equals_not_stopped(
     work: Path, fresh_work: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +118,7 @@ def test_what_is_wrong_is_refused_in_words(work: Path) -> None:
         tune(work, second=before(work, "rotation", backbone="kaf_unet"))
 
 
+@pytest.mark.slow
 def test_fit_to_the_report(phantom_scans: Path, tmp_path: Path) -> None:
     output = tmp_path / "work"
     page = fit(
@@ -128,6 +132,7 @@ def test_fit_to_the_report(phantom_scans: Path, tmp_path: Path) -> None:
     assert "SimCLR" in text
 
 
+@pytest.mark.slow
 def test_compare_trains_both_pretrainings_of_a_row(phantom_scans: Path, work: Path, tmp_path: Path) -> None:
     steps = {"pretrain": {"steps": 1}, "finetune": {"steps": 2}}
     rows = [{"method": "rotation", "semi": "cps", "second": "simclr"}, "simclr"]

@@ -208,6 +208,7 @@ def test_settings_come_from_preset_then_file_then_words(image, out, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (1, 60), (60, 1)])
+@pytest.mark.slow
 def test_the_overlay_shows_image_clusters_and_mask(drawn, tmp_path, out, method, shape):
     image = picture(tmp_path / "image.png", shape=shape)
     segment(image, out / "mask.png", size="32")

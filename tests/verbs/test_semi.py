@@ -164,6 +164,7 @@ def test_volumes(name: str, work: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SEMIS)
+@pytest.mark.slow
 def test_a_network_that_looks_at_keypoints_after_a_pretraining(name: str, work: Path) -> None:
     start = pretrain(
         work, method="rotation", backbone="kaf_unet", preset="tiny", overrides=["steps=1", "precision=32"], device="cpu"
@@ -214,6 +215,7 @@ def test_list_says_which_ways_there_are(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("transductive", [False, True])
+@pytest.mark.slow
 def test_fit_to_the_report(transductive: bool, phantom_scans: Path, tmp_path: Path) -> None:
     output = tmp_path / "work"
     page = fit(
@@ -243,6 +245,7 @@ def test_fit_refuses_an_empty_pool_before_it_prepares(phantom_scans: Path, tmp_p
 
 
 @pytest.mark.parametrize("transductive", [False, True])
+@pytest.mark.slow
 def test_compare_tells_rows_apart(transductive: bool, phantom_scans: Path, work: Path, tmp_path: Path) -> None:
     semi = {"transductive": transductive}
     plan = {

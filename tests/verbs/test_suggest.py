@@ -67,6 +67,7 @@ def test_it_works_before_anything_was_trained(work: Path, capsys: pytest.Capture
     assert [row["rank"] for row in rows] == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_it_works_before_there_is_any_label(tmp_path: Path) -> None:
     scans, work = (
         phantom.write_dataset(tmp_path / "scans", subjects=5, labelled=0, shape=(32, 32, 4)),
@@ -105,6 +106,7 @@ def load_structures(work: Path) -> list[str]:
     return [name for name, value in index.load(work / "index.json").labels.items() if value]
 
 
+@pytest.mark.slow
 def test_the_same_again_measures_nothing(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = suggested(fitted)
     for module in ("embedding", "uncertainty"):

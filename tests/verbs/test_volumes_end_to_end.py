@@ -88,6 +88,7 @@ def test_pre_training_of_volumes_is_transferred(solid: Path, capsys: pytest.Capt
     assert not all(same), "the encoders began elsewhere"
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights_and_another_seed_others(solid: Path) -> None:
     given: dict[str, Any] = {"fold": 0, "overrides": ["steps=2"], "auxiliary": "supervised_contrast", **TINY}
     one, two, other = (finetune(solid, name=name, seed=seed, **given) for name, seed in (("a", 0), ("b", 0), ("c", 1)))

@@ -55,6 +55,7 @@ def stopped(fresh_work: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) 
     return trained
 
 
+@pytest.mark.slow
 def test_the_average_alone_is_a_teacher_that_teaches_nothing(work: Path) -> None:
     plain, averaged = tune(work), tune(work, "average=0.99")
     teacher = tune(work, *TEACHER, semi="mean_teacher")
@@ -70,6 +71,7 @@ def test_the_average_alone_is_a_teacher_that_teaches_nothing(work: Path) -> None
 
 
 @pytest.mark.parametrize("semi", [None, "bcp", "cps"])
+@pytest.mark.slow
 def test_an_average_is_gone_on_from(semi: str | None, work: Path, stopped: Stopped) -> None:
     given = ("steps=6", "average=0.9")
     whole, resumed = (train(*given, semi=semi) for train in (partial(tune, work), stopped))
@@ -125,6 +127,7 @@ def test_loaded_weights_and_their_statistics_rest_where_their_rate_is_zero(
         predict(run, scans=["heart_004"], device="cpu")
 
 
+@pytest.mark.slow
 def test_what_rests_is_gone_on_from(work: Path, start: Path, stopped: Stopped) -> None:
     given = ("steps=6", "loaded_rate=0", "average=0.9")
     whole, resumed = (train(*given, pretrained=start) for train in (partial(tune, work), stopped))
@@ -154,6 +157,7 @@ def test_loaded_weights_are_slow_where_their_rate_is_small(work: Path, start: Pa
     assert 1e-5 < max(weights_of(slow, "encoder")) < 8e-5
 
 
+@pytest.mark.slow
 def test_the_full_rate_is_the_default_and_from_scratch_it_changes_nothing(work: Path, start: Path) -> None:
     assert tune(work, "loaded_rate=1", pretrained=start) == tune(work, pretrained=start)
     scratch, slow = tune(work), tune(work, "loaded_rate=0.1")
@@ -179,6 +183,7 @@ def test_both_networks_of_a_way_that_trains_two_learn_slowly(
     assert len(seen[0]) == 2
 
 
+@pytest.mark.slow
 def test_slower_weights_are_gone_on_from(work: Path, start: Path, stopped: Stopped) -> None:
     given = ("steps=6", "loaded_rate=0.2", "average=0.9")
     whole, resumed = (train(*given, semi="cps", pretrained=start) for train in (partial(tune, work), stopped))
@@ -189,6 +194,7 @@ def test_slower_weights_are_gone_on_from(work: Path, start: Path, stopped: Stopp
 DEEP = "objective.deep_supervision=true"
 
 
+@pytest.mark.slow
 def test_heads_of_inner_maps_are_gone_on_from_and_not_kept(work: Path, stopped: Stopped) -> None:
     plain = tune(work)
     whole, resumed = (train("steps=6", DEEP) for train in (partial(tune, work), stopped))

@@ -327,6 +327,7 @@ def _add(folder: Path, first: int) -> None:
         predictions.add(folder, f"scan{number}", Prediction(file=f"scan{number}.nii.gz"), shared)
 
 
+@pytest.mark.slow
 def test_two_that_predict_at_once_lose_no_record(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     both = [context.Process(target=_add, args=(tmp_path, first)) for first in (0, 100)]
