@@ -21,7 +21,7 @@ from lemis.datasets.index import Scan
 from lemis.datasets.recognition import recognise
 from lemis.datasets.split import Split, choose, number_of_folds
 from lemis.errors import DataFault, UsageError
-from lemis.exchange import requests
+from lemis.exchange import dicom_seg, requests
 from lemis.formats.paths import file_of
 from lemis.measure.tables import count
 from lemis.one_image import image_request
@@ -92,9 +92,11 @@ def finetune(
 
 def predict(
     runs: Sequence[Path], *, inputs: Path | None = None, overrides: Sequence[str] = (), trust: Trust = NO_TRUST,
-    **typed: Any,
+    also: str | None = None, codes: Path | None = None, **typed: Any,
 ) -> str:  # fmt: skip
     """As ``verbs.predict``."""
+    if also is not None:
+        dicom_seg.asked(also, codes)
     if not runs:
         raise UsageError("no run", allowed="one fine-tuned run, or several", next="lemis predict WORK/runs/NAME")
     given = parse_overrides(overrides)
@@ -162,8 +164,14 @@ def suggest(
     return f"suggest in {work}" + (f": {method}" if method else "") + (f", with {', '.join(runs)}" if runs else "")
 
 
-def export(run: Path, *, output: Path, to: str = "torch", trust: Trust = NO_TRUST, **_: Any) -> str:
+def export(
+    run: Path, *, output: Path, to: str = "torch", codes: Path | None = None, trust: Trust = NO_TRUST, **_: Any
+) -> str:
     """As ``verbs.export``."""
+    if to in dicom_seg.TARGETS:
+        dicom_seg.asked(to, codes)
+        dicom_seg.read_record(run)
+        return f"export {run} into {output}: {to}"
     requests.refuse_export(run, output, to)
     model = read_model(run)
     requests.refuse_imported(run, model)

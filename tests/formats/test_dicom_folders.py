@@ -52,6 +52,7 @@ def test_contours_and_segmentations_in_folders_of_their_own_are_left_aside(tmp_p
         contours.save_as(tmp_path / patient / "study" / "RT" / "1.dcm", enforce_file_format=True)
     segments = dicoms.slice_of(np.ones((2, 2), np.uint16))
     segments.Modality = "SEG"
+    segments.SOPClassUID = segments.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.4"
     (tmp_path / "p2" / "study" / "SEG").mkdir()
     segments.save_as(tmp_path / "p2" / "study" / "SEG" / "1.dcm", enforce_file_format=True)
     listing = recognise(tmp_path)
@@ -59,7 +60,7 @@ def test_contours_and_segmentations_in_folders_of_their_own_are_left_aside(tmp_p
     assert [(left.file, left.reason[:21]) for left in listing.left_out] == [
         ("p1/study/RT", "DICOM without an imag"),
         ("p2/study/RT", "DICOM without an imag"),
-        ("p2/study/SEG", "a DICOM SEG object (a"),
+        ("p2/study/SEG/1.dcm", "a DICOM SEG object th"),
     ]
 
 

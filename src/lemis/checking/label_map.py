@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lemis.checking.faults import FileReport, bracketed
 from lemis.checking.geometry import grid_faults
 from lemis.checking.intensities import FEWEST_GREYS
-from lemis.checking.reading import read
+from lemis.checking.reading import read_label
 from lemis.datasets.index import Index, Scan
 from lemis.datasets.scans import channel_digests
 from lemis.errors import DataFault
@@ -46,7 +46,7 @@ def examine_label(
         image_digests: Of its channels.
         report: Of the file of the label.
     """
-    label = read(Path(index.root) / report.file, report)
+    label = read_label(Path(index.root) / report.file, report, image.axes)
     if label is None:
         return LabelSeen()
     try:
@@ -67,7 +67,7 @@ def examine_label(
             f"every voxel has the value that it has in {scan.images[0]}",
             "find the label map that belongs there",
         )
-    elif len(values) > MOST_STRUCTURES and not index.labels:
+    elif len(values) > MOST_STRUCTURES and not index.labels and not label.source.segments:
         report.error(
             "label with too many values",
             f"{len(values)} different values, from {values[0]} to {values[-1]}: it looks like a scan",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from lemis.checking.faults import Fault
 from lemis.checking.one_scan import Seen
 from lemis.datasets.index import Index
 from lemis.formats import labels
+from lemis.formats.paths import suffix_of
 from lemis.measure.tables import count
 
 # What programs write for "this is it" in a mask of one structure.
@@ -177,7 +179,8 @@ def _segment_faults(index: Index, read: Sequence[Seen]) -> list[Fault]:
                 )
             )
             continue
-        if any(old != new for old, new in moves.items()):
+        # A SEG object counts its segments from 1 in every file: their numbers were never meant to agree.
+        if any(old != new for old, new in moves.items()) and not _is_dicom(one):
             now = ", ".join(f"{new} {ours[new]}" for new in moves.values())
             found.append(
                 _label_fault(
@@ -204,6 +207,10 @@ def _segment_faults(index: Index, read: Sequence[Seen]) -> list[Fault]:
                 )
             )
     return found
+
+
+def _is_dicom(one: Seen) -> bool:
+    return suffix_of(Path(one.scan.label or "")) in ("", ".dcm")
 
 
 def _named_by_others(index: Index, read: Sequence[Seen]) -> list[Fault]:

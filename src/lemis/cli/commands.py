@@ -197,7 +197,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "export": Command(
         panel=WEIGHTS,
-        summary="The network of a run for other programs: PyTorch, ONNX or MONAI; with what it expects, and a card.",
+        summary="For other programs: the network of a run (PyTorch, ONNX, MONAI), or label maps as DICOM SEG.",
         epilog="Example: lemis export work/runs/pcl-m4-all -o heart-network/ --to torch",
         prints=str,
         is_heavy=True,

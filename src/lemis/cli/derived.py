@@ -27,6 +27,7 @@ METAVARS = {
     "reference": "LABELMAP", "size": "PIXELS|native", "slices": "FIRST:LAST", "window": "LOW:HIGH", "pick": "LABEL",
     "click": "ROW,COL", "similarity": "SCAN:SLICE:ROW,COL", "keypoints": "SCAN:SLICE",
     "plan": "NAME|FILE.yaml|MODULE:FUNCTION", "cell": "KEY", "on": "ray|auto|ray://HOST:PORT", "features": "LAYER",
+    "codes": "FILE.csv",
 }  # fmt: skip
 CHOICES = {
     "device": ("auto", "cpu", "cuda"),
@@ -34,7 +35,8 @@ CHOICES = {
     "protocol": ("honest", "released"),
     "emit": ("slurm",),
     "similarity_form": ("cosine", "paper"),
-    "to": ("torch", "onnx", "monai"),
+    "to": ("torch", "onnx", "monai", "dicom-seg", "dicom-labelmap"),
+    "also": ("dicom-seg", "dicom-labelmap"),
 }
 _LARGEST_SEED = 2**32 - 1  # settings.Seed, which is not imported for a help text
 RANGES: Mapping[str, tuple[int, int | None]] = {

@@ -15,6 +15,7 @@ import unicodedata
 from pathlib import Path
 
 from lemis.datasets import doubts, subjects_csv
+from lemis.datasets.dicom_labels import with_segmentations
 from lemis.datasets.identity import subject_of
 from lemis.datasets.index import Index, Scan, refuse_names
 from lemis.datasets.layouts.recognised import LAYOUTS, TITLES, Layout
@@ -62,6 +63,8 @@ def recognise(root: Path, layout: str | None = None) -> Listing:
             found = find(tree)
             if found is not None and found.cases:
                 _refuse_unused(tree, known_layout, found)
+                if not known_layout.public and known_layout.name != "csv":  # these say themselves what is a label
+                    found = with_segmentations(tree, found)
                 return _listing(tree, known_layout, found)
     raise _nothing(tree, layout)
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from lemis import plugins
 from lemis.errors import UsageError, shown
+from lemis.exchange import dicom_seg
 from lemis.settings import parse_overrides, read_yaml, resolve
 from lemis.work_files.exported import FILE
 from lemis.work_files.run import FinetunedModel, Model, PretrainedModel
 
-TARGETS = ("torch", "onnx", "monai")
+TARGETS = ("torch", "onnx", "monai")  # of networks
 _NEEDED: dict[str, tuple[str, ...]] = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime"), "monai": ()}
 
 
@@ -61,7 +62,7 @@ def refuse_export(run: Path, output: Path, to: str) -> None:
     if to not in TARGETS:
         raise UsageError(
             f"--to {shown(to, quoted=False)}",
-            allowed=f"{', '.join(TARGETS[:-1])} or {TARGETS[-1]}",
+            allowed=", ".join((*TARGETS, *dicom_seg.TARGETS)),
             next=f"lemis export {run} -o {output} --to torch",
         )
     missing = [name for name in _NEEDED[to] if find_spec(name) is None]

@@ -2,7 +2,8 @@
 
 - A picture in colour whose channels are equal is a grey one. One whose transparency varies is refused: the mask may
   be what is transparent.
-- A segmentation of 3D Slicer may cover a part of the scan only, on the same lattice; around it lies background.
+- A segmentation of 3D Slicer, or a DICOM SEG object, may cover a part of the scan only, on the same lattice; around it
+  lies background.
 - Files that name their structures may number them differently; the name decides (``numbering``, ``renumbered``).
 """
 
@@ -49,10 +50,10 @@ def read(path: Path, along: Axes = (), image: Source | None = None, labels: Mapp
         ``array`` (X, Y, Z) of an integer type.
 
     Raises:
-        DataFault: As ``volume.read``; several values per voxel, values that are no whole numbers of 32 bits, or
+        DataFault: As ``volume.read_label``; several values per voxel, values that are no whole numbers of 32 bits, or
             that the data set uses for something else.
     """
-    label = single(volume.read(path, along))
+    label = single(volume.read_label(path, along))
     label = dataclasses.replace(label, array=whole(label.array, path))
     if image is not None:
         label = placed(label, image)

@@ -49,7 +49,7 @@ def read(path: Path, pairs: Iterable[tuple[str, str]], channels: int) -> dict[st
                 "a value of its own for each segment",
                 "export the segmentation again",
             )
-    return _told_apart([(_name(number, found[number]), value) for number, value in values.items()])
+    return told_apart([(_name(number, found[number]), value) for number, value in values.items()])
 
 
 def header(structures: Mapping[str, int], colours: Mapping[str, str], shape: Sequence[int]) -> dict[str, str]:
@@ -106,7 +106,7 @@ def _value(path: Path, number: int, facts: dict[str, str], count: int) -> int:
     return int(text)
 
 
-def _told_apart(segments: Sequence[tuple[str, int]]) -> dict[str, int]:
+def told_apart(segments: Sequence[tuple[str, int]]) -> dict[str, int]:
     """By name; further segments of one name get a number, and so does one that is called background."""
     found: dict[str, int] = {}
     taken = {"background"}

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lemis.errors import DataFault
 from lemis.formats import pictures
+from lemis.formats.dicom import segmentation
 from lemis.formats.dicom.series import Series, find_series, find_slice, refuse_part_of_series
 from lemis.formats.dicom.voxels import read_voxels
 from lemis.formats.grids import LPS_TO_RAS
@@ -22,10 +23,26 @@ Array = npt.NDArray[Any]
 
 def read_dicom(path: Path, with_voxels: bool, series: str | None = None) -> tuple[Source, Array | None]:
     """A folder of one series, or the one of several that ``series`` names; or a file that is an image by itself."""
+    return read_series(path, series_at(path, series), with_voxels)
+
+
+def series_at(path: Path, series: str | None = None) -> Series:
+    """The files that a path stands for, as of ``read_dicom``.
+
+    Raises:
+        DataFault: A SEG object, one file of a series, or a series that cannot be read.
+    """
     file = file_of(path)
+    if (label := segmentation.find(file)) is not None:
+        raise DataFault(
+            f"{label} is a DICOM SEG object (a segmentation), not an image",
+            allowed="image series",
+            next="use it as the label of its scan: lemis check finds it in the same folder, or list it in the column "
+            "label of a CSV",
+        )
     if file.is_file():
         refuse_part_of_series(file)
-    return read_series(path, find_slice(file, series) if file.is_file() else find_series(file, series), with_voxels)
+    return find_slice(file, series) if file.is_file() else find_series(file, series)
 
 
 def read_series(path: Path, series: Series, with_voxels: bool) -> tuple[Source, Array | None]:

@@ -6,8 +6,9 @@ is given, so that scans of a data set lie alike (``datasets/frame.py``). World c
 
 Which format a file is of, and which part of it is meant, its path says (``paths.py``). Each format has its reader and
 its writer: ``nifti.py`` (FreeSurfer too), ``itk.py`` (NRRD, MetaImage), ``pictures.py``, and ``slice_files.py`` for
-DICOM, whose label maps are written as NIfTI. What a header claims is checked against the file before anything is
-allocated, and a packed file is read to its check sum (``headers.py``, ``packed.py``).
+DICOM, whose label maps are written as NIfTI. DICOM SEG objects (``dicom/segmentation.py``, ``segmentation_out.py``) are
+label maps, for ``read_label`` alone. What a header claims is checked against the file before anything is allocated, and
+a packed file is read to its check sum (``headers.py``, ``packed.py``).
 
 A fourth axis, or vector voxels, are channels, however many there are; an axis of length 1 is dropped. Stored
 values with slope and intercept are scaled in float64; others keep their type.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,6 +31,8 @@ import numpy.typing as npt
 from lemis import files
 from lemis.errors import LemisError, UsageError
 from lemis.formats import itk, nifti, pictures, segments, slice_files
+from lemis.formats.dicom import segmentation, segmentation_out
+from lemis.formats.dicom.segmentation_out import Maker, Segment
 from lemis.formats.dicom.series import find_slice
 from lemis.formats.directions import Axes
 from lemis.formats.grids import corner_distance_mm, spacing_of
@@ -73,6 +76,19 @@ def read(path: Path, along: Axes = ()) -> Volume:
     path = Path(path)
     source, stored = _reader(path)(path, True)
     return _canonical(replace(source, along=along), stored)
+
+
+def read_label(path: Path, along: Axes = ()) -> Volume:
+    """A label map: what ``read`` reads, and DICOM SEG objects, which it refuses as images. Raises like ``read``."""
+    segmentation_file = segmentation.find(path) if _may_be_dicom(path) else None
+    if segmentation_file is None:
+        return read(path, along)
+    source, stored = segmentation.read(segmentation_file, True)
+    return _canonical(replace(source, path=Path(path), along=along), stored)
+
+
+def _may_be_dicom(path: Path) -> bool:
+    return file_of(path) == path and suffix_of(path) in ("", ".dcm")
 
 
 def read_dicom_slice(path: Path) -> Volume:
@@ -186,6 +202,31 @@ def write_segmentation(
         itk.write_segmentation(stored, like, segments.header(structures, colours, stored.shape), temporary)
         _same_grid(read_header(temporary), like)
     return path
+
+
+def write_dicom_segmentation(
+    labels: Array, like: Source, structures: Sequence[Segment], maker: Maker, kind: str, path: Path
+) -> tuple[Segment, ...]:
+    """Write a label map as a DICOM SEG object of the series that ``like`` describes.
+
+    Args:
+        labels: (X, Y, Z) integers in canonical order.
+        like: As of ``write_labels``, of a DICOM series.
+        structures: All that ``labels`` may hold.
+        maker: Of the label map.
+        kind: As of ``segmentation_out.write``, which this raises like.
+        path: Where to.
+
+    Returns:
+        The structures that are marked; where none is, there is no file at ``path``.
+    """
+    match = PART.match(str(like.path))
+    series = slice_files.series_at(like.path, match["series"] if match else None)
+    with _replacing(path) as temporary:
+        written = segmentation_out.write(_as_stored(labels, like), series, structures, maker, kind, temporary)
+    if not written:
+        path.unlink(missing_ok=True)
+    return written
 
 
 def _as_stored(labels: Array, like: Source) -> Array:

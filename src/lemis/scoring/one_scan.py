@@ -78,7 +78,7 @@ def read(case: Case, structures: Mapping[str, int], ignored: Sequence[int]) -> M
     Raises:
         DataFault: The label map is on another grid than its reference, or has values that no structure has.
     """
-    reference = label_maps.single(volume.read(case.reference))
+    reference = label_maps.single(volume.read_label(case.reference))
     prediction = label_maps.single(volume.read(case.prediction, reference.source.axes))
     reference = label_maps.renumbered(label_maps.placed(reference, prediction.source), structures)
     prediction = label_maps.renumbered(prediction, structures)

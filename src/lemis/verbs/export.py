@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lemis import files
-from lemis.exchange import card, monai_bundle, onnx_file, requests, torch_files
+from lemis.exchange import card, dicom_seg, monai_bundle, onnx_file, requests, torch_files
 from lemis.exchange.expected import expected
 from lemis.plugins import NO_TRUST, Trust
 from lemis.prediction.loaded import load
@@ -13,28 +13,38 @@ from lemis.runs.run import messages
 from lemis.work_files.exported import write_expects
 
 
-def export(run: Path, *, output: Path, to: str = "torch", licence: str | None = None, trust: Trust = NO_TRUST) -> Path:
-    """Write the network of a run with its weights for other programs.
+def export(
+    run: Path, *, output: Path, to: str = "torch", licence: str | None = None, codes: Path | None = None,
+    trust: Trust = NO_TRUST,
+) -> Path:  # fmt: skip
+    """Write the network of a run with its weights, or label maps, for other programs.
 
     Beside it lie ``expects.json``, which says what an image must be like, and ``README.md``, a card with data, method,
     citations and results. Both count subjects and name none.
 
     Args:
-        run: A finished run, WORK/runs/NAME: a pre-training or a fine-tuning.
+        run: A finished run, WORK/runs/NAME: a pre-training or a fine-tuning; with dicom-seg a folder of label maps.
         output: Folder to write.
         to: Where it goes. ``torch``: weights as safetensors, and the network as one Python file that needs PyTorch
             alone. ``onnx``: one file for ONNX Runtime, for any batch and size. ``monai``: of a fine-tuned run, a bundle
-            that segments NIfTI files with MONAI alone.
+            that segments NIfTI files with MONAI alone. ``dicom-seg``: the label maps of a folder that
+            `lemis predict` wrote, as DICOM SEG objects; ``dicom-labelmap``: in the newer kind of 2024.
         licence: Of the weights, for the card, such as CC-BY-4.0; by default the card says that none is stated.
+        codes: CSV of names and the codes that they stand for in DICOM SEG objects, where Lemis knows none.
         trust: Import modules that the run names, even if they are not part of Lemis.
 
     Returns:
         The folder.
 
     Raises:
-        UsageError: The run is not finished or was imported, its network cannot be written so, or ``output`` holds
-            something else.
+        UsageError: The run is not finished or was imported, its network cannot be written so, label maps are not of
+            DICOM series, or ``output`` holds something else.
     """
+    if to in dicom_seg.TARGETS:
+        wanted = dicom_seg.asked(to, codes)
+        files.require_writable(output)
+        dicom_seg.say(dicom_seg.write_all(run, output, wanted))
+        return output
     requests.refuse_export(run, output, to)
     files.require_writable(output)
     loaded = load(run, device="cpu", trust=trust)

@@ -22,6 +22,7 @@ from lemis.datasets.frame import Frame
 from lemis.datasets.index import Index, Scan
 from lemis.datasets.scan_facts import scan_folder
 from lemis.errors import UsageError
+from lemis.exchange import dicom_seg
 from lemis.formats import volume
 from lemis.formats.paths import file_of, label_suffix, series_of, stamp
 from lemis.measure.tables import count
@@ -87,6 +88,8 @@ def predict(
     device: str = "auto",
     trust: Trust = NO_TRUST,
     decided: OnePiece | None = None,
+    also: str | None = None,
+    codes: Path | None = None,
 ) -> Path:
     """Write one label map per scan: on its image's own grid, in its format, with its own label values.
 
@@ -103,14 +106,19 @@ def predict(
         device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
         trust: Import modules that the runs name, even if they are not part of Lemis.
         decided: What largest_components=auto keeps one piece of, where held-out scans say it; by default the labels do.
+        also: Write each label map of a DICOM series as a DICOM SEG object too, into the folder dicom-seg beside them:
+            ``dicom-seg``, which viewers read, or ``dicom-labelmap``, the newer kind of 2024.
+        codes: CSV of names and the codes that they stand for in these, where Lemis knows none.
 
     Returns:
         The folder. ``predictions.json`` there says which runs made each map, and what they were trained on.
 
     Raises:
-        UsageError: Runs that do not belong together, settings that they do not have, or no scan to predict.
+        UsageError: Runs that do not belong together, settings that they do not have, no scan to predict, or scans that
+            ``also`` cannot be of.
     """
     console = messages()
+    objects = None if also is None else dicom_seg.asked(also, codes)
     ensemble = _loaded([runs] if isinstance(runs, Path) else list(runs), overrides, device, trust, decided)
     work = ensemble.runs[0].parent.parent
     index, foreign = _listed(work, inputs)
@@ -121,6 +129,8 @@ def predict(
         files.require_writable(output)
     known = predictions.read(output) or Predictions(version=1)
     chosen = _chosen(index, scans, ensemble.models, all_of_them=inputs is not None)
+    if objects is not None:
+        dicom_seg.refuse_other_formats([_located(index, scan) for scan in chosen], objects.target)
     wanted = _wanted(ensemble, index, chosen)
     waiting = [scan for scan in chosen if not _is_made(known.scans.get(scan.id), wanted[scan.id], output)]
     listed = _beside_map(chosen, index, ensemble, foreign)
@@ -130,6 +140,8 @@ def predict(
             _list_anew(output, known.scans[scan.id], listed[scan.id], shared)
     if not waiting:
         told.nothing_to_do(output)
+        if objects is not None and not dry_run:
+            dicom_seg.say(dicom_seg.write_all(output, output / dicom_seg.FOLDER, objects, [one.id for one in chosen]))
         return output
     if dry_run:
         _say_strange({scan.id: _strange_header(scan, index, ensemble) for scan in waiting}, console)
@@ -149,6 +161,8 @@ def predict(
     if foreign is not None:
         _say_known(added, console)
     console.print(f"predicted {count(len(waiting), 'scan')} with {ensemble.names}: {output}")
+    if objects is not None:
+        dicom_seg.say(dicom_seg.write_all(output, output / dicom_seg.FOLDER, objects, [one.id for one in chosen]))
     return output
 
 

@@ -1,4 +1,7 @@
-"""Which files of a folder are DICOM, and which series, study and patient they belong to. No voxels are read."""
+"""Which files of a folder are DICOM, and which series, study and patient they belong to. No voxels are read.
+
+DICOM SEG objects are no part of a series: they are labels, found by ``segmentations``.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,9 @@ _OTHERS = (
     *(".gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".raw", ".zraw", ".png", ".tif", ".tiff"),
     *(".jpg", ".jpeg", ".bmp", ".csv", ".tsv", ".json", ".txt", ".md", ".xml", ".yaml", ".pdf", ".zip", ".tar"),
 )
+# Segmentation Storage and Label Map Segmentation Storage, as a UID ends in a file.
+_SEGMENTATION = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.66\.[47](?![.\d])")
+_START_BYTES = 1024  # the class of an object stands in its first elements
 # What is written in place of a patient's number.
 _NOBODY = re.compile(r"^(?:0+|none|na|n/a|unknown|patient|test)$|anon|de-?ident|removed", re.IGNORECASE)
 
@@ -25,12 +31,21 @@ def is_dicom(file: Path) -> bool:
     """True if the content of a file begins as DICOM does, whatever its name; False for a DICOMDIR."""
     if file.name.startswith(".") or file.name.upper() == "DICOMDIR" or not file.is_file():
         return False
+    start = _start_of(file)
+    return start[128:132] == b"DICM" or _begins_with_a_group(start)
+
+
+def is_segmentation(file: Path) -> bool:
+    """True for a DICOM SEG object, by the class that its first bytes name."""
+    return file.is_file() and _SEGMENTATION.search(_start_of(file)) is not None
+
+
+def _start_of(file: Path) -> bytes:
     try:
         with file.open("rb") as stream:
-            start = stream.read(132)
-    except OSError:  # so nothing says that it is DICOM
-        return False
-    return start[128:] == b"DICM" or _begins_with_a_group(start)
+            return stream.read(_START_BYTES)
+    except OSError:  # so nothing says what it is
+        return b""
 
 
 def _begins_with_a_group(start: bytes) -> bool:
@@ -44,7 +59,16 @@ def _begins_with_a_group(start: bytes) -> bool:
 
 
 def candidates(folder: Path) -> Iterator[Path]:
-    """Files of a folder that are DICOM by their names or their content, sorted by name."""
+    """Files of a folder that are DICOM by their names or their content, sorted by name; no SEG objects."""
+    return (file for file in _dicom_files(folder) if not is_segmentation(file))
+
+
+def segmentations(folder: Path) -> list[Path]:
+    """The DICOM SEG objects of a folder itself, sorted by name."""
+    return [file for file in _dicom_files(folder) if is_segmentation(file)]
+
+
+def _dicom_files(folder: Path) -> Iterator[Path]:
     for file in sorted(folder.iterdir()):
         suffix = file.suffix.lower()
         if file.name.startswith(".") or file.name.upper() == "DICOMDIR" or suffix in _OTHERS:

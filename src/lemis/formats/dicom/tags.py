@@ -24,6 +24,7 @@ _TAGS = (
         "StudyInstanceUID",
         "SeriesInstanceUID",
         "SeriesNumber",
+        "FrameOfReferenceUID",
         "ImagePositionPatient",
         "ImageOrientationPatient",
         "SamplesPerPixel",
