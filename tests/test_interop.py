@@ -7,13 +7,16 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import lemis
+import segs
 from lemis.backbones import unet2d
 from lemis.cli import app
+from lemis.formats import volume
 from test_documents import ROOT, in_blocks
 
 PAGE = ROOT / "docs" / "interop.md"
@@ -41,7 +44,25 @@ def folder(prepared_work: Path, phantom_scans: Path, tmp_path_factory: pytest.Te
     torch.save(SwinUNETR(in_channels=1, out_channels=2, feature_size=24).state_dict(), here / "swinunetr.pt")
     rules = PAGE.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
     (here / "names.yaml").write_text(rules, encoding="utf-8")
+    _dicom(here)
     return here
+
+
+def _dicom(here: Path) -> None:
+    """A series, label maps of it of which one was corrected, and a series with a label."""
+    if find_spec("highdicom") is None:
+        return
+    series = segs.write_series(here / "dicom" / "p1" / "MR", (40, 40, 5))
+    masks = lemis.predict(here / "work" / "runs" / "pcl-m4-all", inputs=here / "dicom", output=here / "masks-mr",
+                          device="cpu")  # fmt: skip
+    header = volume.read_header(series)
+    corrected = np.zeros(header.canonical_shape, np.uint8)
+    corrected[10:20, 10:20, 1:4] = 1
+    volume.write_labels(corrected, header, masks / "p1.nii.gz")
+    segs.write(corrected, segs.write_series(here / "dicom-with-labels" / "p1" / "MR", (40, 40, 5)),
+               segs.segments("LV"), here / "dicom-with-labels" / "p1" / "label.dcm")  # fmt: skip
+    table = PAGE.read_text(encoding="utf-8").partition("```csv\n")[2].partition("```")[0]
+    (here / "codes.csv").write_text(table, encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -49,6 +70,8 @@ def folder(prepared_work: Path, phantom_scans: Path, tmp_path_factory: pytest.Te
 def test_a_command_of_the_page_runs(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "onnx" in words and find_spec("onnxruntime") is None:
         pytest.skip("pip install -e '.[onnx]' -c constraints.txt")
+    if "dicom-seg" in words and find_spec("highdicom") is None:
+        pytest.skip("pip install -e '.[dicom]' -c constraints.txt")
     monkeypatch.chdir(folder)
     # What is typed runs as it is; a fine-tuning only gets fewer steps than the reader's.
     quick = ["--preset", "tiny", *FEW] if words[0] == "finetune" else []
@@ -74,5 +97,10 @@ def test_the_code_of_the_page_runs(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_page_shows_every_direction() -> None:
-    assert {words[0] for words in COMMANDS} == {"predict", "export", "import", "finetune"}
-    assert {words[words.index("--to") + 1] for words in COMMANDS if "--to" in words} == {"torch", "onnx", "monai"}
+    assert {words[0] for words in COMMANDS} == {"predict", "export", "import", "finetune", "check"}
+    assert {words[words.index("--to") + 1] for words in COMMANDS if "--to" in words} == {
+        "torch",
+        "onnx",
+        "monai",
+        "dicom-seg",
+    }
