@@ -35,6 +35,7 @@ def predicted(folder: Path, scans: Path, values: tuple[int, ...] = (1, 2, 3)) ->
             segs.rotation(10, 20 * number, 5),
             uid=f"1.2.4{number}",
             reverse=bool(number),
+            seed=number,
         )
         header = volume.read_header(series)
         array = np.array([0, *values])[segs.label_map(header.canonical_shape, len(values), number)]

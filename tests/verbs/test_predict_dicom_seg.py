@@ -33,7 +33,9 @@ def test_label_maps_and_objects_of_series_hold_the_same_voxels(
 ) -> None:
     scans = tmp_path / "scans"
     for number in (1, 2):
-        segs.write_series(scans / f"p{number}" / "MR", (40, 36, 4), segs.rotation(4, 3, number), uid=f"1.2.4{number}")
+        segs.write_series(
+            scans / f"p{number}" / "MR", (40, 36, 4), segs.rotation(4, 3, number), uid=f"1.2.4{number}", seed=number
+        )
     masks = predict(run, inputs=scans, output=tmp_path / "masks", also="dicom-seg", device="cpu")
     objects = sorted((masks / "dicom-seg").iterdir())
     assert [file.name for file in objects] == ["p1.dcm", "p2.dcm"]

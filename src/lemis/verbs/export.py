@@ -19,7 +19,7 @@ def export(
 ) -> Path:  # fmt: skip
     """Write the network of a run with its weights, or label maps, for other programs.
 
-    Beside it lie ``expects.json``, which says what an image must be like, and ``README.md``, a card with data, method,
+    Beside weights lie ``expects.json``, which says what an image must be like, and ``README.md``, a card with data, method,
     citations and results. Both count subjects and name none.
 
     Args:
