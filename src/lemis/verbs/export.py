@@ -19,8 +19,8 @@ def export(
 ) -> Path:  # fmt: skip
     """Write the network of a run with its weights, or label maps, for other programs.
 
-    Beside weights lie ``expects.json``, which says what an image must be like, and ``README.md``, a card with data, method,
-    citations and results. Both count subjects and name none.
+    Beside weights lie ``expects.json``, which says what an image must be like, and ``README.md``, a card with data,
+    method, citations and results. Both count subjects and name none.
 
     Args:
         run: A finished run, WORK/runs/NAME: a pre-training or a fine-tuning; with dicom-seg a folder of label maps.
