@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lemis import plugins
 from lemis.contracts import Pool
 from lemis.suggesters import (
     cover,
@@ -94,6 +95,32 @@ def test_the_most_typical_of_a_cluster_is_nearest_to_its_neighbours() -> None:
     assert found == [max(members, key=lambda i: typicality(i, members)) for members in inside]
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_second_of_a_large_cluster_comes_before_an_outlier(seed: int) -> None:
+    given, of = planted(seed)
+    found = of[chosen(typical, given, 4)].tolist()
+    assert -1 not in found  # though k-means gives an outlier a cluster of its own
+    assert -1 in of[chosen(typical, given, 4, too_small=0)].tolist() or len(set(found)) == 4
+
+
+def test_what_is_too_small_is_taken_when_nothing_else_is_left() -> None:
+    given, of = planted(0)
+    few = Pool(given.names[90:], given.embedding[90:], np.zeros(13, bool))
+    found = chosen(typical, few, 13)
+    assert sorted(found) == list(range(13))
+    assert set(of[90:][found[-3:]]) == {-1}
+
+
+def test_the_order_of_rows_does_not_matter_to_typical() -> None:
+    given, _ = planted(4, labelled=(3, 50))
+    for seed in range(4):
+        order = np.random.default_rng(seed).permutation(len(given.names))
+        turned = given._replace(
+            names=tuple(given.names[i] for i in order), embedding=given.embedding[order], labelled=given.labelled[order]
+        )
+        assert [int(order[i]) for i in chosen(typical, turned, 6)] == chosen(typical, given, 6)
+
+
 def test_clusters_without_a_label_come_first() -> None:
     given, of = planted(1, labelled=(0, 1))  # both of the first cluster
     clusters = Pool(given.names[:95], given.embedding[:95], given.labelled[:95])
@@ -147,6 +174,19 @@ def test_what_is_like_a_labelled_subject_is_left_for_later() -> None:
     given, of = planted(3, labelled=(0,))
     for way in (cover, typical, k_medoids):
         assert 0 not in of[chosen(way, given, 2)], way
+
+
+@pytest.mark.parametrize("name", plugins.names("suggesters"))
+def test_the_order_of_subjects_does_not_matter(name: str) -> None:
+    given = pool(30, labelled=4)
+    order = np.random.default_rng(1).permutation(30)
+    turned = given._replace(**{
+        key: tuple(given.names[i] for i in order) if key == "names" else getattr(given, key)[order]
+        for key in ("names", "embedding", "labelled", "disagreement", "entropy")
+    })  # fmt: skip
+    way = plugins.load("suggesters", name)
+    if name != "random":  # which draws from the names in their order
+        assert [int(order[i]) for i in chosen(way, turned, 6)] == chosen(way, given, 6)
 
 
 def test_at_random_all_are_as_likely() -> None:

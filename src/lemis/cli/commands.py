@@ -162,7 +162,7 @@ COMMANDS: Mapping[str, Command] = {
         epilog="Example: lemis finetune work/ --pretrained work/runs/pcl --labelled 4 --fold 0",
         prints=str,
         is_heavy=True,
-        python_only=("prefix", "selection_seed"),
+        python_only=("prefix", "selection_seed", "subjects"),
     ),
     "predict": Command(
         panel=STEPS,

@@ -13,7 +13,8 @@ WORK/runs/NAME-KEY8/    the training itself
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -21,7 +22,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator
 
 from lemis import __version__, files, plugins, records
-from lemis.comparison.plans import Place, Plan, Way
+from lemis.comparison import rounds
+from lemis.comparison.plans import Place, Plan, Way, at, starts
+from lemis.comparison.rounds import Question
 from lemis.errors import UsageError, shown
 from lemis.plugins import Trust
 from lemis.preparation.store import Store
@@ -29,6 +32,7 @@ from lemis.records import one_name
 from lemis.runs import material as data
 from lemis.runs.folders import effective
 from lemis.runs.material import digest as digest
+from lemis.settings import plain
 from lemis.training import beside, pairing, pool, run_names
 from lemis.training.run_settings import Finetuning, Pretraining, as_overrides
 from lemis.training.run_settings import code as code
@@ -36,6 +40,7 @@ from lemis.work_files import comparison as cell_files
 from lemis.work_files.comparison import CellStatus, read_cell_status, read_result, write_cell_status
 from lemis.work_files.run import detectors_in
 
+Chosen = Callable[[str], "tuple[str, ...] | None"]
 UPSTREAM = "upstream"  # folder in WORK with the other data set's index, prepared scans and runs
 _SMALL = ("cell.json", "status.json", "log.txt", "result.json")  # what a cell of another comparison is known by
 
@@ -115,6 +120,12 @@ class Grid(NamedTuple):
 
     cells: dict[str, Cell]
     uses: tuple[Use, ...]
+    questions: tuple[Question, ...] = ()  # whose labels come next; with the answers there are further cells
+
+
+def _nobody(key: str) -> None:
+    """No choice was made."""
+    del key
 
 
 def material(store: Store) -> Material:
@@ -128,8 +139,12 @@ def material(store: Store) -> Material:
     )
 
 
-def expand(plan: Plan, ways: Sequence[Way], places: Sequence[Place], here: Material, there: Material | None) -> Grid:
-    """Every cell of a plan. A pre-training serves all M, and all folds where it sees the test subjects' images too.
+def expand(
+    plan: Plan, ways: Sequence[Way], places: Sequence[Place], here: Material, there: Material | None,
+    chosen: Chosen = _nobody,
+) -> Grid:  # fmt: skip
+    """Every cell of a plan that can be known. A pre-training serves all M, and all folds where it sees the test
+    subjects' images too.
 
     Cells that differ in settings of prediction alone share one training: the first of them makes it, and the others
     come after that one.
@@ -140,13 +155,18 @@ def expand(plan: Plan, ways: Sequence[Way], places: Sequence[Place], here: Mater
         places: Its columns.
         here: The data set that is compared on.
         there: The one to pre-train on, where it is another.
+        chosen: Who was chosen by the key of a question; None where nobody was yet.
     """
     cells: dict[str, Cell] = {}
     uses = []
+    questions: dict[str, Question] = {}
     trained_by: dict[str, str] = {}  # run -> the cell that comes first
     for seed in plan.seeds:
         for way in ways:
-            for place in (place for place in places if place.seed == seed):
+            own = [place for place in places if place.seed == seed]
+            waiting = deque(own if way.row.suggest is None else starts(way.row, own))
+            while waiting:
+                place = waiting.popleft()
                 before = Begun(
                     _pretraining_cell(plan, way.row.title, way.pretraining, place, here, there),
                     _pretraining_cell(plan, f"{way.row.title}, second network", way.second, place, here, there),
@@ -156,8 +176,15 @@ def expand(plan: Plan, ways: Sequence[Way], places: Sequence[Place], here: Mater
                     teacher = _finetuning_cell(plan, _teacher(way), place, here, before)
                     before = before._replace(teacher=_in_turn(teacher, trained_by))
                 after = _in_turn(_finetuning_cell(plan, way, place, here, before), trained_by)
-                for cell in (*before.cells, after):
+                asked = _question(plan, way, place, here, before, after, trained_by)
+                for cell in (*before.cells, after, *asked.cells):
                     cells.setdefault(cell.key, cell)
+                if asked.question is not None:
+                    more = chosen(asked.question.key)
+                    if more is None:
+                        questions[asked.question.key] = asked.question
+                    else:
+                        waiting.append(at(place, (*place.split.labelled_subjects, *more)))
                 uses.append(
                     Use(
                         way.row.title, place.labelled, place.fold, seed, after.key,
@@ -165,7 +192,39 @@ def expand(plan: Plan, ways: Sequence[Way], places: Sequence[Place], here: Mater
                         before.second.key if before.second else None, before.teacher.key if before.teacher else None,
                     )
                 )  # fmt: skip
-    return Grid(cells, tuple(uses))
+    return Grid(cells, tuple(uses), tuple(questions.values()))
+
+
+class _Asked(NamedTuple):
+    """Who is to be labelled after a place, and the cells that only the question needs."""
+
+    question: Question | None = None
+    cells: tuple[Cell, ...] = ()
+
+
+def _question(
+    plan: Plan, way: Way, place: Place, here: Material, before: Begun, after: Cell, trained_by: dict[str, str]
+) -> _Asked:
+    asked = way.row.suggest
+    if asked is None or place.labelled == asked.budgets[-1]:
+        return _Asked()
+    networks: tuple[Cell, ...] = ()
+    if rounds.networks_of(asked):  # the same training with the next seed: what two networks disagree on is told apart
+        other = _finetuning_cell(plan, way, place._replace(seed=place.seed + 1), here, before)
+        networks = (after, _in_turn(other, trained_by))
+    cells = (*((before.first,) if before.first else ()), *networks)
+    question = Question(
+        key="", way=asked.name, settings=plain(rounds.settings_of(asked)), seed=place.seed,
+        pool=place.split.train_subjects, labelled=place.split.labelled_subjects,
+        number=asked.add[asked.budgets.index(place.labelled)], pretrained=before.first.run if before.first else None,
+        networks=tuple(cell.run for cell in networks), after=tuple(cell.key for cell in cells),
+    )  # fmt: skip
+    images = [[id, here.image[id]] for id, subject in here.subject_of.items() if subject in set(question.pool)]
+    facts = {
+        **rounds.made_of(question), "lemis": __version__, **here.facts, "cells": list(question.after),
+        "images": digest(images), "code": code(suggesters=asked.name),
+    }  # fmt: skip
+    return _Asked(question._replace(key=digest(facts)[:16]), networks)
 
 
 def _in_turn(cell: Cell, trained_by: dict[str, str]) -> Cell:
@@ -260,11 +319,16 @@ def _finetuning_cell(plan: Plan, way: Way, place: Place, here: Material, before:
         pool=tuple(unlabelled if before.teacher else ()),
         call={
             "backbone": settings.backbone, "auxiliary": settings.auxiliary, "fold": place.fold,
-            "labelled": place.wanted, "split": plan.split, "selection_seed": place.selection_seed,
-            "seed": place.seed, "overrides": as_overrides(stored),
+            **_whose_labels(place), "split": plan.split, "seed": place.seed, "overrides": as_overrides(stored),
             **({"semi": settings.semi} if settings.semi else {}),
         },
     )  # fmt: skip
+
+
+def _whose_labels(place: Place) -> dict[str, Any]:
+    if place.named:
+        return {"subjects": list(place.split.labelled_subjects)}
+    return {"labelled": place.wanted, "selection_seed": place.selection_seed}
 
 
 def _whole(here: Material, id: str) -> list[str]:
@@ -364,9 +428,15 @@ def adopt(folder: Path, keys: Iterable[str]) -> int:
     return count
 
 
+def is_done(folder: Path, work: Path, cell: Cell) -> bool:
+    """Whether a training has its result, and its weights are there."""
+    return read_result(folder, cell.key) is not None and (run_folder(work, cell) / "model.json").is_file()
+
+
 def missing(folder: Path, work: Path, grid: Grid) -> list[Cell]:
     """What is to be run, in order: trainings without a result, and those whose weights or cost they need."""
     todo = {key for key, cell in grid.cells.items() if cell.kind != "pretrain" and read_result(folder, key) is None}
+    todo |= {key for question in grid.questions for key in question.after if not is_done(folder, work, grid.cells[key])}
     waiting = [*todo]
     while waiting:
         cell = grid.cells[waiting.pop()]

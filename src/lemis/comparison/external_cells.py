@@ -75,7 +75,7 @@ def added(
             cell = _cell(row, settings, sizes, place, store, there[row.title], before)
             found[cell.key] = cell
             uses.append(Use(row.title, place.labelled, place.fold, place.seed, cell.key, None, False))
-    return Grid(found, tuple(uses))
+    return Grid(found, tuple(uses), grid.questions)
 
 
 def _refuse_volumes(row: Row, way: Way) -> None:

@@ -46,6 +46,10 @@ class Row(Protocol):
         """The program that trains it; None: Lemis."""
 
     @property
+    def suggest(self) -> object | None:
+        """How it chooses whose labels it uses; None: they are drawn."""
+
+    @property
     def settings(self) -> dict[str, Any]:
         """As the plan has them."""
 
@@ -156,6 +160,13 @@ def refuse_contradictions(every: Sequence[Row], protocol: str) -> None:
                 f"settings.of: {shown(of)} of row {one.title!r}",
                 allowed=f"the title of a row that Lemis trains: {', '.join(own)}",
                 next=f"settings: {{of: {nearest(of, own) or own[0]}}}",
+            )
+        title = like(one, every, None)
+        if any(row.suggest for row in every if row.title == title):
+            raise UsageError(
+                f"row {one.title!r}, of the size and time of {title!r}, which chooses its own labels",
+                allowed="the title of a row whose labels are drawn",
+                next="settings: {of: TITLE}, or a plan for each",
             )
     if protocol == "paper":
         raise UsageError(

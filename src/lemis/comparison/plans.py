@@ -22,9 +22,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from lemis import plugins
-from lemis.comparison import external_rows, plan_files
+from lemis.comparison import external_rows, plan_files, rounds
+from lemis.comparison.rounds import Rounds
 from lemis.datasets.recognition import recognise
-from lemis.datasets.split import BUDGET_SEED, Scanned, Split, choose, number_of_folds
+from lemis.datasets.split import BUDGET_SEED, Scanned, Split, choose, in_order, labelled_subset, number_of_folds
 from lemis.errors import UsageError, shown
 from lemis.preparation import keypoints as detection
 from lemis.preparation.settings import Settings as Preparation
@@ -47,6 +48,7 @@ class Row:
     auxiliary: str | None = None  # an extra loss in fine-tuning; none by default, whatever the preset names
     semi: str | None = None  # a way to use unlabelled scans in fine-tuning; none by default, whatever the preset names
     second: str | None = None  # the method that a second network is pre-trained with; by default it begins as the first
+    suggest: Rounds | None = None  # how it comes to its labelled subjects (rounds.py); by default they are drawn
     settings: dict[str, Any] = field(default_factory=dict)  # pretrain, method, backbone, finetune, auxiliary, semi
     external: str | None = None  # another program that trains instead (external_rows.py); ``method`` names it too
     python: str | None = None  # of its own environment
@@ -104,6 +106,7 @@ class Place(NamedTuple):
     seed: int
     selection_seed: int
     split: Split
+    named: bool = False  # the labelled subjects of the split were chosen one by one, not drawn
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
@@ -147,6 +150,8 @@ def load_plan(
             single_settings(row, load)
         else:
             _refuse_prepared(row)
+            if row.suggest is not None:
+                rounds.settings_of(row.suggest, load)
     if not single and load is plugins.load:
         preparation(plan, upstream=True)
     elif not single:
@@ -176,9 +181,10 @@ def single_settings(row: Row, load: run_settings.Loader = plugins.load) -> Any:
         UsageError: Settings of something else, or that do not exist.
     """
     others = [key for key in row.settings if key != "method"]
-    if others or row.backbone or row.auxiliary or row.semi or row.second:
+    if others or row.backbone or row.auxiliary or row.semi or row.second or row.suggest:
         raise UsageError(
-            f"row {row.title!r} with {others[0] if others else 'a network or extra loss'}, in a plan of single images",
+            f"row {row.title!r} with {others[0] if others else 'a network, extra loss or way to choose labels'}, in a "
+            "plan of single images",
             allowed="settings of the method",
             next="settings: {method: ...}",
         )
@@ -271,6 +277,8 @@ def _row(given: Any, tree: Mapping[str, Any], *, single: bool) -> dict[str, Any]
     for key in ("title", "backbone", "auxiliary", "semi", "second"):
         if row.get(key) is not None and not isinstance(row[key], str):
             raise UsageError(f"{key}: {shown(row[key])} of a row", allowed="text", next=f"{key}: NAME")
+    if row.get("suggest") is not None:
+        row["suggest"] = rounds.given(row["suggest"])
     if single:
         plugins.outlined("single", row["method"])
         return {"title": row["method"], **row}
@@ -282,6 +290,8 @@ def _row(given: Any, tree: Mapping[str, Any], *, single: bool) -> dict[str, Any]
     if row.get("second"):
         plugins.outlined("methods", row["second"])
         beside.append(f"second {row['second']}")
+    if row.get("suggest") is not None:
+        beside.append(row["suggest"]["name"])
     return {"title": _title(row["method"], row["backbone"], beside), **row}
 
 
@@ -382,6 +392,13 @@ def refuse_contradictions(plan: Plan, upstream: Path | None, jobs: int, on: str 
             allowed="either: pre-training on another data set sees no test subject anyway",
             next="inductive=false",
         )
+    chosen = [row for row in plan.rows if row.suggest is not None]
+    if upstream is not None and chosen:
+        raise UsageError(
+            f"--upstream with row {chosen[0].title!r}, which chooses by what the pre-training makes of these scans",
+            allowed="pre-training on the same scans, in a plan with such rows",
+            next="leave out --upstream, or the row",
+        )
     if on is not None and jobs != 1:
         raise UsageError(f"--jobs {jobs} --on {on}", allowed="one of the two", next=f"--on {on}")
     if emit not in (None, "slurm"):
@@ -430,6 +447,9 @@ def places(plan: Plan, scans: Iterable[Scanned], root: Path | None) -> tuple[Pla
     folds = tuple(range(there)) if plan.folds == "all" else plan.folds
     trained_on = [len(choose(scans, fold=fold, root=root, scheme=plan.split).train_subjects) for fold in folds]
     wanted = _labelled(plan, min(trained_on))
+    for row in plan.rows:
+        if row.suggest is not None:
+            rounds.refuse_too_many(row.suggest, row.title, min(trained_on))
     found = []
     for seed in plan.seeds:
         selection_seed = BUDGET_SEED + seed if plan.selection == "seeded" else BUDGET_SEED
@@ -438,6 +458,26 @@ def places(plan: Plan, scans: Iterable[Scanned], root: Path | None) -> tuple[Pla
                 split = choose(scans, fold=fold, labelled=m, root=root, seed=selection_seed, scheme=plan.split)
                 found.append(Place(m or max(trained_on), m, fold, seed, selection_seed, split))
     return tuple(found)
+
+
+def starts(row: Row, columns: Sequence[Place]) -> list[Place]:
+    """Where a row with rounds begins, in each fold and seed of ``columns``: with subjects that are drawn, the same for
+    every such row.
+    """
+    assert row.suggest is not None, "it has rounds"
+    number = row.suggest.start
+    first = {(place.fold, place.seed): place for place in reversed(columns)}.values()
+    return [
+        at(place, labelled_subset(place.split.train_subjects, number, seed=place.selection_seed))
+        for place in sorted(first, key=columns.index)
+    ]
+
+
+def at(place: Place, labelled: Iterable[str]) -> Place:
+    """The same fold and seed with the labels of these subjects."""
+    subjects = in_order(labelled)
+    split = dataclasses.replace(place.split, labelled_subjects=subjects)
+    return place._replace(labelled=len(subjects), wanted=None, split=split, named=True)
 
 
 def _labelled(plan: Plan, most: int) -> list[int | None]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from lemis import files
-from lemis.errors import UsageError
+from lemis.errors import UsageError, shown
 from lemis.formats.names import readable
 from lemis.plugins import nearest
 
@@ -110,6 +110,7 @@ def choose(
     *,
     fold: int | None = None,
     labelled: int | None = None,
+    subjects: Sequence[str] | None = None,
     root: Path | None = None,
     seed: int = BUDGET_SEED,
     scheme: str | None = None,
@@ -120,17 +121,18 @@ def choose(
         scans: All scans; only subjects with a label are split.
         fold: Which fold is tested; None trains on everything that has labels and tests nothing.
         labelled: How many of the training subjects give their labels (M); all of them by default.
+        subjects: Those that give their labels, by name; by default ``labelled`` ones that are drawn.
         root: Folder of the data set; a ``splits_final.json`` there gives the folds, unless a scheme is named.
         seed: Of the choice of M subjects; the default is the protocol's own choice.
         scheme: One of ``SCHEMES``; ``pcl`` where neither it nor a file says otherwise.
 
     Raises:
-        UsageError: No labels at all, a fold that is not there, more subjects than there are, a file of splits with a
-            subject on both sides, or a scheme for other subjects.
+        UsageError: No labels at all, a fold that is not there, more subjects than there are, subjects that the fold
+            does not train on, a file of splits with a subject on both sides, or a scheme for other subjects.
     """
     with_label = [scan for scan in scans if scan.label is not None]
-    subjects = in_order({scan.subject for scan in with_label})
-    if not subjects:
+    people = in_order({scan.subject for scan in with_label})
+    if not people:
         raise UsageError(
             "no scan has a label",
             allowed="at least one labelled scan",
@@ -138,9 +140,9 @@ def choose(
         )
     order: tuple[str, ...] = ()
     if fold is None:
-        sides, source = Fold(subjects, ()), "every labelled subject, none held out"
+        sides, source = Fold(people, ()), "every labelled subject, none held out"
     else:
-        found = _folds_of(with_label, subjects, root, scheme)
+        found = _folds_of(with_label, people, root, scheme)
         if not 0 <= fold < len(found.folds):
             last = len(found.folds) - 1
             raise UsageError(
@@ -149,8 +151,24 @@ def choose(
         sides = found.folds[fold]
         order = found.orders[fold] if found.orders and seed == BUDGET_SEED else ()
         source = f"fold {fold} of {len(found.folds)}, {found.source}"
-    chosen = sides.train if labelled is None else labelled_subset(sides.train, labelled, seed=seed, order=order)
+    if subjects is not None:
+        _refuse_others(subjects, sides, source)
+        chosen = tuple(subjects)
+    else:
+        chosen = sides.train if labelled is None else labelled_subset(sides.train, labelled, seed=seed, order=order)
     return Split(train_subjects=sides.train, labelled_subjects=chosen, test_subjects=sides.test, source=source)
+
+
+def _refuse_others(subjects: Sequence[str], sides: Fold, source: str) -> None:
+    strangers = [one for one in subjects if one not in sides.train]
+    if strangers or not subjects or len(set(subjects)) < len(subjects):
+        given = f"the labels of {shown(strangers[0])}" if strangers else f"labels of {', '.join(subjects) or 'nobody'}"
+        more = ", ..." if len(sides.train) > 3 else ""
+        raise UsageError(
+            f"{given}, trained on {source}",
+            allowed=f"{len(sides.train)} subjects, each once: {', '.join(sides.train[:3])}{more}",
+            next=f"subjects=[{sides.train[0]!r}]",
+        )
 
 
 def number_of_folds(scans: Iterable[Scanned], *, root: Path | None = None, scheme: str | None = None) -> int:

@@ -22,7 +22,18 @@ from rich.console import Console
 
 from lemis import files, plugins
 from lemis.asked import refuse_errors
-from lemis.comparison import cells, executors, external_cells, external_runs, plan_files, results, single_cells, slurm
+from lemis.comparison import (
+    cells,
+    choosing,
+    executors,
+    external_cells,
+    external_runs,
+    plan_files,
+    results,
+    rounds,
+    single_cells,
+    slurm,
+)
 from lemis.comparison.cells import Cell, Grid
 from lemis.comparison.executors import Task
 from lemis.comparison.pace import Pace, print_dry_run
@@ -47,6 +58,7 @@ from lemis.preparation.settings import Settings as Preparation
 from lemis.preparation.store import Store, open_store
 from lemis.reporting import comparison as output_page
 from lemis.runs import memory
+from lemis.runs.device import chosen_device
 from lemis.runs.run import environment, messages
 from lemis.settings import write_yaml
 from lemis.terminal import duration
@@ -150,22 +162,32 @@ def compare(
     folder.mkdir(parents=True, exist_ok=True)
     if dry_run:
         made.estimate(cells.missing(folder, output, made.grid))
+        _say_later_rounds(asked, made.grid, console)
         return Outcome(folder)
+    made = _with_choices(made, folder, output, device, console)
     todo = _taken_up(asked, folder, output, made, console)
-    tasks = _tasks(todo, job, gpus, device)
     if emit is not None:
+        tasks = _tasks(todo, job, gpus, device)
         command = _command(scans, output, plan, folder.name, upstream, overrides, device, keep_predictions)
         command += ["--trust"] if any(map(cells.foreign_modules, todo)) else []  # the plan names them, as the user did
         submit, *_ = slurm.script(tasks, command, folder / "slurm")
         console.print(f"{count(len(tasks), 'cell')} for SLURM; hand them over with\n  {submit}")
+        _say_later_rounds(asked, made.grid, console)
         return Outcome(folder)
-    progress = _Progress(folder, made.grid, todo, console)
-    try:
-        _execute(tasks, progress, jobs=jobs, on=on)
-    except KeyboardInterrupt:
-        console.print(f"interrupted after {progress.ended} of {count(len(todo), 'cell')}; the same command goes on")
-        raise
-    return _finish(asked, folder, made, todo, console)
+    tried: dict[str, Cell] = {}
+    while todo:
+        progress = _Progress(folder, made.grid, todo, console)
+        try:
+            _execute(_tasks(todo, job, gpus, device), progress, jobs=jobs, on=on)
+        except KeyboardInterrupt:
+            console.print(f"interrupted after {progress.ended} of {count(len(todo), 'cell')}; the same command goes on")
+            raise
+        tried |= {cell.key: cell for cell in todo}
+        if not made.grid.questions:
+            break
+        made = _with_choices(made, folder, output, device, console)
+        todo = [cell for cell in _taken_up(asked, folder, output, made, console) if cell.key not in tried]
+    return _finish(asked, folder, made, [*tried.values()], console)
 
 
 def run_cell(job: Job) -> None:
@@ -265,6 +287,8 @@ class _Made(NamedTuple):
     ways: tuple[Way, ...]  # none of single images
     data: _Data
     estimate: Callable[[Sequence[Cell]], None]  # says what these cells will take
+    again: Callable[[], Grid] | None = None  # the grid with what was chosen meanwhile
+    store: Store | None = None  # none of single images
 
 
 def _of_scans(
@@ -280,15 +304,19 @@ def _of_scans(
     folder.mkdir(parents=True, exist_ok=True)
     pace = Pace(folder, here, there or here, device, console)
     rows = tuple(pace.budgeted(plan, way) for way in ways(plan))
-    grid = cells.expand(plan, rows, columns, source, other)
-    grid = external_cells.added(plan, grid, rows, columns, here, others, device)
+
+    def expanded() -> Grid:
+        grid = cells.expand(plan, rows, columns, source, other, partial(rounds.choice_of, folder))
+        return external_cells.added(plan, grid, rows, columns, here, others, device)
+
+    grid = expanded()
     data = _Data(
         PUBLIC_TITLES.get(index.layout, scans.resolve().name),
         scans=len(index.scans), subjects=len({scan.subject for scan in index.scans}),
         labelled_subjects=len({scan.subject for scan in index.scans if scan.label is not None}),
         upstream=(plan.upstream or upstream.name) if upstream else None,
     )  # fmt: skip
-    return _Made(grid, rows, data, partial(print_dry_run, pace, rows, columns, grid))
+    return _Made(grid, rows, data, partial(print_dry_run, pace, rows, columns, grid), expanded, here)
 
 
 def _of_images(
@@ -405,6 +433,20 @@ def _taken_up(asked: Plan, folder: Path, output: Path, made: _Made, console: Con
     return todo
 
 
+def _with_choices(made: _Made, folder: Path, work: Path, device: str, console: Console) -> _Made:
+    if not made.grid.questions or made.again is None or made.store is None:
+        return made
+    target = torch.device(chosen_device(device))
+    return made._replace(
+        grid=choosing.followed(made.grid, made.again, folder, work, made.store, target, console)
+    )  # fmt: skip
+
+
+def _say_later_rounds(plan: Plan, grid: Grid, console: Console) -> None:
+    if said := choosing.later_rounds(plan, grid):
+        console.print(said)
+
+
 def _tasks(todo: Sequence[Cell], job: partial[Job], gpus: float | None, device: str) -> list[Task]:
     if gpus is None:
         gpus = float(device == "cuda" or (device == "auto" and torch.cuda.is_available()))
@@ -486,8 +528,13 @@ def _write_facts(plan: Plan, folder: Path, made: _Made, left: tuple[Missing, ...
     here = environment()
     kind = "single" if plan.kind == "single" else "methods"
     semis = {("semi", row.semi) for row in plan.rows if row.semi in plugins.names("semi")}
+    chosen = {("suggesters", row.suggest.name) for row in plan.rows if row.suggest is not None}
     methods = [name for row in plan.rows for name in (row.method, row.second)]
-    named = {*semis, *((kind, name) for name in methods if name in plugins.names(kind))}
+    named = {
+        *semis,
+        *(one for one in chosen if one[1] in plugins.names("suggesters")),
+        *((kind, name) for name in methods if name in plugins.names(kind)),
+    }
     pretrained = [use for use in made.grid.uses if use.pretrainings]
     facts = Facts(
         version=1, title=plan.title, **made.data._asdict(), command=here.command,

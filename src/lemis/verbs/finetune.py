@@ -55,6 +55,7 @@ def finetune(
     pretrained: Path | None = None,
     fold: int | None = None,
     labelled: int | None = None,
+    subjects: Sequence[str] | None = None,
     split: str | None = None,
     selection_seed: int = BUDGET_SEED,
     backbone: str | None = None,
@@ -80,6 +81,8 @@ def finetune(
         pretrained: Folder of the finished pre-training run to start from; by default random weights.
         fold: Hold out this fold's test subjects; by default hold out none. Then every labelled subject is trained on.
         labelled: Use the labels of this many subjects only, of those that the fold trains on; by default all.
+        subjects: Use the labels of these subjects only, of those that the fold trains on; by default those that
+            ``labelled`` and ``selection_seed`` draw.
         split: Whose folds (``datasets/split.py``); by default the data set's own splits_final.json, else pcl.
         selection_seed: Of the choice of M subjects; by default the protocol's.
         backbone: The network, by default the pre-trained one, else the preset's, else unet2d. `lemis list` shows all; a
@@ -120,13 +123,17 @@ def finetune(
     store, keypoints = sources.store_for(work, settings)
     fabric = launch.launch(settings.schedule, device, settings.dims, prefix)
     listed = index.load(work / "index.json")
-    sides = choose(store.scans, fold=fold, labelled=labelled, root=Path(listed.root), seed=selection_seed, scheme=split)
+    sides = choose(
+        store.scans, fold=fold, labelled=labelled, subjects=subjects, root=Path(listed.root), seed=selection_seed,
+        scheme=split,
+    )  # fmt: skip
     torch.manual_seed(seed)
     beginning = _Beginning(settings, store, start, other)
     tuning = _Tuning(
         settings, store, sides, listed.ignored, beginning.objective.predicts, keypoints.most if keypoints else 0,
         fabric, start, other, beginning.slower, _pseudo_labels(pseudo_labels, settings, store, listed, sides),
-        {"seed": seed, "fold": fold, "split": split, "selection_seed": selection_seed},
+        {"seed": seed, "fold": fold, "split": split, "selection_seed": selection_seed}
+        | ({} if subjects is None else {"subjects": list(subjects)}),
     )  # fmt: skip
     return _brought_up_to_date(tuning.folder(work, name), tuning, beginning, prefix)
 

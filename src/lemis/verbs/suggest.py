@@ -19,7 +19,7 @@ from lemis.preparation.store import Store, open_store
 from lemis.reporting import suggestions as page
 from lemis.runs.device import chosen_device
 from lemis.runs.run import messages
-from lemis.selection import asking, measuring, networks, pool, proposals
+from lemis.selection import asking, auditing, measuring, networks, pool, proposals
 from lemis.selection.networks import Used
 from lemis.selection.pool import Seen, Subjects
 from lemis.settings import parse_overrides, plain, resolve
@@ -38,6 +38,7 @@ def suggest(
     overrides: Sequence[str] = (),
     runs: Sequence[str] = (),
     output: Path | None = None,
+    audit: int | None = None,
     seed: int = 0,
     device: str = "auto",
     trust: Trust = NO_TRUST,
@@ -57,6 +58,8 @@ def suggest(
         runs: A run to look with, of pre-training or fine-tuning; several are allowed; by default the runs that
             segmented the unlabelled scans last, and the pre-training that they began with.
         output: Folder for the list; by default WORK/suggestions.
+        audit: How many of them are drawn at random, so that some labels are of subjects like all others: scores on
+            these hold for the rest. By default one of every five; none of ``random``, which draws them all.
         seed: All randomness follows from it: same seed, same list.
         device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
         trust: Import modules that the runs name, even if they are not part of Lemis.
@@ -66,8 +69,8 @@ def suggest(
         label map of each scan to correct: what the networks make of it, or an empty one.
 
     Raises:
-        UsageError: Nothing is prepared, every subject is labelled, a method that needs networks that are not there, or
-            runs that do not belong together.
+        UsageError: Nothing is prepared, every subject is labelled, a method that needs networks that are not there,
+            runs that do not belong together, or more to audit than to label.
     """
     index, store = index_file.load(work / "index.json"), open_store(work / "prepared")
     asking.refuse_unprepared(index, store, work)
@@ -78,12 +81,15 @@ def suggest(
     settings = resolve(module.Settings, parse_overrides(overrides))
     needed: int = getattr(module, "NETWORKS", 0)
     asking.refuse_without_networks(name, needed, len(used.finetuned), work)
+    drawn = auditing.share(audit, number, name)
     output = output or work / suggestions.FOLDER
     files.require_writable(output)
     asked = used if needed else used._replace(finetuned=())  # networks are asked only where it matters
     target = torch.device(chosen_device(device))
     told = pool.subjects(*_seen(work, index, store, asked, output, target, trust), len(asked.finetuned))
-    picks: list[Pick] = module.suggest(told.pool, number, settings, seed)
+    picks = auditing.chosen(
+        told.pool, number, drawn, lambda pool, left: module.suggest(pool, left, settings, seed), seed
+    )
     by_id = {scan.id: scan for scan in index.scans}
     chosen = [by_id[told.scans[pick.subject]] for pick in picks]
     proposed = _proposed(work, index, chosen, used.finetuned, output / proposals.FOLDER, device, trust)
@@ -92,8 +98,8 @@ def suggest(
         labelled=int(told.pool.labelled.sum()), embedding=used.pretrained, networks=asked.finetuned,
         explained=told.explained, coverage=_coverage(told, picks), notes=tuple(_notes(told, used, number)),
         suggestions=tuple(
-            _suggestion(pick, told, index, scan, proposed.get(scan.id, ()))
-            for pick, scan in zip(picks, chosen, strict=True)
+            _suggestion(pick, told, index, scan, proposed.get(scan.id, ()), audit=place < drawn)
+            for place, (pick, scan) in enumerate(zip(picks, chosen, strict=True))
         ),
     )  # fmt: skip
     suggestions.save(output, record)
@@ -170,13 +176,15 @@ def _notes(told: Subjects, used: Used, number: int) -> Iterator[str]:
         )
 
 
-def _suggestion(pick: Pick, told: Subjects, index: Index, scan: Scan, proposed: Sequence[str]) -> Suggestion:
+def _suggestion(
+    pick: Pick, told: Subjects, index: Index, scan: Scan, proposed: Sequence[str], *, audit: bool
+) -> Suggestion:  # fmt: skip
     subjects, name = told.pool, told.pool.names[pick.subject]
     near = pool.nearest_labelled(subjects, pick.subject)
     doubts = None if subjects.disagreement is None else subjects.disagreement[pick.subject].tolist()
     place = label_places.of(index, scan)
     return Suggestion(
-        scan=scan.id, subject=name, why=pick.why, score=float(pick.score),
+        scan=scan.id, subject=name, why=pick.why, audit=audit, score=float(pick.score),
         nearest_labelled=near and near.name, distance=near and near.distance,
         disagreement=None if doubts is None else dict(zip(subjects.structures, doubts, strict=True)),
         entropy=None if subjects.entropy is None else float(subjects.entropy[pick.subject]),

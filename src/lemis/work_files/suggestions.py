@@ -19,6 +19,7 @@ class Suggestion(Record):
     scan: Name
     subject: str
     why: str  # it was chosen
+    audit: bool = False  # it was drawn at random, so that some of the labels are of subjects like the others
     score: float  # it was chosen by; its meaning is the method's own
     nearest_labelled: str | None = None  # subject; None: none is labelled
     distance: float | None = None  # to it
@@ -76,14 +77,15 @@ def _table(record: Suggestions) -> str:
     structures = list(next((one.disagreement for one in record.suggestions if one.disagreement), {}))
     out = io.StringIO(newline="")
     lines = csv.writer(out, lineterminator="\n")
-    columns = ("rank", "scan", "subject", "why", "score", "nearest_labelled", "distance", "entropy", "label")
+    columns = ("rank", "scan", "subject", "why", "score", "nearest_labelled", "distance", "entropy", "label", "audit")
     lines.writerow([*columns, *(guarded(f"disagreement {name}") for name in structures)])
     for rank, one in enumerate(record.suggestions, start=1):
         texts = [guarded(text or "") for text in (one.scan, one.subject, one.why)]
         told = one.disagreement or {}
         lines.writerow([
             rank, *texts, _number(one.score), guarded(one.nearest_labelled or ""), _number(one.distance),
-            _number(one.entropy), guarded(one.label or ""), *(_number(told.get(name)) for name in structures),
+            _number(one.entropy), guarded(one.label or ""), str(one.audit).lower(),
+            *(_number(told.get(name)) for name in structures),
         ])  # fmt: skip
     return out.getvalue()
 
