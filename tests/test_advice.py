@@ -27,7 +27,7 @@ from lemis.training.sections import NAMES, SECTIONS
 ROOT = Path(lemis.__file__).parent
 LEMIS = typer.main.get_command(cli.app)
 PLACEHOLDER = "SOMETHING"
-OF_OTHERS = {"--no-python"}  # of torchrun
+OF_OTHERS = {"--no-python", "--raw"}  # of torchrun, of gdcmconv
 PYTHON_ONLY = {
     f"phantom/{name}.py" for name in ("dataset", "label_noise", "public_sets", "scans")
 }  # advice about arguments of functions

@@ -140,7 +140,8 @@ def test_from_the_delay_on_it_learns_from_the_teacher_with_full_weight() -> None
         assert found[name].item() == pytest.approx(loss.item(), rel=1e-12)
 
 
-def test_by_default_there_is_no_delay() -> None:
-    assert Settings().delay == 0
+def test_by_default_the_teacher_learns_before_it_teaches() -> None:
     semi = Semi(Labelled(), Settings(threshold=0.0, intensity=AS_IT_IS))
-    assert "pseudo/loss" in semi(batch(), Rows(0, 0, "cpu")).losses
+    for progress, teaches in ((0.0, False), (0.29, False), (0.31, True)):
+        semi.after_step(progress)
+        assert ("pseudo/loss" in semi(batch(), Rows(0, 0, "cpu")).losses) is teaches

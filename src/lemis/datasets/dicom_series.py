@@ -169,11 +169,8 @@ def which(root: Path, studies: Sequence[Study], wanted: str = "") -> UsageError:
     return UsageError(
         f"{given}: {'; '.join(lines) or 'none that is an image of the body'}{more}",
         allowed="one series of each study as the scan, or one for each channel, after commas; by number, UID or "
-        "description, with * for any part of it",
-        next=f"lemis check '{root}#series={_typed(usable[order[0]][0][0])}'; or list the scans in a CSV "
-        "(image, subject, id)"
-        if order
-        else "give another folder",
+        "description, with * for any part of it; or a CSV that lists the scans (image, subject, id)",
+        next=f"lemis check '{root}#series={_typed(usable[order[0]][0][0])}'" if order else "give another folder",
     )
 
 

@@ -11,9 +11,11 @@ same geometry, wherever the teacher is sure of it:
     L       = (L_labelled + lambda R(f(s(u)), label; sure)) / (1 + lambda)
 
 R is fine-tuning's loss over the sure pixels. There is no ramp: the threshold is one. The teacher is the moving average
-of the student, as in the second version; with ``decay=0`` it is the student itself. Background is most of an image, so
-a network that begins with random weights may be sure of that alone at first and teach itself that all is background:
-with ``delay`` it learns from labels alone until it knows more, L = L_labelled, and the teacher follows.
+of the student, as in the second version; with ``decay=0`` it is the student itself.
+
+Differences: background is most of an image, so a network that begins with random weights is sure of that alone at first
+and teaches itself that all is background. For the share ``delay`` of training it learns from labels alone until it
+knows more, L = L_labelled, and the teacher follows; the authors, who train 30,000 steps and more, have no delay.
 
 INFERRED: the partners of CutMix are rows 2j and 2j + 1 of the batch, so that they do not depend on the number of
 processes; of the shapes of a box those that fit into the view are drawn, in place of drawing until one fits; strong is
@@ -59,7 +61,7 @@ class Settings:
     """[C] UniMatch's code for ACDC, [C2] that of its second version; INFERRED our choice."""
 
     weight: Annotated[float, Field(ge=0)] = 1.0  # lambda [C]; 0: fine-tuning on labels alone
-    delay: Probability = 0.0  # share of training on labels alone; 0: none [C]
+    delay: Probability = 0.3  # share of training on labels alone, INFERRED; 0: none [C]
     threshold: Probability = 0.95  # of a pixel's largest probability [C]
     decay: Probability = 0.99  # of the teacher, INFERRED; 0.996 [C2], for ten times as many steps; 0: none [C]
     teacher_mode: Literal["train", "eval"] = "eval"  # while it labels [C2]
