@@ -229,14 +229,14 @@ class ProbabilitiesInferer(Inferer):
     Each image is padded with zeros, centred, to what the network divides by. Logits are averaged, softmax comes after.
     """
 
-    def __init__(self, inferer: Callable[..., Any], multiple_of: int, mirrored: Sequence[int] = ()) -> None:
+    def __init__(self, inferer: Callable[..., Any], multiples_of: Sequence[int], mirrored: Sequence[int] = ()) -> None:
         """Args:
         inferer: MONAI's, which cuts the scan into slices or tiles.
-        multiple_of: What each side of an image must be for the network.
+        multiples_of: Of these each side of an image must be a multiple for the network.
         mirrored: Axes of a slice or a tile, from 0 on, along which mirror images are seen too.
         """
         super().__init__()
-        self.inferer, self.multiple_of, self.mirrored = inferer, multiple_of, tuple(mirrored)
+        self.inferer, self.multiples_of, self.mirrored = inferer, multiples_of, tuple(mirrored)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """(1, C, n, H, W) -> (1, K, n, H, W) probabilities."""
@@ -250,7 +250,7 @@ class ProbabilitiesInferer(Inferer):
         return self.inferer(inputs, probabilities, *args, **kwargs)
 
     def _logits(self, network: Callable[..., Any], image: Tensor) -> Tensor:
-        margins = [-side % self.multiple_of for side in image.shape[2:]]
+        margins = [-side % divisor for side, divisor in zip(image.shape[2:], self.multiples_of, strict=True)]
         padding = [part for lack in reversed(margins) for part in (lack // 2, lack - lack // 2)]
         logits: Tensor = network(F.pad(image, padding))
         for axis, (lack, side) in enumerate(zip(margins, image.shape[2:], strict=True), start=2):

@@ -140,7 +140,10 @@ def _network(run: Path, model: FinetunedModel, network: Backbone) -> Network:
 
 
 def _tuple(values: list[Any]) -> str:
-    return f"${tuple(values)!r}"
+    def within(value: Any) -> Any:
+        return tuple(map(within, value)) if isinstance(value, list) else value
+
+    return f"${within(values)!r}"
 
 
 def _value(given: Any) -> Any:

@@ -137,7 +137,7 @@ def _inferer(model: FinetunedModel, network: Backbone) -> dict[str, Any]:
     return {
         "_target_": f"{SCRIPTS}.scans.ProbabilitiesInferer",
         "inferer": inner,
-        "multiple_of": max(network.strides),
+        "multiples_of": [max(network.strides)] * network.dims,
         "mirrored": list(mirroring.axes(usual.mirror, [model], network.dims)),
     }
 
