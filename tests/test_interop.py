@@ -1,7 +1,10 @@
-"""Every command of the page on other programs does what the page says, in a folder with what it speaks of."""
+"""Every command of the page on other programs, and those of the README's table of what goes in and out, does what is
+said of it, in a folder with what it speaks of."""
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import sys
 from importlib.util import find_spec
@@ -20,7 +23,11 @@ from lemis.formats import volume
 from test_documents import ROOT, in_blocks
 
 PAGE = ROOT / "docs" / "interop.md"
-COMMANDS = list(in_blocks(PAGE))
+ROW = re.compile(r"^\| (?:in|out) \|.*`lemis ((?:export|import|predict) [^`]*)` \|$", re.MULTILINE)
+ROWS = [shlex.split(found) for found in ROW.findall((ROOT / "README.md").read_text(encoding="utf-8"))]
+COMMANDS = [*in_blocks(PAGE), *ROWS]
+# What a test adds to a row of the README, whose networks are of the usual size.
+SMALLER = {"theirs.pt": ["backbone.base_width=16"], "model_swinvit.pt": ["backbone.feature_size=24"]}
 FEW = ("steps=2", "precision=32")
 
 
@@ -41,7 +48,10 @@ def folder(prepared_work: Path, phantom_scans: Path, tmp_path_factory: pytest.Te
         name.replace("encoder.", "down_").replace("decoder.", "up_"): one for name, one in theirs.state_dict().items()
     }
     torch.save(renamed, here / "renamed.pt")
-    torch.save(SwinUNETR(in_channels=1, out_channels=2, feature_size=24).state_dict(), here / "swinunetr.pt")
+    swin = SwinUNETR(in_channels=1, out_channels=2, feature_size=24)
+    torch.save(swin.state_dict(), here / "swinunetr.pt")
+    before_it = {f"module.{name}": one for name, one in swin.swinViT.state_dict().items()}
+    torch.save({"state_dict": before_it}, here / "model_swinvit.pt")
     rules = PAGE.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
     (here / "names.yaml").write_text(rules, encoding="utf-8")
     _dicom(here)
@@ -75,6 +85,7 @@ def test_a_command_of_the_page_runs(words: list[str], folder: Path, monkeypatch:
     monkeypatch.chdir(folder)
     # What is typed runs as it is; a fine-tuning only gets fewer steps than the reader's.
     quick = ["--preset", "tiny", *FEW] if words[0] == "finetune" else []
+    quick += [one for one in SMALLER.get(words[1], []) if one not in words]
     done = CliRunner().invoke(app, [*words, *quick])
     assert done.exit_code == 0, f"{done.output}{done.exception!r}"
     if "-o" in words:
