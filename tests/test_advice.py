@@ -184,6 +184,9 @@ CLASSES = {
 TOP = [schedule.Tuning, predicting.Settings, plans.Plan, keypoints._Preparation]
 
 
+NETWORKS = [plugins.describe("backbones", name) for name in plugins.names("backbones")]
+
+
 def known(key: str) -> bool:
     """Whether some verb takes ``key=``."""
     first, *rest = key.split(".")
@@ -191,6 +194,8 @@ def known(key: str) -> bool:
         return known(".".join(rest))
     if first == "settings" and rest:
         return known(".".join(rest))
+    if first == "backbone" and any(rest == [one] for network in NETWORKS for one in network.get("reads", ())):
+        return True
     if first in CLASSES and rest:
         return any(leads(cls, rest) for cls in CLASSES[first])
     return any(leads(cls, [first, *rest]) for cls in TOP)

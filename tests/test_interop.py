@@ -3,6 +3,7 @@ said of it, in a folder with what it speaks of."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -17,9 +18,11 @@ from typer.testing import CliRunner
 
 import lemis
 import segs
-from lemis.backbones import unet2d
+from lemis.backbones import plainconv_unet, unet2d
 from lemis.cli import app
-from lemis.formats import volume
+from lemis.exchange import nnunet_files, nnunet_names
+from lemis.formats import nnunet_plans, volume
+from lemis.settings import resolve
 from test_documents import ROOT, in_blocks
 
 PAGE = ROOT / "docs" / "interop.md"
@@ -52,6 +55,14 @@ def folder(prepared_work: Path, phantom_scans: Path, tmp_path_factory: pytest.Te
     torch.save(swin.state_dict(), here / "swinunetr.pt")
     before_it = {f"module.{name}": one for name, one in swin.swinViT.state_dict().items()}
     torch.save({"state_dict": before_it}, here / "model_swinvit.pt")
+    settings = resolve(plainconv_unet.Settings, {"base_width": 2, "n_stages": 3})
+    block = nnunet_plans.architecture("plainconv_unet", nnunet_files.as_planned("plainconv_unet", settings))
+    plans = {"configurations": {"2d": {}, "3d_fullres": {"architecture": block}}}
+    (here / "plans.json").write_text(json.dumps(plans), encoding="utf-8")
+    of_nnunet = plainconv_unet.Backbone(settings, in_channels=1, num_classes=2).state_dict()
+    arguments = {"plans": plans, "configuration": "3d_fullres"}
+    checkpoint = {"network_weights": nnunet_names.as_theirs(of_nnunet), "init_args": arguments}
+    torch.save(checkpoint, here / "checkpoint_final.pth")
     rules = PAGE.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
     (here / "names.yaml").write_text(rules, encoding="utf-8")
     _dicom(here)
@@ -84,7 +95,7 @@ def test_a_command_of_the_page_runs(words: list[str], folder: Path, monkeypatch:
         pytest.skip("pip install -e '.[dicom]' -c constraints.txt")
     monkeypatch.chdir(folder)
     # What is typed runs as it is; a fine-tuning only gets fewer steps than the reader's.
-    quick = ["--preset", "tiny", *FEW] if words[0] == "finetune" else []
+    quick = ["--preset", "tiny", *FEW] if words[0] in ("finetune", "pretrain") else []
     quick += [one for one in SMALLER.get(words[1], []) if one not in words]
     done = CliRunner().invoke(app, [*words, *quick])
     assert done.exit_code == 0, f"{done.output}{done.exception!r}"
@@ -108,10 +119,12 @@ def test_the_code_of_the_page_runs(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_page_shows_every_direction() -> None:
-    assert {words[0] for words in COMMANDS} == {"predict", "export", "import", "finetune", "check"}
+    assert {words[0] for words in COMMANDS} == {"predict", "export", "import", "pretrain", "finetune", "check"}
     assert {words[words.index("--to") + 1] for words in COMMANDS if "--to" in words} == {
         "torch",
         "onnx",
         "monai",
+        "nnunet",
+        "nnssl",
         "dicom-seg",
     }

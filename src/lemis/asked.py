@@ -175,6 +175,7 @@ def export(
     requests.refuse_export(run, output, to)
     model = read_model(run)
     requests.refuse_imported(run, model)
+    requests.refuse_network(run, model, to)
     if to == "monai":
         requests.finetuned(run, model)
     refuse_modules(run, model, trust, next=f"lemis export {run} -o {output} --trust")
@@ -182,14 +183,18 @@ def export(
 
 
 def import_weights(
-    file: Path, *, output: Path, backbone: str, mapping: Path | None = None, channels: int = 1,
-    overrides: Sequence[str] = (), least: float = 0.5, **_: Any,
+    file: Path, *, output: Path, backbone: str | None = None, plans: Path | None = None,
+    configuration: str | None = None, mapping: Path | None = None, channels: int = 1, overrides: Sequence[str] = (),
+    least: float = 0.5, **_: Any,
 ) -> str:  # fmt: skip
     """As ``verbs.import_weights``."""
     requests.refuse_import(file, channels, least)
-    requests.network_settings(backbone, overrides, LIGHT)
+    planned = requests.refuse_plan(backbone, plans, configuration)
+    name = backbone or (planned.backbone if planned else None)
+    if name is not None:
+        requests.network_settings(name, overrides, planned.settings if planned else None, LIGHT)
     requests.rules(mapping)
-    return f"import {file} into {output}: network {backbone}"
+    return f"import {file} into {output}: network {name or 'as the file says'}"
 
 
 def refuse_processes(verb: str) -> None:

@@ -147,10 +147,25 @@ class Backbone(nn.Module, ABC):
 
     dims: int  # 2 or 3
     channels: tuple[int, ...]  # per map of ``encode``, finest first
-    strides: tuple[int, ...]
+    strides: tuple[int, ...]  # along all axes; where they differ, along the coarsest
     decoder_channels: tuple[int, ...]  # per decoder block, deepest first
     decoder_strides: tuple[int, ...]
     head: nn.Module  # the map after the last decoder block -> logits (B, classes, *space)
+
+    @property
+    def axis_strides(self) -> tuple[tuple[int, ...], ...]:
+        """Of each map of ``encode`` the stride along each axis: that of ``strides``, unless a network says its own."""
+        return tuple((stride,) * self.dims for stride in self.strides)
+
+    @property
+    def decoder_axis_strides(self) -> tuple[tuple[int, ...], ...]:
+        """Likewise after each decoder block, deepest first."""
+        return tuple((stride,) * self.dims for stride in self.decoder_strides)
+
+    @property
+    def divisors(self) -> tuple[int, ...]:
+        """What the sides of an image are to be multiples of, along each axis."""
+        return tuple(max(along) for along in zip(*self.axis_strides, strict=True))
 
     @abstractmethod
     def encode(self, x: Tensor) -> list[Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 import types
 import typing
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -23,6 +24,8 @@ from lemis.plugins import nearest
 T = TypeVar("T")
 Tree = dict[str, Any]
 
+EXPAND = "expand_settings"
+
 PRESETS = Path(__file__).parent / "presets"
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what all generators of random numbers here take
@@ -36,7 +39,8 @@ def resolve(cls: type[T], *layers: Mapping[str, Any], prefix: str = "") -> T:
     """Build ``cls`` from its defaults and from ``layers``, later ones first in precedence.
 
     Args:
-        cls: A frozen dataclass; nested dataclasses take nested mappings.
+        cls: A frozen dataclass; nested dataclasses take nested mappings. A function ``expand_settings`` beside it turns
+            each layer into another, such as the path of a file into the settings that stand there.
         layers: Mappings of (nested) field names to values, plain YAML types.
         prefix: What the user typed before the key (``"method."``), for messages.
 
@@ -44,8 +48,9 @@ def resolve(cls: type[T], *layers: Mapping[str, Any], prefix: str = "") -> T:
         UsageError: An unknown key, a wrong type, or a value out of range.
     """
     merged: Tree = {}
+    expand = getattr(sys.modules.get(cls.__module__), EXPAND, None)
     for layer in layers:
-        merged = merge(merged, layer)
+        merged = merge(merged, layer if expand is None else expand(layer))
     _refuse_unknown(cls, merged, prefix)
     try:
         built: T = _adapter(typing.cast(Hashable, cls)).validate_python(merged)

@@ -35,6 +35,19 @@ def test_a_method_trains_a_network_and_its_weights_fine_tune_it(
     pairs.it_trains_a_network_and_hands_its_weights_on(pairs.Pair(name, backbone, dims, batch, needs))
 
 
+UNEVEN = {2: [1, [1, 2], 2, [2, 1], 2], 3: [1, [1, 2, 2], [1, 2, 2], 2, 2]}  # strides of stages, by dimensions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "backbone", "dims"), [case for case in CASES if case[1] == "plainconv_unet"])
+def test_a_method_trains_a_network_whose_strides_differ_along_the_axes(
+    name: str, backbone: str, dims: int, material: Material
+) -> None:
+    batch = material.batch if dims == 2 else material.of_each_scan
+    uneven = pairs.Pair(name, backbone, dims, batch, NEEDS.get(name, {}), {"strides": UNEVEN[dims]})
+    pairs.it_trains_a_network_and_hands_its_weights_on(uneven)
+
+
 @pytest.mark.parametrize("method", plugins.names("methods"))
 def test_a_wrong_pair_is_refused_with_the_right_ones(method: str) -> None:
     right = pairing.backbones_of(method)

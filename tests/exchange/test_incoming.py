@@ -30,6 +30,10 @@ def state(seed: int, channels: int = 1, prefix: str = "", width: int = 4) -> dic
     return {prefix + name: one for name, one in network(seed, channels, width).state_dict().items()}
 
 
+def read(file: Path) -> Found:
+    return incoming.largest(incoming.read(file), file)
+
+
 def place(own: unet2d.Backbone, weights: dict[str, Tensor], mapping: dict[str, str] | None = None) -> Placed:
     return incoming.place(own, Found(weights, ""), mapping or {}, FILE, least=0.5)
 
@@ -40,17 +44,17 @@ def place(own: unet2d.Backbone, weights: dict[str, Tensor], mapping: dict[str, s
 def test_the_largest_group_of_tensors_is_taken(tmp_path: Path) -> None:
     weights = state(0)
     torch.save({"epoch": 3, "optimizer": {"state": {0: torch.zeros(3)}}, "net": {"w": weights}}, tmp_path / "a.pt")
-    found = incoming.read(tmp_path / "a.pt")
+    found = read(tmp_path / "a.pt")
     assert found.inside == "net.w"
     assert all(torch.equal(found.weights[name], one) for name, one in weights.items())
     save_file(weights, tmp_path / "b.safetensors")
-    assert incoming.read(tmp_path / "b.safetensors").weights.keys() == weights.keys()
+    assert read(tmp_path / "b.safetensors").weights.keys() == weights.keys()
 
 
 def test_numbers_of_numpy_are_read(tmp_path: Path) -> None:
     log = {"ema": np.float64(0.5), "losses": [np.float32(1.5), np.int64(3)]}
     torch.save({"network_weights": state(0), "logging": log}, tmp_path / "checkpoint_final.pth")
-    assert incoming.read(tmp_path / "checkpoint_final.pth").inside == "network_weights"
+    assert read(tmp_path / "checkpoint_final.pth").inside == "network_weights"
 
 
 class Evil:
@@ -75,10 +79,10 @@ def test_damaged_and_empty_files_are_refused(tmp_path: Path) -> None:
         incoming.read(tmp_path / "a.safetensors")
     torch.save({"epoch": 3}, tmp_path / "b.pt")
     with pytest.raises(UsageError, match="holds no tensors by name"):
-        incoming.read(tmp_path / "b.pt")
+        read(tmp_path / "b.pt")
     torch.save({"w": torch.tensor([torch.nan])}, tmp_path / "c.pt")
     with pytest.raises(UsageError, match=r"not finite \(w\)"):
-        incoming.read(tmp_path / "c.pt")
+        incoming.refuse_not_finite(read(tmp_path / "c.pt").weights, tmp_path / "c.pt")
 
 
 # ---------------------------------------------------------------------------------------------------- into a network

@@ -348,7 +348,7 @@ def test_the_local_embedding(level: int, channels: int, stride: int, make_unet: 
     method = Method(make_unet(4), Settings(**SMALL, level=level))  # f = 4: level 3 has 8f channels at 1/8
     assert method.embed_local.weight.shape == (channels, channels, 1, 1)
     assert method.embed_local.bias is not None
-    assert method.backbone_stride() == stride
+    assert method.backbone_strides() == (stride, stride)
     x, valid = local_of(method, make_batch(CHOSEN, of=OF))
     assert x.shape == (12, channels, 64 // stride, 64 // stride)
     assert valid.all()

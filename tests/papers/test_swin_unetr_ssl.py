@@ -104,16 +104,16 @@ def test_what_is_corrupted_is_noise_of_the_slices_range_or_of_another_slice(make
 
 
 def test_the_decoder_is_that_of_the_released_code() -> None:
-    network = swin_unetr_ssl.decoder(3, 768, 1, 32)
+    network = swin_unetr_ssl.decoder(768, 1, (32, 32, 32))
     pairs = 768 * 384 + 384 * 192 + 192 * 96 + 96 * 48 + 48 * 48
     assert sum(p.numel() for p in network.parameters()) == 27 * pairs + 48 + 1
-    small = swin_unetr_ssl.decoder(2, 8, 3, 16)
+    small = swin_unetr_ssl.decoder(8, 3, (16, 16))
     assert small(torch.randn(2, 8, 2, 3)).shape == (2, 3, 32, 48)
 
 
 def test_networks_and_sizes_that_do_not_fit_are_refused(make_unet: Any, make_unet3d: Any) -> None:
     with pytest.raises(UsageError, match="power of 2"):
-        swin_unetr_ssl.decoder(2, 8, 1, 12)
+        swin_unetr_ssl.decoder(8, 1, (12, 12))
     with pytest.raises(UsageError, match="at least 32 px"):
         Method(make_unet(), Settings(size_px=16))
     with pytest.raises(UsageError, match="quarter turn"):

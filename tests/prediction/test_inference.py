@@ -32,11 +32,12 @@ CLASSES = 4
 class Reader(Backbone):
     """The image's own value is its class: the logits say so, and count how they were asked."""
 
-    dims, channels, strides = 2, (1,), (1, 16)
+    channels, strides = (1,), (1, 16)
     decoder_channels, decoder_strides = (1,), (1,)
 
-    def __init__(self, certainty: float = 20.0, shift: int = 0) -> None:
+    def __init__(self, certainty: float = 20.0, shift: int = 0, dims: int = 2) -> None:
         super().__init__()
+        self.dims = dims
         self.certainty, self.shift = certainty, shift
         self.shapes: list[tuple[int, ...]] = []
 
@@ -241,7 +242,7 @@ def test_a_network_that_looks_at_keypoints_finds_them_in_every_slice_of_a_scan()
 def test_a_volume_by_tiles_comes_back_exactly(slice_axis: int, patch_px: tuple[int, int, int]) -> None:
     shape = (24, 18, 9)
     labels, facts = blocks(shape), described(shape, slice_axis)
-    reader = Reader()
+    reader = Reader(dims=3)
     found = predict_scan([reader], prepared(labels, facts), facts, CPU, patch_px)
     np.testing.assert_array_equal(found, labels)
     assert {len(shape) for shape in reader.shapes} == {5}
@@ -252,7 +253,7 @@ def test_outside_the_field_of_a_volume_there_is_background(field: float) -> None
     shape = (26, 30, 6)
     labels, facts = blocks(shape), described(shape, 2, field=field)
     by_slices = predict_scan([Reader()], prepared(labels, facts), facts, CPU)
-    found = predict_scan([Reader()], prepared(labels, facts), facts, CPU, (4, 16, 16))
+    found = predict_scan([Reader(dims=3)], prepared(labels, facts), facts, CPU, (4, 16, 16))
     np.testing.assert_array_equal(found, by_slices)
 
 
@@ -269,7 +270,7 @@ def test_slices_are_resampled_as_pixels_are(
     facts = dataclasses.replace(described((14, 18, own), 2, spacing=spacing), slices=prepared_slices)
     rng = np.random.default_rng(0)
     image = rng.integers(0, CLASSES, (prepared_slices, 1, *facts.prepared_shape)).astype(np.float16)
-    reader = Reader(certainty=1.0)
+    reader = Reader(certainty=1.0, dims=2 if patch_px is None else 3)
     probabilities = reader(torch.from_numpy(image[:, 0])[None, None].float()).softmax(1)
     expected = torch.nn.functional.interpolate(probabilities, (own, *facts.slice_shape), mode="trilinear")[0]
     for slab_bytes in (1, inference.SLAB_BYTES):
@@ -285,7 +286,7 @@ def test_slices_are_resampled_as_pixels_are(
 def test_tiles_overlap_and_mirror_as_they_are_told() -> None:
     shape = (16, 16, 8)
     labels, facts = blocks(shape), described(shape, 2)
-    image, reader = prepared(labels, facts), Reader()
+    image, reader = prepared(labels, facts), Reader(dims=3)
     options = tiles.Settings(overlap=0.0, at_once=2)
     found = predict_scan([reader], image, facts, CPU, (4, 8, 16), options, mirrored=(0, 1, 2))
     np.testing.assert_array_equal(found, labels)
@@ -298,7 +299,7 @@ def test_tiles_overlap_and_mirror_as_they_are_told() -> None:
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_a_probe_sees_tiles_of_the_run_s_size(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "PROBE_SECONDS", 0.0)
-    reader, facts = Reader(), described((40, 40, 20), 2)
+    reader, facts = Reader(dims=3), described((40, 40, 20), 2)
     options = tiles.Settings(at_once=at_once)
     found = inference.probe([reader, reader], facts, 2, CPU, (4, 16, 16), options, mirrored=(0, 1, 2))
     assert set(reader.shapes) == {(at_once, 2, 16, 16, 16)}  # the reader divides by 16

@@ -162,7 +162,7 @@ def test_the_maps_are_cosines(case: Case):
 
 def test_as_the_paper_has_it(case: Case):
     found = similarity(case.work, case.query, form="paper", device="cpu")
-    assert [(maps.run, maps.stride) for maps in found.maps] == [(None, 4), (None, 8), ("one", 4), ("one", 8)]
+    assert [(maps.run, maps.strides[0]) for maps in found.maps] == [(None, 4), (None, 8), ("one", 4), ("one", 8)]
     place = torch.tensor([[[float(case.query.row), float(case.query.col)]]])
     geometries_drawn = engine._two_views(found.image.shape, place)
     for geometry, (row, col) in zip(geometries_drawn, (found.place_in_image, found.place_in_view), strict=True):

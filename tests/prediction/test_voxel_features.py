@@ -46,9 +46,9 @@ def tuned(work: Path) -> Path:
 
 def test_the_class_of_a_cell_is_that_of_the_voxel_in_its_middle() -> None:
     label = torch.arange(7 * 5).view(1, 7, 5)
-    found = in_the_middle(label, (2, 2), 4)
+    found = in_the_middle(label, (2, 2), (4, 4))
     assert found.tolist() == [[[label[0, row, col].item() for col in (2, 4)] for row in (2, 6)]], "the last one ends"
-    assert torch.equal(in_the_middle(label, (7, 5), 1), label)
+    assert torch.equal(in_the_middle(label, (7, 5), (1, 1)), label)
 
 
 def test_of_each_class_so_many_cells_evenly_spread() -> None:

@@ -110,7 +110,7 @@ def test_a_volume_of_many_tiles_is_seen_whole(monkeypatch: pytest.MonkeyPatch) -
 class Says(nn.Module):
     """Class logits that are a multiple of the image, to see who says what."""
 
-    strides = (1,)
+    strides, divisors = (1,), (1, 1)
 
     def __init__(self, factor: float) -> None:
         super().__init__()

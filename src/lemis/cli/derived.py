@@ -35,7 +35,7 @@ CHOICES = {
     "protocol": ("honest", "released"),
     "emit": ("slurm",),
     "similarity_form": ("cosine", "paper"),
-    "to": ("torch", "onnx", "monai", "dicom-seg", "dicom-labelmap"),
+    "to": ("torch", "onnx", "monai", "nnunet", "nnssl", "dicom-seg", "dicom-labelmap"),
     "also": ("dicom-seg", "dicom-labelmap"),
 }
 _LARGEST_SEED = 2**32 - 1  # settings.Seed, which is not imported for a help text

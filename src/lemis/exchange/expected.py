@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import lcm
+
 from lemis import __version__
 from lemis.contracts import Backbone
 from lemis.formats.directions import BODY, as_axes
@@ -30,7 +32,8 @@ def expected(model: Model, network: Backbone) -> Expects:
         dims=2 if network.dims == 2 else 3,
         channels=model.channels,
         classes=tuple(Class(index=i, name=n, value=v) for i, (n, v) in enumerate(named)) if tuned else (),
-        multiple_of=max(network.strides),
+        multiple_of=lcm(*network.divisors),
+        multiples_of=network.divisors,
         patch_px=model.patch_px if isinstance(model, FinetunedModel) else None,
         axes=model.frame.axes if model.frame and model.frame.axes else as_axes(BODY),
         slice_axis=None if how.slice_axis == "own" else how.slice_axis,
@@ -80,7 +83,8 @@ def _steps(model: Model, how: Settings) -> list[str]:
 
 
 def _given(network: Backbone, model: Model) -> str:
-    divisor, channels = max(network.strides), len(model.channels)
+    channels, divisors = len(model.channels), network.divisors
+    divisor = str(divisors[0]) if len(set(divisors)) == 1 else " x ".join(map(str, divisors))
     if network.dims == 2:
         return (
             f"Give slices as (batch, {channels}, rows, columns) float32, padded with zeros to multiples of {divisor}."

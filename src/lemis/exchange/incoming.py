@@ -55,17 +55,34 @@ class Placed(NamedTuple):
 # ------------------------------------------------------------------------------------------------------- the file
 
 
-def read(file: Path) -> Found:
-    """The largest group of tensors in a file.
+def read(file: Path) -> Any:
+    """What a file holds: tensors and plain types.
 
     Raises:
-        UsageError: It holds none, is damaged, or holds what would have to be run.
+        UsageError: It is damaged, or holds what would have to be run.
     """
-    content = _of_safetensors(file) if file.suffix == ".safetensors" else _of_pickle(file)
+    return _of_safetensors(file) if file.suffix == ".safetensors" else _of_pickle(file)
+
+
+def largest(content: Any, file: Path) -> Found:
+    """The largest group of tensors in what a file holds.
+
+    Raises:
+        UsageError: There is none.
+    """
     groups = list(_groups(content))
     if not groups:
         raise UsageError(f"{file} holds no tensors by name", allowed=_ONLY, next="look at what wrote it")
     inside, weights = max(groups, key=lambda group: sum(tensor.numel() for tensor in group[1].values()))
+    return Found(weights, inside)
+
+
+def refuse_not_finite(weights: Mapping[str, Tensor], file: Path) -> None:
+    """Refuse weights with which nothing can be computed.
+
+    Raises:
+        UsageError: Some are no numbers, or infinite.
+    """
     odd = [name for name, one in weights.items() if one.is_floating_point() and not bool(torch.isfinite(one).all())]
     if odd:
         raise UsageError(
@@ -73,7 +90,6 @@ def read(file: Path) -> Found:
             allowed="finite weights",
             next="look at what wrote it",
         )
-    return Found(weights, inside)
 
 
 def _of_safetensors(file: Path) -> Any:

@@ -137,7 +137,7 @@ def _inferer(model: FinetunedModel, network: Backbone) -> dict[str, Any]:
     return {
         "_target_": f"{SCRIPTS}.scans.ProbabilitiesInferer",
         "inferer": inner,
-        "multiples_of": [max(network.strides)] * network.dims,
+        "multiples_of": list(network.divisors),
         "mirrored": list(mirroring.axes(usual.mirror, [model], network.dims)),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,17 @@ def write(folder: Path, run: Path, model: Model, network: Backbone) -> str:
     """
     if isinstance(network, KeypointBackbone):
         raise _refused(run, model, "it looks for keypoints in each image, which no ONNX file does")
-    divisor = max(network.strides)
-    example = _images(2, model, [2 * divisor] * network.dims)
+    divisors = network.divisors
+    example = _images(2, model, [2 * divisor for divisor in divisors])
     with files.replacing(folder / FILE) as temporary:
         try:
-            _export(network, example, divisor, temporary)
+            _export(network, example, divisors, temporary)
         except Exception as error:  # of torch.export, of many kinds
             said = str(error).strip().partition("\n")[0]
             raise _refused(run, model, f"{type(error).__name__}: {said}") from error
         _same_logits(temporary, model, network)
     kind = "rows, columns" if network.dims == 2 else "slices, rows, columns"
+    divisor = str(divisors[0]) if len(set(divisors)) == 1 else " x ".join(map(str, divisors))
     return (
         f"Needs ONNX Runtime, or else that reads ONNX (opset {OPSET}). Input `image` (batch, channels, {kind}) "
         f"float32, of any batch, each side a multiple of {divisor}; output `logits` of the same size.\n\n```python\n"
@@ -56,12 +58,12 @@ def write(folder: Path, run: Path, model: Model, network: Backbone) -> str:
     )
 
 
-def _export(network: nn.Module, example: torch.Tensor, divisor: int, file: Path) -> None:
+def _export(network: nn.Module, example: torch.Tensor, divisors: Sequence[int], file: Path) -> None:
     from torch.export import Dim
 
     sides = [Dim(name, min=1) for name in ("slices", "rows", "columns")[-(example.dim() - 2) :]]
     sizes: dict[int, Any] = {0: Dim("batch", min=1)}
-    sizes |= {axis: divisor * side for axis, side in enumerate(sides, start=2)}
+    sizes |= {axis: by * side for axis, (by, side) in enumerate(zip(divisors, sides, strict=True), start=2)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         torch.onnx.export(
@@ -79,9 +81,8 @@ def _same_logits(file: Path, model: Model, network: Backbone) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
-    divisor = max(network.strides)
     for batch, cells in ((1, (2, 2, 2)), (2, (2, 3, 2)), (3, (3, 2, 4))):
-        image = _images(batch, model, [divisor * many for many in cells[: network.dims]])
+        image = _images(batch, model, [by * many for by, many in zip(network.divisors, cells, strict=False)])
         with torch.inference_mode():
             expected: NDArray[np.float32] = network(image).numpy()
         (found,) = session.run(["logits"], {"image": image.numpy()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,19 @@ from typing import Any
 from lemis import plugins
 from lemis.errors import UsageError, shown
 from lemis.exchange import dicom_seg
+from lemis.formats import nnunet_plans
+from lemis.formats.nnunet_plans import Planned
 from lemis.settings import parse_overrides, read_yaml, resolve
 from lemis.work_files.exported import FILE
 from lemis.work_files.run import FinetunedModel, Model, PretrainedModel
 
-TARGETS = ("torch", "onnx", "monai")  # of networks
-_NEEDED: dict[str, tuple[str, ...]] = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime"), "monai": ()}
+TARGETS = ("torch", "onnx", "monai", "nnunet", "nnssl")  # of networks
+_NEEDED: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
+_NETWORKS = {
+    "nnunet": tuple(nnunet_plans.CLASSES),
+    "nnssl": tuple(nnunet_plans.CLASSES),
+}  # that a target has, if not all
+_PROGRAMS = {"nnunet": "nnU-Net", "nnssl": "nnU-Net"}
 
 
 def refuse_imported(run: Path, model: Model) -> None:
@@ -48,6 +55,34 @@ def finetuned(run: Path, model: Model) -> FinetunedModel:
     return model
 
 
+def refuse_network(run: Path, model: Model, to: str) -> None:
+    """Refuse a network that the other program does not have.
+
+    Args:
+        run: Whose weights they are.
+        model: What it trained.
+        to: Where they go.
+
+    Raises:
+        UsageError: It has no such network, or not of so many dimensions.
+    """
+    if to not in _NETWORKS:
+        return
+    if model.backbone not in _NETWORKS[to]:
+        next_best = _NETWORKS[to][-1]
+        raise UsageError(
+            f"--to {to} for {run}: {model.backbone} has no counterpart in {_PROGRAMS[to]}",
+            allowed=" or ".join(_NETWORKS[to]),
+            next=f"lemis pretrain {run.parent.parent} --backbone {next_best}",
+        )
+    if to == "nnssl" and model.backbone_settings.get("dims") != 3:
+        raise UsageError(
+            f"--to nnssl for {run}, whose network is of slices",
+            allowed="a network of volumes (backbone.dims=3); nnunet takes both",
+            next=f"lemis export {run} -o OUT --to nnunet",
+        )
+
+
 def refuse_export(run: Path, output: Path, to: str) -> None:
     """Refuse an export that cannot be made.
 
@@ -65,7 +100,7 @@ def refuse_export(run: Path, output: Path, to: str) -> None:
             allowed=", ".join((*TARGETS, *dicom_seg.TARGETS)),
             next=f"lemis export {run} -o {output} --to torch",
         )
-    missing = [name for name in _NEEDED[to] if find_spec(name) is None]
+    missing = [name for name in _NEEDED.get(to, ()) if find_spec(name) is None]
     if missing:
         raise UsageError(
             f"--to {to} without {', '.join(missing)}, which Lemis does not install by itself",
@@ -80,12 +115,16 @@ def refuse_export(run: Path, output: Path, to: str) -> None:
         )
 
 
-def network_settings(backbone: str, overrides: Sequence[str], load: Callable[[str, str], Any] = plugins.load) -> Any:
+def network_settings(
+    backbone: str, overrides: Sequence[str], planned: Mapping[str, Any] | None = None,
+    load: Callable[[str, str], Any] = plugins.load,
+) -> Any:  # fmt: skip
     """Settings of the network that imported weights go to.
 
     Args:
         backbone: File name in ``backbones/``, or a dotted name.
         overrides: ``backbone.KEY=VALUE``.
+        planned: What a plan of nnU-Net says of it; ``overrides`` go before.
         load: ``plugins.outlined`` before PyTorch is imported.
 
     Raises:
@@ -99,7 +138,7 @@ def network_settings(backbone: str, overrides: Sequence[str], load: Callable[[st
             allowed="settings of the network, backbone.KEY=VALUE",
             next="`lemis list --json` shows them",
         )
-    return resolve(load("backbones", backbone).Settings, tree.get("backbone", {}), prefix="backbone.")
+    return resolve(load("backbones", backbone).Settings, planned or {}, tree.get("backbone", {}), prefix="backbone.")
 
 
 def refuse_import(file: Path, channels: int, least: float) -> None:
@@ -114,6 +153,24 @@ def refuse_import(file: Path, channels: int, least: float) -> None:
         raise UsageError(f"--channels {channels}", allowed="1 or more", next="--channels 1")
     if not 0 < least <= 1:
         raise UsageError(f"--least {least}", allowed="a share above 0 and up to 1", next="--least 0.5")
+
+
+def refuse_plan(backbone: str | None, plans: Path | None, configuration: str | None) -> Planned | None:
+    """The network of a plan that the user names; None where none is.
+
+    Raises:
+        UsageError: It is none, has no such configuration, or describes another network than ``backbone``.
+    """
+    if plans is None and configuration is None:
+        return None
+    if backbone is not None and backbone not in nnunet_plans.CLASSES:
+        raise UsageError(
+            f"{'--plans' if plans else '--configuration'} for {backbone}",
+            allowed=f"the plan of a {' or '.join(nnunet_plans.CLASSES)}",
+            next="leave out --backbone: the plan says it",
+        )  # fmt: skip
+    # A checkpoint may name the configuration, and is not read here.
+    return None if plans is None or configuration is None else nnunet_plans.read(plans, configuration)
 
 
 def rules(mapping: Path | None) -> dict[str, str]:

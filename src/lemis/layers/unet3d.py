@@ -142,12 +142,14 @@ def encoder(in_channels: int, channels: Sequence[int], norm: Norm) -> nn.ModuleL
     return nn.ModuleList([nn.Sequential(convolution(i, o // 2, norm), convolution(o // 2, o, norm)) for i, o in sizes])
 
 
-def check_sides(x: Tensor, divisor: int, *, one_cell: bool, what: str = "a volume", unit: str = "voxels") -> None:
+def check_sides(
+    x: Tensor, divisor: int | Sequence[int], *, one_cell: bool, what: str = "a volume", unit: str = "voxels"
+) -> None:
     """Refuse a volume whose sides the poolings do not divide, or that they leave nothing of to normalise.
 
     Args:
         x: (B, C, *space).
-        divisor: Stride of the coarsest map.
+        divisor: Stride of the coarsest map, along all axes or along each.
         one_cell: Whether that map may be a single voxel; its variance over one image is not defined.
         what: Is refused, in the message.
         unit: Of its sides, in the message.
@@ -156,13 +158,15 @@ def check_sides(x: Tensor, divisor: int, *, one_cell: bool, what: str = "a volum
         UsageError: With the size that would do.
     """
     sides = list(x.shape[2:])
-    small = not one_cell and max(sides) <= divisor
-    if any(side % divisor for side in sides) or small:
-        cure = [-(-side // divisor) * divisor for side in sides]
-        cure[-1] = max(cure[-1], 2 * divisor if small else 0)
+    divisors = [divisor] * len(sides) if isinstance(divisor, int) else list(divisor)
+    small = not one_cell and all(side <= by for side, by in zip(sides, divisors, strict=True))
+    if small or any(side % by for side, by in zip(sides, divisors, strict=True)):
+        cure = [-(-side // by) * by for side, by in zip(sides, divisors, strict=True)]
+        cure[-1] = max(cure[-1], 2 * divisors[-1] if small else 0)
+        by = f"{divisors[0]}" if len(set(divisors)) == 1 else " x ".join(map(str, divisors))
         raise UsageError(
             f"{what} of {' x '.join(map(str, sides))} {unit}",
-            allowed=f"sides that are multiples of {divisor}"
-            + ("" if one_cell else f", and not all {divisor}: one cell has no variance"),
+            allowed=f"sides that are multiples of {by}"
+            + ("" if one_cell else f", and not all {by}: one cell has no variance"),
             next=f"pad or crop it to {' x '.join(map(str, cure))}",
         )

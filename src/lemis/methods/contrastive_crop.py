@@ -136,8 +136,8 @@ class Method(Pretext[Settings, Views]):
 
     def box_of(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 2, 2): where the heat map exceeds k; the whole slice where it does nowhere."""
-        shape, coarsest = image.shape[2:], self.backbone.strides[-1]
-        short = [-n % coarsest for n in shape]
+        shape = image.shape[2:]
+        short = [-n % by for n, by in zip(shape, self.backbone.divisors, strict=True)]
         image = F.pad(image, (0, short[1], 0, short[0]))
         training = self.backbone.training
         self.backbone.eval()

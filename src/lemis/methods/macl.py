@@ -44,7 +44,7 @@ those presets ``paper/macl-*`` that are pre-trained there. Left out: the two-sta
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import log
+from math import lcm, log
 from typing import Annotated, Literal, final
 
 import torch
@@ -189,16 +189,16 @@ class Method(Pretext[Settings, Views]):
 
     def down(self, x: Tensor) -> Tensor:
         """To r times the size, bilinearly, corners on corners."""
-        if self.shrink == 1:
+        if max(self.shrink) == 1:
             return x
-        size = [n // self.shrink for n in x.shape[2:]]
+        size = [n // by for n, by in zip(x.shape[2:], self.shrink, strict=True)]
         return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
     def down_map(self, y: Tensor) -> Tensor:
         """The auxiliary bottleneck at the size of the dominant one."""
         if self.settings.down_map == "corners":
             return self.down(y)
-        return F.interpolate(y, [n // self.shrink for n in y.shape[2:]], mode="area")
+        return F.interpolate(y, [n // by for n, by in zip(y.shape[2:], self.shrink, strict=True)], mode="area")
 
     def contrast(self, one: Tensor, other: Tensor, close: Tensor) -> Tensor:
         """The positional contrast of N dominant and N auxiliary vectors (S, N, D) at each of S places."""
@@ -258,21 +258,22 @@ def _places(z: Tensor) -> Tensor:
     return processes.gather(z).flatten(2).permute(2, 0, 1)
 
 
-def _shrink(backbone: contracts.Backbone, settings: Settings) -> int:
-    """1/r, by which the dominant branch's views are smaller.
+def _shrink(backbone: contracts.Backbone, settings: Settings) -> tuple[int, ...]:
+    """1/r along each axis, by which the dominant branch's views are smaller.
 
     Raises:
         UsageError: The network has fewer blocks, or the sizes of both branches cannot meet.
     """
-    blocks, deepest = settings.blocks, backbone.strides[-1]
+    blocks, deepest = settings.blocks, backbone.axis_strides[-1]
     if blocks > len(backbone.decoder_strides):
         raise UsageError(
             f"blocks={blocks}",
             allowed=f"0 to {len(backbone.decoder_strides)}, the decoder blocks of this network",
             next=f"method.blocks={len(backbone.decoder_strides)}",
         )
-    shrink = deepest // backbone.decoder_strides[blocks - 1] if blocks else 1
-    divisor = deepest * shrink
+    reached = backbone.decoder_axis_strides[blocks - 1] if blocks else deepest
+    shrink = tuple(of_map // after for of_map, after in zip(deepest, reached, strict=True))
+    divisor = lcm(*(of_map * by for of_map, by in zip(deepest, shrink, strict=True)))
     if settings.size_px % divisor:
         raise UsageError(
             f"size_px={settings.size_px} with blocks={blocks}",

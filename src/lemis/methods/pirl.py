@@ -22,7 +22,7 @@ set can have filled so far (the bank may be larger), and the bank is updated fro
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import log
+from math import lcm, log
 from typing import Annotated, Literal, final
 
 import torch
@@ -82,7 +82,7 @@ class Method(Pretext[Settings, Views]):
 
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
         super().__init__(backbone, settings, Views(settings), trains=TRAINS)
-        self.patch_px = _patch_px(settings, backbone.strides[-1])
+        self.patch_px = _patch_px(settings, lcm(*backbone.divisors))
         width, normed = backbone.channels[-1], settings.batch_norm
         self.project = heads.PooledMLP(width, settings.embedding, batch_norm=normed)
         self.project_patch = heads.PooledMLP(width, settings.embedding, batch_norm=normed)

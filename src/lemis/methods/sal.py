@@ -148,9 +148,8 @@ class Method(Pretext[Settings, Views]):
         if self.settings.centring != "none":
             x = centre(x, scale=self.settings.centring == "batch")
         if self.settings.geometry == "independent":
-            stride = self.backbone_stride()
-            halves = zip(x.chunk(2), views_of, strict=True)
-            carried = [carry_back(half, view.geometry, stride, batch.image.shape[2:]) for half, view in halves]
+            halves, strides = zip(x.chunk(2), views_of, strict=True), self.backbone_strides()
+            carried = [carry_back(half, view.geometry, strides, batch.image.shape[2:]) for half, view in halves]
             x, valid = torch.cat([c[0] for c in carried]), torch.cat([c[1] for c in carried])[:, 0]
         else:
             valid = torch.ones_like(x[:, 0], dtype=torch.bool)
@@ -177,7 +176,8 @@ class Method(Pretext[Settings, Views]):
         """Cells of a window on a scan with pixels of ``spacing_mm`` (2,): the number nearest to ``window_mm``."""
         if self.settings.window_mm is None:
             return self.settings.window
-        row, col = (self.settings.window_mm / (self.backbone_stride() * one) for one in spacing_mm.tolist())
+        sides_mm = zip(self.backbone_strides(), spacing_mm.tolist(), strict=True)
+        row, col = (self.settings.window_mm / (stride * one) for stride, one in sides_mm)
         return max(1, int(row + 0.5)), max(1, int(col + 0.5))  # of two as near the larger
 
     def weight(self) -> Tensor | float:
@@ -186,9 +186,9 @@ class Method(Pretext[Settings, Views]):
             return self.settings.alignment_weight
         return self.settings.alignment_weight * (self.progress / self.settings.warm_up).clamp(max=1)
 
-    def backbone_stride(self) -> int:
-        """Source pixels per cell of the aligned map."""
-        return self.backbone.strides[self.settings.level]
+    def backbone_strides(self) -> tuple[int, ...]:
+        """Source pixels per cell of the aligned map, along each axis."""
+        return self.backbone.axis_strides[self.settings.level]
 
     def after_step(self, progress: float) -> None:
         """Remembers how far training is, for the warm-up."""

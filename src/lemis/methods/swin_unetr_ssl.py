@@ -109,11 +109,11 @@ class Method(Pretext[Settings, Views]):
     def __init__(self, backbone: contracts.Backbone, settings: Settings) -> None:
         patch_px = patch_of(settings.size_px, backbone.dims, square=True)
         super().__init__(backbone, settings, Views(settings), trains=TRAINS, patch_px=patch_px)
-        _refuse_size(shape_of(settings.size_px, backbone.dims), backbone.strides[-1])
+        _refuse_size(shape_of(settings.size_px, backbone.dims), backbone.axis_strides[-1])
         width = backbone.channels[-1]
         self.classify = nn.Linear(width, 4)
         self.project = nn.Linear(width, settings.embedding)
-        self.reconstruct = decoder(backbone.dims, width, corrupt.image_channels(backbone), backbone.strides[-1])
+        self.reconstruct = decoder(width, corrupt.image_channels(backbone), backbone.axis_strides[-1])
 
     def forward(self, batch: Batch, rng: Draw) -> Outcome:
         """N slices or volumes -> 2N corrupted views -> their turns, their embeddings, and what they were."""
@@ -169,39 +169,42 @@ def of_next(image: Tensor, place: Tensor) -> Tensor:
     return every[following[mine : mine + len(image)]]
 
 
-def decoder(dims: int, width: int, channels: int, stride: int) -> nn.Sequential:
-    """(B, width, *cells) -> (B, channels, *cells times ``stride``): doubled again and again, at half the width.
+def decoder(width: int, channels: int, strides: Sequence[int]) -> nn.Sequential:
+    """(B, width, *cells) -> (B, channels, *cells times ``strides``): doubled again and again, at half the width.
 
-    The width is halved at most four times, as in [C], whose stride is 32.
+    The width is halved at most four times, as in [C], whose stride is 32. An axis of a smaller stride than the others
+    is doubled with them from the first time on, until it is whole.
 
     Raises:
         UsageError: A stride that doubling does not reach.
     """
-    doublings = round(log2(stride))
-    if 2**doublings != stride:
+    dims, doublings = len(strides), [round(log2(stride)) for stride in strides]
+    if any(2**times != stride for times, stride in zip(doublings, strides, strict=True)):
         raise UsageError(
-            f"a network whose deepest map has stride {stride}",
+            f"a network whose deepest map has stride {' x '.join(map(str, dict.fromkeys(strides)))}",
             allowed="a power of 2, since the reconstruction doubles the map's size",
             next="choose a network with such strides, unet2d say",
         )
     conv: type[nn.Conv2d | nn.Conv3d] = nn.Conv2d if dims == 2 else nn.Conv3d
     norm: type[nn.Module] = nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d
-    widths = [max(1, width // 2 ** min(step, 4)) for step in range(doublings + 1)]
+    widths = [max(1, width // 2 ** min(step, 4)) for step in range(max(doublings) + 1)]
     layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
+    for step, (before, after) in enumerate(pairwise(widths)):
+        factors = tuple(2.0 if step < times else 1.0 for times in doublings)
         # No bias: the normalisation that follows would take it away.
         layers += [
             conv(before, after, 3, padding=1, bias=False),
             norm(after),
             nn.LeakyReLU(),
-            nn.Upsample(scale_factor=2, mode="bilinear" if dims == 2 else "trilinear"),
+            nn.Upsample(scale_factor=factors, mode="bilinear" if dims == 2 else "trilinear"),
         ]
     layers.append(conv(widths[-1], channels, 1))
     return nn.Sequential(*layers)
 
 
-def _refuse_size(sides: Sequence[int], stride: int) -> None:
-    if max(sides) < 2 * stride:
+def _refuse_size(sides: Sequence[int], strides: Sequence[int]) -> None:
+    if all(side < 2 * stride for side, stride in zip(sides, strides, strict=True)):
+        stride = min(strides)
         raise UsageError(
             f"size_px={list(sides)}, and the network's deepest map has stride {stride}",
             allowed=f"at least {2 * stride} px: the reconstruction normalises over the places of that map",

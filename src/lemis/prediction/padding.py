@@ -21,8 +21,7 @@ def padded_logits(backbone: Backbone, image: Tensor, keypoints: Tensor | None = 
     Returns:
         (B, classes, *space) float32.
     """
-    divisor = max(backbone.strides)
-    wanted = [-(-side // divisor) * divisor for side in image.shape[2:]]
+    wanted = [-(-side // divisor) * divisor for side, divisor in zip(image.shape[2:], backbone.divisors, strict=True)]
     before = [(new - old) // 2 for new, old in zip(wanted, image.shape[2:], strict=True)]
     after = [new - old - lead for new, old, lead in zip(wanted, image.shape[2:], before, strict=True)]
     padding: Sequence[int] = [p for pair in zip(reversed(before), reversed(after), strict=True) for p in pair]
@@ -48,15 +47,17 @@ def padded_maps(backbone: Backbone, image: Tensor) -> list[Tensor]:
         Finest first, (B, channels, *cells): cell k of an axis lies over its pixels from k * stride on; cells that see
         nothing but padding are cut off.
     """
-    divisor, sides = max(backbone.strides), image.shape[2:]
-    padding = [margin for side in reversed(sides) for margin in (0, -side % divisor)]
+    sides = image.shape[2:]
+    ends = [-side % divisor for side, divisor in zip(sides, backbone.divisors, strict=True)]
+    padding = [margin for end in reversed(ends) for margin in (0, end)]
     padded = nn.functional.pad(image, padding)
     if isinstance(backbone, KeypointBackbone) and backbone.keypoint_channels:
         maps = backbone.encode(padded, backbone.find(image))
     else:
         maps = backbone.encode(padded)
     return [
-        _cut(one, [-(-side // stride) for side in sides]) for one, stride in zip(maps, backbone.strides, strict=True)
+        _cut(one, [-(-side // stride) for side, stride in zip(sides, strides, strict=True)])
+        for one, strides in zip(maps, backbone.axis_strides, strict=True)
     ]
 
 

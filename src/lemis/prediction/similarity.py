@@ -58,7 +58,7 @@ class Maps(NamedTuple):
     method: str
     run: str | None  # None: fresh weights
     backbone: str
-    stride: int  # pixels of one place of the map, in each direction
+    strides: tuple[int, int]  # pixels of one place of the map, along rows and columns
     of_slice: NDArray[np.float32]  # (H, W), or of the first view
     of_view: NDArray[np.float32]  # (h, w)
     best_in_view: tuple[float, float]  # row and column of the place of the view that is most alike
@@ -258,32 +258,33 @@ def _maps(
     dot: bool = False,
 ) -> Maps:
     network.eval()
-    stride = network.strides[level]
+    row_stride, col_stride = strides = network.axis_strides[level]
     own, other = (padded_maps(network, view.image)[level] for view in (here, there))  # (1, C, rows, cols)
     if not dot:
         own, other = unit(own), unit(other)
     place = torch.tensor([[[float(query.row), float(query.col)]]], device=own.device)
-    row, col = (int(at + 0.5) // stride for at in _pair(correspondence.view_of(here.geometry, place)))
+    seen_at = zip(_pair(correspondence.view_of(here.geometry, place)), strides, strict=True)
+    row, col = (int(at + 0.5) // stride for at, stride in seen_at)
     wanted = own[0, :, row, col]
     alike = [torch.einsum("c,chw->hw", wanted, cells[0])[None, None] for cells in (own, other)]
     if dot:  # in the unit of the largest, so that networks can be seen side by side
         largest = max(float(cells.abs().max()) for cells in alike)
         alike = [cells / (largest or 1.0) for cells in alike]
     of_slice, of_view = (
-        _seen(_pixels(cells, stride, view), view) for cells, view in zip(alike, (here, there), strict=True)
+        _seen(_pixels(cells, strides, view), view) for cells, view in zip(alike, (here, there), strict=True)
     )
     best = np.unravel_index(np.nanargmax(of_view), of_view.shape)
-    centre = tuple(float(k // stride * stride + (stride - 1) / 2) for k in best)
+    centre = tuple(float(k // by * by + (by - 1) / 2) for k, by in zip(best, strides, strict=True))
     source = _pair(correspondence.source_of(there.geometry, torch.tensor([[centre]], device=wanted.device)))
     away = float(np.hypot(source[0] - query.row, source[1] - query.col))
     method = "scratch" if run is None else model.method
-    return Maps(method, run, model.backbone, stride, of_slice, of_view, (centre[0], centre[1]), away)
+    return Maps(method, run, model.backbone, (row_stride, col_stride), of_slice, of_view, (centre[0], centre[1]), away)
 
 
-def _pixels(cells: Tensor, stride: int, view: View) -> Tensor:
+def _pixels(cells: Tensor, strides: Sequence[int], view: View) -> Tensor:
     """(1, 1, rows, cols) -> the pixels of ``view``, each cell repeated over its own."""
     height, width = view.image.shape[2:]
-    return cells.repeat_interleave(stride, 2).repeat_interleave(stride, 3)[..., :height, :width]
+    return cells.repeat_interleave(strides[0], 2).repeat_interleave(strides[1], 3)[..., :height, :width]
 
 
 def _seen(values: Tensor, view: View) -> NDArray[np.float32]:

@@ -134,13 +134,13 @@ def _cells(run: LoadedRun, store: Store, scan: int, layer: int) -> tuple[NDArray
     volume = run.network.dims == 3
     images = [image.movedim(1, 0)[None]] if volume else list(image.split(_AT_ONCE))
     features = torch.cat([padded_maps(run.network, one.to(run.device))[-layer].cpu() for one in images])
-    middles = in_the_middle(label[None] if volume else label, features.shape[2:], run.network.strides[-layer])
+    middles = in_the_middle(label[None] if volume else label, features.shape[2:], run.network.axis_strides[-layer])
     return features.movedim(1, -1).flatten(0, -2).double().numpy(), middles.flatten().numpy()
 
 
-def in_the_middle(label: Tensor, cells: Sequence[int], stride: int) -> Tensor:
+def in_the_middle(label: Tensor, cells: Sequence[int], strides: Sequence[int]) -> Tensor:
     """Class (B, *cells) of the voxel in the middle of each cell, that from k * stride on; (B, *space) labels."""
-    for axis, count in enumerate(cells, start=1):
+    for axis, (count, stride) in enumerate(zip(cells, strides, strict=True), start=1):
         places = torch.arange(count) * stride + stride // 2
         label = label.index_select(axis, places.clamp(max=label.shape[axis] - 1))
     return label

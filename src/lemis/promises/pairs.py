@@ -29,6 +29,7 @@ class Pair:
         dims: Of the network.
         batch: What the method sees.
         needs: Settings of the method other than those of the preset ``tiny``.
+        network: Settings of the network, likewise.
     """
 
     method: str
@@ -36,6 +37,7 @@ class Pair:
     dims: int
     batch: Batch
     needs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def settings(self) -> run_settings.Pretraining:
         """Those of the tiny preset, with views that the coarsest network takes; FCN has keypoint layers."""
@@ -47,7 +49,7 @@ class Pair:
         if self.backbone == "fcn":
             given["backbone"] = {"levels": [1, 2, 3, 4]}
         if several:
-            given["backbone"] = {"dims": self.dims}
+            given["backbone"] = {"dims": self.dims, **self.network}
         return run_settings.pretraining(self.method, self.backbone, run_settings.base("tiny", None), given)
 
 

@@ -67,7 +67,8 @@ def _trained_how(work: WorkFacts, final: Sequence[RunFacts]) -> str:
 
 def _pretrained_how(run: RunFacts) -> str:
     if run.imported is not None:
-        return f"given the weights of {run.imported.file}, which were trained elsewhere,"
+        how = "trained elsewhere" + (", with labels" if run.imported.saw_labels else "")
+        return f"given the weights of {run.imported.file}, which were {how},"
     seen = count(len(run.pretrained_on), "subject")
     return f"pre-trained without labels by {run.method} on the images of {seen} ({_steps([run])})"
 

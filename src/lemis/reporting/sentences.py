@@ -48,7 +48,12 @@ def _run_sentence(run: RunFacts) -> str:
         on = f"the images of {count(seen, 'subject')}" if seen else "images"
         if run.imported is not None:
             share = f"{100 * run.imported.share:.0f} % of its encoder"
-            return f"“{run.name}”: weights from {run.imported.file}, {share}; what they had seen is not recorded."
+            taught = (
+                "they had learned from labels of others; which is"
+                if run.imported.saw_labels
+                else "what they had seen is"
+            )
+            return f"“{run.name}”: weights from {run.imported.file}, {share}; {taught} not recorded."
         if run.learned_nothing:
             return f"Pre-training “{run.name}”: {run.method} learned nothing from {on} ({took}): {run.learned_nothing}."
         return f"Pre-training “{run.name}”: {run.method} learned from {on}, without labels ({took}).{state}"

@@ -67,7 +67,7 @@ def shown_at(geometry: Geometry, keypoints: Tensor) -> Tensor:
 def carry_back(
     features: Tensor,
     geometry: Geometry,
-    stride: int,
+    stride: int | Sequence[int],
     source_shape: Sequence[int],
     out_cells: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -76,7 +76,7 @@ def carry_back(
     Args:
         features: (B, C, *f); cell k covers the view's pixels [k stride, (k + 1) stride).
         geometry: Of the views.
-        stride: View pixels per feature cell, and source pixels per cell of the result.
+        stride: View pixels per feature cell, and source pixels per cell of the result, along all axes or along each.
         source_shape: Of the source, d numbers.
         out_cells: Cells g of the result along each axis, centred on the source; ``source_shape // stride`` by
             default.
@@ -85,17 +85,19 @@ def carry_back(
         (B, C, *g) float32, read bilinearly, and (B, 1, *g) bool, False where a cell's centre is not in view.
     """
     d, device = len(source_shape), features.device
-    cells = tuple(out_cells) if out_cells is not None else tuple(max(1, n // stride) for n in source_shape)
+    strides = (stride,) * d if isinstance(stride, int) else tuple(stride)
+    whole = tuple(max(1, n // by) for n, by in zip(source_shape, strides, strict=True))
+    cells = whole if out_cells is None else tuple(out_cells)
     with full_precision(features), torch.no_grad():
         centres = [
-            (n - 1) / 2 + stride * (torch.arange(g, device=device) - (g - 1) / 2)
-            for n, g in zip(source_shape, cells, strict=True)
+            (n - 1) / 2 + by * (torch.arange(g, device=device) - (g - 1) / 2)
+            for n, g, by in zip(source_shape, cells, strides, strict=True)
         ]
         points = torch.cartesian_prod(*centres).view(1, -1, d).expand(len(features), -1, -1)
         seen = view_of(geometry, points)  # (B, K, d)
         shape = torch.tensor(geometry.shape, device=device)
         inside = ((seen >= -0.5) & (seen <= shape - 0.5)).all(-1)
-        covered = torch.tensor(features.shape[2:], device=device) * stride
+        covered = torch.tensor([n * by for n, by in zip(features.shape[2:], strides, strict=True)], device=device)
         grid = ((seen + 0.5) * (2 / covered) - 1).flip(-1).view(-1, *cells, d)
     with full_precision(features):
         # ``border``: between the outermost cell centres and the view's edge there is only the outermost cell.

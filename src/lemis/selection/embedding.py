@@ -7,7 +7,7 @@ a larger field of view would move away from its twin. B is ours; docs/suggest.md
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -81,27 +81,27 @@ def _by_slice(network: Backbone, part: _Part, device: torch.device) -> tuple[NDA
     image, inside = (_wide(one.to(device).float(), network) for one in (part.image, part.inside))
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=False):
         maps = padded_maps(network, image)[-MAPS:]
-    strides = network.strides[-MAPS:]
-    found = [_averaged(cells.float(), inside, stride, number) for cells, stride in zip(maps, strides, strict=True)]
+    strides = network.axis_strides[-MAPS:]
+    found = [_averaged(cells.float(), inside, by, number) for cells, by in zip(maps, strides, strict=True)]
     weights = part.inside.sum(dim=(-2, -1)).flatten().expand(number)
     return torch.cat(found, dim=1).double().cpu().numpy(), weights.double().cpu().numpy()
 
 
 def _wide(image: Tensor, network: Backbone) -> Tensor:
     """With zeros behind a volume's last column where its deepest map had one cell: a norm has nothing to say of one."""
-    lacking = max(network.strides) + 1 - image.shape[-1] if network.dims == 3 else 0
+    lacking = network.divisors[-1] + 1 - image.shape[-1] if network.dims == 3 else 0
     return F.pad(image, (0, max(0, lacking)))
 
 
-def _averaged(cells: Tensor, inside: Tensor, stride: int, number: int) -> Tensor:
+def _averaged(cells: Tensor, inside: Tensor, strides: Sequence[int], number: int) -> Tensor:
     """(number of slices, C): a map's cells weighed by how much of each lies inside the scan."""
-    sides = zip(reversed(cells.shape[2:]), reversed(inside.shape[2:]), strict=True)
-    whole = F.pad(inside, [pad for cell, side in sides for pad in (0, cell * stride - side)])
+    sides = zip(reversed(cells.shape[2:]), reversed(inside.shape[2:]), reversed(strides), strict=True)
+    whole = F.pad(inside, [pad for cell, side, stride in sides for pad in (0, cell * stride - side)])
     share = F.interpolate(whole, cells.shape[2:], mode="area")
     means = (cells * share).sum(dim=(-2, -1)) / share.sum(dim=(-2, -1)).clamp_min(1e-6)
     if cells.ndim == 4:
         return means
-    return means[0].T.repeat_interleave(stride, 0)[:number]  # each slice of the box has the cells that it lies in
+    return means[0].T.repeat_interleave(strides[0], 0)[:number]  # each slice of the box has the cells that it lies in
 
 
 def _filled(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lemis import files
-from lemis.exchange import card, dicom_seg, monai_bundle, onnx_file, requests, torch_files
+from lemis.exchange import card, dicom_seg, monai_bundle, nnunet_files, onnx_file, requests, torch_files
 from lemis.exchange.expected import expected
 from lemis.plugins import NO_TRUST, Trust
 from lemis.prediction.loaded import load
@@ -27,7 +27,9 @@ def export(
         output: Folder to write.
         to: Where it goes. ``torch``: weights as safetensors, and the network as one Python file that needs PyTorch
             alone. ``onnx``: one file for ONNX Runtime, for any batch and size. ``monai``: of a fine-tuned run, a bundle
-            that segments NIfTI files with MONAI alone. ``dicom-seg``: the label maps of a folder that
+            that segments NIfTI files with MONAI alone. ``nnunet``: a checkpoint for ``nnUNetv2_train
+            -pretrained_weights`` with its plan, of plainconv_unet or residual_encoder_unet. ``nnssl``: one that nnU-Net
+            takes as from nnssl, of the same networks in 3D. ``dicom-seg``: the label maps of a folder that
             `lemis predict` wrote, as DICOM SEG objects; ``dicom-labelmap``: in the newer kind of 2024.
         licence: Of the weights, for the card, such as CC-BY-4.0; by default the card says that none is stated.
         codes: CSV of names and the codes that they stand for in DICOM SEG objects, where Lemis knows none.
@@ -37,8 +39,8 @@ def export(
         The folder.
 
     Raises:
-        UsageError: The run is not finished or was imported, its network cannot be written so, label maps are not of
-            DICOM series, or ``output`` holds something else.
+        UsageError: The run is not finished or was imported, its network cannot be written so, the other program has no
+            such network, label maps are not of DICOM series, or ``output`` holds something else.
     """
     if to in dicom_seg.TARGETS:
         wanted = dicom_seg.asked(to, codes)
@@ -50,6 +52,7 @@ def export(
     loaded = load(run, device="cpu", trust=trust)
     model, network = loaded.model, loaded.network
     requests.refuse_imported(run, model)
+    requests.refuse_network(run, model, to)
     expects = expected(model, network)
     place = output / card.CARD
     if to != "monai":
@@ -59,6 +62,8 @@ def export(
         use = monai_bundle.write(output, run, requests.finetuned(run, model), network, expects, licence)
     elif to == "onnx":
         use = onnx_file.write(output, run, model, network)
+    elif to in ("nnunet", "nnssl"):
+        use = nnunet_files.write(output, run, model, network, network.state_dict(), to=to)
     else:
         use = torch_files.write(output, run, model, network, network.state_dict())
     write_expects(output, expects)

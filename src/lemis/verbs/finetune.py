@@ -418,7 +418,9 @@ def _train(path: Path, tuning: _Tuning, beginning: _Beginning, now: TrainedOn, p
         )  # fmt: skip
         model = tuning.model(now)
         if not model.start_is_known:
-            run.warn("it began with imported weights: whether they had seen these scans is not known")
+            labels = any(start.imported is not None and start.imported.saw_labels for start in tuning.starts)
+            learned = ", which had learned from labels of others" if labels else ""
+            run.warn(f"it began with imported weights{learned}: whether they had seen these scans is not known")
         if model.field_of_view is not None and model.field_of_view.leak is not None:
             run.warn(model.field_of_view.leak)
         run.finish(tuning.network.state_dict(), model)

@@ -46,7 +46,8 @@ def list(*, parameters: bool = False, json: bool = False) -> Facts:
 
     Returns:
         ``methods``, ``backbones``, ``auxiliaries`` and ``semi``: rows of name, title, the file's constants (``dims``,
-        ``trains``, and ``backbones`` where a method works on these networks only) and ``settings``, each with
+        ``trains``, ``backbones`` where a method works on these networks only, and ``reads``: keys of files that a
+        network's settings can be read from, each with what it is) and ``settings``, each with
         ``name``, ``default`` (source text where it is no plain value) and ``note``; of networks ``parameters`` too
         where asked for, by ``2D`` and ``3D``;
         ``single`` and ``suggesters``: rows of name, title and ``settings``;

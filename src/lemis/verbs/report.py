@@ -93,7 +93,7 @@ def _similarity(work: Path, text: str, form: str, runs: Sequence[str], device: s
     networks = [
         figures.Maps(
             maps.method,
-            _note(maps.method, maps.run, maps.backbone, several) + (f" at 1/{maps.stride}" if paper else ""),
+            _note(maps.method, maps.run, maps.backbone, several) + (f" at 1/{max(maps.strides)}" if paper else ""),
             maps.of_slice,
             maps.of_view,
             maps.best_in_view,
@@ -101,7 +101,7 @@ def _similarity(work: Path, text: str, form: str, runs: Sequence[str], device: s
         )
         for maps in found.maps
     ]
-    strides = listed(dict.fromkeys(f"{maps.stride} × {maps.stride} pixels" for maps in found.maps))
+    strides = listed(dict.fromkeys(f"{maps.strides[0]} × {maps.strides[1]} pixels" for maps in found.maps))
     where = f"row {query.row}, column {query.col} of slice {query.slice_number} of {found.slices}, scan {query.scan}"
     place = figures.Query(found.place_in_image, found.place_in_view, found.aspect)
     matches = "; ".join(f"{maps.title} {maps.note} {maps.away_px:.0f} pixels away" for maps in networks)

@@ -35,6 +35,7 @@ class Expects(Record):
     channels: Annotated[tuple[str, ...], Field(min_length=1)]  # of the image, in this order
     classes: tuple[Class, ...]  # of the logits; of a pre-training, which has no classes, none
     multiple_of: Size  # of every side of an input
+    multiples_of: tuple[Size, ...]  # of each, in the order of the axes: where these differ, less is enough
     patch_px: tuple[Size, Size, Size] | None  # (slices, rows, cols) of training's tiles
     axes: Axes  # directions, mm RAS, along which the array of a scan runs; () are Right, Anterior and Superior
     slice_axis: int | None  # of that array; None: the one of the widest spacing

@@ -70,6 +70,8 @@ class Imported(Record):
     mapping: dict[str, str] = Field(default_factory=dict)  # patterns of names and what took their place, in order
     share: Annotated[float, Field(gt=0, le=1)]  # of the encoder's parameters that they gave
     licence: str | None = None
+    made_by: str | None = None  # the program, where the file says it
+    saw_labels: bool | None = None  # whether they were trained with labels, of others; None: not known
 
 
 class PretrainedModel(_Trained):
