@@ -192,3 +192,20 @@ def test_a_real_one(tmp_path: Path) -> None:
     assert (read.source.shape, read.source.segments, int(read.array.sum())) == ((16, 16, 3), {"first segment": 1}, 638)
     stored = volume._as_stored(read.array, read.source)
     np.testing.assert_array_equal(stored.transpose(2, 1, 0), pydicom.dcmread(file).pixel_array)
+
+
+def test_mutated_ones_are_read_or_refused_in_words(tmp_path: Path, series: Path) -> None:
+    random, refused = np.random.default_rng(0), []
+    for kind in ("BINARY", "LABELMAP"):
+        whole = segs.by_others(tmp_path / "seg.dcm", series, masks(LOW, HIGH), ["a", "b"], kind).read_bytes()
+        for _ in range(40):
+            content = bytearray(whole)
+            at = int(random.integers(1100, len(content) - 4))  # behind the class, so that it is still looked at
+            content[at : at + 4] = random.integers(0, 256, int(random.integers(0, 5)), dtype=np.uint8).tobytes()
+            (tmp_path / "seg.dcm").write_bytes(content)
+            try:
+                assert volume.read_label(tmp_path / "seg.dcm").array.ndim == 3
+            except DataFault as fault:
+                refused.append(fault.next)
+    assert refused
+    assert all(refused)
