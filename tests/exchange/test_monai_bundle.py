@@ -34,7 +34,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:monai.*", "ignore::
 RUN = Path("work/runs/a")
 TURNED = [[0.8, 0.6, 0.0], [0.0, 0.0, 1.0], [0.6, -0.8, 0.0]]  # a frame far from the axes of the body
 BODY = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
-SMALL_SWIN = {"feature_size": 12, "depths": [1, 1, 1, 1], "window": 2}
+SMALL = {
+    "swin_unetr": {"feature_size": 12, "depths": [1, 1, 1, 1], "window": 2},
+    "plainconv_unet": {"dims": 3, "n_stages": 3, "base_width": 4, "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]]},
+}
 
 
 def frame(axes: list[list[float]] = BODY, *stacks: int) -> dict[str, Any]:
@@ -51,6 +54,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "tiles": ("unet3d", {"patch_px": [8, 16, 16], "mirrored_axes": [2]},
               {"spacing_mm": 1.7, "slice_spacing_mm": 2.5, "clip_values": [-60, 900], "antialias": True,
                "image_order": 1, "slice_axis": 1}),
+    "strides": ("plainconv_unet", {"patch_px": [6, 16, 12]}, {"spacing_mm": 1.9, "slice_axis": 2}),
     "whole": ("swin_unetr", {"one_piece": {"foreground": False, "structures": ["b"]}},
               {"whole_px": [5, 40, 33], "slice_axis": 2}),
 }  # fmt: skip
@@ -59,7 +63,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 def made(case: str, tmp_path: Path) -> tuple[FinetunedModel, Backbone]:
     """A run as it would be after a training, and its network with weights and running statistics of noise."""
     name, facts, prepared = CASES[case]
-    own = SMALL_SWIN if name == "swin_unetr" else {"base_width": 4}
+    own = SMALL.get(name, {"base_width": 4})
     channels = facts.get("channels", ["MR"])
     found = model_of(
         model("finetune", backbone=name, backbone_settings=own, label_names=["background", "a", "b"],
