@@ -167,7 +167,7 @@ def _refuse_others(subjects: Sequence[str], sides: Fold, source: str) -> None:
         raise UsageError(
             f"{given}, trained on {source}",
             allowed=f"{len(sides.train)} subjects, each once: {', '.join(sides.train[:3])}{more}",
-            next=f"subjects=[{sides.train[0]!r}]",
+            next=f"take subjects from these, for example [{sides.train[0]!r}]",
         )
 
 
