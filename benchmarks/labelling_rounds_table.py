@@ -270,7 +270,7 @@ def draw(out: Path, file: Path) -> None:
     axes.set_xticks(budgets, [str(budget) for budget in budgets])
     axes.set_xlabel("labelled subjects")
     axes.set_ylabel("Dice points over the mean random draw")
-    axes.legend(fontsize=8, ncols=2)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})
 

@@ -17,7 +17,11 @@ SUGGESTERS = plugins.names("suggesters")
 # What must be set for a setting to have an effect.
 WHERE: dict[str, dict[str, dict[str, Any]]] = {
     "k_medoids": {"most_swaps": {"most_swaps": 1}},
-    "typical": {"neighbours": {"neighbours": 2}, "most_clusters": {"most_clusters": 2}},
+    "typical": {
+        "neighbours": {"neighbours": 2},
+        "most_clusters": {"most_clusters": 2},
+        "too_small": {"too_small": 3, "too_small_share": 0.9},
+    },
 }
 # Settings without an effect in these tests, and why.
 INERT: dict[str, dict[str, str]] = {}
