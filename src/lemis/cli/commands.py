@@ -171,7 +171,7 @@ COMMANDS: Mapping[str, Command] = {
         prints=str,
         is_heavy=True,
         silent="dry_run",
-        python_only=("scans", "decided"),
+        python_only=("scans", "decided", "beside"),
         metavars={"runs": "RUN|KEY=VALUE"},
         mixed="runs",
     ),

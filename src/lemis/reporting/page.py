@@ -51,6 +51,7 @@ def render(work: WorkFacts) -> str:
         plots=score_figures(work),
         scans=scan_rows(work.per_case),
         examples=work.examples,
+        review=work.review,
         similarity=work.similarity,
         features=work.features,
         keypoints=work.keypoints,

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lemis.reporting import review
 from lemis.reporting.numbers import listed, number, span
 
 # What a page may load: nothing but what stands in it.
@@ -27,7 +28,10 @@ def page(template: str, *, policy: str = POLICY, **shown: Any) -> str:
         loader=PackageLoader("lemis.reporting"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(number=number, listed=listed, span=span, picture=_picture, svg=Markup)
+    environment.filters.update(
+        number=number, listed=listed, span=span, picture=_picture, svg=Markup, probably=review.expected,
+        verdict=review.in_words,
+    )  # fmt: skip
     return environment.get_template(template).render(policy=policy, **{"lemis": version("lemis"), **shown})
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from lemis.checking.faults import Fault
 from lemis.datasets.index import Index
 from lemis.preparation.settings import Settings as Preparation
+from lemis.reporting.review import Review
 from lemis.reporting.viewer.scans import Viewer
 from lemis.work_files.evaluation import CaseScore, Summary
 from lemis.work_files.predictions import Predictions
@@ -178,6 +179,7 @@ class WorkFacts:
     per_case: tuple[CaseScore, ...]
     examples: tuple[Example, ...]
     faults: tuple[Fault, ...] | None  # that ``check`` found
+    review: Review | None = None  # which label maps to look at first, where that was measured
     similarity: Similarity | None = None  # where it was asked for
     features: VoxelFeatures | None = None  # where it was asked for
     keypoints: Keypoints | None = None  # where they were asked for

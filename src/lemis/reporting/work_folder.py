@@ -15,11 +15,12 @@ from lemis.plugins import nearest
 from lemis.preparation.settings import Settings as Preparation
 from lemis.preparation.store_files import read_meta
 from lemis.reporting.examples import examples
+from lemis.reporting.review import FIRST, Review, review
 from lemis.reporting.viewer.scans import viewer
 from lemis.reporting.work_facts import RunFacts, WorkFacts, scan_rows
 from lemis.runs import freshness
 from lemis.settings import resolve
-from lemis.work_files import checks, evaluation, predictions
+from lemis.work_files import checks, evaluation, predictions, quality
 from lemis.work_files import run as run_files
 from lemis.work_files.evaluation import CaseScore, Summary
 from lemis.work_files.predictions import Predictions
@@ -45,6 +46,7 @@ def read_work(work: Path, runs: Sequence[str] = (), *, viewer_mb: float = 0) -> 
         )
     index = indexing.load(work / "index.json") if (work / "index.json").is_file() else None
     per_case = tuple(evaluation.read_cases(work / "evaluation"))
+    queue = _review(work / "predictions", index)
     meta = read_meta(work / "prepared")
     summary, found = evaluation.read_summary(work / "evaluation"), checks.read(work)
     return WorkFacts(
@@ -56,9 +58,10 @@ def read_work(work: Path, runs: Sequence[str] = (), *, viewer_mb: float = 0) -> 
         summary=summary,
         per_case=per_case,
         examples=examples(work / "predictions", index, per_case, _in_3d(work, summary)) if index else (),
-        viewer=viewer(work / "predictions", index, _worst_first(per_case), megabytes=viewer_mb) if index else None,
+        viewer=viewer(work / "predictions", index, _first(per_case, queue), megabytes=viewer_mb) if index else None,
         faults=found.faults if found else None,
         out_of_date=_out_of_date(work, index, runs),
+        review=queue,
     )
 
 
@@ -74,15 +77,18 @@ def _out_of_date(work: Path, index: indexing.Index | None, names: Sequence[str])
     return tuple(said)
 
 
-def _worst_first(per_case: Sequence[CaseScore]) -> list[str]:
-    return [scan for scan, _, _ in scan_rows(per_case)]
+def _first(per_case: Sequence[CaseScore], queue: Review | None) -> list[str]:
+    """Scans in the order in which they are worth looking at: the first of the scored, of the queue, then others."""
+    scored = [scan for scan, _, _ in scan_rows(per_case)]
+    queued = [scan for scan, _ in (*queue.first, *queue.others)] if queue else []
+    return list(dict.fromkeys([*scored[:FIRST], *queued[:FIRST], *scored, *queued]))
 
 
 def _read_elsewhere(folder: Path, record: Predictions, names: Sequence[str], viewer_mb: float) -> WorkFacts:
     """Of the label maps of scans from elsewhere: the scores beside them, and the runs where they still lie."""
     scores = folder / "evaluation"
     per_case = tuple(evaluation.read_cases(scores))
-    summary = evaluation.read_summary(scores)
+    summary, queue = evaluation.read_summary(scores), _review(folder, None)
     index = _elsewhere(record, _references(scores, summary, record))
     runs = _runs_elsewhere(record, names)
     tuned = [run.tuned for run in runs if run.tuned is not None]
@@ -96,10 +102,20 @@ def _read_elsewhere(folder: Path, record: Predictions, names: Sequence[str], vie
         summary=summary,
         per_case=per_case,
         examples=examples(folder, _still_there(index), per_case, in_3d),
-        viewer=viewer(folder, index, _worst_first(per_case), megabytes=viewer_mb),
+        viewer=viewer(folder, index, _first(per_case, queue), megabytes=viewer_mb),
         faults=None,
         elsewhere=True,
+        review=queue,
     )
+
+
+def _review(folder: Path, index: indexing.Index | None) -> Review | None:
+    """Of the scans without a label, where there are any: the others are scored."""
+    record, rows = quality.read(folder), quality.read_rows(folder)
+    if record is None or record.basis is None:
+        return None
+    labelled = {scan.id for scan in index.scans if scan.label is not None} if index else set()
+    return review([row for row in rows if row.scan not in labelled] or rows, record.basis)
 
 
 def _references(scores: Path, summary: Summary | None, record: Predictions) -> dict[str, str] | None:

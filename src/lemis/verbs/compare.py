@@ -226,13 +226,16 @@ def _finetuned(job: Job, cell: Cell) -> Result:
     maps = None
     if teacher is not None:
         folder = pseudo_labels.folder_of(job.work, teacher.name)
-        maps = predict(teacher, scans=cell.pool, output=folder, device=job.device, trust=trust)
+        maps = predict(
+            teacher, scans=cell.pool, output=folder, overrides={"quality": False}, device=job.device, trust=trust
+        )
     run = finetune(
         job.work, pretrained=pretrained, second=second, pseudo_labels=maps, name=cell.run, device=job.device,
         prefix="settings.finetune.", **cell.call,
     )  # fmt: skip
     predict(
-        run, scans=cell.test, output=own / "predictions", overrides=cell.predict, device=job.device, trust=trust
+        run, scans=cell.test, output=own / "predictions", overrides={**cell.predict, "quality": False},
+        device=job.device, trust=trust,
     )  # fmt: skip
     return results.of_run(run, **results.of_papers(run), cases=_scored(job, own))
 

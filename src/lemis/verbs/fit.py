@@ -208,7 +208,16 @@ def _pseudo_labels(
         for teacher, (_, split) in zip(teachers, splits, strict=True):
             unlabelled = [index.scans[i].id for i in pool.chosen(scans, split, way.finetuning.pool)]
             folder = pseudo_labels.folder_of(output, teacher.name)
-            folders.append(predict(teacher, scans=unlabelled, output=folder, device=common["device"], trust=trust))
+            folders.append(
+                predict(
+                    teacher,
+                    scans=unlabelled,
+                    output=folder,
+                    overrides={"quality": False},
+                    device=common["device"],
+                    trust=trust,
+                )
+            )
     return folders
 
 
@@ -260,7 +269,7 @@ def _predict(
         for by, scans, keep in groups:
             predict(
                 by, scans=scans, output=output / "predictions", overrides=settings, device=device, trust=trust,
-                decided=keep,
+                decided=keep, beside=runs,
             )  # fmt: skip
 
 
@@ -276,7 +285,7 @@ def _decided(
     with told.together(sum(map(bool, held_out)), "sets of held-out label maps"):
         for run, scans in zip(runs, held_out, strict=True):
             if scans:
-                every = {**settings, "largest_components": False}
+                every = {**settings, "largest_components": False, "quality": False}
                 predict([run], scans=scans, output=folder, overrides=every, device=device, trust=trust)
     record = predictions.read(folder) or predictions.Predictions()
     known = cases.told(folder, None, index, record)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +37,9 @@ from lemis.preparation.exposure import SLICE_DIRECTION, Known, Strange
 from lemis.preparation.facts import Facts
 from lemis.preparation.settings import Settings as Preparation
 from lemis.preparation.settings import slice_axis_of
-from lemis.reporting import sentences
+from lemis.quality import table
+from lemis.quality.measuring import Measuring, Predicted
+from lemis.reporting import review, sentences
 from lemis.runs import told
 from lemis.runs.device import chosen_device
 from lemis.runs.material import digest_of_file
@@ -45,7 +47,7 @@ from lemis.runs.run import messages
 from lemis.settings import parse_overrides, resolve
 from lemis.terminal import duration
 from lemis.training import predicting
-from lemis.work_files import predictions
+from lemis.work_files import predictions, quality
 from lemis.work_files.predictions import Kept, Pieces, Prediction, Predictions
 from lemis.work_files.run import WEIGHTS, FinetunedModel, OnePiece
 
@@ -70,6 +72,7 @@ class _Ensemble(NamedTuple):
     mirrored: tuple[int, ...]  # axes of slices or tiles, whose mirror images are seen too
     kept: Kept | None  # of what only the largest piece is kept; None: every piece
     device: torch.device
+    settings: Settings
 
     @property
     def names(self) -> str:
@@ -90,6 +93,7 @@ def predict(
     decided: OnePiece | None = None,
     also: str | None = None,
     codes: Path | None = None,
+    beside: Sequence[Path] | None = None,
 ) -> Path:
     """Write one label map per scan: on its image's own grid, in its format, with its own label values.
 
@@ -102,6 +106,7 @@ def predict(
             become background), true (of every structure) or false; mirror=auto (average over mirror images
             along the axes that training mirrored: 4 times the time, in 3D 8 times), true (along all) or false; and of
             the tiles in which 3D networks see a volume: overlap=0.5, blend=gaussian or constant, at_once=1.
+            quality=false measures nothing of how far label maps can be trusted; level=0.8 is that of its intervals.
         dry_run: Time one tile, or one slice, say how long it will take and how much memory, and write nothing.
         device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
         trust: Import modules that the runs name, even if they are not part of Lemis.
@@ -109,9 +114,11 @@ def predict(
         also: Write each label map of a DICOM series as a DICOM SEG object too, into the folder dicom-seg beside them:
             ``dicom-seg``, which viewers read, or ``dicom-labelmap``, the newer kind of 2024.
         codes: CSV of names and the codes that they stand for in these, where Lemis knows none.
+        beside: Further runs of the same cross-validation, whose held-out scans say what Dice to expect, too.
 
     Returns:
-        The folder. ``predictions.json`` there says which runs made each map, and what they were trained on.
+        The folder. ``predictions.json`` there says which runs made each map, and what they were trained on;
+        ``quality.csv`` what Dice to expect of each, and what is odd in it.
 
     Raises:
         UsageError: Runs that do not belong together, settings that they do not have, no scan to predict, or scans that
@@ -132,7 +139,12 @@ def predict(
     if objects is not None:
         dicom_seg.refuse_other_formats([_located(index, scan) for scan in chosen], objects.target)
     wanted = _wanted(ensemble, index, chosen)
+    measured = _measured(output) if ensemble.settings.quality else None
+    aloud = not beside or len(ensemble.runs) > 1  # what one fold held out is scored
     waiting = [scan for scan in chosen if not _is_made(known.scans.get(scan.id), wanted[scan.id], output)]
+    if measured is not None:
+        unmade = {scan.id for scan in waiting}
+        waiting = [scan for scan in chosen if scan.id in unmade or scan.id not in measured]
     listed = _beside_map(chosen, index, ensemble, foreign)
     shared = _shared(ensemble, index)
     if not dry_run:
@@ -142,16 +154,21 @@ def predict(
         told.nothing_to_do(output)
         if objects is not None and not dry_run:
             dicom_seg.say(dicom_seg.write_all(output, output / dicom_seg.FOLDER, objects, [one.id for one in chosen]))
+        if measured is not None and not dry_run:
+            _review(output, [scan.id for scan in chosen], ensemble, console, said=aloud)
         return output
     if dry_run:
         _say_strange({scan.id: _strange_header(scan, index, ensemble) for scan in waiting}, console)
         _print_cost(waiting, _costs(waiting, ensemble), ensemble)
         return output
     output.mkdir(parents=True, exist_ok=True)
+    measuring = _measuring(ensemble, work, beside or ()) if ensemble.settings.quality else None
     added = {}
     with terminal.progress(console, f"predicting with {ensemble.names}") as bar:
         for scan in bar.track(waiting):
-            facts = _predict_one(scan, index, ensemble, output)
+            facts, made = _predict_one(scan, index, ensemble, output)
+            if measuring is not None:
+                measuring.measure(output, index, made, own=foreign is None)
             added[scan.id] = wanted[scan.id].model_copy(update={**listed[scan.id], **facts})
             predictions.add(output, scan.id, added[scan.id], shared)
     _say_strange({id: made.strange for id, made in added.items()}, console)
@@ -163,7 +180,37 @@ def predict(
     console.print(f"predicted {count(len(waiting), 'scan')} with {ensemble.names}: {output}")
     if objects is not None:
         dicom_seg.say(dicom_seg.write_all(output, output / dicom_seg.FOLDER, objects, [one.id for one in chosen]))
+    if measuring is not None:
+        _review(output, [scan.id for scan in chosen], ensemble, console, said=aloud)
     return output
+
+
+def _measured(output: Path) -> Collection[str]:
+    """Scans of which quality was measured as their label maps were made."""
+    record = quality.read(output)
+    return record.scans.keys() if record else ()
+
+
+def _measuring(ensemble: _Ensemble, work: Path, beside: Sequence[Path]) -> Measuring:
+    """What measures quality, with all that the runs know of their labelled scans."""
+    measuring = Measuring(
+        ensemble.runs, ensemble.networks, ensemble.models, ensemble.device, ensemble.tiling or (None, None),
+        ensemble.mirrored, beside,
+    )  # fmt: skip
+    own = work / "index.json"
+    axes = None if ensemble.frame is None else ensemble.frame.axes
+    measuring.learn(frames.follow(index_file.load(own), axes) if own.is_file() else None)
+    return measuring
+
+
+def _review(output: Path, chosen: Collection[str], ensemble: _Ensemble, console: Console, *, said: bool) -> None:
+    """Write the table of quality anew, and say which of these scans to look at first, where it is to be said."""
+    rows = table.save(output, ensemble.settings.level)
+    record, basis = predictions.read(output), quality.read(output)
+    if said and record is not None and basis is not None and basis.basis is not None:
+        files_of = {id: made.file for id, made in record.scans.items() if made.file}
+        for line in review.worst([row for row in rows if row.scan in chosen], basis.basis, output, files_of):
+            console.print(Text(terminal.visible(line)))
 
 
 def _listed(work: Path, inputs: Path | None) -> tuple[Index, str | None]:
@@ -261,7 +308,7 @@ def _loaded(
     networks = [network for network, _ in loaded]
     mirrored = mirroring.axes(settings.mirror, models, networks[0].dims)
     kept = components.kept(settings.largest_components, models, decided)
-    return _Ensemble(runs, networks, models, _frame(runs, models), tiling, mirrored, kept, target)
+    return _Ensemble(runs, networks, models, _frame(runs, models), tiling, mirrored, kept, target, settings)
 
 
 def _frame(runs: Sequence[Path], models: Sequence[FinetunedModel]) -> Frame | None:
@@ -366,8 +413,8 @@ def _chosen(
     return chosen
 
 
-def _predict_one(scan: Scan, index: Index, ensemble: _Ensemble, output: Path) -> dict[str, Any]:
-    """Write the label map of a scan; what the record says of it."""
+def _predict_one(scan: Scan, index: Index, ensemble: _Ensemble, output: Path) -> tuple[dict[str, Any], Predicted]:
+    """Write the label map of a scan; what the record says of it, and the scan with it."""
     model = ensemble.models[0]
     slices, facts, source = prepared(scan, index, resolve(Preparation, model.prepared))
     patch_px, settings = ensemble.tiling or (None, None)
@@ -378,11 +425,12 @@ def _predict_one(scan: Scan, index: Index, ensemble: _Ensemble, output: Path) ->
     labels = values_of(model.label_values)[classes]
     file = index_file.locate(index, scan.images[0])
     path = volume.write_labels(labels, source, output / f"{scan.id}{label_suffix(file)}")
-    return {
-        "file": path.name, "digest": facts.image_digest,
-        "known_as": tuple(sorted(_known(ensemble).subjects(facts.image_digest))),
-        "strange": _strange(scan, facts, index, ensemble), "pieces": pieces,
+    known_as = _known(ensemble).subjects(facts.image_digest)
+    said = {
+        "file": path.name, "digest": facts.image_digest, "known_as": tuple(sorted(known_as)),
+        "strange": tuple(_strange(scan, facts, index, ensemble)), "pieces": pieces,
     }  # fmt: skip
+    return said, Predicted(scan, slices, facts, source, classes, known_as)
 
 
 # ------------------------------------------------------------------------------------------------ tiles and their cost

@@ -133,7 +133,7 @@ def _proposed(
     ours = proposals.untouched(folder, index, scans)
     if ours and runs:
         predict([work / "runs" / run for run in runs], scans=[scan.id for scan in ours], output=folder, device=device,
-                trust=trust)  # fmt: skip
+                overrides={"quality": False}, trust=trust)  # fmt: skip
     elif ours:
         proposals.write_empty(folder, index, ours)
     proposals.write_beside(folder, index, ours, structures, page.structure_colours([*structures]))

@@ -1,0 +1,167 @@
+"""What is measured of a scan as its label map is made: how well views of it agree, and what both look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lemis.contracts import Backbone
+from lemis.datasets import index as index_file
+from lemis.datasets.index import Index
+from lemis.datasets.index import Scan as Listed
+from lemis.datasets.scans import label_on
+from lemis.formats.paths import stamp
+from lemis.formats.source import Source
+from lemis.measure import anatomy
+from lemis.measure.looks import PERCENTILES
+from lemis.prediction import tiles, views
+from lemis.prediction.new_scan import prepared
+from lemis.preparation.classes import to_classes
+from lemis.preparation.facts import Facts, inside_field
+from lemis.preparation.settings import Settings as Preparation
+from lemis.runs.material import digest_of_file
+from lemis.settings import resolve
+from lemis.work_files import quality
+from lemis.work_files.quality import HeldOut, Measured, Scan
+from lemis.work_files.run import WEIGHTS, FinetunedModel
+
+
+class Predicted(NamedTuple):
+    """A scan and the label map that was made of it."""
+
+    scan: Listed
+    image: NDArray[np.float16]  # (n, C, h, w) prepared slices
+    facts: Facts
+    source: Source
+    classes: NDArray[Any]  # (X, Y, Z)
+    known_as: frozenset[str]  # subjects of the runs' data set with this very image
+
+
+@final
+class Measuring:
+    """The networks that make label maps, and what they know.
+
+    Args:
+        runs: Folders of the networks.
+        networks: In evaluation mode.
+        models: Their ``model.json``.
+        device: Where they are.
+        tiling: Size and settings of tiles, of volumes.
+        mirrored: Axes along which training mirrored, of prediction.
+        beside: Further runs of the same cross-validation, whose held-out scans are told as well.
+    """
+
+    def __init__(
+        self, runs: Sequence[Path], networks: Sequence[Backbone], models: Sequence[FinetunedModel],
+        device: torch.device, tiling: tuple[Sequence[int] | None, tiles.Settings | None], mirrored: Sequence[int],
+        beside: Sequence[Path],
+    ) -> None:  # fmt: skip
+        self.runs, self._networks, self._models = runs, networks, models
+        self._device, self._tiling, self._mirrored = device, tiling, mirrored
+        self._beside = tuple(dict.fromkeys([*runs, *beside]))
+        self._weights = [digest_of_file(run / WEIGHTS) for run in runs]
+
+    def learn(self, index: Index | None) -> None:
+        """What the labelled scans of each run are like, once for each run.
+
+        Args:
+            index: Of the work folder that the runs lie in, in their frame; None where it is gone.
+        """
+        if index is None or not self._names_alike(index):
+            return
+        siblings = [path.parent for path in self.runs[0].parent.glob(f"*/{quality.OF_RUN}")]
+        known = {one.stamp: one for run in siblings for one in quality.find_of_run(run).labelled.values()}
+        for run, weights, model in zip(self.runs, self._weights, self._models, strict=True):
+            if quality.of_run(run, weights).labelled:
+                continue
+            found = {}
+            for scan in index.scans:
+                if scan.label is not None and scan.subject in model.labelled_subjects:
+                    stamped = _stamp(index, scan)
+                    known[stamped] = found[scan.id] = known.get(stamped) or _drawn(index, scan, model, stamped)
+            quality.add_to_run(run, weights, labelled=found)
+
+    def _names_alike(self, index: Index) -> bool:
+        """Whether labels there mean what they meant in training; else nothing is learned from them."""
+        return dict(zip(self._models[0].label_names, self._models[0].label_values, strict=True)) == dict(index.labels)
+
+    def measure(self, output: Path, index: Index, made: Predicted, *, own: bool) -> None:
+        """One label map, into the record of its folder; and into that of the run, where the run held it out.
+
+        Args:
+            output: Folder of label maps.
+            index: That lists the scan.
+            made: The label map.
+            own: The index is that of the runs' work folder.
+        """
+        names, people = self._models[0].label_names, {*made.known_as, *([made.scan.subject] if own else [])}
+        unseen = [place for place, model in enumerate(self._models) if people.isdisjoint(model.learned_from)]
+        agreement = {
+            self.runs[place].name: dict(
+                zip(
+                    names[1:],
+                    views.agreement(
+                        self._networks[place], made.image, made.facts, self._device, *self._tiling, self._mirrored
+                    ).tolist(),
+                    strict=True,
+                )
+            )
+            for place in unseen
+        }
+        scan = _scan(made.image, made.facts, made.classes, names)
+        names_of = tuple(run.name for run in self._beside)
+        measured = Measured(
+            scan=scan, own=own, agreement=agreement, runs=names_of, labelled_runs=tuple(run.name for run in self.runs)
+        )
+        quality.add(output, made.scan.id, measured, {run.name: str(run.resolve()) for run in self._beside})
+        if own and self._names_alike(index) and made.scan.label is not None and len(self.runs) == 1 and unseen:
+            reference = _classes(index, made.scan, made.source, self._models[0])
+            dice = _dice(made.classes, reference, names)
+            held = HeldOut(subject=made.scan.subject, agreement=agreement[self.runs[0].name], dice=dice)
+            quality.add_to_run(self.runs[0], self._weights[0], held_out={made.scan.id: held})
+
+
+def _scan(
+    image: NDArray[np.float16], facts: Facts, classes: NDArray[Any], names: Sequence[str], stamped: str = ""
+) -> Scan:
+    inside = inside_field(facts)
+    spread = [
+        tuple(np.percentile(np.asarray(channel, np.float32)[:, inside], PERCENTILES).tolist())
+        for channel in np.moveaxis(image, 1, 0)
+    ]
+    extent = [mm * size for mm, size in zip(facts.canonical_spacing_mm, facts.canonical_shape, strict=True)]
+    shapes = anatomy.shapes(classes, names, facts.canonical_spacing_mm, facts.slice_axis)
+    return Scan(
+        subject=facts.subject, shapes=quality.stored_shapes(shapes), extent_mm=(extent[0], extent[1], extent[2]),
+        percentiles=tuple(spread), stamp=stamped,
+    )  # fmt: skip
+
+
+def _drawn(index: Index, scan: Listed, model: FinetunedModel, stamped: str) -> Scan:
+    """A labelled scan, with what was drawn."""
+    image, facts, source = prepared(scan, index, resolve(Preparation, model.prepared))
+    return _scan(image, facts, _classes(index, scan, source, model), model.label_names, stamped)
+
+
+def _classes(index: Index, scan: Listed, source: Source, model: FinetunedModel) -> NDArray[np.uint8]:
+    return to_classes(label_on(index, scan, source), model.label_values, model.ignored_values)
+
+
+def _stamp(index: Index, scan: Listed) -> str:
+    files = [*scan.images, *([scan.label] if scan.label else [])]
+    return " ".join(stamp(index_file.locate(index, file)) for file in files)
+
+
+def _dice(predicted: NDArray[Any], reference: NDArray[Any], names: Sequence[str]) -> dict[str, float]:
+    """Of what the label map has."""
+    found = {}
+    for number, name in enumerate(names[1:], start=1):
+        one, other = predicted == number, reference == number
+        if one.any():
+            found[name] = 2 * int((one & other).sum()) / int(one.sum() + other.sum())
+    return found

@@ -1,0 +1,119 @@
+"""The table of quality: who calibrates whom, which scans get a number, and in what order they stand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from lemis.measure.anatomy import Shape
+from lemis.preparation.exposure import Strange
+from lemis.quality.table import POOR, Known, held_by, in_order, rows_of
+from lemis.work_files.quality import HeldOut, Measured, OfRun, Row, Scan, Verdict, stored_shapes
+
+PERCENTILES = ((-1.0, -0.9, -0.5, 0.0, 0.5, 1.0, 2.0),)
+
+
+def scan(subject: str, *, ml: float = 100.0) -> Scan:
+    there = Shape(ml, 0.0, 1, 0.0, (0.0,) * 6, 0.9, 0, (50.0, 50.0, 50.0))
+    gone = Shape(0.0, math.nan, 0, math.nan, (math.nan,) * 6, math.nan, 0, (math.nan,) * 3)
+    return Scan(
+        subject=subject, shapes=stored_shapes({"wall": there if ml else gone}), extent_mm=(100.0, 100.0, 100.0),
+        percentiles=PERCENTILES,
+    )  # fmt: skip
+
+
+def measured(subject: str, agreement: dict[str, float], *, own: bool = False, ml: float = 100.0) -> Measured:
+    told = {run: {"wall": value} for run, value in agreement.items()}
+    return Measured(scan=scan(subject, ml=ml), own=own, agreement=told, runs=("a", "b"), labelled_runs=("a", "b"))
+
+
+def run(first: int, **dice: float) -> OfRun:
+    told = {f"p{first + number}": value for number, value in enumerate(dice.values())}
+    held = {
+        f"{who}_scan": HeldOut(subject=who, agreement={"wall": value}, dice={"wall": value})
+        for who, value in told.items()
+    }
+    return OfRun(weights="x", held_out=held)
+
+
+RUNS = [("a", run(0, x=0.9, y=0.88, z=0.86)), ("b", run(3, x=0.92, y=0.9, z=0.84))]
+KNOWN = Known(held_by(RUNS), {f"p{n}_scan": scan(f"p{n}", ml=95 + n) for n in range(6)}, ("MR",), 0.8)
+
+
+def row(value: Measured, known: Known = KNOWN, strange: tuple[Strange, ...] = ()) -> Row:
+    (found,) = rows_of("new", value, known, strange)
+    return found
+
+
+def test_a_new_scan_gets_a_number_from_all_that_was_held_out() -> None:
+    found = row(measured("new", {"a": 0.9, "b": 0.92}))
+    assert (found.agreement, found.verdict, found.flags) == (pytest.approx(0.91), "usual", "")
+    assert found.low <= found.expected_dice <= found.high
+    assert found.expected_dice == pytest.approx(0.91, abs=0.01)  # all held-out scans lie on the diagonal
+
+
+def test_what_a_scan_itself_says_is_not_used_for_it() -> None:
+    worse = [*KNOWN.held, KNOWN.held[0]._replace(subject="p9", dice=0.1)]
+    known = replace(KNOWN, held=worse)
+    own, other = (row(measured("p9", {"a": 0.9}, own=own), known) for own in (True, False))
+    assert own.low > 0.8
+    assert other.low < 0.3  # a subject of another data set that is called the same is another one
+
+
+def test_a_scan_that_every_network_saw_has_no_number() -> None:
+    found = row(measured("p1", {}, own=True))
+    assert found.verdict == "unknown"
+    assert math.isnan(found.agreement)
+    assert not found.has_number
+
+
+def test_too_few_subjects_give_an_order_and_no_number() -> None:
+    few = Known(held_by(RUNS[:1]), KNOWN.labelled, ("MR",), 0.8)
+    found = row(measured("new", {"a": 0.7, "b": 0.8}), few)
+    assert (found.agreement, found.verdict, found.has_number) == (0.75, "unknown", False)
+
+
+def test_a_missing_structure_is_said_and_has_no_number() -> None:
+    found = row(measured("new", {"a": 1.0, "b": 1.0}, ml=0))
+    assert found.flags == "wall missing; all 6 labelled scans have it"
+    assert (found.verdict, found.has_number) == ("look", False)
+
+
+def test_a_scan_unlike_those_of_training_is_said_and_has_no_number() -> None:
+    found = row(measured("new", {"a": 0.9, "b": 0.9}), strange=(Strange("pixel size", "9 mm; trained on 1 mm"),))
+    assert found.flags == "pixel size: 9 mm; trained on 1 mm"
+    assert (found.verdict, found.has_number) == ("look", False)
+
+
+def test_an_odd_shape_changes_the_words_and_not_the_number() -> None:
+    usual, odd = (row(measured("new", {"a": 0.9, "b": 0.9}, ml=ml)) for ml in (98, 400))
+    assert odd.flags == "wall 400 ml; labelled ones have 95 to 100 ml"
+    assert (odd.verdict, odd.expected_dice) == ("look", usual.expected_dice)
+
+
+def test_low_agreement_is_checked_and_a_low_dice_looked_at() -> None:
+    assert row(measured("new", {"a": 0.85, "b": 0.85})).verdict == "check"
+    poor = row(measured("new", {"a": 0.6, "b": 0.6}))
+    assert poor.expected_dice < 0.89 - POOR
+    assert poor.verdict == "look"
+
+
+def test_a_scan_that_two_runs_held_out_counts_by_its_means() -> None:
+    twice = held_by([("a", run(0, x=0.8)), ("b", run(0, x=0.6))])
+    assert [one.runs for one in twice] == [("a", "b")]
+    assert [(one.agreement, one.dice) for one in twice] == [pytest.approx((0.7, 0.7))]
+
+
+def test_order_is_by_the_worst_row_of_a_scan() -> None:
+    def made(id: str, verdict: Verdict, dice: float) -> Row:
+        return Row(
+            scan=id, structure="s", agreement=0.5, expected_dice=dice, low=0, high=1, verdict=verdict, flags=""
+        )  # fmt: skip
+
+    rows = [
+        made("fine", "usual", 0.9), made("odd", "usual", 0.95), made("odd", "look", 0.7), made("edge", "check", 0.5),
+        made("bad", "look", 0.3), made("dim", "unknown", math.nan),
+    ]  # fmt: skip
+    assert [one.scan for one in in_order(rows)] == ["bad", "odd", "odd", "dim", "edge", "fine"]
