@@ -440,7 +440,7 @@ def test_no_refusal_imports_pytorch(tmp_path):
         "    except SystemExit as end: assert end.code == 2, (words, end.code)\n"
         "    assert 'torch' not in sys.modules, words\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
     )

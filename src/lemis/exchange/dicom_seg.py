@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -23,7 +24,6 @@ from lemis.formats.grids import is_sheared
 from lemis.formats.paths import format_of
 from lemis.measure.tables import count
 from lemis.reporting.figures.svg import structure_colours
-from lemis.runs.run import messages
 from lemis.work_files import predictions
 from lemis.work_files.predictions import Prediction, Predictions
 
@@ -129,7 +129,7 @@ def write_all(folder: Path, output: Path, wanted: Asked, ids: Sequence[str] | No
 
 def say(written: Written) -> None:
     """Print what became of label maps."""
-    console = messages()
+    console = terminal.console(stderr=True, unbroken=not sys.stderr.isatty())
     for note in written.notes:
         console.print(f"note: {terminal.visible(note)}")
     where = f": {written.files[0].parent}" if written.files else ""
