@@ -136,6 +136,13 @@ def test_a_link_leads_somewhere(page: str, link: str) -> None:
     assert not anchor or anchor in anchors(target), f"{page}: {link}"
 
 
+def test_each_decision_has_a_number_of_its_own() -> None:
+    pages = sorted(page for page in PAGES if page.parent.name == "decisions")
+    assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
+    for page in pages:
+        assert page.read_text(encoding="utf-8").startswith(f"# {page.name[:4]} "), page.name
+
+
 HOUSE = (ROOT / "docs/house.md").read_text(encoding="utf-8")
 PLAN, FLOORS, *_ = re.findall(r"^```\n(.*?)^```", HOUSE, re.MULTILINE | re.DOTALL)
 
