@@ -68,7 +68,7 @@ def test_geometry_is_that_of_simpleitk(tmp_path: Path, orientation: tuple[float,
 
 
 def test_highdicom_reads_the_same_values(tmp_path: Path) -> None:
-    highdicom = pytest.importorskip("highdicom")
+    highdicom = pytest.importorskip("highdicom", reason="pip install -e '.[dicom]' -c constraints.txt")
     order = [3, 0, 5, 1, 4, 2]
     file = dicoms.write_enhanced(
         tmp_path / "IM1",
@@ -110,7 +110,7 @@ def test_packed_frames(tmp_path: Path, write_series: dicoms.SeriesWriter, kind: 
 def _packed(frame: np.ndarray, kind: str, folder: Path) -> tuple[str, bytes]:
     dataset = dicoms.slice_of(frame, BitsStored=12)
     if kind == "JPEG-LS":
-        pytest.importorskip("jpeg_ls")  # which packs it
+        pytest.importorskip("jpeg_ls", reason="packs it: pip install -e '.[dicom]' -c constraints.txt")
     if kind != "JPEG 2000":
         dataset.compress(pydicom.uid.RLELossless if kind == "RLE" else pydicom.uid.JPEGLSLossless)
     else:

@@ -207,7 +207,7 @@ def test_packed_pixels(tmp_path: Path, write_series, compressor: str, signed: bo
 @pytest.mark.parametrize("bits", [8, 12, 16])
 @pytest.mark.parametrize("signed", [False, True])
 def test_jpeg_ls(tmp_path: Path, bits: int, signed: bool) -> None:
-    pytest.importorskip("jpeg_ls")  # which packs them; unpacking needs nothing more
+    pytest.importorskip("jpeg_ls", reason="packs them: pip install -e '.[dicom]' -c constraints.txt")
     low = -(2 ** (bits - 1)) * signed
     kind = np.dtype(f"{'i' if signed else 'u'}{1 if bits == 8 else 2}")
     for z in range(2):
@@ -241,8 +241,8 @@ def high_throughput(folder: Path) -> np.ndarray:
 
 
 def test_high_throughput_jpeg_2000(tmp_path: Path) -> None:
-    pytest.importorskip("openjpeg")
-    pytest.importorskip("pylibjpeg")
+    for package in ("openjpeg", "pylibjpeg"):
+        pytest.importorskip(package, reason="pip install -e '.[dicom]' -c constraints.txt")
     pixels = high_throughput(tmp_path)
     np.testing.assert_array_equal(stored(tmp_path)[:, :, 0].T, pixels * 2.0 - 1)
 

@@ -41,7 +41,7 @@ def refuse_imported(run: Path, model: Model) -> None:
 
 
 def finetuned(run: Path, model: Model) -> FinetunedModel:
-    """The same model: a bundle says what is where in a scan.
+    """The model of a fine-tuned run: nothing else has classes for a bundle to segment.
 
     Raises:
         UsageError: It is of a pre-training, which has no classes yet.

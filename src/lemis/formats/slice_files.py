@@ -13,6 +13,7 @@ from lemis.errors import DataFault
 from lemis.formats import pictures
 from lemis.formats.dicom import segmentation
 from lemis.formats.dicom.series import Series, find_series, find_slice, refuse_part_of_series
+from lemis.formats.dicom.stored import segmentation_fault
 from lemis.formats.dicom.voxels import read_voxels
 from lemis.formats.grids import LPS_TO_RAS
 from lemis.formats.paths import file_of, is_picture
@@ -34,12 +35,7 @@ def series_at(path: Path, series: str | None = None) -> Series:
     """
     file = file_of(path)
     if (label := segmentation.find(file)) is not None:
-        raise DataFault(
-            f"{label} is a DICOM SEG object (a segmentation), not an image",
-            allowed="image series",
-            next="use it as the label of its scan: lemis check finds it in the same folder, or list it in the column "
-            "label of a CSV",
-        )
+        raise segmentation_fault(label)
     if file.is_file():
         refuse_part_of_series(file)
     return find_slice(file, series) if file.is_file() else find_series(file, series)

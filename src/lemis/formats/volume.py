@@ -36,7 +36,7 @@ from lemis.formats.dicom.segmentation_out import Maker, Segment
 from lemis.formats.dicom.series import find_slice
 from lemis.formats.directions import Axes
 from lemis.formats.grids import corner_distance_mm, spacing_of
-from lemis.formats.paths import LABEL_SUFFIXES, PART, file_of, format_of, suffix_of
+from lemis.formats.paths import LABEL_SUFFIXES, PART, file_of, format_of, series_of, suffix_of
 from lemis.formats.source import Source
 
 Array = npt.NDArray[Any]
@@ -220,8 +220,7 @@ def write_dicom_segmentation(
     Returns:
         The structures that are marked; where none is, there is no file at ``path``.
     """
-    match = PART.match(str(like.path))
-    series = slice_files.series_at(like.path, match["series"] if match else None)
+    series = slice_files.series_at(like.path, series_of(like.path) or None)
     with _replacing(path) as temporary:
         written = segmentation_out.write(_as_stored(labels, like), series, structures, maker, kind, temporary)
     if not written:

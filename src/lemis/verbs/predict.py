@@ -219,11 +219,11 @@ def _listed(work: Path, inputs: Path | None) -> tuple[Index, str | None]:
     if inputs is None:
         return index_file.load(own), None
     index, here = scan_folder(inputs), inputs.resolve()
-    if own.is_file() and file_of(here) == Path((ours := index_file.load(own)).root).resolve():
-        images = ([scan.images for scan in one.scans] for one in (index, ours))
-        if not series_of(here) or next(images) == next(images):
-            return index, None
-    return index, str(here)
+    ours = index_file.load(own) if own.is_file() else None
+    if ours is None or file_of(here) != Path(ours.root).resolve():
+        return index, str(here)
+    same_series = [scan.images for scan in index.scans] == [scan.images for scan in ours.scans]
+    return index, None if same_series or not series_of(here) else str(here)
 
 
 def _located(index: Index, scan: Scan) -> Scan:

@@ -55,8 +55,7 @@ def report(
 
     Raises:
         UsageError: ``work`` is no work folder, a run of that name does not exist, ``similarity`` names no pixel,
-            ``features`` no layer of all networks, ``keypoints`` no slice, or ``viewer_mb`` is
-            negative.
+            ``features`` no layer of all networks, ``keypoints`` no slice, or ``viewer_mb`` is negative.
     """
     if not 0 <= viewer_mb < float("inf"):
         raise UsageError(f"viewer_mb={viewer_mb:g}", allowed="0 (no viewer) or more", next="--viewer-mb 20")

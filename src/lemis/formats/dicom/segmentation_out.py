@@ -123,7 +123,10 @@ def write(
         numbered[labels == one.value] = number
     sources = _sources(series)
     missed = [one.name for one in structures if one not in marked]
-    made = _object(numbered, sources, marked, missed, maker, kind)
+    with warnings.catch_warnings():
+        # Of a patient's name of one part, and the like: what came from the source stays as it is there.
+        warnings.filterwarnings("ignore", category=UserWarning, module="highdicom")
+        made = _object(numbered, sources, marked, missed, maker, kind)
     made.save_as(path, enforce_file_format=True)
     _refuse_other(path, numbered, series)
     return marked
@@ -205,8 +208,6 @@ def _object(
     )  # fmt: skip
     names = ", ".join(one.name for one in marked)
     none = f"; not found: {', '.join(missed)}" if missed else ""
-    # Said of a patient's name of one part, and the like; what came from the source stays as it is there.
-    warnings.filterwarnings("ignore", category=UserWarning, module="highdicom")
     try:
         made = hd.seg.Segmentation(
             source_images=list(sources),
@@ -230,8 +231,9 @@ def _object(
             omit_empty_frames=True,
         )
     except Exception as error:  # what a series may be like that highdicom knows no SEG of is not listed anywhere
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataFault(
-            f"{first.filename}: no DICOM SEG can be made of its series: {str(error).strip().splitlines()[0][:200]}",
+            f"{first.filename}: no DICOM SEG can be made of its series: {why[:200]}",
             allowed="series of CT, MR or PET as scanners write them",
             next="export the series again, or use the label map as it is",
         ) from error

@@ -94,11 +94,17 @@ class Slice:
 def refuse_segmentation(header: Header) -> None:
     """Refuse a SEG object, whose frames are of segments and not of an image."""
     if header.text("Modality") == "SEG":
-        raise DataFault(
-            f"{header.file} is a DICOM SEG object (a segmentation), not an image",
-            allowed="image series; label maps as .nii.gz, .nrrd or .mha",
-            next="convert the segmentation to .nii.gz (dcmqi's segimage2itkimage does) and use it as a label",
-        )
+        raise segmentation_fault(header.file)
+
+
+def segmentation_fault(file: Path) -> DataFault:
+    """The error for a SEG object that is given as an image."""
+    return DataFault(
+        f"{file} is a DICOM SEG object (a segmentation), not an image",
+        allowed="image series",
+        next="use it as the label of its scan: lemis check finds it in the same folder, or list it in the column label "
+        "of a CSV",
+    )
 
 
 def slice_of(header: Header) -> Slice:

@@ -31,7 +31,7 @@ _TAGS = (
     ),
     *("PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "PixelSpacing"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("RescaleIntercept", "RescaleSlope", "SOPInstanceUID", "FrameOfReferenceUID"),
+    *("RescaleIntercept", "RescaleSlope", "SOPInstanceUID"),
     # What tells slices of one place apart: echoes, phases, contrasts (``stacks``).
     *("EchoTime", "InversionTime", "FlipAngle", "TriggerTime", "TemporalPositionIdentifier", "DiffusionBValue"),
     *("AcquisitionNumber", "AcquisitionTime"),
@@ -81,7 +81,7 @@ class Header:
         """Why it is not the scan where others lie beside it: a localiser, a report, a picture of a screen; else ""."""
         modality, kind = self.text("Modality"), self.text("SOPClassUID")
         if modality == "SEG":
-            return "a DICOM SEG object (a segmentation); convert it to .nii.gz to use it as a label"
+            return "a DICOM SEG object (a segmentation)"
         if not self.has_image:
             return f"DICOM without an image ({modality or 'of no modality'})"
         if modality == "RTDOSE":
