@@ -97,6 +97,8 @@ def predict(
     """As ``verbs.predict``."""
     if also is not None:
         dicom_seg.asked(also, codes)
+    else:
+        dicom_seg.refuse_idle(codes, "--also dicom-seg")
     if not runs:
         raise UsageError("no run", allowed="one fine-tuned run, or several", next="lemis predict WORK/runs/NAME")
     given = parse_overrides(overrides)
@@ -165,13 +167,16 @@ def suggest(
 
 
 def export(
-    run: Path, *, output: Path, to: str = "torch", codes: Path | None = None, trust: Trust = NO_TRUST, **_: Any
-) -> str:
+    run: Path, *, output: Path, to: str = "torch", licence: str | None = None, codes: Path | None = None,
+    trust: Trust = NO_TRUST, **_: Any,
+) -> str:  # fmt: skip
     """As ``verbs.export``."""
     if to in dicom_seg.TARGETS:
+        requests.refuse_licence(licence, to)
         dicom_seg.asked(to, codes)
         dicom_seg.read_record(run)
         return f"export {run} into {output}: {to}"
+    dicom_seg.refuse_idle(codes, "--to dicom-seg")
     requests.refuse_export(run, output, to)
     model = read_model(run)
     requests.refuse_imported(run, model)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 
+import lemis
 import segs
 from lemis import asked
 from lemis.checking import check
@@ -70,12 +72,26 @@ def test_from_label_map_to_object_to_label_no_voxel_changes(
 
 def test_codes_of_ones_own(tmp_path: Path) -> None:
     masks = predicted(tmp_path / "masks", tmp_path / "scans", (1, 9))
-    (tmp_path / "codes.csv").write_text("name,type,colour\nGeröll,99LAB^G1^Rubble,#102030\n")
+    (tmp_path / "codes.csv").write_text("name,type,colour\nGeröll,99LAB^G1^Rubble,#102030\n", encoding="utf-8")
     export(masks, output=tmp_path / "seg", to="dicom-seg", codes=tmp_path / "codes.csv")
     _, rubble = pydicom.dcmread(tmp_path / "seg" / "p1.dcm").SegmentSequence
     assert rubble.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Rubble"
     with pytest.raises(UsageError, match=r"nowhere\.csv is no file"):
         export(masks, output=tmp_path / "seg", to="dicom-seg", codes=tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "said"),
+    [
+        ("predict", {"codes": Path("codes.csv")}, r"codes\.csv without --also dicom-seg"),
+        ("export", {"output": Path("out"), "codes": Path("codes.csv")}, r"codes\.csv without --to dicom-seg"),
+        ("export", {"output": Path("out"), "to": "dicom-seg", "licence": "MIT"}, "--licence 'MIT' for --to dicom-seg"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(verb: str, options: dict[str, Any], said: str) -> None:
+    for function in (getattr(asked, verb), getattr(lemis, verb)):
+        with pytest.raises(UsageError, match=said):
+            function(Path("work/runs/a"), **options)
 
 
 def test_where_nothing_is_marked_it_says_so_and_leaves_no_older_object(

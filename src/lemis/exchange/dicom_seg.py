@@ -65,6 +65,22 @@ def asked(target: str, table: Path | None) -> Asked:
     return Asked(target, codes.read(table) if table is not None else {})
 
 
+def refuse_idle(codes: Path | None, instead: str) -> None:
+    """Refuse codes where no SEG object is asked for.
+
+    Args:
+        codes: As the user gave them.
+        instead: What asks for one.
+
+    Raises:
+        UsageError: There are codes.
+    """
+    if codes is not None:
+        raise UsageError(
+            f"--codes {codes} without {instead}, which alone has codes", allowed=" or ".join(TARGETS), next=instead
+        )
+
+
 def refuse_other_formats(scans: Iterable[Scan], target: str) -> None:
     """Refuse scans that no DICOM SEG object can be of.
 

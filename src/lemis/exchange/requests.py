@@ -115,6 +115,20 @@ def refuse_export(run: Path, output: Path, to: str) -> None:
         )
 
 
+def refuse_licence(licence: str | None, to: str) -> None:
+    """Refuse a licence of weights where label maps are written.
+
+    Raises:
+        UsageError: There is one.
+    """
+    if licence is not None:
+        raise UsageError(
+            f"--licence {shown(licence)} for --to {to}, which holds no weights",
+            allowed=", ".join(TARGETS),
+            next="leave out --licence",
+        )
+
+
 def network_settings(
     backbone: str, overrides: Sequence[str], planned: Mapping[str, Any] | None = None,
     load: Callable[[str, str], Any] = plugins.load,

@@ -43,10 +43,12 @@ def export(
             such network, label maps are not of DICOM series, or ``output`` holds something else.
     """
     if to in dicom_seg.TARGETS:
+        requests.refuse_licence(licence, to)
         wanted = dicom_seg.asked(to, codes)
         files.require_writable(output)
         dicom_seg.say(dicom_seg.write_all(run, output, wanted))
         return output
+    dicom_seg.refuse_idle(codes, "--to dicom-seg")
     requests.refuse_export(run, output, to)
     files.require_writable(output)
     loaded = load(run, device="cpu", trust=trust)

@@ -126,6 +126,8 @@ def predict(
     """
     console = messages()
     objects = None if also is None else dicom_seg.asked(also, codes)
+    if objects is None:
+        dicom_seg.refuse_idle(codes, "--also dicom-seg")
     ensemble = _loaded([runs] if isinstance(runs, Path) else list(runs), overrides, device, trust, decided)
     work = ensemble.runs[0].parent.parent
     index, foreign = _listed(work, inputs)
