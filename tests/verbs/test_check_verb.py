@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -98,9 +99,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = volume.read
 
-    def noted(path: Path) -> volume.Volume:
+    def noted(path: Path, *how: Any) -> volume.Volume:
         names.append(Path(path).name)
-        return real(path)
+        return real(path, *how)
 
     monkeypatch.setattr(volume, "read", noted)
     return names

@@ -33,9 +33,7 @@ class Settings:
     dims: Literal[2, 3] = 2  # slices, or volumes
     n_stages: Annotated[int, Field(ge=2, le=10)] = 5  # maps; [C] plans it
     base_width: Annotated[int, Field(gt=0, le=4096)] = 32  # of the finest stage, doubled from one to the next [C]
-    features_per_stage: nnunet_shape.PerStage | None = (
-        None  # instead; None: of base_width, at most 512 in 2D, 320 in 3D [C]
-    )
+    features_per_stage: nnunet_shape.PerStage | None = None  # None: of base_width, up to 512 in 2D, 320 in 3D [C]
     kernel_sizes: nnunet_shape.PerAxis = 3  # [C]
     strides: nnunet_shape.PerAxis | None = None  # of the stages; None: 1, then 2 [C]
     n_blocks_per_stage: nnunet_shape.PerStage | None = None  # None: 1, 3, 4, then 6 [C]
