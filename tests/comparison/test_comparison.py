@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from lemis.comparison import cells, pace, plan_files, plans, results
 from lemis.comparison.cells import Grid, Material, Use
-from lemis.comparison.plans import Plan, load_plan, places, ways
+from lemis.comparison.places import _labelled, places
+from lemis.comparison.plans import Plan, load_plan, ways
 from lemis.errors import UsageError
 from lemis.phantom import public_sets
 from lemis.training import run_settings
@@ -174,7 +175,7 @@ def test_seeded_selection_draws_other_subjects_for_each_seed_and_the_protocols_f
 @given(most=st.integers(1, 500))
 def test_auto_is_few_some_and_all(most: int) -> None:
     plan = Plan(rows=(plans.Row(title="scratch", method="scratch"),))
-    found = plans._labelled(plan, most)
+    found = _labelled(plan, most)
     assert all(m is not None and 1 <= m <= most for m in found)
     assert sorted(set(found), key=lambda m: m or 0) == found
     assert found[-1] == most

@@ -31,7 +31,8 @@ from lemis import phantom
 from lemis.comparison import cells, external_cells, external_rows, external_runs
 from lemis.comparison.cells import Cell, Grid
 from lemis.comparison.external_rows import PYTHON, SCRIPT
-from lemis.comparison.plans import Plan, load_plan, places, ways
+from lemis.comparison.places import places
+from lemis.comparison.plans import Plan, load_plan, ways
 from lemis.datasets import index as index_file
 from lemis.errors import LemisError, UsageError
 from lemis.preparation.store import open_store

@@ -10,7 +10,8 @@ import yaml
 
 from lemis.comparison import cells, choosing, rounds
 from lemis.comparison.cells import Cell, Grid, Material
-from lemis.comparison.plans import Plan, load_plan, places, refuse_contradictions, ways
+from lemis.comparison.places import places
+from lemis.comparison.plans import Plan, load_plan, refuse_contradictions, ways
 from lemis.comparison.rounds import Choice, Question
 from lemis.errors import UsageError
 

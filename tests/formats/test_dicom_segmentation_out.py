@@ -383,7 +383,8 @@ def test_a_table_of_ones_own_says_more_and_otherwise(tmp_path: Path) -> None:
     table.write_text(
         "name,category,type,modifier,colour\n"
         "Geröll,SCT^260787004^Physical object,99LAB^G1^Rubble,,#00FF00\n"
-        "LV,,SCT^66720007^Lateral ventricle,SCT^7771000^Left,\n"
+        "LV,,SCT^66720007^Lateral ventricle,SCT^7771000^Left,\n",
+        encoding="utf-8",
     )
     own = codes.read(table)
     rubble, ventricle = codes.term("geröll", own), codes.term("lv", own)

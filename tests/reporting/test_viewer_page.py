@@ -297,11 +297,13 @@ COLOURS = structure_colours(["organ", "cup"])
 
 @needs_chromium
 @pytest.mark.slow
-def test_a_page_opens_without_unpacking_fetching_or_complaining(browser: Browser, page: Path) -> None:
-    assert browser.run("typeof niivue") == "undefined"
-    assert browser.run("document.getElementById('viewer').hidden") is False
-    assert browser.requests == [page.resolve().as_uri()]
-    assert browser.complaints == []
+def test_a_page_opens_without_unpacking_fetching_or_complaining(page: Path) -> None:
+    with opened(page) as browser:  # in which nobody has opened a scan yet
+        browser.wait("document.getElementById('viewer').dataset.state === 'closed'")
+        assert browser.run("typeof niivue") == "undefined"
+        assert browser.run("document.getElementById('viewer').hidden") is False
+        assert browser.requests == [page.resolve().as_uri()]
+        assert browser.complaints == []
 
 
 @needs_chromium

@@ -23,7 +23,8 @@ from pydantic import AfterValidator
 
 from lemis import __version__, files, plugins, records
 from lemis.comparison import rounds
-from lemis.comparison.plans import Place, Plan, Way, at, starts
+from lemis.comparison.places import Place, at, starts
+from lemis.comparison.plans import Plan, Way
 from lemis.comparison.rounds import Question
 from lemis.errors import UsageError, shown
 from lemis.plugins import Trust

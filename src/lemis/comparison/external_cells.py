@@ -10,7 +10,8 @@ from lemis import __version__
 from lemis.comparison import cells, external_rows
 from lemis.comparison.cells import Cell, Grid, Use
 from lemis.comparison.external_rows import PROGRAMS, SCRIPT, Settings
-from lemis.comparison.plans import Place, Plan, Row, Way
+from lemis.comparison.places import Place
+from lemis.comparison.plans import Plan, Row, Way
 from lemis.errors import UsageError
 from lemis.preparation.store import Store
 from lemis.runs.device import chosen_device

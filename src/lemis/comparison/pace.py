@@ -15,7 +15,8 @@ from rich.table import Table
 from lemis import records, terminal
 from lemis.comparison import cells
 from lemis.comparison.cells import Cell, Grid, Use
-from lemis.comparison.plans import Budget, Place, Plan, Way
+from lemis.comparison.places import Place
+from lemis.comparison.plans import Budget, Plan, Way
 from lemis.measure.tables import count
 from lemis.preparation.store import Store
 from lemis.runs.device import chosen_device

@@ -13,14 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
 
-from lemis import files, plugins
+from lemis import files
 from lemis.asked import refuse_errors
 from lemis.comparison import (
     cells,
@@ -28,6 +27,7 @@ from lemis.comparison import (
     executors,
     external_cells,
     external_runs,
+    facts,
     plan_files,
     results,
     rounds,
@@ -36,17 +36,19 @@ from lemis.comparison import (
 )
 from lemis.comparison.cells import Cell, Grid
 from lemis.comparison.executors import Task
+from lemis.comparison.facts import Data
 from lemis.comparison.pace import Pace, print_dry_run
+from lemis.comparison.places import places
 from lemis.comparison.plans import (
     Plan,
     Way,
     load_plan,
-    places,
     preparation,
     refuse_contradictions,
     require_layout,
     ways,
 )
+from lemis.comparison.progress import Progress
 from lemis.datasets import index as index_file
 from lemis.datasets.index import Index
 from lemis.datasets.layouts.recognised import PUBLIC_TITLES
@@ -59,9 +61,8 @@ from lemis.preparation.store import Store, open_store
 from lemis.reporting import comparison as output_page
 from lemis.runs import memory
 from lemis.runs.device import chosen_device
-from lemis.runs.run import environment, messages
+from lemis.runs.run import messages
 from lemis.settings import write_yaml
-from lemis.terminal import duration
 from lemis.training import build, pairing, pseudo_labels
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate
@@ -72,13 +73,9 @@ from lemis.verbs.pretrain import pretrain
 from lemis.verbs.segment_one import segment_one
 from lemis.work_files.comparison import (
     CellCase,
-    Facts,
-    Missing,
     Result,
-    find_facts,
     read_cell_status,
     read_result,
-    write_facts,
     write_result,
 )
 from lemis.work_files.run import detectors_in
@@ -176,7 +173,7 @@ def compare(
         return Outcome(folder)
     tried: dict[str, Cell] = {}
     while todo:
-        progress = _Progress(folder, made.grid, todo, console)
+        progress = Progress(folder, made.grid, todo, console)
         try:
             _execute(_tasks(todo, job, gpus, device), progress, jobs=jobs, on=on)
         except KeyboardInterrupt:
@@ -273,22 +270,12 @@ _RUN: Mapping[str, Callable[[Job, Cell], Result]] = {
 # --------------------------------------------------------------------------------------------------------- beforehand
 
 
-class _Data(NamedTuple):
-    """What a comparison is on."""
-
-    data: str  # its name
-    scans: int
-    subjects: int
-    labelled_subjects: int
-    upstream: str | None  # the name of another data set, which was pre-trained on
-
-
 class _Made(NamedTuple):
     """A plan on its data."""
 
     grid: Grid
     ways: tuple[Way, ...]  # none of single images
-    data: _Data
+    data: Data
     estimate: Callable[[Sequence[Cell]], None]  # says what these cells will take
     again: Callable[[], Grid] | None = None  # the grid with what was chosen meanwhile
     store: Store | None = None  # none of single images
@@ -313,7 +300,7 @@ def _of_scans(
         return external_cells.added(plan, grid, rows, columns, here, others, device)
 
     grid = expanded()
-    data = _Data(
+    data = Data(
         PUBLIC_TITLES.get(index.layout, scans.resolve().name),
         scans=len(index.scans), subjects=len({scan.subject for scan in index.scans}),
         labelled_subjects=len({scan.subject for scan in index.scans if scan.label is not None}),
@@ -328,7 +315,7 @@ def _of_images(
     """Images, each segmented by itself: there is nothing to check or prepare, and no probe."""
     del work, folder, upstream, device
     grid, images = single_cells.expand(plan, scans)
-    data = _Data(plan.data or scans.name, scans=images, subjects=images, labelled_subjects=images, upstream=None)
+    data = Data(plan.data or scans.name, scans=images, subjects=images, labelled_subjects=images, upstream=None)
     of = count(images, "image")
 
     def estimate(todo: Sequence[Cell]) -> None:
@@ -378,47 +365,6 @@ def _store(work: Path, images: Preparation, asked: Keypoints | None, wanted: Key
 
 
 # ------------------------------------------------------------------------------------------------------------- running
-
-
-@final
-class _Progress:
-    """Writes each cell's state down, and says a line for each that ends."""
-
-    def __init__(self, folder: Path, grid: Grid, todo: Sequence[Cell], console: Console) -> None:
-        self._folder, self._cells, self._console = folder, grid.cells, console
-        self._waiting = [cell.key for cell in todo]
-        self._total, self.ended = len(todo), 0
-        self._began: dict[str, float] = {}
-        self._seconds: dict[str, list[float]] = {}  # by kind
-        self._side_by_side = 1
-
-    def __call__(self, key: str, state: str, message: str) -> None:
-        """An executor's report."""
-        cells.write_status(self._folder, key, state, message)
-        if state == "running":
-            self._began[key] = time.monotonic()
-            self._side_by_side = max(self._side_by_side, len(self._began))
-            return
-        cell = self._cells[key]
-        if state == "retried":
-            self._console.print(f"{cell.title}: {message}")
-            return
-        self.ended += 1
-        self._waiting.remove(key)
-        took = time.monotonic() - self._began.pop(key, time.monotonic())
-        if state == "done":
-            self._seconds.setdefault(cell.kind, []).append(took)
-        said = f"{duration(took)}{self._left()}" if state == "done" else message
-        self._console.print(f"[{self.ended}/{self._total}] {state}: {cell.title} ({said})")
-
-    def _left(self) -> str:
-        if not self._waiting:
-            return ""
-        every = [value for values in self._seconds.values() for value in values]
-        means = {kind: sum(values) / len(values) for kind, values in self._seconds.items()}
-        kinds = [self._cells[key].kind for key in self._waiting]
-        left = sum(means.get(kind, sum(every) / len(every)) for kind in kinds) / self._side_by_side
-        return f", about {duration(left)} left"
 
 
 def _taken_up(asked: Plan, folder: Path, output: Path, made: _Made, console: Console) -> list[Cell]:
@@ -487,7 +433,7 @@ def _one(job: Job, trust: Trust, console: Console) -> Outcome:
                 next=f"--cell {need}",
             )
     cells.refuse_modules(job.folder, cell, trust)
-    progress = _Progress(job.folder, Grid({cell.key: cell}, ()), [cell], console)
+    progress = Progress(job.folder, Grid({cell.key: cell}, ()), [cell], console)
     executors.in_process([Task(job.key, (), job)], run_cell, progress)
     failed = read_cell_status(job.folder, job.key).state != "done"
     return Outcome(job.folder, (cell.title,) if failed else ())
@@ -511,7 +457,7 @@ def _finish(plan: Plan, folder: Path, made: _Made, todo: Sequence[Cell], console
     """Tables, figure and page of what is done; what failed, with its log."""
     left = results.collect(folder, made.grid, plan, made.ways)
     failed = [cell for cell in todo if read_result(folder, cell.key) is None]
-    _write_facts(plan, folder, made, left, ran=bool(todo))
+    facts.write(plan, folder, made.grid, made.data, left, ran=bool(todo))
     for cell in failed:
         status, log = read_cell_status(folder, cell.key), folder / "cells" / cell.key / "log.txt"
         where = f"\n  {log}" if log.is_file() else ""
@@ -523,35 +469,3 @@ def _finish(plan: Plan, folder: Path, made: _Made, todo: Sequence[Cell], console
         console.print(f"\n{output_page.write(folder)}\n")
         console.print(f"open {folder / 'index.html'}")
     return Outcome(folder, tuple(cell.title for cell in failed))
-
-
-def _write_facts(plan: Plan, folder: Path, made: _Made, left: tuple[Missing, ...], *, ran: bool) -> None:
-    """``facts.json``: what the page says beside the numbers. A run with nothing to do leaves command and machine."""
-    before = find_facts(folder)
-    here = environment()
-    kind = "single" if plan.kind == "single" else "methods"
-    semis = {("semi", row.semi) for row in plan.rows if row.semi in plugins.names("semi")}
-    chosen = {("suggesters", row.suggest.name) for row in plan.rows if row.suggest is not None}
-    methods = [name for row in plan.rows for name in (row.method, row.second)]
-    named = {
-        *semis,
-        *(one for one in chosen if one[1] in plugins.names("suggesters")),
-        *((kind, name) for name in methods if name in plugins.names(kind)),
-    }
-    pretrained = [use for use in made.grid.uses if use.pretrainings]
-    facts = Facts(
-        version=1, title=plan.title, **made.data._asdict(), command=here.command,
-        machine=f"{here.gpu or here.processor}, {here.cores} cores, {here.platform}", lemis=here.lemis,
-        torch=here.packages["torch"], date=datetime.now(UTC).date().isoformat(), published=plan.published, missing=left,
-        core_seconds=results.core_seconds(folder, made.grid),
-        learned_nothing=results.learned_nothing(folder, made.grid),
-        transductive=any(use.transductive for use in pretrained) if pretrained else None,
-        semi_transductive=any(use.semi_transductive for use in made.grid.uses) if semis else None,
-        citations={name: plugins.describe(folder, name)["title"] for folder, name in sorted(named, key=itemgetter(1))}
-        | external_cells.papers(plan),
-        external=external_cells.described(plan, folder, made.grid),
-    )  # fmt: skip
-    if before and not ran:
-        kept = {name: getattr(before, name) for name in ("command", "machine", "lemis", "torch", "date")}
-        facts = facts.model_copy(update=kept)
-    write_facts(folder, facts)
