@@ -48,7 +48,7 @@ def series(folder: Path, number: int, title: str, patient: str, **tags: Any) -> 
 
 
 def beside(folder: Path, patient: str) -> None:
-    """What lies beside the scan: a scout, a report, contours, a dose, a picture of a screen."""
+    """What lies beside the scan: a scout, a report, contours, a dose, a screenshot."""
     series(folder, 1, "3-plane localizer", patient)
     for number, (modality, tags) in enumerate(
         {

@@ -38,6 +38,6 @@ def test_scans_like_the_labelled_are_silent() -> None:
     assert [one for seed in range(100, 150) for one in said(drawn(seed))] == []
 
 
-def test_of_one_subject_only_the_room_counts() -> None:
+def test_of_one_subject_only_the_margin_counts() -> None:
     near = LABELLED[0]._replace(extent_mm=(300.0, 320.0, LABELLED[0].extent_mm[2] * 1.2))
     assert unlike(near, LABELLED[:1], 1, ["MR"]) == []

@@ -51,7 +51,7 @@ def write(folder: Path, run: Path, model: Model, network: Backbone) -> str:
     kind = "rows, columns" if network.dims == 2 else "slices, rows, columns"
     divisor = str(divisors[0]) if len(set(divisors)) == 1 else " x ".join(map(str, divisors))
     return (
-        f"Needs ONNX Runtime, or else that reads ONNX (opset {OPSET}). Input `image` (batch, channels, {kind}) "
+        f"Needs ONNX Runtime, or another reader of ONNX (opset {OPSET}). Input `image` (batch, channels, {kind}) "
         f"float32, of any batch, each side a multiple of {divisor}; output `logits` of the same size.\n\n```python\n"
         f'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{FILE}")\n'
         '(logits,) = session.run(["logits"], {"image": image})\n```'

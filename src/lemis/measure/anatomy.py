@@ -1,7 +1,7 @@
 """What a label map looks like, structure by structure, and in what it is unlike all label maps that people drew.
 
 Limits are learned from the labelled scans alone. A number is unlike theirs where it lies beyond the least or the most
-of them by some room, and outside the interval in which a new one of a normal distribution lies with a probability of
+of them by a margin, and outside the interval in which a new one of a normal distribution lies with a probability of
 ``SURE``, mean +- t_(n-1) s sqrt(1 + 1/n) with n subjects: of few, both least and most are far from what there is. Each
 finding is a sentence with the numbers. Axes are X, Y, Z to the patient's right, front and head, as label maps are read.
 """
@@ -18,11 +18,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 SURE = 0.995
-VOLUME_ROOM, VOLUME_ROOM_OF_FEW, FEW = 1.5, 2.5, 4  # factors beyond least and most; subjects below which there are few
-PIECES_ROOM = 0.05  # of the structure's volume
-HOLES_ROOM = 0.01
-CUT_ROOM = 0.2  # of the largest section
-JUMP_ROOM = 0.1  # Dice of neighbouring slices
+VOLUME_MARGIN, VOLUME_MARGIN_OF_FEW, FEW = (
+    1.5,
+    2.5,
+    4,
+)  # factors beyond least and most; subjects below which there are few
+PIECES_MARGIN = 0.05  # of the structure's volume
+HOLES_MARGIN = 0.01
+CUT_MARGIN = 0.2  # of the largest section
+JUMP_MARGIN = 0.1  # Dice of neighbouring slices
 
 _FACES = ("left", "right", "back", "front", "lower", "upper")
 _AXES = (("left", "right"), ("behind", "in front of"), ("below", "above"))
@@ -152,23 +156,23 @@ def unlike(found: Shapes, labelled: Sequence[Shapes], subjects: int) -> dict[str
 
 def _volume(shape: Shape, drawn: Sequence[Shape], subjects: int) -> str | None:
     least, most = min(one.ml for one in drawn), max(one.ml for one in drawn)
-    room = VOLUME_ROOM if subjects >= FEW else VOLUME_ROOM_OF_FEW
+    margin = VOLUME_MARGIN if subjects >= FEW else VOLUME_MARGIN_OF_FEW
     usual = limits([math.log(one.ml) for one in drawn], subjects)
-    if least / room <= shape.ml <= most * room or not usual.beyond(math.log(shape.ml)):
+    if least / margin <= shape.ml <= most * margin or not usual.beyond(math.log(shape.ml)):
         return None
     return f"{_ml(shape.ml)}; labelled ones have {_between(least, most)} ml"
 
 
 def _pieces(shape: Shape, drawn: Sequence[Shape], subjects: int) -> str | None:
     most = max(one.extra for one in drawn)
-    if shape.extra <= most + PIECES_ROOM or not limits([one.extra for one in drawn], subjects).beyond(shape.extra):
+    if shape.extra <= most + PIECES_MARGIN or not limits([one.extra for one in drawn], subjects).beyond(shape.extra):
         return None
     return f"in {shape.pieces} pieces, {_percent(shape.extra)} of it outside the largest; in labels {_at_most(most)}"
 
 
 def _holes(shape: Shape, drawn: Sequence[Shape], subjects: int) -> str | None:
     most = max(one.holes for one in drawn)
-    if shape.holes <= most + HOLES_ROOM or not limits([one.holes for one in drawn], subjects).beyond(shape.holes):
+    if shape.holes <= most + HOLES_MARGIN or not limits([one.holes for one in drawn], subjects).beyond(shape.holes):
         return None
     return f"holes of {_percent(shape.holes)} of its volume; in labels {_at_most(most)}"
 
@@ -177,7 +181,7 @@ def _cut(shape: Shape, drawn: Sequence[Shape], subjects: int) -> str | None:
     for face, name in enumerate(_FACES):
         usual = limits([one.cut[face] for one in drawn], subjects)
         most = float(usual.values.max())
-        if shape.cut[face] > most + CUT_ROOM and usual.beyond(shape.cut[face]):
+        if shape.cut[face] > most + CUT_MARGIN and usual.beyond(shape.cut[face]):
             where = f"{_percent(shape.cut[face])} of its largest section lies at the {name} end of the scan"
             return f"cut by the border: {where}; in labels {_at_most(most)}"
     return None
@@ -185,7 +189,7 @@ def _cut(shape: Shape, drawn: Sequence[Shape], subjects: int) -> str | None:
 
 def _jump(shape: Shape, drawn: Sequence[Shape], subjects: int) -> str | None:
     known = [one.step for one in drawn if not math.isnan(one.step)]
-    if math.isnan(shape.step) or not known or shape.step >= min(known) - JUMP_ROOM:
+    if math.isnan(shape.step) or not known or shape.step >= min(known) - JUMP_MARGIN:
         return None
     if not limits(known, min(subjects, len(known))).beyond(shape.step):
         return None

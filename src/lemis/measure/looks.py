@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from lemis.measure.anatomy import limits
 
-EXTENT_ROOM = 1.25  # factor beyond the least and the most
-INTENSITY_ROOM = 0.3  # standard deviations of the scan
+EXTENT_MARGIN = 1.25  # factor beyond the least and the most
+INTENSITY_MARGIN = 0.3  # standard deviations of the scan
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 _SIDES = ("from left to right", "from back to front", "from bottom to top")
 
@@ -34,7 +34,7 @@ def unlike(found: Looks, labelled: Sequence[Looks], subjects: int, channels: Seq
     for axis, side in enumerate(_SIDES):
         known = [one.extent_mm[axis] for one in labelled]
         mm, least, most = found.extent_mm[axis], min(known), max(known)
-        outside = not least / EXTENT_ROOM <= mm <= most * EXTENT_ROOM
+        outside = not least / EXTENT_MARGIN <= mm <= most * EXTENT_MARGIN
         if outside and limits([math.log(one) for one in known], subjects).beyond(math.log(mm)):
             said.append(f"the scan covers {mm:.0f} mm {side}; labelled ones {least:.0f} to {most:.0f} mm")
     for number, channel in enumerate(channels):
@@ -43,7 +43,7 @@ def unlike(found: Looks, labelled: Sequence[Looks], subjects: int, channels: Seq
             known = [one.percentiles[number][place] for one in labelled]
             value, least, most = found.percentiles[number][place], min(known), max(known)
             beyond = max(least - value, value - most)
-            if beyond > max(INTENSITY_ROOM, worst[0]) and limits(known, subjects).beyond(value):
+            if beyond > max(INTENSITY_MARGIN, worst[0]) and limits(known, subjects).beyond(value):
                 worst = (
                     beyond,
                     (

@@ -100,7 +100,7 @@ def single_images(folder: Path) -> list[Path]:
     """The files of a folder in which each is an image of its own: X-rays, single slices or enhanced files.
 
     Empty if the folder holds a series, or only one image. A file that cannot be read is included: reading it says why.
-    Localisers and pictures of a screen are left out where there is anything else.
+    Localisers and screenshots are left out where there is anything else.
     """
     found: dict[Path, bool] = {}  # whether there is nothing to say against it
     series: set[tuple[str, ...]] = set()

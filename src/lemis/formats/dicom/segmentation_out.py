@@ -1,9 +1,9 @@
 """Label maps as DICOM SEG objects, by highdicom: on the grid of the series that they are of, and of its patient.
 
 Frames are written slice by slice beside the file that each is of, so that their places are those of the source to the
-last digit; what is written is read back before it is kept. UIDs follow from what is written: the same label map of the
-same series is the same object again, which replaces itself in an archive, and another one is another object of the same
-series.
+last digit; what is written is read back before it is kept. UIDs follow from what is written, its time among it: the
+same file of a label map is the same object again, which replaces itself in an archive, and another one is another
+object of the same series.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Header:
 
     @property
     def no_scan(self) -> str:
-        """Why it is not the scan where others lie beside it: a localiser, a report, a picture of a screen; else ""."""
+        """Why it is not the scan where others lie beside it: a localiser, a report, a screenshot; else ""."""
         modality, kind = self.text("Modality"), self.text("SOPClassUID")
         if modality == "SEG":
             return "a DICOM SEG object (a segmentation)"
@@ -91,7 +91,7 @@ class Header:
         placed = bool(self.text("ImagePositionPatient")) or PER_FRAME in self.sequences
         captured = kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}.")
         if "SCREEN SAVE" in self.text("ImageType").upper() or (captured and not placed):
-            return "a secondary capture (a picture of a screen, say)"
+            return "a secondary capture (a screenshot, say)"
         return ""
 
     @property
