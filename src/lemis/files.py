@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,6 +41,32 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the error before is the one that counts
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """A folder inside ``folder`` to write to; its files go to ``folder`` once the block has ended without an error.
+
+    Where it ends with one, what was in ``folder`` before is as it was.
+
+    Raises:
+        OSError: It cannot be written; names ``folder``.
+    """
+    there = folder.exists()
+    temporary = folder / f".{os.getpid()}{PART}"
+    try:
+        with naming(folder, written=temporary):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in sorted(file for file in temporary.rglob("*") if file.is_file()):
+                place = folder / file.relative_to(temporary)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not there:
+            with suppress(OSError):  # it holds files
+                folder.rmdir()
 
 
 @contextmanager

@@ -121,6 +121,11 @@ def test_what_is_no_folder_of_label_maps_is_refused(tmp_path: Path) -> None:
     for door in (asked.export, export):
         with pytest.raises(UsageError, match=r"without predictions\.json(.|\n)*lemis predict WORK/runs/NAME"):
             door(tmp_path / "runs", output=tmp_path / "seg", to="dicom-seg")
+        with pytest.raises(UsageError, match=r"away is not there(.|\n)*check the path"):
+            door(tmp_path / "away", output=tmp_path / "seg", to="dicom-seg")
+    (tmp_path / "runs" / "model.json").touch()
+    with pytest.raises(UsageError, match=r"runs is a run(.|\n)*lemis predict \S+runs -i FOLDER_OF_DICOM_SERIES"):
+        export(tmp_path / "runs", output=tmp_path / "seg", to="dicom-seg")
     masks = predicted(tmp_path / "masks", tmp_path / "scans")
     (masks / "p2.nii.gz").unlink()
     with pytest.raises(UsageError, match="knows no label map of p2"):

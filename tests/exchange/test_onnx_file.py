@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,7 +27,9 @@ SIZES = {2: ((1, 32, 32), (3, 48, 80), (2, 16, 112)), 3: ((1, 16, 16, 16), (2, 8
 
 
 @pytest.mark.parametrize(("name", "dims"), [("unet2d", 2), ("unet3d", 3)])
-def test_logits_are_those_of_pytorch_at_three_sizes(name: str, dims: int, tmp_path: Path) -> None:
+def test_logits_are_those_of_pytorch_at_three_sizes(
+    name: str, dims: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     import onnxruntime
 
     network = backbones.Subject(name, dims, tmp_path).build(2)
@@ -34,6 +37,7 @@ def test_logits_are_those_of_pytorch_at_three_sizes(name: str, dims: int, tmp_pa
     network.eval()
     facts = model_of(model("pretrain", backbone=name, channels=["T1", "T2"]))
     use = onnx_file.write(tmp_path, Path("work/runs/a"), facts, network)
+    assert [one.message for one in caplog.records if one.levelno >= logging.WARNING] == []  # such as of torchvision
     assert f"multiple of {max(network.strides)}" in use
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])

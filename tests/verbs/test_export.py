@@ -106,6 +106,69 @@ def test_again_into_the_same_folder_and_not_among_other_files(trained: Path, tmp
         lemis.export(run, output=tmp_path / "photos")
 
 
+def test_two_exports_never_lie_in_one_folder(trained: Path, tmp_path: Path) -> None:
+    run = trained / "runs" / "after"
+    lemis.export(run, output=tmp_path / "out")
+    before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    for to in ("onnx", "monai"):
+        with pytest.raises(UsageError, match=r"which holds an export for torch") as caught:
+            lemis.export(run, output=tmp_path / "out", to=to)
+        assert caught.value.next == f"lemis export {run} -o {tmp_path / f'after-{to}'} --to {to}"
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+    made = tmp_path / "nnunet"
+    made.mkdir()
+    for name in ("other.pth", "expects.json"):
+        (made / name).touch()
+    with pytest.raises(UsageError, match=r"which holds an export of another run, other\.pth"):
+        requests.refuse_export(run, made, "nnunet")
+    requests.refuse_export(trained / "runs" / "other", made, "nnunet")
+
+
+@pytest.mark.parametrize("to", ["torch", "monai"])
+def test_what_is_interrupted_leaves_nothing_and_goes_again(
+    to: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = trained / "runs" / "after", tmp_path / "new" / "out"
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lemis.verbs.export.write_expects", stop)  # after weights and network
+        with pytest.raises(KeyboardInterrupt):
+            lemis.export(run, output=out, to=to)
+        assert not out.exists()
+    (out / ".1.part").mkdir(parents=True)  # of a process that was killed
+    lemis.export(run, output=out, to=to)
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr("lemis.verbs.export.write_expects", stop)
+        with pytest.raises(KeyboardInterrupt):
+            lemis.export(run, output=out, to=to, licence="MIT")
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+
+
+def test_what_is_no_finished_run_is_told_those_there_are(trained: Path, tmp_path: Path) -> None:
+    runs = trained / "runs"
+    with pytest.raises(UsageError, match=r"nothing is not there") as caught:
+        lemis.export(runs / "nothing", output=tmp_path / "out")
+    assert caught.value.next == f"name a finished run: {runs / 'after'}, {runs / 'before'}"
+    with pytest.raises(UsageError, match=r"work has no model\.json") as caught:
+        lemis.export(trained, output=tmp_path / "out")
+    assert caught.value.next == f"name a finished run: {runs / 'after'}, {runs / 'before'}"
+    with pytest.raises(UsageError, match=r"index\.json is no folder"):
+        lemis.export(trained / "index.json", output=tmp_path / "out")
+    (tmp_path / "begun").mkdir()
+    shutil.copy(runs / "after" / "environment.json", tmp_path / "begun")
+    with pytest.raises(UsageError, match=r"begun has no model\.json") as caught:
+        lemis.export(tmp_path / "begun", output=tmp_path / "out")
+    assert caught.value.next.startswith("finish it with the command that began it: ")
+    with pytest.raises(UsageError, match=r"is not there") as caught:
+        lemis.export(tmp_path / "away" / "run", output=tmp_path / "out")
+    assert caught.value.next == "train one: lemis fit SCANS -o WORK"
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_target_that_is_none_or_lacks_its_packages(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from lemis.formats.paths import format_of
 from lemis.measure.tables import count
 from lemis.reporting.figures.svg import structure_colours
 from lemis.work_files import predictions
+from lemis.work_files import run as run_files
 from lemis.work_files.predictions import Prediction, Predictions
 
 FOLDER = "dicom-seg"  # beside label maps
@@ -158,6 +159,14 @@ def read_record(folder: Path) -> Predictions:
     Raises:
         UsageError: Nothing is.
     """
+    if (folder / run_files.MODEL).exists():
+        raise UsageError(
+            f"{folder} is a run, and SEG objects are made of label maps",
+            allowed="a folder of label maps that `lemis predict` or `lemis fit` wrote",
+            next=f"lemis predict {folder} -i FOLDER_OF_DICOM_SERIES -o masks/ --also dicom-seg",
+        )
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not there", allowed="a folder of label maps", next="check the path")
     record = predictions.read(folder)
     if record is None or not record.scans or not record.structures:
         raise UsageError(

@@ -108,8 +108,9 @@ def _of_pickle(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         said = shown(str(error).partition("\n")[0], quoted=False)
+        why = "" if "Weights only load failed" in said else f": {said}"  # PyTorch's advice there is to run it
         raise UsageError(
-            f"{file} cannot be read as tensors and plain types: {said}",
+            f"{file} cannot be read as tensors and plain types{why}",
             allowed=f"{_ONLY}; anything else could run a program",
             next="where it was made: torch.save(network.state_dict(), FILE)",
         ) from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +66,24 @@ def _export(network: nn.Module, example: torch.Tensor, divisors: Sequence[int], 
     sides = [Dim(name, min=1) for name in ("slices", "rows", "columns")[-(example.dim() - 2) :]]
     sizes: dict[int, Any] = {0: Dim("batch", min=1)}
     sizes |= {axis: by * side for axis, (by, side) in enumerate(zip(divisors, sides, strict=True), start=2)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself
+    with _exporter_silent():
         torch.onnx.export(
             network, (example,), str(file), dynamo=True, dynamic_shapes=(sizes,), opset_version=OPSET,
             external_data=False, input_names=["image"], output_names=["logits"], verbose=False,
         )  # fmt: skip
+
+
+@contextmanager
+def _exporter_silent() -> Iterator[None]:
+    """Without what the exporter says about itself: torchvision, which no network of ours uses, is not there."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _same_logits(file: Path, model: Model, network: Backbone) -> None:

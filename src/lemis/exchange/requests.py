@@ -11,6 +11,7 @@ from typing import Any
 from lemis import plugins
 from lemis.errors import UsageError, shown
 from lemis.exchange import dicom_seg
+from lemis.files import PART
 from lemis.formats import nnunet_plans
 from lemis.formats.nnunet_plans import Planned
 from lemis.settings import parse_overrides, read_yaml, resolve
@@ -23,6 +24,8 @@ _NETWORKS = {
     "nnunet": tuple(nnunet_plans.CLASSES),
     "nnssl": tuple(nnunet_plans.CLASSES),
 }  # that a target has, if not all
+_OWN = {"torch": "network.py", "onnx": "model.onnx", "monai": "configs"}  # a file that no other target writes
+_OWN |= {"nnunet": "plans_fragment.json", "nnssl": "adaptation_plan.json"}
 _PROGRAMS = {"nnunet": "nnU-Net", "nnssl": "nnU-Net"}
 
 
@@ -107,12 +110,26 @@ def refuse_export(run: Path, output: Path, to: str) -> None:
             allowed="Lemis installed as lemis[onnx]",
             next=f"pip install {' '.join(missing)}",
         )
-    if output.is_dir() and any(output.iterdir()) and not (output / FILE).is_file():
-        raise UsageError(
-            f"-o {output}, which holds other files",
-            allowed="a new folder, or one of an earlier export",
-            next=f"-o {output / run.name}",
-        )
+    _refuse_other_files(run, output, to)
+
+
+def _refuse_other_files(run: Path, output: Path, to: str) -> None:
+    """Of two exports in one folder, the first would be described by the files of the second."""
+    there = {file.name for file in output.iterdir() if not file.name.endswith(PART)} if output.is_dir() else set()
+    weights = {name for name in there if name.endswith(".pth")} - {f"{run.name}.pth"}
+    if there and FILE not in there:
+        what = "other files"
+    elif others := [other for other, file in _OWN.items() if other != to and file in there]:
+        what = f"an export for {others[0]}"
+    elif to in _NETWORKS and weights:
+        what = f"an export of another run, {min(weights)}"
+    else:
+        return
+    raise UsageError(
+        f"-o {output}, which holds {what}",
+        allowed="a new folder, or one of an earlier export like this one",
+        next=f"lemis export {run} -o {output.with_name(f'{run.name}-{to}')} --to {to}",
+    )
 
 
 def refuse_licence(licence: str | None, to: str) -> None:

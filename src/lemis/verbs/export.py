@@ -56,19 +56,18 @@ def export(
     requests.refuse_imported(run, model)
     requests.refuse_network(run, model, to)
     expects = expected(model, network)
-    place = output / card.CARD
-    if to != "monai":
-        output.mkdir(parents=True, exist_ok=True)
-    if to == "monai":
-        place = output / monai_bundle.CARD
-        use = monai_bundle.write(output, run, requests.finetuned(run, model), network, expects, licence)
-    elif to == "onnx":
-        use = onnx_file.write(output, run, model, network)
-    elif to in ("nnunet", "nnssl"):
-        use = nnunet_files.write(output, run, model, network, network.state_dict(), to=to)
-    else:
-        use = torch_files.write(output, run, model, network, network.state_dict())
-    write_expects(output, expects)
-    files.write(place, card.written(run, model, expects, licence=licence, use=use))
+    segmenting = requests.finetuned(run, model) if to == "monai" else None
+    with files.filling(output) as folder:
+        place = folder / (card.CARD if segmenting is None else monai_bundle.CARD)
+        if segmenting is not None:
+            use = monai_bundle.write(folder, run, segmenting, network, expects, licence)
+        elif to == "onnx":
+            use = onnx_file.write(folder, run, model, network)
+        elif to in ("nnunet", "nnssl"):
+            use = nnunet_files.write(folder, run, model, network, network.state_dict(), to=to)
+        else:
+            use = torch_files.write(folder, run, model, network, network.state_dict())
+        write_expects(folder, expects)
+        files.write(place, card.written(run, model, expects, licence=licence, use=use))
     messages().print(f"exported {run.name} to {output}: {', '.join(sorted(file.name for file in output.iterdir()))}")
     return output

@@ -24,6 +24,8 @@ from lemis.settings import read_yaml, resolve
 VERSION = 1
 MODEL, WEIGHTS, STATUS = "model.json", "model.safetensors", "status.json"
 ENVIRONMENT, SETTINGS, METRICS = "environment.json", "settings.yaml", "metrics.jsonl"
+RUNS = "runs"  # of a work folder
+_SHOWN = 4  # of its runs, where another folder was given
 # What makes a run anew where one of its files is damaged; every run folder has the command in it.
 ANEW = f"delete this folder, and run the command that made it again ({ENVIRONMENT} there has it)"
 
@@ -182,13 +184,27 @@ def read_model(run: Path) -> Model:
         UsageError: The run is not finished, or the file is damaged or of another version.
     """
     if not (run / MODEL).exists():
-        raise UsageError(
-            f"{run} has no {MODEL}",
-            allowed="the folder of a finished run",
-            next="give work/runs/NAME, or run the same training command again to finish it",
-        )
+        raise _no_finished_run(run)
     model: Model = read(run / MODEL, _MODEL, next=ANEW)
     return model
+
+
+def _no_finished_run(run: Path) -> UsageError:
+    made = read_environment(run)
+    near = next((names for home in (run / RUNS, run.parent) if (names := _finished(home))), [])
+    if made is not None:
+        next_best = f"finish it with the command that began it: {made.command}"
+    elif near:
+        more = f", or {len(near) - _SHOWN} more there" if len(near) > _SHOWN else ""
+        next_best = f"name a finished run: {', '.join(near[:_SHOWN])}{more}"
+    else:
+        next_best = "train one: lemis fit SCANS -o WORK"
+    what = f"has no {MODEL}" if run.is_dir() else "is no folder" if run.exists() else "is not there"
+    return UsageError(f"{run} {what}", allowed="the folder of a finished run, WORK/runs/NAME", next=next_best)
+
+
+def _finished(home: Path) -> list[str]:
+    return sorted(str(file.parent) for file in home.glob(f"*/{MODEL}"))
 
 
 def refuse_modules(run: Path, model: Model, trust: Trust, *, next: str) -> None:
