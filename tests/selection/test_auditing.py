@@ -13,15 +13,16 @@ from pools import pool
 
 
 def test_one_of_five_is_drawn_by_default_and_of_a_random_choice_none_more() -> None:
-    assert [auditing.share(None, number, "cover") for number in (1, 4, 5, 9, 10)] == [0, 0, 1, 1, 2]
-    assert auditing.share(None, 10, "random") == 0
-    assert [auditing.share(asked, 3, "random") for asked in (0, 3)] == [0, 3]
+    assert [auditing.share(None, number, 30, "cover") for number in (1, 4, 5, 9, 10)] == [0, 0, 1, 1, 2]
+    assert auditing.share(None, 10, 30, "random") == 0
+    assert [auditing.share(None, 10, left, "cover") for left in (4, 10, 11)] == [0, 0, 2]  # all: nothing is left
+    assert [auditing.share(asked, 3, 30, "random") for asked in (0, 3)] == [0, 3]
 
 
 @pytest.mark.parametrize("asked", [-1, 4])
 def test_more_than_there_are_is_refused(asked: int) -> None:
     with pytest.raises(UsageError, match=rf"--audit {asked} of 3\n.*0 to 3\n.*--audit [03]"):
-        auditing.share(asked, 3, "cover")
+        auditing.share(asked, 3, 30, "cover")
 
 
 def way(given: Pool, number: int) -> list[Pick]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import shutil
 from collections.abc import Callable
@@ -218,15 +219,21 @@ def edited(proposal: Path) -> tuple[sitk.Image, dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_corrected_proposal_is_learned_from(tmp_path: Path) -> None:
+def test_a_corrected_proposal_is_learned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     scans = phantom.write_dataset(tmp_path / "scans", subjects=5, labelled=2, shape=(40, 40, 5))
     work = tmp_path / "work"
 
     def run_fit() -> None:
         fit(scans, output=work, method="pcl", preset="tiny", device="cpu", overrides=FEW, fold=0)
 
+    monkeypatch.setattr("sys.argv", ["/bin/lemis", "fit", str(scans), "--preset", "my own.yaml"])
     run_fit()
     page = suggest(work, number=2, device="cpu")
+    command = f"lemis fit {scans} --preset 'my own.yaml'"  # not another one, with other settings
+    assert command in html.unescape(page.read_text(encoding="utf-8"))
+    assert f"then {command}" in " ".join(capsys.readouterr().err.split())
     record = suggestions.read(page.parent)
     assert record is not None
     text = page.read_text(encoding="utf-8")

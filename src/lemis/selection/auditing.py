@@ -18,19 +18,20 @@ ONE_IN = 5  # INFERRED: one of five suggested subjects, none of fewer
 RANDOM = "random"  # the way that draws all of them
 
 
-def share(asked: int | None, number: int, way: str) -> int:
+def share(asked: int | None, number: int, left: int, way: str) -> int:
     """How many are drawn.
 
     Args:
         asked: As the user gave it.
         number: How many subjects are suggested.
+        left: How many have no label. Where all of these are suggested, none is left that a drawn one could speak for.
         way: That chooses the others.
 
     Raises:
         UsageError: More than there are, or fewer than none.
     """
     if asked is None:
-        return 0 if way == RANDOM else number // ONE_IN
+        return 0 if way == RANDOM or number >= left else number // ONE_IN
     if not 0 <= asked <= number:
         raise UsageError(
             f"--audit {asked} of {number}", allowed=f"0 to {number}", next=f"--audit {min(max(asked, 0), number)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from lemis.selection.pool import Seen, Subjects
 from lemis.settings import parse_overrides, plain, resolve
 from lemis.verbs.predict import predict
 from lemis.work_files import suggestions
+from lemis.work_files.run import read_environment
 from lemis.work_files.suggestions import Coverage, Suggestion, Suggestions
 
 PAGE = "index.html"
@@ -81,7 +83,8 @@ def suggest(
     settings = resolve(module.Settings, parse_overrides(overrides))
     needed: int = getattr(module, "NETWORKS", 0)
     asking.refuse_without_networks(name, needed, len(used.finetuned), work)
-    drawn = auditing.share(audit, number, name)
+    left = len({scan.subject for scan in index.scans} - asking.labelled_subjects(index))
+    drawn = auditing.share(audit, number, left, name)
     output = output or work / suggestions.FOLDER
     files.require_writable(output)
     asked = used if needed else used._replace(finetuned=())  # networks are asked only where it matters
@@ -103,10 +106,19 @@ def suggest(
         ),
     )  # fmt: skip
     suggestions.save(output, record)
-    again = f"lemis fit {index.root} -o {work}"
+    again = _again(work, index, used)
     files.write(output / PAGE, _page(record, told, picks, index, output, again))
     _say(record, again)
     return output / PAGE
+
+
+def _again(work: Path, index: Index, used: Used) -> str:
+    """The command that learns from new labels: the one that trained the networks, as others have other settings."""
+    made = [read_environment(work / "runs" / run) for run in used.finetuned]
+    whole = [one for one in made if one is not None and one.command.startswith(("lemis fit ", "lemis demo"))]
+    if whole:
+        return max(whole, key=lambda one: one.started).command
+    return shlex.join(["lemis", "fit", index.root, "-o", str(work)])
 
 
 def _seen(
