@@ -172,7 +172,7 @@ ELSEWHERE = {"dataset": {"a": {"images": ["../raw/a.nii.gz"], "label": "../raw/a
         (lists("a.nii.gz"), []),
         ({"dataset": {"a": {"images": ["imagesTr/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}}}, []),
         ({"training": [1, None, {"image": None}, {"image": [3]}], "dataset": [1]}, []),
-        ({"numTraining": 30}, ['"numTraining" is 30, but imagesTr holds 2']),
+        ({"numTraining": 30}, ['"numTraining" is 30, but imagesTr holds 2, 1 of them labelled']),
         (lists("a.nii.gz", "c.nii.gz"), ["./imagesTr/c.nii.gz is not there (1 of 2 listed files)"]),
         (ELSEWHERE, ["../raw/a.nii.gz is not there (1 of 1 listed files)"]),
     ],
@@ -183,6 +183,17 @@ def test_what_a_dataset_json_lists_is_held_against_what_is_there(
     touch(*[tmp_path / "imagesTr" / f"{name}_0000.nii.gz" for name in "ab"], tmp_path / "labelsTr" / "a.nii.gz")
     (tmp_path / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
     assert [doubt.seen for doubt in recognise(tmp_path).doubts] == words
+
+
+def test_labels_that_came_since_are_no_doubt_and_lost_ones_are(tmp_path: Path) -> None:
+    scans = "abcd"
+    touch(*[tmp_path / "imagesTr" / f"{name}_0000.nii.gz" for name in scans])
+    touch(*[tmp_path / "labelsTr" / f"{name}.nii.gz" for name in "ab"])
+    doubted = []
+    for number in range(6):
+        (tmp_path / "dataset.json").write_text(json.dumps({"numTraining": number}), encoding="utf-8")
+        doubted += [number for doubt in recognise(tmp_path).doubts if "2 of them labelled" in doubt.seen]
+    assert doubted == [3, 5]
 
 
 def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:

@@ -101,13 +101,13 @@ def not_as_declared(root: Path, declared: Declared, cases: Sequence[Case]) -> li
                 "copy the missing files; if they are elsewhere, list them in a CSV (image, label, subject)",
             )
         )
-    elif declared.scans not in (0, len(cases), labelled):
+    elif declared.scans > labelled and declared.scans != len(cases):  # fewer: somebody labelled more since
         found.append(
             Doubt(
                 "dataset.json",
                 "different number of scans",
-                f'"numTraining" is {declared.scans}, but imagesTr holds {len(cases)}',
-                "copy the missing scans, or correct the number; fine if you meant to leave some out",
+                f'"numTraining" is {declared.scans}, but imagesTr holds {len(cases)}, {labelled} of them labelled',
+                "copy the missing scans or labels, or correct the number; fine if you meant to leave some out",
             )
         )
     return found
