@@ -127,6 +127,12 @@ def test_a_name_that_means_several_series_or_none_is_refused(tmp_path: Path) -> 
         recognise(Path(f"{tmp_path}#series=T1*"))
     with pytest.raises(UsageError, match=r"no series 'T3' in 1 studies: T1 a(.|\n)*T1 b"):
         recognise(Path(f"{tmp_path}#series=T3"))
+    with pytest.raises(UsageError, match=r"no series 't1 B\*c'") as caught:
+        recognise(Path(f"{tmp_path}#series=t1 B*c"))
+    assert caught.value.next.endswith("#series=T1 a'")
+    with pytest.raises(UsageError, match=r"no series '1 B'") as caught:
+        recognise(Path(f"{tmp_path}#series=1 B"))
+    assert caught.value.next.endswith("#series=T1 b'")  # the one that the words are in
 
 
 def test_series_named_after_commas_are_channels(tmp_path: Path) -> None:

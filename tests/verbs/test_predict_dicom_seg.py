@@ -61,6 +61,17 @@ def test_label_maps_and_objects_of_series_hold_the_same_voxels(
 
 
 @pytest.mark.slow
+def test_series_that_were_taken_as_channels_are_told_how_to_be_named(run: Path, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    for number in (1, 2):
+        for title in ("cine sa", "T2 haste"):
+            segs.write_series(scans / f"p{number}" / title, uid=f"1.2.4.{number}.{len(title)}", SeriesDescription=title)
+    with pytest.raises(UsageError, match=r"scans with 2 channels \(T2 haste, cine sa\)") as caught:
+        predict(run, inputs=scans, output=tmp_path / "masks", device="cpu")
+    assert caught.value.next == f"name the series: -i '{scans}#series=T2 haste'"
+    predict(run, inputs=Path(f"{scans}#series=T2 haste"), output=tmp_path / "masks", device="cpu")
+
+
 def test_scans_of_other_formats_are_refused_before_a_network_runs(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"dicom-seg of heart_00(.|\n)*--also dicom-seg"):
         predict(run, output=tmp_path / "masks", also="dicom-seg", device="cpu")

@@ -156,7 +156,10 @@ def which(root: Path, studies: Sequence[Study], wanted: str = "") -> UsageError:
                 mine.setdefault(one.title, []).append(one)
         for title, some in mine.items():
             usable.setdefault(title, []).append(some)
-    order = sorted(usable, key=lambda title: (-sum(len(some) == 1 for some in usable[title]), title))
+    near = (wanted or "").strip("*").casefold()
+    order = sorted(
+        usable, key=lambda title: (near not in title.casefold(), -sum(len(some) == 1 for some in usable[title]), title)
+    )
     lines = [
         f"{described(usable[title][0][0])} in {len(usable[title])} of {len(studies)} studies"
         + (f", up to {most} times in one" if (most := max(map(len, usable[title]))) > 1 else "")

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from lemis.datasets import index as index_file
 from lemis.datasets.index import Index, Scan
 from lemis.datasets.scans import image_digest, read_image
 from lemis.errors import UsageError
+from lemis.formats.paths import format_of
 from lemis.formats.source import Source
 from lemis.preparation import preprocess
 from lemis.preparation.facts import Facts
@@ -28,8 +30,16 @@ def expect_channels(index: Index, model: Model) -> None:
         raise UsageError(
             f"scans with {len(index.channels)} channels ({', '.join(index.channels)})",
             allowed=f"the {len(model.channels)} the run was trained on: {', '.join(model.channels)}",
-            next="give scans with the same channels in the same order",
+            next=_picked(index, len(model.channels)) or "give scans with the same channels in the same order",
         )
+
+
+def _picked(index: Index, channels: int) -> str:
+    """How series are named where too many of a DICOM study were taken as channels; else nothing."""
+    files = [index_file.locate(index, file) for scan in index.scans[:1] for file in scan.images]
+    if len(index.channels) <= channels or not all(format_of(file) == "dicom" for file in files):
+        return ""
+    return f"name the series: -i '{index.root}#series={','.join(index.channels[:channels])}'"
 
 
 def prepared(scan: Scan, index: Index, settings: Settings) -> tuple[NDArray[np.float16], Facts, Source]:
