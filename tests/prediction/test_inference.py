@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lemis.contracts import Backbone, KeypointBackbone
 from lemis.errors import UsageError
-from lemis.prediction import inference, tiles
+from lemis.prediction import costs, inference, tiles
 from lemis.prediction.inference import predict_scan
 from lemis.prediction.padding import padded_logits
 from lemis.preparation import preprocess
@@ -298,10 +298,10 @@ def test_tiles_overlap_and_mirror_as_they_are_told() -> None:
 
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_a_probe_sees_tiles_of_the_run_s_size(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "PROBE_SECONDS", 0.0)
+    monkeypatch.setattr(costs, "PROBE_SECONDS", 0.0)
     reader, facts = Reader(dims=3), described((40, 40, 20), 2)
     options = tiles.Settings(at_once=at_once)
-    found = inference.probe([reader, reader], facts, 2, CPU, (4, 16, 16), options, mirrored=(0, 1, 2))
+    found = costs.probe([reader, reader], facts, 2, CPU, (4, 16, 16), options, mirrored=(0, 1, 2))
     assert set(reader.shapes) == {(at_once, 2, 16, 16, 16)}  # the reader divides by 16
     assert len(reader.shapes) == 2 * 8 * 2  # networks, mirror images, a warm-up and one that is timed
     assert (found.pixels, found.num_classes) == (4 * 16 * 16, CLASSES)
@@ -313,25 +313,25 @@ def test_a_probe_sees_tiles_of_the_run_s_size(at_once: int, monkeypatch: pytest.
 def test_a_probe_sees_as_many_slices_at_once_as_a_run(
     at_once: int, parts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "PROBE_SECONDS", 0.0)
+    monkeypatch.setattr(costs, "PROBE_SECONDS", 0.0)
     monkeypatch.setattr(inference, "SLAB_BYTES", 4 * CLASSES * 33 * 47 * at_once)
     reader, facts = Reader(), described((33, 47, 20), 2)
-    found = inference.probe([reader], facts, 1, CPU)
+    found = costs.probe([reader], facts, 1, CPU)
     assert reader.shapes == [(1, 1, 48, 48), *[(part, 1, 48, 48) for part in parts * 2]]  # a warm-up, and one timed
     assert (found.pixels, found.num_classes) == (33 * 47, CLASSES)
 
 
 def test_time_and_memory_of_a_scan_follow_from_a_tile() -> None:
     facts = described((512, 512, 600), 2)
-    one = inference.Probe(seconds=0.5, pixels=64 * 128 * 128, num_classes=9, before_gb=0.2, peak_gb=0.5)
+    one = costs.Probe(seconds=0.5, pixels=64 * 128 * 128, num_classes=9, before_gb=0.2, peak_gb=0.5)
     voxels, ring = 600 * 512 * 512, 4 * 10 * 64 * 512 * 512
-    tiled = inference.cost(facts, one, 1, CPU, (64, 128, 128), tiles.Settings())
+    tiled = costs.cost(facts, one, 1, CPU, (64, 128, 128), tiles.Settings())
     assert (tiled.parts, tiled.seconds) == (18 * 7 * 7, 0.5 * 18 * 7 * 7)
     assert tiled.peak_gb == pytest.approx(max(0.2 + 24 * voxels / 1e9, 0.5 + (5 * voxels + ring) / 1e9))
-    on_gpu = inference.cost(facts, one, 1, torch.device("cuda"), (64, 128, 128), tiles.Settings())
+    on_gpu = costs.cost(facts, one, 1, torch.device("cuda"), (64, 128, 128), tiles.Settings())
     assert on_gpu.peak_gb == pytest.approx(0.5 + ring / 1e9)
-    slice_ = inference.Probe(seconds=0.01, pixels=256 * 256, num_classes=9, before_gb=0.2, peak_gb=0.5)
-    assert inference.cost(facts, slice_, 1, CPU)[:2] == (600, pytest.approx(600 * 0.04))
+    slice_ = costs.Probe(seconds=0.01, pixels=256 * 256, num_classes=9, before_gb=0.2, peak_gb=0.5)
+    assert costs.cost(facts, slice_, 1, CPU)[:2] == (600, pytest.approx(600 * 0.04))
 
 
 def test_a_pretraining_run_cannot_predict(tmp_path: Path) -> None:

@@ -10,10 +10,9 @@ Axis letters: K classes; n prepared slices of h x w; N slices of H x W on the sc
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,13 +27,11 @@ from lemis.prediction import tiles
 from lemis.prediction.mirroring import mean_logits
 from lemis.preparation.facts import Facts
 from lemis.preparation.preprocess import insert_slices
-from lemis.runs.memory import peak_memory_gb
 from lemis.runs.run import fill, load_model
 from lemis.settings import resolve
 from lemis.work_files.run import FinetunedModel, Model, read_finetuned
 
 SLAB_BYTES = 256 * 2**20  # of the probabilities of slices at once, at most (but at least one slice); volumes: see tiles
-PROBE_SECONDS = 0.5  # that tiles are timed for; two at least, the first of which warms up
 
 
 def load_network(run: Path, device: torch.device, trust: Trust = NO_TRUST) -> tuple[Backbone, FinetunedModel]:
@@ -133,10 +130,11 @@ def _by_slices(
             del each  # no other network's while the next slices are seen
         yield probabilities.movedim(1, 0)
         start += slab
-        slab = _slices_at_once(probabilities.shape[1], facts)
+        slab = slices_at_once(probabilities.shape[1], facts)
 
 
-def _slices_at_once(num_classes: int, facts: Facts) -> int:
+def slices_at_once(num_classes: int, facts: Facts) -> int:
+    """How many slices go through the networks together, so that their probabilities take ``SLAB_BYTES`` at most."""
     pixels = max(math.prod(facts.slice_shape), math.prod(facts.prepared_shape))
     return max(1, SLAB_BYTES // (4 * num_classes * pixels))
 
@@ -199,107 +197,3 @@ def _in_plane(maps: Tensor, facts: Facts, outside: float) -> Tensor:
     if maps.shape[1:] == facts.slice_shape:
         return maps
     return F.interpolate(maps[None], facts.slice_shape, mode="bilinear", align_corners=False)[0]
-
-
-# ------------------------------------------------------------------------------------------------ what it will cost
-
-
-class Probe(NamedTuple):
-    """What a tile, or a slice, took here: all networks and mirror images together, the fastest after a warm-up."""
-
-    seconds: float
-    pixels: int
-    num_classes: int
-    before_gb: float  # the most that this process had held before, on the GPU where it uses one
-    peak_gb: float  # and with the probe
-
-
-@torch.inference_mode()
-def probe(
-    networks: Sequence[Backbone],
-    facts: Facts,
-    channels: int,
-    device: torch.device,
-    patch_px: Sequence[int] | None = None,
-    settings: tiles.Settings | None = None,
-    mirrored: Sequence[int] = (),
-) -> Probe:
-    """Predict a tile of noise, or slices of the size in ``facts``, a few times; arguments as of ``predict_scan``.
-
-    As much goes through the network at once as will in the run, since that is what memory is taken by; the time is that
-    of one tile or slice.
-    """
-    settings = settings or tiles.Settings()
-    before_gb = peak_memory_gb() or math.nan
-    rng = np.random.default_rng(0)
-
-    def noise(*shape: int) -> NDArray[np.float16]:
-        return rng.standard_normal(shape, np.float32).astype(np.float16)
-
-    def slabs(image: NDArray[np.float16]) -> Iterator[Tensor]:
-        return probabilities(networks, image, facts, device, patch_px, settings, mirrored)
-
-    if patch_px is None:
-        (first,) = slabs(noise(1, channels, *facts.prepared_shape))
-        count = min(facts.slices, 1 + _slices_at_once(first.shape[0], facts))  # the first goes alone
-        image = noise(count, channels, *facts.prepared_shape)
-    else:
-        (slices, rows, cols), count = patch_px, settings.at_once
-        image = noise(slices, channels, rows, cols + (count - 1) * max(1, int(cols * (1 - settings.overlap))))
-    num_classes, times = 0, list[float]()
-    while len(times) < 2 or sum(times) < PROBE_SECONDS:
-        _finish(device)
-        begin = time.perf_counter()
-        num_classes = [slab.shape[0] for slab in slabs(image)][-1]
-        _finish(device)
-        times.append(time.perf_counter() - begin)
-    pixels = math.prod(patch_px or facts.prepared_shape)
-    return Probe(min(times[1:]) / count, pixels, num_classes, before_gb, peak_memory_gb() or math.nan)
-
-
-class Cost(NamedTuple):
-    """What the prediction of a scan is expected to take, without reading it."""
-
-    parts: int  # tiles or slices
-    seconds: float
-    peak_gb: float
-
-
-def cost(
-    facts: Facts,
-    probe: Probe,
-    channels: int,
-    device: torch.device,
-    patch_px: Sequence[int] | None = None,
-    settings: tiles.Settings | None = None,
-) -> Cost:
-    """Time and memory of one scan by what one tile or slice took.
-
-    Memory is, on a CPU, the larger of
-        preparation: the process's before the probe, 8 bytes of a stored voxel (whole numbers become float32), 8 of a
-        prepared one, and 8 of those of one channel at a time;
-        prediction: the process's after it, 2 bytes of a prepared voxel, and either the sums of the tiles and 3 of a
-        label's voxel, or 7 of that while its pieces are looked for;
-    and on a GPU its own after the probe, and the sums of the tiles.
-    The sums of the tiles are ``tiles.ring_bytes``; those of slices are there in the probe.
-    """
-    settings = settings or tiles.Settings()
-    size = (facts.slices, *facts.prepared_shape)
-    if patch_px is None:
-        parts, pixels = facts.slices, math.prod(facts.prepared_shape)
-        sums = 0
-    else:
-        parts, pixels = tiles.count(size, patch_px, settings.overlap), probe.pixels
-        sums = tiles.ring_bytes(size, patch_px, probe.num_classes)
-    seconds = parts * probe.seconds * pixels / probe.pixels
-    own, prepared = math.prod(facts.canonical_shape), math.prod(size)
-    preparation = 8 * channels * own + (8 * channels + 8) * prepared
-    prediction = 2 * channels * prepared + max(sums + 3 * own, 7 * own)
-    if device.type == "cuda":
-        return Cost(parts, seconds, probe.peak_gb + sums / 1e9)
-    return Cost(parts, seconds, max(probe.before_gb + preparation / 1e9, probe.peak_gb + prediction / 1e9))
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.text import Text
@@ -27,11 +25,11 @@ from lemis.formats import volume
 from lemis.formats.paths import file_of, label_suffix, series_of, stamp
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
-from lemis.prediction import components, mirroring, tiles
-from lemis.prediction.inference import Cost, cost, load_network, predict_scan, probe
-from lemis.prediction.new_scan import described, expect_channels, prepared
+from lemis.prediction import components, costs, mirroring, tiles
+from lemis.prediction.inference import load_network, predict_scan
+from lemis.prediction.new_scan import expect_channels, prepared
 from lemis.prediction.settings import Settings
-from lemis.preparation import exposure, preprocess
+from lemis.preparation import exposure
 from lemis.preparation.classes import values_of
 from lemis.preparation.exposure import SLICE_DIRECTION, Known, Strange
 from lemis.preparation.facts import Facts
@@ -45,7 +43,6 @@ from lemis.runs.device import chosen_device
 from lemis.runs.material import digest_of_file
 from lemis.runs.run import messages
 from lemis.settings import parse_overrides, resolve
-from lemis.terminal import duration
 from lemis.training import predicting
 from lemis.work_files import predictions, quality
 from lemis.work_files.predictions import Kept, Pieces, Prediction, Predictions
@@ -161,7 +158,7 @@ def predict(
         return output
     if dry_run:
         _say_strange({scan.id: _strange_header(scan, index, ensemble) for scan in waiting}, console)
-        _print_cost(waiting, _costs(waiting, ensemble), ensemble)
+        _print_cost(waiting, ensemble)
         return output
     output.mkdir(parents=True, exist_ok=True)
     measuring = _measuring(ensemble, work, beside or ()) if ensemble.settings.quality else None
@@ -435,7 +432,16 @@ def _predict_one(scan: Scan, index: Index, ensemble: _Ensemble, output: Path) ->
     return said, Predicted(scan, slices, facts, source, classes, known_as)
 
 
-# ------------------------------------------------------------------------------------------------ tiles and their cost
+def _print_cost(scans: Sequence[Scan], ensemble: _Ensemble) -> None:
+    patch_px, settings = ensemble.tiling or (None, None)
+    found = costs.of_scans(
+        scans, ensemble.networks, ensemble.models[0], ensemble.device, patch_px, settings, ensemble.mirrored
+    )
+    for line in costs.in_words(scans, found, ensemble.device, patch_px):
+        terminal.console().print(line)
+
+
+# ---------------------------------------------------------------------------------------------------------- the record
 
 
 def _said_of(tiling: Tiling | None) -> dict[str, Any]:
@@ -444,54 +450,6 @@ def _said_of(tiling: Tiling | None) -> dict[str, Any]:
         return {}
     names = [one.name for one in dataclasses.fields(tiles.Settings) if one.name != "at_once"]
     return {"tiles": {"patch_px": list(tiling.patch_px), **{name: getattr(tiling.settings, name) for name in names}}}
-
-
-def _costs(scans: Sequence[Scan], ensemble: _Ensemble) -> list[Cost]:
-    model, networks, device = ensemble.models[0], ensemble.networks, ensemble.device
-    patch_px, tiled = ensemble.tiling or (None, None)
-    settings, channels = resolve(Preparation, model.prepared), len(model.channels)
-    facts = [described(scan, scan.shape, scan.spacing_mm, settings) for scan in scans]
-    _load_what_preparation_needs()
-    largest = max(facts, key=lambda one: math.prod(one.prepared_shape))
-    found = probe(networks, largest, channels, device, patch_px, tiled, ensemble.mirrored)
-    return [cost(one, found, channels, device, patch_px, tiled) for one in facts]
-
-
-def _load_what_preparation_needs() -> None:
-    """Libraries are part of the memory that a prediction takes, so they are there before it is measured."""
-    settings = Preparation(spacing_mm=1.0, slice_spacing_mm=1.0)
-    shape = (8, 8, 8)
-    small = preprocess.describe(
-        id="", subject="", images=("",), label=None, shape=shape, spacing_mm=(2.0, 2.0, 2.0), slice_axis=2,
-        settings=settings,
-    )  # fmt: skip
-    image = np.arange(512, dtype=np.float32).reshape(shape)
-    preprocess.prepare_image(image, small, settings)
-
-
-def _print_cost(scans: Sequence[Scan], costs: Sequence[Cost], ensemble: _Ensemble) -> None:
-    console, tiling, device = terminal.console(), ensemble.tiling, ensemble.device
-    part = "slice" if tiling is None else "tile"
-    of = "" if tiling is None else f" of {' x '.join(map(str, tiling.patch_px))}"
-    seconds, parts = sum(one.seconds for one in costs), sum(one.parts for one in costs)
-    console.print(
-        f"{count(len(scans), 'scan')}, {count(parts, part)}{of}: about {duration(seconds)} on {device.type}, "
-        f"{duration(seconds / parts)} a {part}; reading and preparing come on top"
-    )
-    where = "GPU" if device.type == "cuda" else "process"
-    places = range(len(costs))
-    longest = max(places, key=lambda place: costs[place].seconds)
-    largest = max(places, key=lambda place: costs[place].peak_gb)
-    named = {"longest": longest, "largest": largest} if longest != largest else {"longest and largest": longest}
-    for title, at in named.items():
-        one, shape = costs[at], " x ".join(map(str, scans[at].shape))
-        console.print(
-            f"{title}: {scans[at].id} ({shape}): {count(one.parts, part)}, {duration(one.seconds)}, "
-            f"peak memory of the {where} about {one.peak_gb:.1f} GB"
-        )
-
-
-# ---------------------------------------------------------------------------------------------------------- the record
 
 
 def _is_made(entry: Prediction | None, wanted: Prediction, output: Path) -> bool:
