@@ -119,7 +119,7 @@ def test_scans_without_a_dice_are_left_out() -> None:
     held = drawn(1, 5)
     gone = [one._replace(dice=math.nan) if one.subject == "p0" else one for one in held]
     calibration = Calibration(gone, 0.8)
-    assert calibration.subjects == calibration.subjects_of("c0") == 4
+    assert calibration.subjects == 4
     assert calibration.expected("c0", {f"fold{k}": 0.8 for k in range(5)}) is None
 
 

@@ -115,10 +115,6 @@ class Calibration:
         """How many there are."""
         return len({one.subject for one in self.held})
 
-    def subjects_of(self, structure: str) -> int:
-        """Those with a number for this structure."""
-        return len({one.subject for one in self.held if one.structure == structure})
-
     def without(self, subject: str) -> Calibration:
         """What the others say, as of a scan of this subject itself."""
         others = [one for one in self.held if one.subject != subject]
