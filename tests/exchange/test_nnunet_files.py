@@ -134,7 +134,9 @@ def test_other_networks_are_refused_with_what_to_do(trained: Path, tmp_path: Pat
         with pytest.raises(UsageError, match="unet2d has no counterpart in nnU-Net") as caught:
             lemis.export(trained / "runs" / "other", output=tmp_path / "out", to=to)
         assert caught.value.allowed == "plainconv_unet or residual_encoder_unet"
-        assert caught.value.next == f"lemis pretrain {trained} --backbone residual_encoder_unet"
+        volumes = " backbone.dims=3" if to == "nnssl" else ""
+        command = f"lemis pretrain {trained} --method mae --backbone residual_encoder_unet{volumes}"
+        assert caught.value.next == command
     with pytest.raises(UsageError, match="whose network is of slices"):
         lemis.export(trained / "runs" / "plain", output=tmp_path / "out", to="nnssl")
     assert not (tmp_path / "out").exists()

@@ -153,9 +153,10 @@ def test_what_is_no_finished_run_is_told_those_there_are(trained: Path, tmp_path
     with pytest.raises(UsageError, match=r"nothing is not there") as caught:
         lemis.export(runs / "nothing", output=tmp_path / "out")
     assert caught.value.next == f"name a finished run: {runs / 'after'}, {runs / 'before'}"
-    with pytest.raises(UsageError, match=r"work has no model\.json") as caught:
-        lemis.export(trained, output=tmp_path / "out")
-    assert caught.value.next == f"name a finished run: {runs / 'after'}, {runs / 'before'}"
+    for folder in (trained, runs):
+        with pytest.raises(UsageError, match=r"has no model\.json") as caught:
+            lemis.export(folder, output=tmp_path / "out")
+        assert caught.value.next == f"name a finished run: {runs / 'after'}, {runs / 'before'}"
     with pytest.raises(UsageError, match=r"index\.json is no folder"):
         lemis.export(trained / "index.json", output=tmp_path / "out")
     (tmp_path / "begun").mkdir()

@@ -72,11 +72,11 @@ def refuse_network(run: Path, model: Model, to: str) -> None:
     if to not in _NETWORKS:
         return
     if model.backbone not in _NETWORKS[to]:
-        next_best = _NETWORKS[to][-1]
+        volumes = " backbone.dims=3" if to == "nnssl" else ""
         raise UsageError(
             f"--to {to} for {run}: {model.backbone} has no counterpart in {_PROGRAMS[to]}",
             allowed=" or ".join(_NETWORKS[to]),
-            next=f"lemis pretrain {run.parent.parent} --backbone {next_best}",
+            next=f"lemis pretrain {run.parent.parent} --method mae --backbone {_NETWORKS[to][-1]}{volumes}",
         )
     if to == "nnssl" and model.backbone_settings.get("dims") != 3:
         raise UsageError(

@@ -191,7 +191,7 @@ def read_model(run: Path) -> Model:
 
 def _no_finished_run(run: Path) -> UsageError:
     made = read_environment(run)
-    near = next((names for home in (run / RUNS, run.parent) if (names := _finished(home))), [])
+    near = next((names for home in (run / RUNS, run, run.parent) if (names := _finished(home))), [])
     if made is not None:
         next_best = f"finish it with the command that began it: {made.command}"
     elif near:
