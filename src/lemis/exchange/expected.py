@@ -8,6 +8,7 @@ from lemis import __version__
 from lemis.contracts import Backbone
 from lemis.formats.directions import BODY, as_axes
 from lemis.layers.unet import all_parts
+from lemis.layers.unet3d import multiples
 from lemis.preparation.settings import Settings
 from lemis.settings import resolve
 from lemis.work_files.exported import Class, Expects
@@ -83,8 +84,7 @@ def _steps(model: Model, how: Settings) -> list[str]:
 
 
 def _given(network: Backbone, model: Model) -> str:
-    channels, divisors = len(model.channels), network.divisors
-    divisor = str(divisors[0]) if len(set(divisors)) == 1 else " x ".join(map(str, divisors))
+    channels, divisor = len(model.channels), multiples(network.divisors)
     if network.dims == 2:
         return (
             f"Give slices as (batch, {channels}, rows, columns) float32, padded with zeros to multiples of {divisor}."

@@ -17,6 +17,7 @@ from torch import nn
 from lemis import files
 from lemis.contracts import Backbone, KeypointBackbone
 from lemis.errors import LemisError, UsageError
+from lemis.layers.unet3d import multiples
 from lemis.work_files.run import Model
 
 FILE = "model.onnx"
@@ -51,10 +52,10 @@ def write(folder: Path, run: Path, model: Model, network: Backbone) -> str:
             raise _refused(run, model, f"{type(error).__name__}: {said}") from error
         _same_logits(temporary, model, network)
     kind = "rows, columns" if network.dims == 2 else "slices, rows, columns"
-    divisor = str(divisors[0]) if len(set(divisors)) == 1 else " x ".join(map(str, divisors))
     return (
         f"Needs ONNX Runtime, or another reader of ONNX (opset {OPSET}). Input `image` (batch, channels, {kind}) "
-        f"float32, of any batch, each side a multiple of {divisor}; output `logits` of the same size.\n\n```python\n"
+        f"float32, of any batch, each side a multiple of {multiples(divisors)}; output `logits` of the same size."
+        "\n\n```python\n"
         f'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{FILE}")\n'
         '(logits,) = session.run(["logits"], {"image": image})\n```'
     )

@@ -142,6 +142,11 @@ def encoder(in_channels: int, channels: Sequence[int], norm: Norm) -> nn.ModuleL
     return nn.ModuleList([nn.Sequential(convolution(i, o // 2, norm), convolution(o // 2, o, norm)) for i, o in sizes])
 
 
+def multiples(divisors: Sequence[int]) -> str:
+    """``16``, or ``2 x 8 x 8`` where the axes differ."""
+    return str(divisors[0]) if len(set(divisors)) == 1 else " x ".join(map(str, divisors))
+
+
 def check_sides(
     x: Tensor, divisor: int | Sequence[int], *, one_cell: bool, what: str = "a volume", unit: str = "voxels"
 ) -> None:
@@ -163,7 +168,7 @@ def check_sides(
     if small or any(side % by for side, by in zip(sides, divisors, strict=True)):
         cure = [-(-side // by) * by for side, by in zip(sides, divisors, strict=True)]
         cure[-1] = max(cure[-1], 2 * divisors[-1] if small else 0)
-        by = f"{divisors[0]}" if len(set(divisors)) == 1 else " x ".join(map(str, divisors))
+        by = multiples(divisors)
         raise UsageError(
             f"{what} of {' x '.join(map(str, sides))} {unit}",
             allowed=f"sides that are multiples of {by}"
