@@ -136,6 +136,12 @@ def test_a_link_leads_somewhere(page: str, link: str) -> None:
     assert not anchor or anchor in anchors(target), f"{page}: {link}"
 
 
+def test_no_two_test_modules_have_one_name() -> None:
+    """pytest would collect one of them and stop at the other."""
+    names = [file.name for file in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_each_decision_has_a_number_of_its_own() -> None:
     pages = sorted(page for page in PAGES if page.parent.name == "decisions")
     assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 class Threshold(torch.nn.Module):
     """Class 1 where the first channel is above a value; what depends on the place as ``slope`` says."""
 
-    dims, channels, strides = 2, (1, 1), (1, 2)
+    dims, channels, strides, divisors = 2, (1, 1), (1, 2), (2, 2)
 
     def __init__(self, slope: float = 0.0) -> None:
         super().__init__()
