@@ -123,13 +123,17 @@ def test_a_command_that_is_not_taken_is_seen(command):
     assert fault(command) is not None
 
 
-NUMBERS = {"--fold", "--labelled", "--seed", "--jobs", "--dims", "--at-once", "--gpus", "--features"}
+# What stands for a text that only running it tells, after an option that takes no text.
+NUMBERS = dict.fromkeys(
+    ("--fold", "--labelled", "--seed", "--jobs", "--dims", "--at-once", "--gpus", "--features"), "2"
+)
+TYPED = NUMBERS | {"--to": "torch"}
 
 
 def as_typed(words: list[str]) -> list[str]:
-    """With a number where an option takes one."""
+    """With a number or a choice where an option takes one."""
     pairs = zip(["", *words], words, strict=False)
-    return ["2" if before in NUMBERS and word == PLACEHOLDER else word for before, word in pairs]
+    return [TYPED.get(before, word) if word == PLACEHOLDER else word for before, word in pairs]
 
 
 OPTIONS = {name for verb in LEMIS.commands.values() for option in verb.params for name in option.opts}
