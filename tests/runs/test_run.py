@@ -178,7 +178,7 @@ def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
     Run(tmp_path, SETTINGS)
     with pytest.raises(UsageError, match=r"has no model\.json") as caught:
         load_model(tmp_path)
-    assert "work/runs/NAME" in caught.value.next
+    assert caught.value.next.startswith("finish it with the command that began it")
 
 
 def test_a_warning_is_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

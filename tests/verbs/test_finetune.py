@@ -239,7 +239,7 @@ def test_what_is_refused(work: Path) -> None:
         tune(work, fold=9)
     with pytest.raises(UsageError, match="7 labelled subjects"):
         tune(work, labelled=7)
-    with pytest.raises(UsageError, match=r"has no model\.json"):
+    with pytest.raises(UsageError, match=r"nothing is not there"):
         tune(work, pretrained=work / "runs" / "nothing")
     done = tune(work)
     with pytest.raises(UsageError, match="has learned from labels") as caught:
