@@ -106,7 +106,8 @@ class Browser:
             time.sleep(0.05)
 
     def picture(self, selector: str | None = None) -> NDArray[np.uint8]:
-        """(rows, cols, 3) of what is on the screen, or of one element."""
+        """(rows, cols, 3) of what is on the screen, or of one element, once what was asked for is drawn."""
+        self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
         more: dict[str, Any] = {}
         if selector is not None:
             box = self.run(
