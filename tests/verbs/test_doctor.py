@@ -9,7 +9,6 @@ from lemis.verbs import doctor as module
 from lemis.verbs.doctor import (
     Diagnosis,
     Finding,
-    cpu_has_bfloat16,
     disk,
     doctor,
     known_bad,
@@ -161,16 +160,6 @@ def test_a_container_may_have_less_memory_than_its_machine(tmp_path):
     assert memory_bytes(limit) == 1e6
     limit.write_text("max\n")
     assert memory_bytes(limit) == memory_bytes(tmp_path / "absent") > 1e6
-
-
-@pytest.mark.parametrize(("flags", "has"), [("fpu avx2 avx512_bf16", True), ("fpu avx2", False), ("asimd bf16", True)])
-def test_bfloat16_is_read_from_the_processor_s_flags(tmp_path, flags, has):
-    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
-    assert cpu_has_bfloat16(tmp_path / "cpuinfo") is has
-
-
-def test_no_cpuinfo_means_no_bfloat16(tmp_path):
-    assert cpu_has_bfloat16(tmp_path / "absent") is False
 
 
 def test_doctor_writes_nothing(tmp_path, monkeypatch):

@@ -6,10 +6,8 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from lemis.errors import UsageError
-from lemis.runs.device import chosen_device
+from lemis.runs.device import chosen_device, has_bfloat16
 from lemis.training.schedule import Settings
 
 if TYPE_CHECKING:
@@ -65,8 +63,5 @@ def precision(settings: Settings, accelerator: str, dims: int = 2, prefix: str =
     if settings.precision == "16" and accelerator == "cpu":  # Fabric would take bf16 instead
         raise UsageError(f"{prefix}precision=16 on a CPU", allowed="auto, 32 or bf16", next=f"{prefix}precision=bf16")
     if settings.precision == "auto":
-        has_bf16 = (
-            torch.cuda.is_bf16_supported() if accelerator == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
-        return "bf16-mixed" if has_bf16 else "32-true"
+        return "bf16-mixed" if has_bfloat16(accelerator) else "32-true"
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[settings.precision]

@@ -110,8 +110,10 @@ def torch_facts(device: str) -> Iterator[Finding]:
             fix="pip install --force-reinstall torch",
         )
         return
+    from lemis.runs.device import has_bfloat16  # here, as it imports PyTorch
+
     if torch.cuda.is_available():
-        yield from _gpus(torch)
+        yield from _gpus(torch, has_bfloat16)
     elif device == "cuda":
         yield Finding(
             name="GPU",
@@ -121,25 +123,16 @@ def torch_facts(device: str) -> Iterator[Finding]:
         )
     else:
         yield Finding(name="GPU", seen=f"none that torch {torch.__version__} can use; the CPU is used")
-    yield Finding(name="bfloat16 on the CPU", seen="in hardware" if cpu_has_bfloat16() else "no; float32 is used")
+    yield Finding(name="bfloat16 on the CPU", seen="in hardware" if has_bfloat16("cpu") else "no; float32 is used")
 
 
-def _gpus(torch: Any) -> Iterator[Finding]:
+def _gpus(torch: Any, has_bfloat16: Callable[[str], bool]) -> Iterator[Finding]:
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
         with torch.cuda.device(index):
-            bfloat16 = "in hardware" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+            bfloat16 = "in hardware" if has_bfloat16("cuda") else "no"
         seen = f"{facts.name}, {facts.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}, bfloat16 {bfloat16}"
         yield Finding(name=f"GPU {index}", seen=seen)
-
-
-def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor lists bfloat16 instructions; False where the system does not tell."""
-    try:
-        flags = cpuinfo.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
 def installed_version(package: str) -> str | None:
