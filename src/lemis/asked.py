@@ -95,10 +95,7 @@ def predict(
     also: str | None = None, codes: Path | None = None, **typed: Any,
 ) -> str:  # fmt: skip
     """As ``verbs.predict``."""
-    if also is not None:
-        dicom_seg.asked(also, codes)
-    else:
-        dicom_seg.refuse_idle(codes, "--also dicom-seg")
+    dicom_seg.asked(also, codes, "--also dicom-seg")
     if not runs:
         raise UsageError("no run", allowed="one fine-tuned run, or several", next="lemis predict WORK/runs/NAME")
     given = parse_overrides(overrides)
@@ -171,12 +168,9 @@ def export(
     trust: Trust = NO_TRUST, **_: Any,
 ) -> str:  # fmt: skip
     """As ``verbs.export``."""
-    if to in dicom_seg.TARGETS:
-        requests.refuse_licence(licence, to)
-        dicom_seg.asked(to, codes)
+    if requests.segmentations(to, licence, codes) is not None:
         dicom_seg.read_record(run)
         return f"export {run} into {output}: {to}"
-    dicom_seg.refuse_idle(codes, "--to dicom-seg")
     requests.refuse_export(run, output, to)
     model = read_model(run)
     requests.refuse_imported(run, model)

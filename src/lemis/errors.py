@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import reprlib
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,12 @@ def shown(value: Any, *, quoted: bool = True) -> str:
     if isinstance(value, str) and not quoted:
         return value if len(value) <= 120 else f"{value[:80]}...{value[-30:]}"
     return _SHORT.repr(value)
+
+
+def first_of(words: Iterable[object], most: int) -> str:
+    """``a, b, ...``: a list for a message, however long it is."""
+    every = list(map(str, words))
+    return ", ".join([*every[:most], *(["..."] if len(every) > most else [])])
 
 
 class LemisError(Exception):

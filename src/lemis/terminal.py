@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import Any, final
 
 from rich.console import Console
@@ -49,6 +50,11 @@ def console(*, stderr: bool = False, unbroken: bool = True, quiet: bool = False)
         quiet: Say nothing.
     """
     return _Console(stderr=stderr, soft_wrap=unbroken, quiet=quiet, markup=False, emoji=False, highlight=False)
+
+
+def messages(*, quiet: bool = False) -> Console:
+    """The console for what is said beside results: stderr, where lines are not broken in a log."""
+    return console(stderr=True, unbroken=not sys.stderr.isatty(), quiet=quiet)
 
 
 def print_table(out: Console, table: Table) -> None:

@@ -156,7 +156,7 @@ def test_a_tilted_scan_is_written_with_a_word_on_it(tmp_path: Path, capsys: pyte
 
 def test_an_unknown_target_and_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"'rtstruct'(.|\n)*dicom-seg or dicom-labelmap"):
-        dicom_seg.asked("rtstruct", None)
+        dicom_seg.asked("rtstruct", None, "--also dicom-seg")
     monkeypatch.setattr(segmentation_out, "find_spec", lambda name: None)
     for ask in (
         lambda: asked.export(tmp_path, output=tmp_path / "s", to="dicom-seg"),

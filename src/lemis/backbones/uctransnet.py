@@ -166,7 +166,7 @@ class _Up(nn.Module):
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
         self.of_skip, self.of_deeper = nn.Linear(channels, channels), nn.Linear(channels, channels)
-        self.block = nn.Sequential(*_convolved(2 * channels, out_channels), *_convolved(out_channels, out_channels))
+        self.block = _twice(2 * channels, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(B, C, H, W), (B, C, 2H, 2W) -> (B, out, 2H, 2W)."""

@@ -15,7 +15,7 @@ from lemis.checking.intensities import FEWEST_GREYS
 from lemis.checking.reading import read_label
 from lemis.datasets.index import Index, Scan
 from lemis.datasets.scans import channel_digests
-from lemis.errors import DataFault
+from lemis.errors import DataFault, first_of
 from lemis.formats import labels, segments, volume
 from lemis.formats.pictures import TRANSPARENT
 from lemis.formats.source import Source
@@ -102,7 +102,7 @@ def _soft_edges(label: volume.Volume, report: FileReport) -> None:
     soft = labels.soft_values(label.array, lossy=lossy)
     if not soft:
         return
-    shown = ", ".join(map(str, soft[:6])) + (", ..." if len(soft) > 6 else "")
+    shown = first_of(soft, 6)
     if lossy or len(soft) >= FEWEST_SOFT:
         report.error(
             "mask with soft edges",

@@ -9,7 +9,7 @@ from lemis.checking.faults import FileReport
 from lemis.errors import LemisError, UsageError
 from lemis.formats import volume
 from lemis.formats.directions import Axes
-from lemis.formats.paths import suffix_of
+from lemis.formats.paths import may_be_dicom
 
 
 def read(path: Path, report: FileReport) -> volume.Volume | None:
@@ -26,7 +26,7 @@ def _reported(path: Path, report: FileReport, reading: Callable[[], volume.Volum
     try:
         return reading()
     except UsageError as error:
-        kind = "unreadable DICOM series" if path.is_dir() or suffix_of(path) in ("", ".dcm") else "unreadable file"
+        kind = "unreadable DICOM series" if path.is_dir() or may_be_dicom(path) else "unreadable file"
         report.error(kind, error.given.removeprefix(str(path)).lstrip("/: "), error.next)
     except (LemisError, OSError, MemoryError) as error:
         report.error("unreadable file", f"{path}: {error}", "copy or export the file again")

@@ -9,8 +9,9 @@ from typing import Literal
 from lemis.checking.faults import Fault
 from lemis.checking.one_scan import Seen
 from lemis.datasets.index import Index
+from lemis.errors import first_of
 from lemis.formats import labels
-from lemis.formats.paths import suffix_of
+from lemis.formats.paths import may_be_dicom
 from lemis.measure.tables import count
 
 # What programs write for "this is it" in a mask of one structure.
@@ -132,8 +133,7 @@ def _void(read: Sequence[Seen]) -> list[Fault]:
             "warning",
             one,
             "255 beside small numbers",
-            f"holds {', '.join(map(str, one.scan.label_values[:6]))}{', ...' * (len(one.scan.label_values) > 6)}: "
-            "each value, 255 too, is taken as a structure",
+            f"holds {first_of(one.scan.label_values, 6)}: each value, 255 too, is taken as a structure",
             "fine if that is right; otherwise set to 0 what marks nothing (255 often means: to be ignored; "
             "a stray 1 beside 255 looks black on the screen)",
         )
@@ -180,7 +180,7 @@ def _segment_faults(index: Index, read: Sequence[Seen]) -> list[Fault]:
             )
             continue
         # A SEG object counts its segments from 1 in every file: their numbers were never meant to agree.
-        if any(old != new for old, new in moves.items()) and not _is_dicom(one):
+        if any(old != new for old, new in moves.items()) and not may_be_dicom(Path(one.scan.label or "")):
             now = ", ".join(f"{new} {ours[new]}" for new in moves.values())
             found.append(
                 _label_fault(
@@ -207,10 +207,6 @@ def _segment_faults(index: Index, read: Sequence[Seen]) -> list[Fault]:
                 )
             )
     return found
-
-
-def _is_dicom(one: Seen) -> bool:
-    return suffix_of(Path(one.scan.label or "")) in ("", ".dcm")
 
 
 def _named_by_others(index: Index, read: Sequence[Seen]) -> list[Fault]:

@@ -17,7 +17,7 @@ from lemis.formats.dicom import choice, segmentation
 from lemis.formats.dicom import folders as dicom
 from lemis.formats.dicom.segmentation import Reference
 from lemis.formats.dicom.tags import Header
-from lemis.formats.paths import file_of, series_of, suffix_of
+from lemis.formats.paths import file_of, may_be_dicom, series_of
 
 _WHAT = "a DICOM SEG object"
 
@@ -70,7 +70,7 @@ def _place(case: Case) -> _Place:
         wanted, _ = choice.divided(series_of(image))
         header = next((one for one in headers if one is not None and _is_of(one, wanted)), None)
     else:
-        header = dicom.readable_header(file) if suffix_of(file) in ("", ".dcm") else None
+        header = dicom.readable_header(file) if may_be_dicom(file) else None
     if header is None:
         return _Place("", "")
     return _Place(header.text("SeriesInstanceUID"), header.text("FrameOfReferenceUID"))

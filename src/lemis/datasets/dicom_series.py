@@ -8,13 +8,11 @@ from typing import NamedTuple
 
 from lemis.datasets.index import Index, locate
 from lemis.datasets.listing import LeftOut, shown
-from lemis.errors import UsageError
+from lemis.errors import UsageError, first_of
 from lemis.formats.dicom import choice
 from lemis.formats.dicom import folders as dicom
 from lemis.formats.dicom.folders import Listed
-from lemis.formats.paths import file_of, series_of, suffix_of
-
-_MOST_SHOWN = 12
+from lemis.formats.paths import file_of, may_be_dicom, series_of
 
 
 class Study(NamedTuple):
@@ -94,7 +92,7 @@ def refuse_torn(series: Sequence[Listed]) -> None:
             places.setdefault((*one.first.series, *facts), []).append(one)
     torn = next((some for some in places.values() if len(some) > 1), None)
     if torn:
-        names = ", ".join(str(one.folder) for one in torn[:3]) + ", ..." * (len(torn) > 3)
+        names = first_of((one.folder for one in torn), 3)
         raise UsageError(
             f"the files of one series, {described(torn[0])}, lie in {len(torn)} folders: {names}",
             allowed="all slices of a series in one folder, once",
@@ -163,14 +161,13 @@ def which(root: Path, studies: Sequence[Study], wanted: str = "") -> UsageError:
     lines = [
         f"{described(usable[title][0][0])} in {len(usable[title])} of {len(studies)} studies"
         + (f", up to {most} times in one" if (most := max(map(len, usable[title]))) > 1 else "")
-        for title in order[:_MOST_SHOWN]
+        for title in order
     ]
-    more = f"; and {len(order) - _MOST_SHOWN} more" if len(order) > _MOST_SHOWN else ""
     given = (
         f"{root}: {f'no series {wanted!r} in' if wanted else 'several series in a study, of'} {len(studies)} studies"
     )
     return UsageError(
-        f"{given}: {'; '.join(lines) or 'none that is an image of the body'}{more}",
+        f"{given}: {choice.in_a_line(lines) or 'none that is an image of the body'}",
         allowed="one series of each study as the scan, or one for each channel, after commas; by number, UID or "
         "description, with * for any part of it; or a CSV that lists the scans (image, subject, id)",
         next=f"lemis check '{root}#series={_typed(usable[order[0]][0][0])}'" if order else "give another folder",
@@ -195,7 +192,7 @@ def used(index: Index) -> list[Used]:
     for scan, image in ((one, image) for one in index.scans for image in one.images):
         path = locate(index, image)
         file = file_of(path)
-        if not (file.is_dir() or suffix_of(file) in ("", ".dcm")):
+        if not (file.is_dir() or may_be_dicom(file)):
             continue
         header = dicom.header_of(file, choice.divided(series_of(path))[0])
         if header is not None:

@@ -13,10 +13,11 @@ from lemis.datasets.index import Scan
 from lemis.datasets.label_names import LABEL_FOLDER
 from lemis.datasets.listing import Case, Doubt, Found, LeftOut, Tree, known, shown, stem_of
 from lemis.datasets.subjects_csv import FILE as SUBJECTS
+from lemis.errors import first_of
 from lemis.formats.dicom import folders as dicom
 from lemis.formats.dicom.choice import divided
 from lemis.formats.names import readable
-from lemis.formats.paths import file_of, series_of, strange_format, suffix_of
+from lemis.formats.paths import file_of, may_be_dicom, series_of, strange_format, suffix_of
 
 # Names that we look for, and that a slip of the pen or another system's capitals hide from us.
 _OURS = ("imagesTr", "imagesTs", "labelsTr", "dataset.json", "splits_final.json", SUBJECTS)
@@ -126,7 +127,7 @@ def one_patient(root: Path, scans: Sequence[Scan]) -> list[Doubt]:
     patients: dict[str, set[str]] = {}  # by subject
     for scan, image in ((one, image) for one in scans for image in one.images):
         file = file_of(root / image)
-        if file.is_dir() or suffix_of(file) in ("", ".dcm"):
+        if file.is_dir() or may_be_dicom(file):
             patient = dicom.patient(file, divided(series_of(root / image))[0])
             people.setdefault(patient, set()).add(scan.subject)
             patients.setdefault(scan.subject, set()).add(patient)
@@ -154,7 +155,7 @@ def shared_labels(scans: Sequence[Scan]) -> list[Doubt]:
         Doubt(
             label,
             "label of several subjects",
-            f"is listed as the label of {', '.join(scan.id for scan in some[:4])}{', ...' * (len(some) > 4)}",
+            f"is listed as the label of {first_of((scan.id for scan in some), 4)}",
             "give every scan the label map that was drawn on it",
         )
         for label, some in owners.items()

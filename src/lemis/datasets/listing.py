@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lemis.errors import UsageError
 from lemis.formats.dicom import folders as dicom
-from lemis.formats.paths import file_of, suffix_of
+from lemis.formats.paths import file_of, may_be_dicom, suffix_of
 
 # No archive unpacks deeper.
 _DEEPEST = 8
@@ -89,7 +89,7 @@ def _leads_back(folder: Path) -> bool:
 
 def known(file: Path) -> bool:
     """True for the name of an image file."""
-    return suffix_of(file) not in ("", ".dcm")
+    return not may_be_dicom(file)
 
 
 def files_in(folder: Path) -> list[Path]:

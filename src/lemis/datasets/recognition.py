@@ -20,7 +20,7 @@ from lemis.datasets.identity import subject_of
 from lemis.datasets.index import Index, Scan, refuse_names
 from lemis.datasets.layouts.recognised import LAYOUTS, TITLES, Layout
 from lemis.datasets.listing import Case, Doubt, Found, LeftOut, Tree, shown
-from lemis.errors import UsageError
+from lemis.errors import UsageError, first_of
 from lemis.formats import packed
 from lemis.formats.names import is_utf8, readable
 from lemis.formats.paths import FORMATS, file_of, is_picture, series_of, strange_format
@@ -134,7 +134,7 @@ def _refuse_collection(root: Path) -> None:
     inside = sorted(part.parent.name for part in root.glob("*/imagesTr")) if root.is_dir() else []
     if inside and not (root / "imagesTr").exists():
         raise UsageError(
-            f"{root} holds {len(inside)} data set(s): {', '.join(inside[:4])}{', ...' * (len(inside) > 4)}",
+            f"{root} holds {len(inside)} data set(s): {first_of(inside, 4)}",
             allowed="one data set at a time",
             next=f"give {root / inside[0]}",
         )

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from lemis import files
-from lemis.errors import UsageError, shown
+from lemis.errors import UsageError, first_of, shown
 from lemis.formats.names import readable
 from lemis.plugins import nearest
 
@@ -163,10 +163,9 @@ def _refuse_others(subjects: Sequence[str], sides: Fold, source: str) -> None:
     strangers = [one for one in subjects if one not in sides.train]
     if strangers or not subjects or len(set(subjects)) < len(subjects):
         given = f"the labels of {shown(strangers[0])}" if strangers else f"labels of {', '.join(subjects) or 'nobody'}"
-        more = ", ..." if len(sides.train) > 3 else ""
         raise UsageError(
             f"{given}, trained on {source}",
-            allowed=f"{len(sides.train)} subjects, each once: {', '.join(sides.train[:3])}{more}",
+            allowed=f"{len(sides.train)} subjects, each once: {first_of(sides.train, 3)}",
             next=f"take subjects from these, for example [{sides.train[0]!r}]",
         )
 

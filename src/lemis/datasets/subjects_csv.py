@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lemis.datasets.listing import Doubt
-from lemis.errors import UsageError
+from lemis.errors import UsageError, first_of
 from lemis.formats import spreadsheet
 from lemis.formats.names import readable
 from lemis.plugins import nearest
@@ -55,8 +55,7 @@ def strangers(table: Mapping[str, str], ids: Collection[str]) -> list[Doubt]:
         Doubt(
             FILE,
             "unknown ids",
-            f"{', '.join(map(readable, odd[:5]))}{', ...' * (len(odd) > 5)}: no scan has this id ({len(odd)} of "
-            f"{len(table)} ids)",
+            f"{first_of(map(readable, odd), 5)}: no scan has this id ({len(odd)} of {len(table)} ids)",
             f"correct the column id{f' (did you mean {guess} instead of {odd[0]}?)' if guess else ''}; fine if the "
             "table lists more scans than these",
         )

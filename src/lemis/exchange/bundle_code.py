@@ -23,7 +23,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from lemis.formats import directions, grids
-from lemis.prediction import components, inference, mirroring
+from lemis.prediction import components, inference, mirroring, padding
 from lemis.preparation import crops, resampling
 
 
@@ -244,15 +244,8 @@ class ProbabilitiesInferer(Inferer):
         def probabilities(image: Tensor) -> Tensor:
             turns = mirroring.turns(self.mirrored)
             sides = [[axis + 2 for axis in turn] for turn in turns]
-            each = [self._logits(network, image.flip(turn)).flip(turn) for turn in sides]
+            margins = padding.centred(image.shape[2:], self.multiples_of)
+            each = [padding.within(network, image.flip(turn), margins).flip(turn) for turn in sides]
             return (sum(each[1:], each[0]) / len(each)).softmax(1)
 
         return self.inferer(inputs, probabilities, *args, **kwargs)
-
-    def _logits(self, network: Callable[..., Any], image: Tensor) -> Tensor:
-        margins = [-side % divisor for side, divisor in zip(image.shape[2:], self.multiples_of, strict=True)]
-        padding = [part for lack in reversed(margins) for part in (lack // 2, lack - lack // 2)]
-        logits: Tensor = network(F.pad(image, padding))
-        for axis, (lack, side) in enumerate(zip(margins, image.shape[2:], strict=True), start=2):
-            logits = logits.narrow(axis, lack // 2, side)
-        return logits.float()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -14,7 +13,7 @@ from lemis import terminal
 from lemis.datasets import index as index_file
 from lemis.datasets.index import Index, Scan
 from lemis.datasets.scans import image_grid, label_on
-from lemis.errors import UsageError
+from lemis.errors import UsageError, first_of
 from lemis.formats import volume
 from lemis.formats.dicom import codes, segmentation_out
 from lemis.formats.dicom.codes import Term
@@ -48,38 +47,29 @@ class Written(NamedTuple):
     notes: tuple[str, ...]  # for people
 
 
-def asked(target: str, table: Path | None) -> Asked:
-    """What is asked for, once it is known that it can be done.
+def asked(target: str | None, table: Path | None, option: str) -> Asked | None:
+    """What is asked for, once it is known that it can be done; None where no object is.
 
     Args:
-        target: One of ``TARGETS``.
+        target: One of ``TARGETS``; None: none.
         table: A ``codes.csv``.
+        option: That asks for an object, for messages.
 
     Raises:
-        UsageError: highdicom is not installed, or the table is damaged.
+        UsageError: highdicom is not installed, the table is damaged, or there is one and no object is asked for.
     """
+    if target is None:
+        if table is not None:
+            raise UsageError(
+                f"--codes {table} without {option}, which alone has codes", allowed=" or ".join(TARGETS), next=option
+            )
+        return None
     if target not in TARGETS:
         raise UsageError(f"the format {target!r}", allowed=" or ".join(TARGETS), next="--also dicom-seg")
     segmentation_out.refuse_missing(target)
     if table is not None and not table.is_file():
         raise UsageError(f"{table} is no file", allowed="a CSV of names and codes", next="check the path")
     return Asked(target, codes.read(table) if table is not None else {})
-
-
-def refuse_idle(codes: Path | None, instead: str) -> None:
-    """Refuse codes where no SEG object is asked for.
-
-    Args:
-        codes: As the user gave them.
-        instead: What asks for one.
-
-    Raises:
-        UsageError: There are codes.
-    """
-    if codes is not None:
-        raise UsageError(
-            f"--codes {codes} without {instead}, which alone has codes", allowed=" or ".join(TARGETS), next=instead
-        )
 
 
 def refuse_other_formats(scans: Iterable[Scan], target: str) -> None:
@@ -146,7 +136,7 @@ def write_all(folder: Path, output: Path, wanted: Asked, ids: Sequence[str] | No
 
 def say(written: Written) -> None:
     """Print what became of label maps."""
-    console = terminal.console(stderr=True, unbroken=not sys.stderr.isatty())
+    console = terminal.messages()
     for note in written.notes:
         console.print(f"note: {terminal.visible(note)}")
     where = f": {written.files[0].parent}" if written.files else ""
@@ -209,17 +199,17 @@ def _notes(terms: Mapping[str, Term | None], empty: Sequence[str], tilted: Seque
     found = [f"coded as: {', '.join(coded)}"] if coded else []
     if plain := [name for name, term in terms.items() if term is None]:
         found.append(
-            f"no code is known of {', '.join(plain[:_SHOWN])}{', ...' * (len(plain) > _SHOWN)}: coded as tissue, "
+            f"no code is known of {first_of(plain, _SHOWN)}: coded as tissue, "
             "with this name; --codes FILE.csv says more"
         )
     if empty:
         found.append(
-            f"nothing is marked in {count(len(empty), 'label map')} ({', '.join(empty[:_SHOWN])}"
-            f"{', ...' * (len(empty) > _SHOWN)}): no object of it, as viewers open none without a segment"
+            f"nothing is marked in {count(len(empty), 'label map')} ({first_of(empty, _SHOWN)}): no object "
+            "of it, as viewers open none without a segment"
         )
     if tilted:
         found.append(
-            f"{count(len(tilted), 'scan')} with a tilted gantry ({', '.join(tilted[:_SHOWN])}): each frame lies where "
+            f"{count(len(tilted), 'scan')} with a tilted gantry ({first_of(tilted, _SHOWN)}): each frame lies where "
             "its slice does, which viewers that stack slices do not show; check it in yours"
         )
     return found

@@ -20,7 +20,7 @@ from torch import Tensor
 from lemis import __version__, files, plugins
 from lemis.contracts import Backbone
 from lemis.errors import LemisError
-from lemis.exchange import nnunet_names
+from lemis.exchange import nnunet_names, torch_files
 from lemis.formats import nnunet_plans
 from lemis.layers import nnunet_shape
 from lemis.measure.tables import count
@@ -100,7 +100,7 @@ def write(folder: Path, run: Path, model: Model, network: Backbone, weights: Map
         torch.save(content, temporary)
         _same_tensors(temporary, weights)
     if find_spec("dynamic_network_architectures") is not None:
-        _same_logits(described, theirs, model, network)
+        _same_logits(described, theirs, model, network, file)
     return use
 
 
@@ -112,8 +112,7 @@ def write_plan(file: Path, model: Model) -> None:
 
 def planned(model: Model) -> dict[str, Any]:
     """Settings of the network of a run, as ``as_planned`` says them."""
-    module = plugins.load("backbones", model.backbone)
-    return as_planned(model.backbone, resolve(module.Settings, model.backbone_settings, prefix="backbone."))
+    return as_planned(model.backbone, torch_files.settings_of(model))
 
 
 def as_planned(backbone: str, settings: Any) -> dict[str, Any]:
@@ -203,7 +202,9 @@ def _same_tensors(file: Path, weights: Mapping[str, Tensor]) -> None:
         raise LemisError(f"{file} gives other weights back than the run: please report this with its model.json")
 
 
-def _same_logits(described: Mapping[str, Any], theirs: Mapping[str, Tensor], model: Model, network: Backbone) -> None:
+def _same_logits(
+    described: Mapping[str, Any], theirs: Mapping[str, Tensor], model: Model, network: Backbone, file: Path
+) -> None:
     """Raise where nnU-Net's own network, with these weights, says something else.
 
     Raises:
@@ -219,12 +220,7 @@ def _same_logits(described: Mapping[str, Any], theirs: Mapping[str, Tensor], mod
     classes = len(theirs[f"decoder.seg_layers.{len(network.decoder_channels) - 1}.bias"])
     other = kind(input_channels=len(model.channels), num_classes=classes, deep_supervision=False, **arguments).eval()
     other.load_state_dict(theirs)
-    sides = [2 * by for by in network.divisors]
-    image = torch.randn(2, len(model.channels), *sides, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        same = torch.equal(other(image), network(image))
-    if not same:
-        raise LemisError("nnU-Net's network gives other logits with these weights: please report this with model.json")
+    torch_files.same_logits(other, file, model, network)
 
 
 def _named(name: str | None) -> Any:

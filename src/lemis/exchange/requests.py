@@ -20,13 +20,9 @@ from lemis.work_files.run import FinetunedModel, Model, PretrainedModel
 
 TARGETS = ("torch", "onnx", "monai", "nnunet", "nnssl")  # of networks
 _NEEDED: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
-_NETWORKS = {
-    "nnunet": tuple(nnunet_plans.CLASSES),
-    "nnssl": tuple(nnunet_plans.CLASSES),
-}  # that a target has, if not all
+_OF_NNUNET = ("nnunet", "nnssl")  # whose networks are nnU-Net's
 _OWN = {"torch": "network.py", "onnx": "model.onnx", "monai": "configs"}  # a file that no other target writes
 _OWN |= {"nnunet": "plans_fragment.json", "nnssl": "adaptation_plan.json"}
-_PROGRAMS = {"nnunet": "nnU-Net", "nnssl": "nnU-Net"}
 
 
 def refuse_imported(run: Path, model: Model) -> None:
@@ -69,14 +65,14 @@ def refuse_network(run: Path, model: Model, to: str) -> None:
     Raises:
         UsageError: It has no such network, or not of so many dimensions.
     """
-    if to not in _NETWORKS:
+    if to not in _OF_NNUNET:
         return
-    if model.backbone not in _NETWORKS[to]:
+    if model.backbone not in nnunet_plans.CLASSES:
         volumes = " backbone.dims=3" if to == "nnssl" else ""
         raise UsageError(
-            f"--to {to} for {run}: {model.backbone} has no counterpart in {_PROGRAMS[to]}",
-            allowed=" or ".join(_NETWORKS[to]),
-            next=f"lemis pretrain {run.parent.parent} --method mae --backbone {_NETWORKS[to][-1]}{volumes}",
+            f"--to {to} for {run}: {model.backbone} has no counterpart in nnU-Net",
+            allowed=" or ".join(nnunet_plans.CLASSES),
+            next=f"lemis pretrain {run.parent.parent} --method mae --backbone {[*nnunet_plans.CLASSES][-1]}{volumes}",
         )
     if to == "nnssl" and model.backbone_settings.get("dims") != 3:
         raise UsageError(
@@ -121,7 +117,7 @@ def _refuse_other_files(run: Path, output: Path, to: str) -> None:
         what = "other files"
     elif others := [other for other, file in _OWN.items() if other != to and file in there]:
         what = f"an export for {others[0]}"
-    elif to in _NETWORKS and weights:
+    elif to in _OF_NNUNET and weights:
         what = f"an export of another run, {min(weights)}"
     else:
         return
@@ -132,18 +128,20 @@ def _refuse_other_files(run: Path, output: Path, to: str) -> None:
     )
 
 
-def refuse_licence(licence: str | None, to: str) -> None:
-    """Refuse a licence of weights where label maps are written.
+def segmentations(to: str, licence: str | None, codes: Path | None) -> dicom_seg.Asked | None:
+    """The objects that an export is to write of label maps; None where it is of a network.
 
     Raises:
-        UsageError: There is one.
+        UsageError: As ``dicom_seg.asked``; or a licence of weights, where there are none.
     """
-    if licence is not None:
+    wanted = to if to in dicom_seg.TARGETS else None
+    if wanted is not None and licence is not None:
         raise UsageError(
             f"--licence {shown(licence)} for --to {to}, which holds no weights",
             allowed=", ".join(TARGETS),
             next="leave out --licence",
         )
+    return dicom_seg.asked(wanted, codes, "--to dicom-seg")
 
 
 def network_settings(

@@ -72,6 +72,11 @@ def suffix_of(path: Path) -> str:
     return next((suffix for suffix in FORMATS if name.endswith(suffix)), "")
 
 
+def may_be_dicom(path: Path) -> bool:
+    """Whether a file has a name that DICOM files have: ``.dcm``, or one that says no format that we know."""
+    return suffix_of(path) in ("", ".dcm")
+
+
 def strange_format(path: Path) -> str:
     """The name of a format of scans that we do not read; ``""`` for anything else."""
     name = file_of(Path(path)).name.lower()
@@ -115,6 +120,13 @@ def label_suffix(path: Path) -> str:
     path = Path(path)
     suffix, allowed = suffix_of(path), LABEL_SUFFIXES[format_of(path)]
     return suffix if suffix in allowed else allowed[0]
+
+
+def maps_by_scan(folder: Path) -> dict[str, Path]:
+    """The label maps of a folder itself by the scan that they are named by, in order of name; none of no folder."""
+    inside = sorted(folder.iterdir()) if folder.is_dir() else ()
+    files = (path for path in inside if path.is_file() and suffix_of(path))
+    return {path.name[: -len(suffix_of(path))].removesuffix(".seg"): path for path in files}
 
 
 def stamp(path: Path, *, moved_is_other: bool = True) -> str:

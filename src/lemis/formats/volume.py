@@ -36,7 +36,7 @@ from lemis.formats.dicom.segmentation_out import Maker, Segment
 from lemis.formats.dicom.series import find_slice
 from lemis.formats.directions import Axes
 from lemis.formats.grids import corner_distance_mm, spacing_of
-from lemis.formats.paths import LABEL_SUFFIXES, PART, file_of, format_of, series_of, suffix_of
+from lemis.formats.paths import LABEL_SUFFIXES, PART, file_of, format_of, may_be_dicom, series_of, suffix_of
 from lemis.formats.source import Source
 
 Array = npt.NDArray[Any]
@@ -80,15 +80,11 @@ def read(path: Path, along: Axes = ()) -> Volume:
 
 def read_label(path: Path, along: Axes = ()) -> Volume:
     """A label map: what ``read`` reads, and DICOM SEG objects, which it refuses as images. Raises like ``read``."""
-    segmentation_file = segmentation.find(path) if _may_be_dicom(path) else None
+    segmentation_file = segmentation.find(path) if file_of(path) == path and may_be_dicom(path) else None
     if segmentation_file is None:
         return read(path, along)
     source, stored = segmentation.read(segmentation_file, True)
     return _canonical(replace(source, path=Path(path), along=along), stored)
-
-
-def _may_be_dicom(path: Path) -> bool:
-    return file_of(path) == path and suffix_of(path) in ("", ".dcm")
 
 
 def read_dicom_slice(path: Path) -> Volume:

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from lemis.measure.tables import count
+
 SURE = 0.995
 VOLUME_MARGIN, VOLUME_MARGIN_OF_FEW, FEW = (
     1.5,
@@ -201,7 +203,7 @@ def _gap(shape: Shape, drawn: Sequence[Shape], subjects: int) -> str | None:
     most = max(one.gaps for one in drawn)
     if shape.gaps <= most or not limits([one.gaps for one in drawn], subjects).beyond(shape.gaps):
         return None
-    return f"{shape.gaps} empty slice{'s' if shape.gaps > 1 else ''} in it; in labels {most or 'none'}"
+    return f"{count(shape.gaps, 'empty slice')} in it; in labels {most or 'none'}"
 
 
 _LOOKS: tuple[Callable[[Shape, Sequence[Shape], int], str | None], ...] = (_volume, _pieces, _holes, _cut, _jump, _gap)

@@ -26,7 +26,7 @@ from lemis.formats import labels, volume
 from lemis.formats.dicom.folders import is_dicom
 from lemis.formats.faults import reading
 from lemis.formats.names import readable, unfit_text
-from lemis.formats.paths import FORMATS, is_picture, suffix_of
+from lemis.formats.paths import FORMATS, is_picture, may_be_dicom, suffix_of
 from lemis.formats.pictures import open_picture, turn_of, upright
 from lemis.formats.source import Source
 from lemis.formats.volume import Volume
@@ -209,7 +209,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _is_dicom(path: Path) -> bool:
-    return suffix_of(path) in ("", ".dcm") and (suffix_of(path) == ".dcm" or is_dicom(path))
+    return may_be_dicom(path) and (suffix_of(path) == ".dcm" or is_dicom(path))
 
 
 def _scan(path: Path) -> Volume:

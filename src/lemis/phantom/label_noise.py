@@ -29,7 +29,7 @@ from lemis.datasets.index import Index, Scan
 from lemis.datasets.layouts.recognised import slice_axis
 from lemis.datasets.recognition import recognise
 from lemis.datasets.split import choose
-from lemis.errors import UsageError
+from lemis.errors import UsageError, first_of
 from lemis.formats import labels, volume
 
 Kind = Literal["missing", "swap", "erode", "dilate", "warp"]
@@ -172,7 +172,7 @@ def _refuse_subjects(clean: Collection[str], known: Collection[str]) -> None:
     if unknown:
         raise UsageError(
             f"clean: {', '.join(unknown)}",
-            allowed=f"its labelled subjects: {', '.join(sorted(known)[:8])}{', ...' * (len(known) > 8)}",
+            allowed=f"its labelled subjects: {first_of(sorted(known), 8)}",
             next="lemis check FOLDER -o work/",
         )
 

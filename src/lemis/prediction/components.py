@@ -101,7 +101,7 @@ def effect(predicted: Classes, reference: Classes, names: Sequence[str]) -> NDAr
         for each in (False, True):
             cleaned = predicted.copy()
             keep_largest(cleaned, names, Kept(foreground=together, structures=tuple(names[1:]) if each else ()))
-            found[int(together), int(each)] = _dice(cleaned, reference, len(names))
+            found[int(together), int(each)] = dice(cleaned, reference, len(names))
     return found
 
 
@@ -122,7 +122,8 @@ def decide(effects: Sequence[NDArray[np.float64]], names: Sequence[str]) -> OneP
     return OnePiece(foreground=foreground, structures=structures)
 
 
-def _dice(predicted: Classes, reference: Classes, num_classes: int) -> NDArray[np.float64]:
+def dice(predicted: Classes, reference: Classes, num_classes: int) -> NDArray[np.float64]:
+    """(num_classes - 1,) of each structure; NaN where neither map has it."""
     both = predicted[predicted == reference]
     shared, one, other = (
         np.bincount(labels.ravel(), minlength=num_classes)[1:] for labels in (both, predicted, reference)

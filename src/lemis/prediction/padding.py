@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from lemis.contracts import Backbone, KeypointBackbone
 
@@ -21,19 +22,32 @@ def padded_logits(backbone: Backbone, image: Tensor, keypoints: Tensor | None = 
     Returns:
         (B, classes, *space) float32.
     """
-    wanted = [-(-side // divisor) * divisor for side, divisor in zip(image.shape[2:], backbone.divisors, strict=True)]
-    before = [(new - old) // 2 for new, old in zip(wanted, image.shape[2:], strict=True)]
-    after = [new - old - lead for new, old, lead in zip(wanted, image.shape[2:], before, strict=True)]
-    padding: Sequence[int] = [p for pair in zip(reversed(before), reversed(after), strict=True) for p in pair]
+    margins = centred(image.shape[2:], backbone.divisors)
     if keypoints is None and isinstance(backbone, KeypointBackbone) and backbone.keypoint_channels:
         keypoints = backbone.find(image)
     if keypoints is not None:
-        keypoints = keypoints + keypoints.new_tensor(before)
-    whole = _logits(backbone, nn.functional.pad(image, list(padding)), keypoints)
-    for axis, (lead, size) in enumerate(zip(before, image.shape[2:], strict=True), start=2):
-        whole = whole.narrow(axis, lead, size)
-    out: Tensor = whole.float()
-    return out
+        keypoints = keypoints + keypoints.new_tensor([before for before, _ in margins])
+    return within(lambda whole: _logits(backbone, whole, keypoints), image, margins)
+
+
+def centred(sides: Sequence[int], multiples_of: Sequence[int]) -> list[tuple[int, int]]:
+    """Zeros before and after an image along each axis, so that its sides are multiples and it is in the middle."""
+    lacking = [-side % divisor for side, divisor in zip(sides, multiples_of, strict=True)]
+    return [(lack // 2, lack - lack // 2) for lack in lacking]
+
+
+def within(network: Callable[[Tensor], Tensor], image: Tensor, margins: Sequence[tuple[int, int]]) -> Tensor:
+    """What a network makes of an image with zeros around it, where the image is; float32.
+
+    Args:
+        network: (B, C, *space) -> (B, K, *space).
+        image: (B, C, *space).
+        margins: Of zeros, before and after along each axis.
+    """
+    out = network(F.pad(image, [part for margin in reversed(margins) for part in margin]))
+    for axis, ((before, _), side) in enumerate(zip(margins, image.shape[2:], strict=True), start=2):
+        out = out.narrow(axis, before, side)
+    return out.float()
 
 
 def padded_maps(backbone: Backbone, image: Tensor) -> list[Tensor]:
@@ -50,7 +64,7 @@ def padded_maps(backbone: Backbone, image: Tensor) -> list[Tensor]:
     sides = image.shape[2:]
     ends = [-side % divisor for side, divisor in zip(sides, backbone.divisors, strict=True)]
     padding = [margin for end in reversed(ends) for margin in (0, end)]
-    padded = nn.functional.pad(image, padding)
+    padded = F.pad(image, padding)
     if isinstance(backbone, KeypointBackbone) and backbone.keypoint_channels:
         maps = backbone.encode(padded, backbone.find(image))
     else:

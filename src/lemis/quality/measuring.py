@@ -19,7 +19,7 @@ from lemis.formats.paths import stamp
 from lemis.formats.source import Source
 from lemis.measure import anatomy
 from lemis.measure.looks import PERCENTILES
-from lemis.prediction import tiles, views
+from lemis.prediction import components, tiles, views
 from lemis.prediction.new_scan import prepared
 from lemis.preparation.classes import to_classes
 from lemis.preparation.facts import Facts, inside_field
@@ -121,8 +121,9 @@ class Measuring:
         quality.add(output, made.scan.id, measured, {run.name: str(run.resolve()) for run in self._beside})
         if own and self._names_alike(index) and made.scan.label is not None and len(self.runs) == 1 and unseen:
             reference = _classes(index, made.scan, made.source, self._models[0])
-            dice = _dice(made.classes, reference, names)
-            held = HeldOut(subject=made.scan.subject, agreement=agreement[self.runs[0].name], dice=dice)
+            dice = components.dice(made.classes, reference, len(names)).tolist()
+            there = {name: value for name, value in zip(names[1:], dice, strict=True) if scan.shapes[name].ml > 0}
+            held = HeldOut(subject=made.scan.subject, agreement=agreement[self.runs[0].name], dice=there)
             quality.add_to_run(self.runs[0], self._weights[0], held_out={made.scan.id: held})
 
 
@@ -155,13 +156,3 @@ def _classes(index: Index, scan: Listed, source: Source, model: FinetunedModel) 
 def _stamp(index: Index, scan: Listed) -> str:
     files = [*scan.images, *([scan.label] if scan.label else [])]
     return " ".join(stamp(index_file.locate(index, file)) for file in files)
-
-
-def _dice(predicted: NDArray[Any], reference: NDArray[Any], names: Sequence[str]) -> dict[str, float]:
-    """Of what the label map has."""
-    found = {}
-    for number, name in enumerate(names[1:], start=1):
-        one, other = predicted == number, reference == number
-        if one.any():
-            found[name] = 2 * int((one & other).sum()) / int(one.sum() + other.sum())
-    return found

@@ -14,7 +14,7 @@ from lemis.datasets import index as indexing
 from lemis.formats import labels as label_maps
 from lemis.formats import volume
 from lemis.formats.directions import Axes
-from lemis.formats.paths import suffix_of
+from lemis.formats.paths import maps_by_scan
 from lemis.reporting.figures import outlines
 from lemis.reporting.work_facts import Example, Slice, scan_rows
 from lemis.work_files.evaluation import CaseScore
@@ -33,7 +33,7 @@ def examples(
     predictions: Path, index: indexing.Index, per_case: Sequence[CaseScore], in_3d: bool
 ) -> tuple[Example, ...]:
     """The best, the median and the worst scan; ``in_3d``: segmented by a three-dimensional network."""
-    files = {_scan_of(path): path for path in sorted(predictions.glob("*")) if suffix_of(path)}
+    files = maps_by_scan(predictions)
     scans = {scan.id: scan for scan in index.scans}
     shown = [
         (name, dice)
@@ -46,10 +46,6 @@ def examples(
         Example(rank=rank, scan=name, dice=dice, slices=_pictures(index, scans[name], files[name], in_3d))
         for rank, (name, dice) in ((chosen[place], shown[place]) for place in sorted(chosen))
     )
-
-
-def _scan_of(path: Path) -> str:
-    return path.name[: -len(suffix_of(path))].removesuffix(".seg")
 
 
 def _pictures(index: indexing.Index, scan: indexing.Scan, prediction: Path, in_3d: bool) -> tuple[Slice, ...]:

@@ -310,8 +310,8 @@ def _form(tensor: Tensor | None) -> str:
 
 
 def messages() -> Console:
-    """The console of verbs that train or predict: stderr, of the first process only; lines are not broken in a log."""
-    return terminal.console(stderr=True, unbroken=not sys.stderr.isatty(), quiet=processes.rank() != 0)
+    """``terminal.messages`` of verbs that train or predict: of the first process only."""
+    return terminal.messages(quiet=processes.rank() != 0)
 
 
 def environment() -> Environment:

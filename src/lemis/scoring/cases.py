@@ -13,7 +13,7 @@ from lemis.datasets import index as indexing
 from lemis.datasets.identity import subject_of
 from lemis.errors import UsageError, shown
 from lemis.formats import labels as label_maps
-from lemis.formats.paths import is_picture, suffix_of
+from lemis.formats.paths import is_picture, maps_by_scan
 from lemis.work_files.predictions import Predictions
 
 
@@ -156,8 +156,7 @@ def without_millimetres(cases: Sequence[Case], record: Predictions) -> str | Non
 def _label_maps(folder: Path) -> dict[str, Path]:
     """Label maps of a folder by scan id."""
     refuse_no_folder(folder)
-    files = (path for path in sorted(folder.iterdir()) if path.is_file() and suffix_of(path))
-    return {path.name[: -len(suffix_of(path))].removesuffix(".seg"): path for path in files}
+    return maps_by_scan(folder)
 
 
 def _made_by(

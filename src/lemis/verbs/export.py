@@ -42,13 +42,11 @@ def export(
         UsageError: The run is not finished or was imported, its network cannot be written so, the other program has no
             such network, label maps are not of DICOM series, or ``output`` holds something else.
     """
-    if to in dicom_seg.TARGETS:
-        requests.refuse_licence(licence, to)
-        wanted = dicom_seg.asked(to, codes)
+    objects = requests.segmentations(to, licence, codes)
+    if objects is not None:
         files.require_writable(output)
-        dicom_seg.say(dicom_seg.write_all(run, output, wanted))
+        dicom_seg.say(dicom_seg.write_all(run, output, objects))
         return output
-    dicom_seg.refuse_idle(codes, "--to dicom-seg")
     requests.refuse_export(run, output, to)
     files.require_writable(output)
     loaded = load(run, device="cpu", trust=trust)

@@ -122,9 +122,7 @@ def predict(
             ``also`` cannot be of.
     """
     console = messages()
-    objects = None if also is None else dicom_seg.asked(also, codes)
-    if objects is None:
-        dicom_seg.refuse_idle(codes, "--also dicom-seg")
+    objects = dicom_seg.asked(also, codes, "--also dicom-seg")
     ensemble = _loaded([runs] if isinstance(runs, Path) else list(runs), overrides, device, trust, decided)
     work = ensemble.runs[0].parent.parent
     index, foreign = _listed(work, inputs)
@@ -151,10 +149,8 @@ def predict(
             _list_anew(output, known.scans[scan.id], listed[scan.id], shared)
     if not waiting:
         told.nothing_to_do(output)
-        if objects is not None and not dry_run:
-            dicom_seg.say(dicom_seg.write_all(output, output / dicom_seg.FOLDER, objects, [one.id for one in chosen]))
-        if measured is not None and not dry_run:
-            _review(output, [scan.id for scan in chosen], ensemble, console, said=aloud)
+        if not dry_run:
+            _follow(output, [scan.id for scan in chosen], ensemble, objects, console, said=aloud)
         return output
     if dry_run:
         _say_strange({scan.id: _strange_header(scan, index, ensemble) for scan in waiting}, console)
@@ -177,10 +173,7 @@ def predict(
     if foreign is not None:
         _say_known(added, console)
     console.print(f"predicted {count(len(waiting), 'scan')} with {ensemble.names}: {output}")
-    if objects is not None:
-        dicom_seg.say(dicom_seg.write_all(output, output / dicom_seg.FOLDER, objects, [one.id for one in chosen]))
-    if measuring is not None:
-        _review(output, [scan.id for scan in chosen], ensemble, console, said=aloud)
+    _follow(output, [scan.id for scan in chosen], ensemble, objects, console, said=aloud)
     return output
 
 
@@ -202,8 +195,18 @@ def _measuring(ensemble: _Ensemble, work: Path, beside: Sequence[Path]) -> Measu
     return measuring
 
 
-def _review(output: Path, chosen: Collection[str], ensemble: _Ensemble, console: Console, *, said: bool) -> None:
-    """Write the table of quality anew, and say which of these scans to look at first, where it is to be said."""
+def _follow(
+    output: Path, chosen: Sequence[str], ensemble: _Ensemble, objects: dicom_seg.Asked | None, console: Console, *,
+    said: bool,
+) -> None:  # fmt: skip
+    """What is made of label maps: SEG objects where they are asked for; and the table of quality anew.
+
+    Which of the chosen scans to look at first is said where it is to be said.
+    """
+    if objects is not None:
+        dicom_seg.say(dicom_seg.write_all(output, output / dicom_seg.FOLDER, objects, chosen))
+    if not ensemble.settings.quality:
+        return
     rows = table.save(output, ensemble.settings.level)
     record, basis = predictions.read(output), quality.read(output)
     if said and record is not None and basis is not None and basis.basis is not None:

@@ -83,5 +83,10 @@ def shown(group: Sequence[Header]) -> str:
 def shown_stacks(stacks: Sequence[Stack]) -> str:
     """``1: EchoTime=2.46 (20 slices); 2: EchoTime=4.92 (20 slices)``."""
     texts = [f"{number}: {stack.name} ({len(stack.headers)} slices)" for number, stack in enumerate(stacks, start=1)]
+    return in_a_line(texts)
+
+
+def in_a_line(texts: Sequence[str]) -> str:
+    """``a; b; and 3 more``."""
     more = f"; and {len(texts) - _MOST_SHOWN} more" if len(texts) > _MOST_SHOWN else ""
     return "; ".join(texts[:_MOST_SHOWN]) + more

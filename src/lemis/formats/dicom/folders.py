@@ -5,7 +5,9 @@ DICOM SEG objects are no part of a series: they are labels, found by ``segmentat
 
 from __future__ import annotations
 
+import functools
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +39,17 @@ def is_dicom(file: Path) -> bool:
 
 def is_segmentation(file: Path) -> bool:
     """True for a DICOM SEG object, by the class that its first bytes name."""
-    return file.is_file() and _SEGMENTATION.search(_start_of(file)) is not None
+    try:
+        state = file.stat()
+    except OSError:
+        return False
+    when = state.st_size, state.st_mtime_ns, state.st_ctime_ns
+    return stat.S_ISREG(state.st_mode) and _names_segmentation(file, *when)
+
+
+@functools.lru_cache(maxsize=2**16)  # folders are gone through several times, and opening a file takes its time
+def _names_segmentation(file: Path, *_state: int) -> bool:
+    return _SEGMENTATION.search(_start_of(file)) is not None
 
 
 def _start_of(file: Path) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lemis.errors import DataFault
+from lemis.errors import DataFault, first_of
 from lemis.formats.dicom import grid
 from lemis.formats.dicom.stacks import value_of
 from lemis.formats.dicom.stored import Slice
@@ -99,7 +99,7 @@ def kinds(headers: Sequence[Header]) -> tuple[Note, ...]:
     for tag, title in (("EchoTime", "Echo Time"), ("InversionTime", "Inversion Time"), ("DiffusionBValue", "b-value")):
         values = sorted({value_of(header, tag) for header in headers})
         if len(values) > 1:
-            seen.append(f"{title} {', '.join(values[:4])}{', ...' * (len(values) > 4)}")
+            seen.append(f"{title} {first_of(values, 4)}")
     if not seen:
         return ()
     advice = "fine if these slices are one image; else move those of each kind into a folder of their own"

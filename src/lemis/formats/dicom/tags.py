@@ -47,7 +47,7 @@ SLICED = ("CT", "MR", "PT", "NM")  # modalities of what lies in the body, where 
 LOCALISER = "LOCALIZER"  # as the standard spells it in Image Type
 # What scanners call a localiser that does not say so in Image Type (Siemens MR, Philips).
 _LOCALISER_TITLE = re.compile(r"scout|locali[sz]er|topogram|surview|\bsurvey\b|\bplan(?:e)?[ _-]?loc", re.IGNORECASE)
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 # From a microscope's pixel to the step of a scout; beyond, no scan was meant.
 LENGTHS_MM = (1e-5, 1e3)
 _PLACES_MM = 1e6
@@ -89,7 +89,7 @@ class Header:
         if self.is_localiser:
             return "a localiser"
         placed = bool(self.text("ImagePositionPatient")) or PER_FRAME in self.sequences
-        captured = kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}.")
+        captured = kind == SECONDARY_CAPTURE or kind.startswith(f"{SECONDARY_CAPTURE}.")
         if "SCREEN SAVE" in self.text("ImageType").upper() or (captured and not placed):
             return "a secondary capture (a screenshot, say)"
         return ""

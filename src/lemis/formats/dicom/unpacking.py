@@ -16,13 +16,12 @@ import numpy.typing as npt
 
 from lemis.errors import DataFault
 from lemis.formats.dicom.stored import Slice
-from lemis.formats.dicom.tags import unreadable
+from lemis.formats.dicom.tags import SECONDARY_CAPTURE, unreadable
 
 Array = npt.NDArray[Any]
 
 _GDCM_CANNOT = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.(?:1\d\d|2\d\d)")  # High-Throughput JPEG 2000, JPEG XL, MPEG
 _RLE = "1.2.840.10008.1.2.5"
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
 def unpacked(one: Slice, raw: bytes) -> Array:
@@ -100,7 +99,7 @@ def _write_bare(one: Slice, raw: bytes, file: Path) -> None:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = UID(one.syntax)
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = UID(_SECONDARY_CAPTURE)
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = UID(SECONDARY_CAPTURE)
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = UID("1.2.3")
     dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = one.rows, one.columns, one.samples
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = one.bits_allocated, one.bits_stored, one.high_bit

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
+from lemis.formats.itksnap import rgb
+from lemis.reporting.templating import POLICY
 from lemis.reporting.viewer.scans import Shown, Viewer
 
 VERSION = "0.69.0"
@@ -37,7 +39,7 @@ def parts(viewer: Viewer, colours: Mapping[str, str]) -> dict[str, Any]:
     script = _file("templates", "viewer", "viewer.js").decode("utf-8")
     return {
         "viewer_facts": {
-            "structures": [{"name": name, "rgb": _rgb(colours[name])} for name in viewer.structures],
+            "structures": [{"name": name, "rgb": rgb(colours[name])} for name in viewer.structures],
             "scans": [_scan(shown) for shown in viewer.scans],
         },
         "viewer_library": Library(
@@ -65,19 +67,12 @@ def _scan(shown: Shown) -> dict[str, Any]:
     }
 
 
-def _rgb(colour: str) -> list[int]:
-    return [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
-
-
 def _policy(scripts: Sequence[bytes]) -> str:
     """Run these scripts, and fetch nothing."""
     allowed = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode('ascii')}'" for text in scripts
     )
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; connect-src 'none'; "
-        "base-uri 'none'; form-action 'none'"
-    )
+    return f"{POLICY}; script-src {allowed}; connect-src 'none'"
 
 
 def _file(*names: str) -> bytes:

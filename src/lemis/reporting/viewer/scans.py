@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lemis.datasets import index as indexing
 from lemis.formats import labels as label_maps
 from lemis.formats import volume
-from lemis.formats.paths import file_of, format_of, suffix_of
+from lemis.formats.paths import file_of, format_of, maps_by_scan
 from lemis.reporting.viewer import copies
 
 _SURELY = 20  # so many scans have room, however large the first ones are
@@ -63,7 +63,7 @@ def viewer(predictions: Path, index: indexing.Index, first: Sequence[str], *, me
         None where nothing is to be shown: no room, no label map, pictures only.
     """
     structures = {name: value for name, value in index.labels.items() if value != 0}
-    files = {_scan_of(path): path for path in sorted(predictions.glob("*")) if suffix_of(path)}
+    files = maps_by_scan(predictions)
     wanted = [scan for scan in _in_order(index, first) if scan.id in files]
     gone = tuple(scan.id for scan in wanted if not _there(index, scan))
     scans = [scan for scan in wanted if scan.id not in gone and _is_volume(index, scan)]
@@ -85,10 +85,6 @@ def viewer(predictions: Path, index: indexing.Index, first: Sequence[str], *, me
         left_out=tuple(scan.id for scan in scans if scan.id not in kept),
         channel=index.channels[0] if len(index.channels) > 1 else None,
     )  # fmt: skip
-
-
-def _scan_of(path: Path) -> str:
-    return path.name[: -len(suffix_of(path))].removesuffix(".seg")
 
 
 def _in_order(index: indexing.Index, first: Sequence[str]) -> list[indexing.Scan]:
