@@ -27,7 +27,7 @@ def has_bfloat16(device: str) -> bool:
     bfloat16 takes twice as long as in float32, and GPUs older than Ampere.
     """
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and cpu_has_bfloat16()
 
 
