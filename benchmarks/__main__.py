@@ -30,6 +30,7 @@ NAMES = (
     "flops",
     "suggesters",
     "phantoms",
+    "precision",
 )
 
 
