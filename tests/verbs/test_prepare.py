@@ -20,7 +20,7 @@ from lemis.datasets.index import Index, Scan
 from lemis.datasets.scans import image_digest
 from lemis.errors import DataFault, UsageError
 from lemis.formats import volume
-from lemis.preparation import preprocess, store, store_files
+from lemis.preparation import pool, preprocess, store, store_files
 from lemis.preparation.settings import Settings, settle_slice_axis, slice_axis_of
 from lemis.preparation.slices import slices_first
 from lemis.verbs.prepare import LOCK, prepare
@@ -179,6 +179,76 @@ def test_auto_field_of_view_does_not_read_the_labels_again(work, monkeypatch, ca
     monkeypatch.setattr(volume, "read", lambda path: pytest.fail(f"read {path}"))
     prepare(work, settings=Settings(field_of_view_mm="auto"))
     assert "nothing to do" in capsys.readouterr().err
+
+
+AUTO = Settings(field_of_view_mm="auto")
+
+
+def relabelled(work, *pixels):
+    """The index where the scan without a label has one with these pixels."""
+    scans = work.parent / "scans"
+    image = volume.read_header(scans / "s2_a_0000.nii.gz")
+    label = np.zeros((14, 18, 4), np.uint8)
+    for x, y in pixels:
+        label[x, y, 2] = 1
+    volume.write_volume(label, image.affine, scans / "s2_a_label.nii.gz")
+    index = index_file.load(work / "index.json")
+    rows = [dataclasses.replace(scan, label=f"{scan.id}_label.nii.gz") for scan in index.scans]
+    return dataclasses.replace(index, scans=tuple(rows))
+
+
+def test_one_more_label_keeps_the_field_of_view_and_what_was_prepared(work, capsys):
+    opened = prepare(work, settings=AUTO)
+    images = {one.id: opened.digest(one.id) for one in opened.scans}
+    capsys.readouterr()
+    more = prepare(work, index=relabelled(work, (8, 7)), settings=AUTO)
+    assert more.settings == opened.settings
+    assert {one.id: more.digest(one.id) for one in more.scans} == images
+    said = capsys.readouterr().err
+    assert "prepared 1 of 3 scans, 3 labelled" in said
+    assert "field of view" not in said
+
+
+def test_a_label_far_out_widens_the_field_of_view_for_all_and_is_not_cut(work, capsys):
+    narrow = prepare(work, settings=AUTO).settings["field_of_view_mm"]
+    capsys.readouterr()
+    opened = prepare(work, index=relabelled(work, (0, 0), (13, 17)), settings=AUTO)
+    assert opened.settings["field_of_view_mm"] > narrow
+    assert (opened.label(2) > 0).any(axis=(1, 2)).sum() == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"field of view: widened from {narrow:g} mm to" in said
+    assert "(s2_a)" in said
+    assert "prepared 3 of 3 scans" in said
+
+
+def test_a_preparation_that_is_interrupted_keeps_the_field_of_view_too(work, monkeypatch):
+    """As one that is not: what the field was before is not forgotten with the finished store."""
+    kept = prepare(work, index=relabelled(work, (0, 0)), settings=AUTO).settings["field_of_view_mm"]
+    corrected = relabelled(work, (8, 7))  # for which a narrower one would do
+    monkeypatch.setattr("lemis.preparation.pool.run", stopped := Stopped(pool.run))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            prepare(work, index=corrected, settings=AUTO)
+        assert not (work / "prepared" / "meta.json").exists()
+    assert stopped.asked == ["measured", "prepared"] * 2
+    monkeypatch.undo()
+    assert prepare(work, index=corrected, settings=AUTO).settings["field_of_view_mm"] == kept == 48.0
+    assert not (work / "prepared" / "meta.json.before").exists()
+    fresh = work.parent / "fresh"
+    assert prepare(fresh, index=corrected, settings=AUTO).settings["field_of_view_mm"] == 24.0
+
+
+class Stopped:
+    """Processes that are interrupted as soon as scans are to be prepared."""
+
+    def __init__(self, run):
+        self.run, self.asked = run, []
+
+    def __call__(self, task, items, jobs, console, done, **more):
+        self.asked.append(done)
+        if done == "prepared":
+            raise KeyboardInterrupt
+        return self.run(task, items, jobs, console, done, **more)
 
 
 def test_whole_volumes_have_one_size(work, capsys):

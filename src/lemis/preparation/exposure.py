@@ -145,7 +145,8 @@ def measured_field(
         extents = [scan.extent_mm for scan in scans if scan.subject in subjects and scan.extent_mm is not None]
         field = settle(asked, planes, extents).field_of_view_mm
         assert field != "auto", "it is settled"
-        return field
+        # All of it lies inside the field that is there, so where that was kept from fewer labels, these keep it too.
+        return field if field is None or field_mm is None else min(field, field_mm)
 
     return MeasuredField(of_all_mm=field_mm, of_training_mm=by(training), of_labelled_mm=by(labelled))
 

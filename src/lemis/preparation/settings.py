@@ -20,6 +20,7 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 Spacing = Annotated[float, Field(ge=1e-4, le=1000)]  # mm; microscopes have 0.0002, a body has 2000
 FIELD_MULTIPLE = 16  # four poolings of the U-Net
 FIELD_MARGIN = 0.10  # unlabelled hearts lie a little further out than the labelled ones
+KEPT_MARGIN = 0.05  # INFERRED: half of it is enough to keep a field that was measured on fewer labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class Settings:
     # None: the whole slice. A number: side of the central square. "auto": the smallest central square, a
     # multiple of 16 prepared pixels, that holds every labelled structure of every labelled scan plus 10 %. Test
     # subjects are among them, as scans are prepared once for all folds: a run says what it would be without them.
+    # What was measured once stays while every structure is inside it with 5 % to spare (``field_of_view.py``).
     field_of_view_mm: Annotated[float, Field(gt=0, le=5000)] | Literal["auto"] | None = None
     # PCL: over the whole volume, after resampling, no foreground mask.
     normalise: Literal["zscore"] = "zscore"
@@ -58,13 +60,16 @@ class Settings:
 _FOR_VOLUMES = ("slice_spacing_mm", "whole_px", "clip_values", "slice_axis")
 
 
-def settle(settings: Settings, planes: Sequence[InPlane], extents_mm: Sequence[float] = ()) -> Settings:
+def settle(
+    settings: Settings, planes: Sequence[InPlane], extents_mm: Sequence[float] = (), *, kept_mm: float | None = None
+) -> Settings:  # fmt: skip
     """Settings with numbers in place of "median of the data set" and "auto".
 
     Args:
         settings: As asked for.
         planes: The slices of every scan of the data set.
         extents_mm: ``extent_mm`` of every labelled scan; needed for ``field_of_view_mm="auto"`` only.
+        kept_mm: What ``"auto"`` was before; it stays while every structure lies well inside it. None: measure it.
 
     Raises:
         UsageError: Settings that exclude each other, or limits in the wrong order.
@@ -76,7 +81,8 @@ def settle(settings: Settings, planes: Sequence[InPlane], extents_mm: Sequence[f
     if spacing is None:
         spacing = float(np.median([plane.spacing_mm for plane in planes]))
     if field == "auto":
-        field = _auto_field_mm(spacing, planes, max(extents_mm, default=0.0))
+        extent = max(extents_mm, default=0.0)
+        field = kept_mm if is_well_inside(extent, kept_mm, planes) else _auto_field_mm(spacing, planes, extent)
     return dataclasses.replace(settings, spacing_mm=spacing, field_of_view_mm=field)
 
 
@@ -86,9 +92,21 @@ def _auto_field_mm(spacing: float | Literal["native"], planes: Sequence[InPlane]
     # With native spacing the multiple of 16 holds for a scan of median spacing.
     unit = float(np.median([plane.spacing_mm for plane in planes])) if spacing == "native" else spacing
     step = FIELD_MULTIPLE * unit
-    whole = max(size * mm for plane in planes for size, mm in zip(*plane, strict=True))
-    wanted = min(2 * extent * (1 + FIELD_MARGIN), whole)
+    wanted = min(2 * extent * (1 + FIELD_MARGIN), _whole_mm(planes))
     return math.ceil(wanted / step - 1e-6) * step
+
+
+def is_well_inside(extent_mm: float, field_mm: float | None, planes: Sequence[InPlane]) -> bool:
+    """Whether structures that reach ``extent_mm`` from the middle leave ``KEPT_MARGIN`` of a field free, or the field
+    holds every slice whole; not where there is no structure, or no field.
+    """
+    if field_mm is None or extent_mm == 0:
+        return False
+    return min(2 * extent_mm * (1 + KEPT_MARGIN), _whole_mm(planes)) <= field_mm * (1 + 1e-9)
+
+
+def _whole_mm(planes: Sequence[InPlane]) -> float:
+    return max(size * mm for plane in planes for size, mm in zip(*plane, strict=True))
 
 
 def settle_slice_axis(settings: Settings, axes: Sequence[int]) -> Settings:

@@ -5,7 +5,8 @@ prepared/  meta.json  ID.npy (n, C, H, W) float16  ID.label.npy (n, H, W) uint8 
            keypoints.json  ID.keypoints.npz (keypoints.ScanKeypoints)      where keypoints were asked for
 ```
 ``meta.json`` is written last: a folder without it was not finished. It names the keypoints' settings once those of
-every scan are there; ``keypoints.json`` names the ones asked for from the beginning.
+every scan are there; ``keypoints.json`` names the ones asked for from the beginning. While scans are prepared anew,
+``meta.json.before`` says what the store was.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from lemis.records import Name, Record
 from lemis.settings import plain, resolve
 
 VERSION = 2  # 2: digests of images and labels
+_BEFORE = "meta.json.before"  # no scan has a file of this name
 
 
 def _prepared_so(settings: dict[str, Any]) -> dict[str, Any]:
@@ -125,6 +127,27 @@ def write_meta(
         "scans": list(scans),
     }
     records.write_tree(path / "meta.json", meta, Meta)
+    (path / _BEFORE).unlink(missing_ok=True)
+
+
+def begin(path: Path) -> None:
+    """Declare the store unfinished; what it was is kept until it is finished again."""
+    if (path / "meta.json").exists():
+        (path / "meta.json").replace(path / _BEFORE)
+
+
+def read_last(path: Path) -> Meta | None:
+    """``meta.json`` of the last finished preparation, also while the next one is unfinished; None where there was none,
+    or it is damaged.
+    """
+    for name in ("meta.json", _BEFORE):
+        try:
+            found: Meta | None = records.find(path / name, Meta, next="")
+        except UsageError:
+            continue
+        if found is not None:
+            return found
+    return None
 
 
 def read_facts(path: Path, id: str) -> Facts | None:

@@ -17,9 +17,9 @@ from lemis.datasets import frame
 from lemis.datasets.index import Index, Scan
 from lemis.datasets.scans import source_fingerprint
 from lemis.errors import DataFault, UsageError
-from lemis.preparation import pool, preprocess, store_files
+from lemis.preparation import field_of_view, pool, preprocess, store_files
 from lemis.preparation.facts import Facts
-from lemis.preparation.settings import Settings, as_stored, settle, settle_slice_axis, slice_axis_of
+from lemis.preparation.settings import Settings, as_stored, settle_slice_axis, slice_axis_of
 from lemis.preparation.slices import in_plane
 from lemis.preparation.workers import Failure, Job, Task, measure_extent, refusal
 from lemis.settings import plain
@@ -41,6 +41,7 @@ class Plan(NamedTuple):
     missing: Sequence[Task]
     job: Job
     meta: dict[str, Any]
+    note: str | None  # on the field of view
 
 
 def plan_of(index: Index, settings: Settings, folder: Path, jobs: int | None, console: Console) -> Plan:
@@ -65,7 +66,7 @@ def plan_of(index: Index, settings: Settings, folder: Path, jobs: int | None, co
     sources = {scan.id: source_fingerprint(index, scan) for scan in index.scans}
     extents = _extents(index, settings, done, sources, jobs, console)
     planes = [in_plane(scan.shape, scan.spacing_mm, scan.slice_axis) for scan in index.scans]
-    settled = settle(settings, planes, list(extents.values()))
+    settled, note = field_of_view.settled(settings, planes, extents, store_files.read_last(folder))
     tasks = [_task(index, scan, settled, classes, sources[scan.id], extents.get(scan.id)) for scan in index.scans]
     return Plan(
         tasks=tasks,
@@ -80,6 +81,7 @@ def plan_of(index: Index, settings: Settings, folder: Path, jobs: int | None, co
             "frame": frame.of_index(index),
             "asked": asked,
         },
+        note=note,
     )
 
 

@@ -117,7 +117,9 @@ def _prepare_images(plan: tasks.Plan, jobs: int | None, console: Console) -> boo
     folder = plan.job.folder
     if not plan.missing and tasks.is_meta(folder, plan.meta):
         return False
-    (folder / "meta.json").unlink(missing_ok=True)  # what follows is unfinished until it is written again
+    if plan.note is not None:
+        console.print(plan.note)
+    store_files.begin(folder)  # what follows is unfinished until it is written again
     found = pool.run(
         partial(workers.prepare_scan, plan.job),
         plan.missing,
