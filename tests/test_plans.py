@@ -16,6 +16,7 @@ from lemis.comparison import plan_files
 from lemis.comparison.plans import Plan, Row, Way, load_plan, preparation, single_settings, ways
 from lemis.datasets.layouts.recognised import TITLES
 from lemis.measure import published
+from lemis.methods import macl, pirl
 from lemis.settings import PRESETS, load_preset, resolve
 from lemis.single import s3net
 from lemis.training import pairing, run_settings
@@ -302,3 +303,43 @@ def test_voxel_siamese_on_whole_volumes_is_compared_with_the_patches_of_the_olde
             assert (ours.batch_size, ours.loss) == (paper.batch_size, paper.loss)
             assert (ours.spatial.p_spatial, ours.spatial.p_mirror, ours.spatial.crop) == (0, 0, "centre")
             assert ours.intensity == paper.intensity, "nothing is augmented"
+
+
+def test_where_the_gain_went_changes_what_a_row_says_and_no_more() -> None:
+    rows = {way.row.title: way for way in ways(load_plan(BENCHMARKS / "where-the-gain-went.yaml"))}
+    own = {way.row.method: way for way in rows.values() if way.row.title.lower() == way.row.method}
+    assert set(own) == {"scratch", "pcl", "sal", "macl", "pirl"}
+    for title, way in rows.items():
+        start = own[way.row.method]
+        alike = (way.pretraining == start.pretraining, way.finetuning == start.finetuning)
+        assert alike == (True, True) if way is start else sorted(alike) == [False, True], title
+    asked = {(way.row.method, str(way.pretraining), str(way.finetuning)) for way in rows.values()}
+    assert len(asked) == len(rows), "two rows that ask the same thing"
+    # MACL and PIRL as published are their files' defaults, but for the size of a view.
+    for title, module in (("MACL, as published", macl), ("PIRL, as published", pirl)):
+        assert rows[title].pretraining is not None
+        settings = rows[title].pretraining.method_settings  # type: ignore[union-attr]
+        assert dataclasses.replace(settings, size_px=module.Settings().size_px) == module.Settings()
+
+
+@pytest.mark.parametrize("name", ["where-the-gain-went", "where-the-gain-went-field"])
+def test_the_papers_fine_tuning_is_that_of_their_preset_in_small(name: str) -> None:
+    paper = run_settings.finetuning("unet2d", load_preset("paper/acdc"), ())
+    rows = [way for way in ways(load_plan(BENCHMARKS / f"{name}.yaml")) if way.row.title.startswith("papers'")]
+    assert len(rows) == (3 if name == "where-the-gain-went" else 2)
+    for way in rows:
+        ours, objective = way.finetuning.schedule, way.finetuning.objective
+        assert dataclasses.replace(ours, epochs=paper.schedule.epochs, steps=None) == paper.schedule
+        share = paper.objective.keypoint_share  # which a U-Net does not look at
+        assert dataclasses.replace(objective, size_px=352, keypoint_share=share) == paper.objective
+        assert way.predict == {"largest_components": False, "mirror": False}
+
+
+def test_rows_of_the_larger_field_of_view_are_those_of_the_smaller_one() -> None:
+    small, field = (
+        {way.row.title: way for way in ways(load_plan(BENCHMARKS / f"where-the-gain-went{part}.yaml"))}
+        for part in ("", "-field")
+    )
+    assert all(small[title]._replace(row=way.row) == way for title, way in field.items())
+    images, *_ = preparation(load_plan(BENCHMARKS / "where-the-gain-went-field.yaml"))
+    assert (images.field_of_view_mm, images.spacing_mm) == (440, 2)
