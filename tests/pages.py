@@ -56,4 +56,4 @@ def check_accessible(text: str) -> None:
         if tag == "svg":
             assert attributes.get("aria-label") or attributes.get("aria-hidden")
         if tag == "th":
-            assert attributes.get("scope") in ("row", "col")
+            assert attributes.get("scope") in ("row", "col", "rowgroup")

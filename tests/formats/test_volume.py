@@ -97,6 +97,21 @@ def test_canonical_order_keeps_every_voxel_at_its_place_in_the_world(orientation
         assert stored[i, j, k] == scan.array[index]
 
 
+@given(orientation=orientations, axis=st.integers(0, 2), data=st.data())
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_slice_is_found_in_the_array_of_the_file_and_back(
+    orientation: tuple, axis: int, data: st.DataObject, tmp_path: Path
+) -> None:
+    write(np.arange(np.prod(SHAPE), dtype=np.int32).reshape(SHAPE), affine_of(*orientation), tmp_path / "scan.nii")
+    scan = volume.read(tmp_path / "scan.nii")
+    number = data.draw(st.integers(0, scan.array.shape[axis] - 1))
+    stored_axis, stored_number = scan.source.stored_slice(axis, number)
+    stored = np.asarray(nibabel.load(tmp_path / "scan.nii").dataobj)
+    shown, kept = np.take(scan.array, number, axis), np.take(stored, stored_number, stored_axis)
+    assert sorted(shown.ravel()) == sorted(kept.ravel())
+    assert scan.source.canonical_slice(stored_axis, stored_number) == (axis, number)
+
+
 def test_an_affine_that_is_no_grid_is_refused(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(np.zeros(SHAPE, np.uint8), None)
     image.header["srow_x"] = (1, 0, 0, 0)

@@ -35,6 +35,21 @@ def test_it_is_one_minus_the_mean_dice_of_all_pairs(number: int) -> None:
     assert np.array_equal(slabs.disagreement(), whole.disagreement())
 
 
+def test_slices_count_the_voxels_that_some_maps_and_not_all_give_to_a_structure() -> None:
+    maps = np.random.default_rng(1).integers(0, 3, (3, 6, 4, 5)).astype(np.uint8)
+    maps[:, 2] = maps[0, 2]  # all of one mind
+    slabs = Agreement(3, 4)
+    slabs.add(maps[:, :4])
+    slabs.add(maps[:, 4:])
+    found = slabs.apart()
+    assert found.shape == (3, 6)
+    for c, number in np.ndindex(3, 6):
+        given = maps[:, number] == c + 1
+        assert found[c, number] == sum(0 < voxel.sum() < 3 for voxel in given.reshape(3, -1).T)
+    assert found[:, 2].tolist() == [0, 0, 0]
+    assert found[0].sum() > 0
+
+
 def test_maps_that_are_equal_agree_and_those_that_share_nothing_do_not() -> None:
     for other, wanted in ((1, 0.0), (0, 1.0)):
         both = Agreement(2, 2)

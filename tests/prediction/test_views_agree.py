@@ -49,16 +49,26 @@ def scan(shape: tuple[int, int, int] = (48, 48, 3)) -> tuple[NDArray[np.float16]
 @pytest.mark.parametrize("mirrored", [(), (0,), (1,), (0, 1)])
 def test_a_network_that_looks_at_single_voxels_agrees_with_itself(mirrored: tuple[int, ...]) -> None:
     image, facts = scan()
-    found = agreement(Threshold(), image, facts, CPU, mirrored=mirrored)  # type: ignore[arg-type]
+    found = agreement(Threshold(), image, facts, CPU, mirrored=mirrored).dice  # type: ignore[arg-type]
     assert found[0] > 0.93  # edges are resampled
     assert found[1] == 1  # of what no view shows
 
 
 def test_what_depends_on_the_view_disagrees_and_mirror_images_are_only_seen_where_training_mirrored() -> None:
     image, facts = scan()
-    still, turned = (agreement(Threshold(3.0), image, facts, CPU, mirrored=axes)[0] for axes in ((), (0,)))  # type: ignore[arg-type]
+    still, turned = (agreement(Threshold(3.0), image, facts, CPU, mirrored=axes).dice[0] for axes in ((), (0,)))  # type: ignore[arg-type]
     assert still > 0.85
     assert turned < 0.75
+
+
+def test_slices_in_which_views_differ_are_counted() -> None:
+    image, facts = scan((48, 48, 5))
+    image[[0, 1, 2, 4]] = -1.0  # nothing to see but in the fourth slice
+    apart = agreement(Threshold(), image, facts, CPU).apart  # type: ignore[arg-type]
+    assert apart.shape == (2, 5)
+    assert apart[0, 3] > 0  # edges are resampled
+    assert apart[0].sum() == apart[0, 3]
+    assert apart[1].sum() == 0
 
 
 @pytest.mark.parametrize("view", VIEWS[1:])
@@ -91,7 +101,7 @@ def test_it_is_the_mean_of_the_dice_of_all_pairs() -> None:
         for place, one in enumerate(maps)
         for other in maps[place + 1 :]
     ]
-    assert agreement(network, image, facts, CPU, mirrored=(0, 1))[0] == pytest.approx(np.mean(dice), abs=1e-6)
+    assert agreement(network, image, facts, CPU, mirrored=(0, 1)).dice[0] == pytest.approx(np.mean(dice), abs=1e-6)
 
 
 def test_volumes_are_seen_in_tiles() -> None:
@@ -102,5 +112,6 @@ def test_volumes_are_seen_in_tiles() -> None:
     ).eval()
     image, facts = scan((32, 32, 20))
     found = agreement(network, image, facts, CPU, (16, 32, 32), mirrored=(0, 1, 2))
-    assert found.shape == (2,)
-    assert ((found >= 0) & (found <= 1)).all()
+    assert found.dice.shape == (2,)
+    assert ((found.dice >= 0) & (found.dice <= 1)).all()
+    assert found.apart.shape == (2, len(image))

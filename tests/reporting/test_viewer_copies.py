@@ -146,6 +146,37 @@ def test_without_a_reference_it_is_inside_the_largest_slice_of_the_prediction(ax
     assert list(copies.worst_place(maps, axis)) == wanted
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slice_that_is_given_is_the_worst_whatever_is_in_it(axis: int) -> None:
+    predicted = np.zeros((20, 22, 24), np.uint8)
+    predicted[5:8, 5:8, 5:8] = 1
+    nothing = np.zeros_like(predicted)
+
+    def place(labels: NDArray[np.uint8], number: int) -> list[float]:
+        maps = Maps(image=np.zeros(labels.shape), prediction=labels, reference=None, affine=np.eye(4))
+        return list(copies.worst_place(maps, 2, 1, (axis, number)))
+
+    def wanted(number: float, others: list[float]) -> list[float]:
+        return [*others[:axis], number, *others[axis + 1 :]]
+
+    assert place(predicted, 7) == wanted(7.0, [6.0] * 3)
+    assert place(predicted, 12) == wanted(12.0, [6.0] * 3)  # beyond its end
+    assert place(nothing, 12) == wanted(12.0, [9.5, 10.5, 11.5])
+
+
+@pytest.mark.parametrize(("number", "first", "last"), [(0, 0, 43), (79, 16, 79), (20, 16, 43)])
+def test_a_slice_to_look_at_is_not_cut_off(number: int, first: int, last: int) -> None:
+    predicted = np.zeros((80, 40, 40), np.uint8)
+    predicted[26:34, 15:25, 15:25] = 1
+    maps = Maps(
+        image=predicted.astype(np.float32), prediction=predicted, reference=None, affine=np.diag([2.0, 2.0, 2.0, 1.0]),
+        kept=((0, number),),
+    )  # fmt: skip
+    box = copies.cropped(maps)
+    assert box.affine[0, 3] / 2 == first
+    assert box.image.shape[0] == last - first + 1
+
+
 def test_of_a_scan_without_anything_it_is_the_middle() -> None:
     nothing = np.zeros((5, 7, 9), np.uint8)
     maps = Maps(image=nothing, prediction=nothing, reference=nothing, affine=np.diag([2.0, 1.0, 1.0, 1.0]))

@@ -27,6 +27,7 @@ from lemis.reporting.figures.svg import structure_colours
 from lemis.reporting.viewer import library, scans
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.report import report
+from lemis.work_files import quality
 from pages import check_accessible, parsed
 from report_folders import NASTY
 
@@ -83,6 +84,47 @@ def work_of(folder: Path, *, unlabelled: bool = False, mark: bool = True) -> Pat
     if not unlabelled:
         evaluate(work)
     return work
+
+
+def queue_of(work: Path) -> dict[str, dict[str, tuple[int, int]]]:
+    """Measure both scans: views of ``bad`` differ most in slices without the structure, of ``good`` about the cup."""
+    slices = {"bad": {"organ": (2, 12), NASTY: (1, 10)}, "good": {NASTY: (2, 4)}}
+    percentiles = ((-1.0, -0.9, -0.5, 0.0, 0.5, 1.0, 2.0),)
+    shape = quality.StoredShape(ml=10.0, extra=0.0, pieces=1, holes=0.0, cut=(0.0,) * 6, step=0.9)
+    rows = []
+    for scan, places in slices.items():
+        look_at = {name: quality.LookAt(axis=axis, slice=number) for name, (axis, number) in places.items()}
+        looks = quality.Scan(
+            subject=scan, shapes={"organ": shape, NASTY: shape}, extent_mm=(1.0, 1.0, 1.0), percentiles=percentiles
+        )
+        measured = quality.Measured(
+            scan=looks, own=True, agreement={}, runs=("f0",), labelled_runs=("f0",), look_at=look_at
+        )
+        quality.add(work / "predictions", scan, measured, {})
+        for name in ("organ", NASTY):
+            place = look_at.get(name)
+            rows.append(
+                quality.Row(
+                    scan=scan, structure=name, agreement=0.5, expected_dice=0.5, low=0.4, high=0.6, verdict="look",
+                    flags="", look_at_axis=place and place.axis, look_at_slice=place and place.slice,
+                )
+            )  # fmt: skip
+    basis = quality.Basis(subjects=6, labelled=6, level=0.8, structures=("organ", NASTY))
+    quality.save(work / "predictions", basis, rows)
+    return slices
+
+
+@pytest.fixture(scope="module")
+def queued(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, tuple[int, int]]]]:
+    """A page of scans without a reference, and the slices of their files in which views differ most."""
+    work = work_of(tmp_path_factory.mktemp("queue"), unlabelled=True)
+    slices = queue_of(work)
+    return report(work), slices
+
+
+def stored(place: list[float]) -> list[int]:
+    """Voxel in the array of the file."""
+    return [round(value) for value in nib.affines.apply_affine(np.linalg.inv(AFFINE), place)]
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +236,49 @@ def test_what_is_not_labelled_is_shown_without_a_reference(tmp_path: Path) -> No
     facts = json.loads(block(text, "viewer-facts"))
     assert [scan["reference"] for scan in facts["scans"]] == [False, False]
     assert "viewer-0-reference" not in text
+
+
+def test_without_a_reference_it_leads_to_the_slice_in_which_views_differ_most(
+    queued: tuple[Path, dict[str, dict[str, tuple[int, int]]]],
+) -> None:
+    page, slices = queued
+    text = page.read_text(encoding="utf-8")
+    facts = {scan["id"]: scan for scan in json.loads(block(text, "viewer-facts"))["scans"]}
+    for scan, places in slices.items():
+        for name, (axis, number) in places.items():
+            assert stored(facts[scan]["places"][name])[axis] == number
+        assert facts[scan]["place"] == facts[scan]["places"][next(iter(places))]
+    organ = stored(facts["good"]["places"]["organ"])  # nothing is known of it: inside of what was found
+    assert made()["label"][tuple(organ)] == 1
+
+
+def test_with_a_reference_it_leads_to_the_error_whatever_views_say(tmp_path: Path) -> None:
+    work = work_of(tmp_path)
+    queue_of(work)
+    facts = json.loads(block(report(work).read_text(encoding="utf-8"), "viewer-facts"))["scans"]
+    bad = next(scan for scan in facts if scan["id"] == "bad")
+    assert stored(bad["place"])[2] == stored(bad["places"]["organ"])[2] == 5
+
+
+def test_a_slice_that_the_file_no_longer_has_is_not_asked_for(tmp_path: Path) -> None:
+    work = work_of(tmp_path, unlabelled=True)
+    queue_of(work)
+    table = work / "predictions" / quality.TABLE
+    table.write_text(table.read_text(encoding="utf-8").replace(",2,12\n", ",2,900\n"), encoding="utf-8")
+    facts = json.loads(block(report(work).read_text(encoding="utf-8"), "viewer-facts"))["scans"]
+    bad = next(scan for scan in facts if scan["id"] == "bad")
+    assert made()["label"][tuple(stored(bad["places"]["organ"]))] == 1
+
+
+def test_pictures_of_the_queue_show_the_slice_in_which_views_differ_most(
+    queued: tuple[Path, dict[str, dict[str, tuple[int, int]]]],
+) -> None:
+    text = queued[0].read_text(encoding="utf-8")
+    check_accessible(text)
+    said = parsed(text).said
+    # Stored from head to foot and shown from foot to head: slice 12 of the file, counted from 0, is the fourth.
+    assert "bad , slice 4 of 16: views differ most about organ" in said.replace("\n", " ")
+    assert f"good , slice 12 of 16: views differ most about {NASTY}" in said.replace("\n", " ")
 
 
 def test_room_is_kept_to_and_what_was_left_out_is_said(work: Path, tmp_path: Path) -> None:
@@ -324,6 +409,33 @@ def test_a_row_opens_its_scan_at_its_worst_place_and_a_score_at_that_of_its_stru
     browser.run("document.querySelector('tr[data-scan=good]').click()")
     browser.wait("document.querySelector('tr[data-scan=good].shown') !== null")
     assert np.allclose(place_said(browser), good["place"], atol=0.06)
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_row_of_the_queue_opens_the_slice_in_which_views_differ_most(
+    queued: tuple[Path, dict[str, dict[str, tuple[int, int]]]],
+) -> None:
+    page, slices = queued
+    with opened(page) as browser:
+        browser.wait("document.getElementById('viewer').dataset.state === 'closed'")
+        for scan, places in slices.items():
+            for row, name in enumerate(("organ", NASTY)):
+                if name not in places:
+                    continue
+                axis, number = places[name]
+                browser.run("document.getElementById('viewer').dataset.state = 'asked'")
+                browser.run(f"document.querySelectorAll('tbody[data-scan={scan}] tr')[{row}].lastElementChild.click()")
+                ready(browser)
+                assert browser.run("document.getElementById('viewer-scan').selectedOptions[0].textContent") == scan
+                assert stored(place_said(browser))[axis] == number
+                if axis == 2:
+                    assert browser.run("document.getElementById('viewer-slice').value") == str(SHAPE[2] - number)
+        browser.run("document.getElementById('viewer').dataset.state = 'asked'")
+        browser.click(".pictured [data-scan=bad] button")
+        ready(browser)
+        assert stored(place_said(browser))[2] == slices["bad"]["organ"][1]
+        assert browser.complaints == []
 
 
 @needs_chromium

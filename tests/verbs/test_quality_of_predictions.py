@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt, ornt_transform
+from numpy.typing import NDArray
 
 from lemis.formats import volume
+from lemis.prediction import views
+from lemis.preparation import preprocess
+from lemis.preparation.settings import Settings as Preparation
+from lemis.quality.measuring import Predicted, _look_at
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
 from lemis.verbs.report import report
@@ -86,6 +95,62 @@ def test_a_new_scan_of_another_kind_is_said_with_its_reason_and_path(
     assert "pixel size: 9 x 9 mm; trained on" in first.flags
     said = capsys.readouterr()
     assert "strange.nii.gz: pixel size: 9 x 9 mm" in "".join((said.out + said.err).splitlines()).replace("  ", " ")
+
+
+@pytest.mark.parametrize("stored_as", ["RAS", "SPR", "IAL", "ASL", "PIR", "LPI"])
+def test_the_slice_to_look_at_is_that_of_the_file_however_it_is_stored(
+    predicted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored_as: str
+) -> None:
+    def in_the_brightest_slice(network: Any, image: NDArray[np.float16], *more: Any) -> views.Agreed:
+        apart = np.zeros((3, len(image)), np.int64)
+        apart[1:, image[:, 0].mean(axis=(1, 2)).argmax()] = 7
+        return views.Agreed(np.array([1.0, 0.9, 0.9]), apart)
+
+    monkeypatch.setattr(views, "agreement", in_the_brightest_slice)
+    index = json.loads((predicted / "index.json").read_text(encoding="utf-8"))
+    scan = next(scan for scan in index["scans"] if not scan["label"])
+    seen = volume.read(Path(index["root"]) / scan["images"][0])
+    bright = seen.array.astype(np.float32)
+    bright[:, :, 3] += 10 * bright.max()
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(stored_as))
+    stored = nib.Nifti1Image(bright, seen.affine).as_reoriented(turn)
+    (tmp_path / "new").mkdir()
+    nib.save(stored, tmp_path / "new" / "turned.nii.gz")
+    output = predict(predicted / "runs" / "f0", inputs=tmp_path / "new", output=tmp_path / "maps", device="cpu")
+    rows = {row.structure: row for row in quality.read_rows(output)}
+    told = [row.look_at for row in rows.values()]
+    assert told.count(None) == 1  # of the structure about which no view differs
+    (place,) = {(one.axis, one.slice) for one in told if one is not None}
+    assert nib.aff2axcodes(nib.load(output / "turned.nii.gz").affine) == tuple(stored_as)
+    means = np.moveaxis(np.asarray(stored.dataobj), place[0], 0).mean(axis=(1, 2))
+    assert int(means.argmax()) == place[1]
+    assert means.max() > 2 * np.median(means)
+
+
+def test_slices_that_were_resampled_are_counted_as_the_scan_has_them(tmp_path: Path) -> None:
+    volume.write_volume(np.zeros((4, 5, 6), np.float32), np.diag([1.0, 1.0, -5.0, 1.0]), tmp_path / "a.nii.gz")
+    source = volume.read_header(tmp_path / "a.nii.gz")
+    facts = preprocess.describe(
+        id="a", subject="a", images=("a",), label=None, shape=(4, 5, 6), spacing_mm=(1.0, 1.0, 5.0), slice_axis=2,
+        settings=Preparation(spacing_mm=1.0),
+    )  # fmt: skip
+    for prepared, chosen, own in ((12, 11, 5), (6, 2, 2), (3, 1, 3)):
+        apart = np.zeros((1, prepared), np.int64)
+        apart[0, chosen] = 1
+        made = Predicted(
+            scan=None, image=None, facts=dataclasses.replace(facts, slices=prepared), source=source, classes=None,
+            known_as=frozenset(),
+        )  # type: ignore[arg-type]  # fmt: skip
+        found = _look_at([views.Agreed(np.ones(1), apart)] * 2, made, ["wall"])
+        assert (found["wall"].axis, found["wall"].slice) == (2, 5 - own)  # stored from head to foot
+
+
+def test_a_table_without_slices_is_read(predicted: Path, tmp_path: Path) -> None:
+    lines = (predicted / "predictions" / quality.TABLE).read_text(encoding="utf-8").splitlines()
+    older = [line.rsplit(",", 2)[0] for line in lines]
+    assert older[0].endswith("flags")
+    (tmp_path / quality.TABLE).write_text("\n".join(older) + "\n", encoding="utf-8")
+    assert [row.look_at for row in quality.read_rows(tmp_path)] == [None] * len(older[1:])
 
 
 def test_without_quality_nothing_is_measured_and_asking_later_does(predicted: Path, tmp_path: Path) -> None:

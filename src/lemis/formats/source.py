@@ -47,6 +47,18 @@ class Source:
         found: npt.NDArray[np.float64] = io_orientation(self.affine)
         return found
 
+    def stored_slice(self, axis: int, number: int) -> tuple[int, int]:
+        """Axis and number, from 0, in the file's own array of a slice across ``axis`` of the canonical one."""
+        for stored, (own, direction) in enumerate(self.orientation):
+            if int(own) == axis:
+                return stored, number if direction > 0 else self.shape[stored] - 1 - number
+        raise ValueError(f"axis {axis} of three")
+
+    def canonical_slice(self, axis: int, number: int) -> tuple[int, int]:
+        """The inverse of ``stored_slice``."""
+        own, direction = self.orientation[axis]
+        return int(own), number if direction > 0 else self.shape[axis] - 1 - number
+
     @property
     def axes(self) -> Axes:
         """Where the canonical axes run. As ``along`` of a file on the same grid, they give it this one's order."""

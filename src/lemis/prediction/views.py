@@ -38,6 +38,13 @@ class View(NamedTuple):
     mirrored: tuple[bool, bool] = (False, False)  # (rows, cols), where training mirrored them
 
 
+class Agreed(NamedTuple):
+    """Of one scan."""
+
+    dice: NDArray[np.float64]  # (structures,) the mean over pairs of views; 1 of a structure that none shows
+    apart: NDArray[np.int64]  # (structures, n) voxels of each prepared slice that some views, not all, give to it
+
+
 VIEWS = (
     View(),
     View(zoom=1.1, contrast=0.85, mirrored=(True, False)),
@@ -55,8 +62,8 @@ def agreement(
     patch_px: Sequence[int] | None = None,
     settings: Settings | None = None,
     mirrored: Sequence[int] = (),
-) -> NDArray[np.float64]:
-    """(structures,) mean Dice of each two views of one prepared scan; 1 of a structure that none shows.
+) -> Agreed:
+    """How well the views of one prepared scan agree, and in which slices they do not.
 
     Arguments are those of ``inference.predict_scan``; of ``mirrored`` the axes in the slice count.
     """
@@ -76,7 +83,7 @@ def agreement(
         ]
         found.add(np.stack([label.to(torch.uint8).cpu().numpy() for label in labels]))
     assert found is not None, "a scan has slices"
-    return 1 - found.disagreement()
+    return Agreed(1 - found.disagreement(), found.apart())
 
 
 class _Grid:

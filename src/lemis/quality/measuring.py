@@ -27,7 +27,7 @@ from lemis.preparation.settings import Settings as Preparation
 from lemis.runs.material import digest_of_file
 from lemis.settings import resolve
 from lemis.work_files import quality
-from lemis.work_files.quality import HeldOut, Measured, Scan
+from lemis.work_files.quality import HeldOut, LookAt, Measured, Scan
 from lemis.work_files.run import WEIGHTS, FinetunedModel
 
 
@@ -101,23 +101,22 @@ class Measuring:
         """
         names, people = self._models[0].label_names, {*made.known_as, *([made.scan.subject] if own else [])}
         unseen = [place for place, model in enumerate(self._models) if people.isdisjoint(model.learned_from)]
-        agreement = {
-            self.runs[place].name: dict(
-                zip(
-                    names[1:],
-                    views.agreement(
-                        self._networks[place], made.image, made.facts, self._device, *self._tiling, self._mirrored
-                    ).tolist(),
-                    strict=True,
-                )
+        agreed = [
+            views.agreement(
+                self._networks[place], made.image, made.facts, self._device, *self._tiling, self._mirrored
             )
             for place in unseen
+        ]  # fmt: skip
+        agreement = {
+            self.runs[place].name: dict(zip(names[1:], one.dice.tolist(), strict=True))
+            for place, one in zip(unseen, agreed, strict=True)
         }
         scan = _scan(made.image, made.facts, made.classes, names)
         names_of = tuple(run.name for run in self._beside)
         measured = Measured(
-            scan=scan, own=own, agreement=agreement, runs=names_of, labelled_runs=tuple(run.name for run in self.runs)
-        )
+            scan=scan, own=own, agreement=agreement, runs=names_of, labelled_runs=tuple(run.name for run in self.runs),
+            look_at=_look_at(agreed, made, names[1:]),
+        )  # fmt: skip
         quality.add(output, made.scan.id, measured, {run.name: str(run.resolve()) for run in self._beside})
         if own and self._names_alike(index) and made.scan.label is not None and len(self.runs) == 1 and unseen:
             reference = _classes(index, made.scan, made.source, self._models[0])
@@ -125,6 +124,19 @@ class Measuring:
             there = {name: value for name, value in zip(names[1:], dice, strict=True) if scan.shapes[name].ml > 0}
             held = HeldOut(subject=made.scan.subject, agreement=agreement[self.runs[0].name], dice=there)
             quality.add_to_run(self.runs[0], self._weights[0], held_out={made.scan.id: held})
+
+
+def _look_at(agreed: Sequence[views.Agreed], made: Predicted, structures: Sequence[str]) -> dict[str, LookAt]:
+    """The slice in which views differ most about each structure, all networks together; the first of equal ones."""
+    if not agreed:
+        return {}
+    found = {}
+    for name, apart in zip(structures, np.sum([one.apart for one in agreed], axis=0), strict=True):
+        if apart.any():
+            own = (2 * int(apart.argmax()) + 1) * made.facts.canonical_slices // (2 * made.facts.slices)
+            axis, number = made.source.stored_slice(made.facts.slice_axis, own)
+            found[name] = LookAt(axis=axis, slice=number)
+    return found
 
 
 def _scan(

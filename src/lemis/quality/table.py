@@ -119,6 +119,7 @@ def rows_of(id: str, measured: Measured, known: Known, strange: Sequence[Strange
         of_structure = anatomy.unlike(shapes, [one.anatomy() for one in others], subjects)
     rows = []
     for structure, shape in shapes.items():
+        place = measured.look_at.get(structure)
         agreement = {run: told[structure] for run, told in measured.agreement.items()}
         flags = [*of_scan, *(f"{structure} {said}" for said in of_structure[structure])]
         # What was never seen is beyond what held-out scans can tell; nor is there a Dice of what the map lacks.
@@ -131,6 +132,7 @@ def rows_of(id: str, measured: Measured, known: Known, strange: Sequence[Strange
                 expected_dice=expected.dice if expected else math.nan, low=expected.low if expected else math.nan,
                 high=expected.high if expected else math.nan, flags=". ".join(flags),
                 verdict=_verdict(structure, mean, expected and expected.dice, bool(flags), calibration),
+                look_at_axis=place.axis if place else None, look_at_slice=place.slice if place else None,
             )
         )  # fmt: skip
     return rows

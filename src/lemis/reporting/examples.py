@@ -16,12 +16,15 @@ from lemis.formats import volume
 from lemis.formats.directions import Axes
 from lemis.formats.paths import maps_by_scan
 from lemis.reporting.figures import outlines
-from lemis.reporting.work_facts import Example, Slice, scan_rows
+from lemis.reporting.review import Review
+from lemis.reporting.work_facts import Example, Pictured, Slice, scan_rows
 from lemis.work_files.evaluation import CaseScore
+from lemis.work_files.quality import LookAt, look_at_on
 
 Array = NDArray[Any]
 
 _SLICES = 3  # pictures per example
+_PICTURED = 6  # scans of the queue
 _MARGIN_MM = 20.0  # around the structures, so that the neighbourhood can be judged
 # A scan is also looked at across its slices where they are this many, and no further apart than this many pixels.
 _ENOUGH_SLICES, _MOST_APART = 16, 3.0
@@ -61,30 +64,55 @@ def _pictures(index: indexing.Index, scan: indexing.Scan, prediction: Path, in_3
     return _slices(image.array, reference, predicted, structures, image.spacing_mm, scan.slice_axis, picture)
 
 
-def one_slice(index: indexing.Index, scan: indexing.Scan, label: Path | None) -> Slice:
-    """The slice with most of the structures, or the middle one where there is none, with their outlines.
+def pictured(predictions: Path, index: indexing.Index, queue: Review | None) -> tuple[Pictured, ...]:
+    """Of the first scans of the queue, those without a reference: the slice in which their views differ most."""
+    if queue is None:
+        return ()
+    files = maps_by_scan(predictions)
+    scans = {scan.id: scan for scan in index.scans if scan.label is None and scan.id in files}
+    odd = [scan for scan, rows in queue.first if scan in scans and rows[0].verdict != "usual"]
+    return tuple(
+        Pictured(scan=id, structure=structure, slice=one_slice(index, scans[id], files[id], place, around=True))
+        for id in odd[:_PICTURED]
+        for structure, place in [next(iter(queue.look_at[id].items()), (None, None))]
+    )
+
+
+def one_slice(
+    index: indexing.Index,
+    scan: indexing.Scan,
+    label: Path | None,
+    look_at: LookAt | None = None,
+    *,
+    around: bool = False,
+) -> Slice:
+    """One slice with outlines: that with most of the structures, or the middle one where there is none.
 
     Args:
         index: That holds the scan.
         scan: The scan.
         label: A label map on its grid; None: nothing is outlined.
+        look_at: Show this one.
+        around: Only what is around the structures.
     """
     image = volume.read(indexing.locate(index, scan.images[0]), scan.axes)
     structures = {name: value for name, value in index.labels.items() if value != 0}
-    picture = image.source.format == "picture"
-    planes = _planes(image.array, scan.slice_axis, picture)
+    flat = image.source.format == "picture"
+    told = look_at_on(image.source, {"": look_at} if look_at else {})
+    axis, number = told.get("", (scan.slice_axis, None))
+    planes = _planes(image.array, axis, flat)
     found = np.zeros(planes.shape[:3], np.uint8)
     if label is not None:
         on_grid = label_maps.read(label, image.source.axes, image.source, index.labels).array
-        found = _planes(on_grid, scan.slice_axis, picture)
-    number = int(np.argmax((found != 0).sum(axis=(1, 2)))) if found.any() else len(planes) // 2
-    plane = planes[number]
-    grey = plane[..., 0] if plane.ndim == 3 and not (picture and plane.shape[-1] == 3) else plane
-    drawn = outlines.overlay(
-        outlines.window(grey), np.zeros(found.shape[1:], np.uint8), found[number], structures,
-        _in_plane(image.spacing_mm, scan.slice_axis),
-    )  # fmt: skip
-    return Slice(picture=drawn, caption=f"slice {number + 1} of {len(planes)}")
+        found = _planes(on_grid, axis, flat)
+    if number is None:
+        number = int(np.argmax((found != 0).sum(axis=(1, 2)))) if found.any() else len(planes) // 2
+    spacing = _in_plane(image.spacing_mm, axis)
+    box = _crop((found != 0).max(axis=0), spacing) if around else (slice(None), slice(None))
+    plane, drawn = planes[number][box], found[number][box]
+    grey = plane[..., 0] if plane.ndim == 3 and not (flat and plane.shape[-1] == 3) else plane
+    picture = outlines.overlay(outlines.window(grey), np.zeros_like(drawn), drawn, structures, spacing)
+    return Slice(picture=picture, caption=f"slice {number + 1} of {len(planes)}")
 
 
 def _labels(index: indexing.Index, path: Path, along: Axes) -> Array:

@@ -52,6 +52,7 @@ def render(work: WorkFacts) -> str:
         scans=scan_rows(work.per_case),
         examples=work.examples,
         review=work.review,
+        pictured=work.pictured,
         similarity=work.similarity,
         features=work.features,
         keypoints=work.keypoints,

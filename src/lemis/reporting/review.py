@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lemis.measure.expected import LEAST, rank
 from lemis.measure.tables import count
-from lemis.work_files.quality import TABLE, Basis, Row, Verdict
+from lemis.work_files.quality import TABLE, Basis, LookAt, Row, Verdict
 
 SHOWN = 3  # scans that ``lemis predict`` names
 FIRST = 10  # scans of the report's queue; the others are folded
@@ -26,6 +26,14 @@ class Review:
     basis: str
     first: tuple[tuple[str, tuple[Row, ...]], ...]  # scans with their rows
     others: tuple[tuple[str, tuple[Row, ...]], ...]
+
+    @property
+    def look_at(self) -> dict[str, dict[str, LookAt]]:
+        """Of each scan the slices in which its views differ most, by structure, those of the worst row in front."""
+        return {
+            scan: {row.structure: place for row in rows if (place := row.look_at) is not None}
+            for scan, rows in (*self.first, *self.others)
+        }
 
 
 def review(rows: Sequence[Row], basis: Basis) -> Review | None:

@@ -134,6 +134,15 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pictured:
+    """A scan without a reference, with the slice to look at first."""
+
+    scan: str
+    structure: str | None  # about which views differ most there; None: the slice with most of all structures
+    slice: Slice
+
+
+@dataclass(frozen=True, kw_only=True)
 class VoxelFeatures:
     """The figure of voxel features, drawn, and what stands beside it."""
 
@@ -180,6 +189,7 @@ class WorkFacts:
     examples: tuple[Example, ...]
     faults: tuple[Fault, ...] | None  # that ``check`` found
     review: Review | None = None  # which label maps to look at first, where that was measured
+    pictured: tuple[Pictured, ...] = ()  # pictures of the first of these
     similarity: Similarity | None = None  # where it was asked for
     features: VoxelFeatures | None = None  # where it was asked for
     keypoints: Keypoints | None = None  # where they were asked for

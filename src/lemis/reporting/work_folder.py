@@ -14,9 +14,9 @@ from lemis.formats.paths import file_of
 from lemis.plugins import nearest
 from lemis.preparation.settings import Settings as Preparation
 from lemis.preparation.store_files import read_meta
-from lemis.reporting.examples import examples
+from lemis.reporting.examples import examples, pictured
 from lemis.reporting.review import FIRST, Review, review
-from lemis.reporting.viewer.scans import viewer
+from lemis.reporting.viewer.scans import Viewer, viewer
 from lemis.reporting.work_facts import RunFacts, WorkFacts, scan_rows
 from lemis.runs import freshness
 from lemis.settings import resolve
@@ -58,7 +58,8 @@ def read_work(work: Path, runs: Sequence[str] = (), *, viewer_mb: float = 0) -> 
         summary=summary,
         per_case=per_case,
         examples=examples(work / "predictions", index, per_case, _in_3d(work, summary)) if index else (),
-        viewer=viewer(work / "predictions", index, _first(per_case, queue), megabytes=viewer_mb) if index else None,
+        viewer=_viewer(work / "predictions", index, per_case, queue, viewer_mb) if index else None,
+        pictured=pictured(work / "predictions", _still_there(index), queue) if index else (),
         faults=found.faults if found else None,
         out_of_date=_out_of_date(work, index, runs),
         review=queue,
@@ -84,6 +85,13 @@ def _first(per_case: Sequence[CaseScore], queue: Review | None) -> list[str]:
     return list(dict.fromkeys([*scored[:FIRST], *queued[:FIRST], *scored, *queued]))
 
 
+def _viewer(
+    predictions: Path, index: indexing.Index, per_case: Sequence[CaseScore], queue: Review | None, megabytes: float
+) -> Viewer | None:
+    look_at = queue.look_at if queue else {}
+    return viewer(predictions, index, _first(per_case, queue), megabytes=megabytes, look_at=look_at)
+
+
 def _read_elsewhere(folder: Path, record: Predictions, names: Sequence[str], viewer_mb: float) -> WorkFacts:
     """Of the label maps of scans from elsewhere: the scores beside them, and the runs where they still lie."""
     scores = folder / "evaluation"
@@ -102,7 +110,8 @@ def _read_elsewhere(folder: Path, record: Predictions, names: Sequence[str], vie
         summary=summary,
         per_case=per_case,
         examples=examples(folder, _still_there(index), per_case, in_3d),
-        viewer=viewer(folder, index, _first(per_case, queue), megabytes=viewer_mb),
+        viewer=_viewer(folder, index, per_case, queue, viewer_mb),
+        pictured=pictured(folder, _still_there(index), queue),
         faults=None,
         elsewhere=True,
         review=queue,
@@ -141,7 +150,9 @@ def _elsewhere(record: Predictions, references: Mapping[str, str] | None) -> ind
 def _still_there(index: indexing.Index) -> indexing.Index:
     """Without scans whose files were moved or deleted since: there is no picture of them."""
     files = {scan.id: (*scan.images, *([scan.label] if scan.label else [])) for scan in index.scans}
-    kept = (scan for scan in index.scans if all(file_of(Path(file)).exists() for file in files[scan.id]))
+    kept = (
+        scan for scan in index.scans if all(file_of(indexing.locate(index, file)).exists() for file in files[scan.id])
+    )
     return replace(index, scans=tuple(kept))
 
 

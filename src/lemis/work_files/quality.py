@@ -13,6 +13,7 @@ from filelock import FileLock
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from lemis import files
+from lemis.formats.source import Source
 from lemis.measure import tables
 from lemis.measure.anatomy import Shape
 from lemis.measure.looks import Looks
@@ -74,6 +75,13 @@ class OfRun(Record):
     held_out: dict[Name, HeldOut] = Field(default_factory=dict)
 
 
+class LookAt(Record):
+    """A slice of a label map, in the array of its file as it is stored there."""
+
+    axis: Annotated[int, Field(ge=0, le=2)]  # across which the slice lies
+    slice: Count  # from 0
+
+
 class Measured(Record):
     """What was measured of a label map as it was made."""
 
@@ -82,6 +90,7 @@ class Measured(Record):
     agreement: dict[Name, dict[str, Share]]  # by network, of those that never saw the scan's label
     runs: tuple[Name, ...]  # whose held-out scans say what to expect
     labelled_runs: tuple[Name, ...]  # whose labelled scans say what is usual
+    look_at: dict[str, LookAt] = Field(default_factory=dict)  # by structure, of those on which views differ: where most
 
 
 class Basis(Record):
@@ -106,7 +115,12 @@ def _cell(text: Any) -> float:
     return math.nan if text == "" else float(text)
 
 
+def _place(text: Any) -> int | None:
+    return None if text in ("", None) else int(text)
+
+
 _Number = Annotated[float, BeforeValidator(_cell)]
+_Place = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_place)]
 
 
 class Row(Record):
@@ -122,11 +136,29 @@ class Row(Record):
     high: _Number
     verdict: Verdict
     flags: str  # sentences, with ``. `` between them; empty: none
+    look_at_axis: _Place = None  # of the stored array, across which slices lie; None: views of the scan do not differ
+    look_at_slice: _Place = None  # from 0: where views differ most about the structure
 
     @property
     def has_number(self) -> bool:
         """Whether a Dice can be expected of it."""
         return not math.isnan(self.expected_dice)
+
+    @property
+    def look_at(self) -> LookAt | None:
+        """Where views differ most, if it is known."""
+        if self.look_at_axis is None or self.look_at_slice is None:
+            return None
+        return LookAt(axis=self.look_at_axis, slice=self.look_at_slice)
+
+
+def look_at_on(source: Source, slices: Mapping[str, LookAt]) -> dict[str, tuple[int, int]]:
+    """Canonical axis and number of these slices, where a scan has them: its file may be another one by now."""
+    return {
+        name: source.canonical_slice(one.axis, one.slice)
+        for name, one in slices.items()
+        if one.slice < source.shape[one.axis]
+    }
 
 
 def stored_shapes(found: Mapping[str, Shape]) -> dict[str, StoredShape]:

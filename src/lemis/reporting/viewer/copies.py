@@ -34,6 +34,7 @@ class Maps:
     prediction: NDArray[np.uint8]  # (X, Y, Z) numbers of structures, 0 for none
     reference: NDArray[np.uint8] | None
     affine: NDArray[np.float64]  # (4, 4), voxel -> mm RAS
+    kept: tuple[tuple[int, int], ...] = ()  # axis and number of slices that no crop may cut off
 
     @property
     def structures(self) -> NDArray[np.bool_]:
@@ -98,7 +99,9 @@ def cropped(maps: Maps) -> Maps:
     for axis, mm in enumerate(maps.spacing_mm):
         there = np.flatnonzero(found.any(axis=tuple(other for other in range(3) if other != axis)))
         margin = int(np.ceil(MARGIN_MM / mm))
-        box.append(slice(max(0, there[0] - margin), min(found.shape[axis], there[-1] + 1 + margin)))
+        kept = [number for across, number in maps.kept if across == axis]
+        first, last = min(there[0] - margin, *kept, there[0]), max(there[-1] + margin, *kept, there[-1])
+        box.append(slice(max(0, first), min(found.shape[axis], last + 1)))
     corner = np.eye(4)
     corner[:3, 3] = [cut.start for cut in box]
     return _on(maps, tuple(box), maps.affine @ corner)
@@ -153,7 +156,9 @@ def _commonest(labels: NDArray[np.uint8], factors: Sequence[int]) -> NDArray[np.
 # ---------------------------------------------------------------- where to look
 
 
-def worst_place(maps: Maps, slice_axis: int, structure: int | None = None) -> Place:
+def worst_place(
+    maps: Maps, slice_axis: int, structure: int | None = None, look_at: tuple[int, int] | None = None
+) -> Place:
     """Where reference and prediction differ most, in mm RAS: in the slice with most such voxels, deep inside of them.
 
     Without a reference, or where the two are the same: in the slice with most of the structure, deep inside of it; in
@@ -163,16 +168,20 @@ def worst_place(maps: Maps, slice_axis: int, structure: int | None = None) -> Pl
         maps: Of the scan.
         slice_axis: Across which slices are counted.
         structure: Its number; None: of all.
+        look_at: Axis, and number of a slice across it, that is the worst whatever the maps say; there, the place is
+            deep inside of the predicted structure, which may end before it.
     """
     predicted = _mask(maps.prediction, structure)
     wanted = predicted if maps.reference is None else _mask(maps.reference, structure)
     differ = (
         (predicted != wanted) if structure is not None or maps.reference is None else maps.prediction != maps.reference
     )
-    for found in (differ, predicted | wanted):
-        if found.any():
-            voxel = _deepest(found, slice_axis)
-            break
+    if look_at is not None:
+        voxel = _inside(predicted, *look_at)
+    elif differ.any():
+        voxel = _deepest(differ, slice_axis)
+    elif (either := predicted | wanted).any():
+        voxel = _deepest(either, slice_axis)
     else:
         voxel = [(size - 1) / 2 for size in predicted.shape]
     x, y, z = (maps.affine @ [*voxel, 1.0])[:3]
@@ -185,14 +194,23 @@ def _mask(labels: NDArray[np.uint8], structure: int | None) -> NDArray[np.bool_]
 
 
 def _deepest(found: NDArray[np.bool_], slice_axis: int) -> list[float]:
+    others = tuple(axis for axis in range(3) if axis != slice_axis)
+    return _inside(found, slice_axis, int(np.argmax(found.sum(axis=others))))
+
+
+def _inside(found: NDArray[np.bool_], axis: int, number: int) -> list[float]:
+    """A voxel of this slice, deep inside of what is there, or, where it is empty, of what is in any slice."""
     from scipy import ndimage
 
-    others = tuple(axis for axis in range(3) if axis != slice_axis)
-    number = int(np.argmax(found.sum(axis=others)))
-    plane = np.pad(np.take(found, number, axis=slice_axis), 1)
-    inside = ndimage.distance_transform_cdt(plane, "chessboard")[1:-1, 1:-1]
-    place = [float(one) for one in np.unravel_index(int(np.argmax(inside)), inside.shape)]
-    return [*place[:slice_axis], float(number), *place[slice_axis:]]
+    plane = np.take(found, number, axis=axis)
+    if not plane.any():
+        plane = found.any(axis=axis)
+    if plane.any():
+        inside = ndimage.distance_transform_cdt(np.pad(plane, 1), "chessboard")[1:-1, 1:-1]
+        place = [float(one) for one in np.unravel_index(int(np.argmax(inside)), inside.shape)]
+    else:
+        place = [(size - 1) / 2 for size in plane.shape]
+    return [*place[:axis], float(number), *place[axis:]]
 
 
 # ---------------------------------------------------------------- as files

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from lemis.formats import labels as label_maps
 from lemis.formats import volume
 from lemis.formats.paths import file_of, format_of, maps_by_scan
 from lemis.reporting.viewer import copies
+from lemis.work_files.quality import LookAt, look_at_on
 
 _SURELY = 20  # so many scans have room, however large the first ones are
 _MOST_STRUCTURES = 255  # that a label map of bytes can number
@@ -49,7 +51,14 @@ class Viewer:
         return tuple(shown for shown in self.scans if shown.copy.said)
 
 
-def viewer(predictions: Path, index: indexing.Index, first: Sequence[str], *, megabytes: float) -> Viewer | None:
+def viewer(
+    predictions: Path,
+    index: indexing.Index,
+    first: Sequence[str],
+    *,
+    megabytes: float,
+    look_at: Mapping[str, Mapping[str, LookAt]] = MappingProxyType({}),
+) -> Viewer | None:
     """The scans with a label map in ``predictions``.
 
     Args:
@@ -58,6 +67,7 @@ def viewer(predictions: Path, index: indexing.Index, first: Sequence[str], *, me
         first: Scans in the order in which they are worth looking at; all others follow.
         megabytes: Room for all copies. A scan gets its share of what is left, by its number of voxels, but at least a
             twentieth of it all. What is larger is made smaller (``copies.within``); what does not fit then is left out.
+        look_at: Of scans, by structure, the slice to open where there is no reference; the first is the scan's own.
 
     Returns:
         None where nothing is to be shown: no room, no label map, pictures only.
@@ -75,7 +85,8 @@ def viewer(predictions: Path, index: indexing.Index, first: Sequence[str], *, me
     for scan in scans:
         share = left * math.prod(scan.shape) / voxels
         voxels -= math.prod(scan.shape)
-        one = _shown(index, scan, files[scan.id], structures, min(left, max(share, room / _SURELY)), left)
+        room_of_one = min(left, max(share, room / _SURELY))
+        one = _shown(index, scan, files[scan.id], structures, look_at.get(scan.id, {}), room_of_one, left)
         if one is not None:
             left -= one.copy.size
             shown.append(one)
@@ -107,6 +118,7 @@ def _shown(
     scan: indexing.Scan,
     prediction: Path,
     structures: Mapping[str, int],
+    look_at: Mapping[str, LookAt],
     wanted: float,
     most: float,
 ) -> Shown | None:
@@ -115,24 +127,28 @@ def _shown(
     def labels(path: Path) -> NDArray[np.uint8]:
         return copies.numbered(label_maps.read(path, image.source.axes, image.source, index.labels).array, structures)
 
+    slices = {} if scan.label else look_at_on(image.source, look_at)
     maps = copies.Maps(
         image=image.array[..., 0] if image.array.ndim == 4 else image.array,
         prediction=labels(prediction),
         reference=labels(indexing.locate(index, scan.label)) if scan.label else None,
         affine=image.affine,
+        kept=tuple(slices.values()),
     )
     copy = copies.within(maps, wanted, most)
     if copy is None:
         return None
     places = {
-        name: copies.worst_place(maps, scan.slice_axis, number)
+        name: copies.worst_place(maps, scan.slice_axis, number, slices.get(name))
         for number, name in enumerate(structures, start=1)
-        if ((maps.prediction == number) | (False if maps.reference is None else maps.reference == number)).any()
+        if name in slices
+        or ((maps.prediction == number) | (False if maps.reference is None else maps.reference == number)).any()
     }
+    first = next((places[name] for name in slices if name in places), None)
     return Shown(
         scan=scan.id,
         copy=copy,
         slice_axis=scan.slice_axis,
         structures=places,
-        place=copies.worst_place(maps, scan.slice_axis),
+        place=first or copies.worst_place(maps, scan.slice_axis),
     )
