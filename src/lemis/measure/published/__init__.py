@@ -30,11 +30,12 @@ PAPERS = {
     "Segmentation. MICCAI 2021, https://arxiv.org/abs/2107.04934",
 }
 
-# Published tables that no plan of ``lemis compare`` repeats, by the beginning of their names, and why.
+# Published tables that no plan of ``lemis compare`` repeats, by the beginning of their names, and why; docs/papers.md has
+# more.
 WITHOUT_PLAN = {
     "macl-table7": "a masked autoencoder on a vision transformer; the mae of Lemis works on the networks of Lemis",
     "macl-table8": "cost on one A100; every comparison prints its own",
-    "macl-table11": "3-D pre-training of other authors (VoCo, nnSSL), whose networks Lemis does not have",
+    "macl-table11": "3-D pre-training of other authors (VoCo, nnSSL); which weights, and how fine-tuned, is not known",
     "sgscn-sysu": "ultrasound images that are not public, known from a third-party summary",
 }
 
