@@ -30,8 +30,7 @@ PAPERS = {
     "Segmentation. MICCAI 2021, https://arxiv.org/abs/2107.04934",
 }
 
-# Published tables that no plan of ``lemis compare`` repeats, by the beginning of their names, and why; docs/papers.md has
-# more.
+# Published tables that no plan of ``lemis compare`` repeats, by the beginning of their names, and why (docs/papers.md).
 WITHOUT_PLAN = {
     "macl-table7": "a masked autoencoder on a vision transformer; the mae of Lemis works on the networks of Lemis",
     "macl-table8": "cost on one A100; every comparison prints its own",
