@@ -57,3 +57,18 @@ def test_where_fewer_are_left_than_are_drawn_all_of_them_are() -> None:
     given = pool(6, labelled=4)
     picks = auditing.chosen(given, 5, 3, way, seed=0)
     assert sorted(pick.subject for pick in picks) == np.flatnonzero(~given.labelled).tolist()
+
+
+def test_those_that_wait_for_a_label_come_first_and_are_not_drawn_again() -> None:
+    given = pool(20, labelled=3)
+    free = [given.names[subject] for subject in np.flatnonzero(~given.labelled)]
+    taken = given.names[int(np.flatnonzero(given.labelled)[0])]
+    waiting = {taken: 20, "nobody": 20, free[4]: 19, free[2]: 19}
+    for seed in range(9):
+        picks = auditing.chosen(given, 5, 3, way, seed, waiting)
+        assert [given.names[pick.subject] for pick in picks[:2]] == [free[4], free[2]]
+        assert all("from all 19 unlabelled" in pick.why for pick in picks[:2])
+        assert "from all 17 unlabelled" in picks[2].why
+        assert len({pick.subject for pick in picks}) == 5
+    (one,) = auditing.chosen(given, 1, 1, way, 0, waiting)
+    assert given.names[one.subject] == free[4]

@@ -21,6 +21,8 @@ from lemis.errors import DataFault, UsageError
 from lemis.formats import volume
 from lemis.measure import scores, slices
 from lemis.scoring.summing_up import Settings
+from lemis.work_files import audit
+from lemis.work_files.audit import Drawn
 from lemis.work_files.evaluation import METRICS
 from work_files_made import evaluate, model
 
@@ -63,6 +65,36 @@ def make_work(folder: Path, predicted: dict[str, NDArray[np.uint8]], *, facts: d
 def rows_of(work: Path) -> list[dict[str, str]]:
     with (work / "evaluation" / "per_case.csv").open(encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
+
+
+def test_subjects_that_were_drawn_at_random_have_a_score_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = {f"{name}_{phase}": label_map(n) for n, name in enumerate("abcdef") for phase in ("ED", "ES")}
+    work = make_work(tmp_path, people)
+    assert "audited" not in evaluate(work)
+
+    def told(*drawn: str) -> tuple[Any, str]:
+        audit.remember(work, [Drawn(subject=name, scan=f"{name}_ED", of=9) for name in drawn])
+        capsys.readouterr()
+        found = evaluate(work)["audited"]
+        return found, " ".join(capsys.readouterr().out.split())
+
+    found, said = told("z")
+    assert (found["drawn"], found["labelled"], found["subjects"], found["overall"]) == (1, 0, [], None)
+    assert "Audit: no subject that was drawn at random is tested yet. Of 1 subject drawn, 1 has no label yet" in said
+    found, said = told("b", "e")
+    assert (found["drawn"], found["labelled"], found["subjects"]) == (3, 2, ["b", "e"])
+    rows = [float(row["dice"]) for row in rows_of(work) if row["subject"] in "be"]
+    assert found["overall"]["dice"]["mean"] == pytest.approx(np.mean(rows))
+    assert "4 scans of 2 subjects drawn at random before they were labelled" in said
+    assert "2 are too few to go by: label at least 5" in said
+    assert "Of 3 subjects drawn, 1 has no label yet" in said
+    found, said = told("a", "c", "d")
+    assert "10 scans of 5 subjects drawn at random" in said
+    assert "too few" not in said
+    (work / "predictions").rename(work / "elsewhere")
+    assert "audited" not in evaluate(work / "elsewhere", work=work)
 
 
 def test_numbers_are_those_of_scores(tmp_path: Path):

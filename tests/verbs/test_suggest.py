@@ -26,7 +26,7 @@ from lemis.verbs.fit import fit
 from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
 from lemis.verbs.suggest import suggest
-from lemis.work_files import suggestions
+from lemis.work_files import audit, suggestions
 from lemis.work_files.suggestions import Suggestions
 
 FEW = ("pretrain.steps=2", "pretrain.precision=32", "finetune.steps=2", "finetune.precision=32")
@@ -131,6 +131,27 @@ def test_the_seed_and_settings_are_those_of_the_command(work: Path) -> None:
 def test_more_than_there_are_is_all_there_are(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(suggested(work, number=9).suggestions) == 3
     assert "9 were asked for, and 3 subjects have no label" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_was_drawn_as_an_audit_is_remembered_and_stays_on_the_list_until_it_is_labelled(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = suggested(work, number=2, audit=1, seed=4)
+    drawn = next(one for one in first.suggestions if one.audit)
+    assert audit.read(work).drawn == (audit.Drawn(subject=drawn.subject, scan=drawn.scan, of=3),)
+    assert suggested(work, number=2, audit=1, seed=4) == first
+    for seed in range(4):  # nobody draws until it pleases
+        assert [one.scan for one in suggested(work, number=2, audit=1, seed=seed).suggestions if one.audit] == [
+            drawn.scan
+        ]
+    capsys.readouterr()
+    suggested(work, number=1, audit=0, output=work / "elsewhere")
+    assert len(audit.read(work).drawn) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert str(work / "elsewhere" / "proposals") in said.replace(" ", "")
+    suggested(work, number=3, audit=2)
+    assert audit.read(work).drawn[0].subject == drawn.subject
+    assert len(audit.read(work).drawn) == 2
 
 
 def only_fold(work: Path) -> None:

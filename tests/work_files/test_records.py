@@ -19,7 +19,7 @@ from lemis import files
 from lemis.errors import UsageError
 from lemis.preparation import store_files
 from lemis.records import plain, read_table
-from lemis.work_files import checks, comparison, evaluation, one_image, predictions, run
+from lemis.work_files import audit, checks, comparison, evaluation, one_image, predictions, run
 from lemis.work_files.one_image import SummaryRow
 from lemis.work_files.predictions import Prediction, Predictions
 from work_files_made import ENVIRONMENT, FINETUNED, MASK_RECORD, META, PRETRAINED, SUMMARY
@@ -56,6 +56,7 @@ FILES: dict[str, tuple[str, dict[str, Any], Callable[[Path], Any], str]] = {
     "metrics": ("metrics.jsonl", {"step": 1, "loss": 0.5}, run.read_metrics, "delete "),
     "predictions": ("predictions.json", PREDICTIONS, predictions.read, "delete "),
     "summary": ("summary.json", SUMMARY, evaluation.read_summary, "lemis evaluate "),
+    "audit": ("audit.json", {"version": 1, "drawn": [{"subject": "s", "scan": "a", "of": 9}]}, audit.read, "delete "),
     "check": ("check.json", {"version": 1, "faults": [FAULT]}, checks.read, "lemis check SCANS -o "),
     "meta": ("meta.json", META, store_files.read_meta, "lemis prepare "),
     "result": ("cells/k/result.json", RESULT, lambda f: comparison.read_result(f, "k"), "delete "),
@@ -76,6 +77,7 @@ WRITERS: dict[str, Callable[[Path, Any], None]] = {
     "result": lambda folder, result: comparison.write_result(folder, "k", result),
     "cell status": lambda folder, status: comparison.write_cell_status(folder, "k", status),
     "facts": comparison.write_facts,
+    "audit": lambda folder, record: audit.remember(folder, record.drawn),
     "check": lambda folder, found: checks.write(folder, plain(found)),
     "mask": lambda folder, record: one_image.write(folder / "mask.json", record),
 }
@@ -126,7 +128,7 @@ def test_what_is_written_is_read_back_equal_and_holds_what_was_there(kind: str, 
     assert json.loads((tmp_path / name).read_text(encoding="utf-8")) == facts
 
 
-@pytest.mark.parametrize("kind", [kind for kind in WRITERS if kind not in ("metrics", "predictions")])
+@pytest.mark.parametrize("kind", [kind for kind in WRITERS if kind not in ("metrics", "predictions", "audit")])
 def test_what_could_not_be_read_is_not_written_over_a_good_file(kind: str, tmp_path: Path) -> None:
     path = write(tmp_path, kind, line(FILES[kind][1]))
     damaged = FILES[kind][2](tmp_path).model_copy(update={"version": 99})

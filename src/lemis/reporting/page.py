@@ -18,6 +18,7 @@ from lemis.datasets.index import Index, Scan, by_slice_axis
 from lemis.datasets.layouts.recognised import TITLES
 from lemis.measure.tables import count
 from lemis.records import plain
+from lemis.reporting import audited
 from lemis.reporting.figures import plots
 from lemis.reporting.figures.svg import TEXT, structure_colours
 from lemis.reporting.methods_section import methods_paragraph, references
@@ -60,6 +61,7 @@ def render(work: WorkFacts) -> str:
         label_next=not work.elsewhere and _has_unlabelled(work.index),
         warnings=warnings(work),
         done=sentences(work),
+        audited=audited.sentences(work.summary) if work.summary else [],
         missing=missing(work),
         out_of_date=work.out_of_date,
         methods=methods_paragraph(work),

@@ -11,6 +11,7 @@ from rich.text import Text
 from lemis import terminal
 from lemis.measure import slices
 from lemis.measure.tables import count
+from lemis.reporting import audited
 from lemis.work_files.evaluation import COUNTS, PER_CASE, SUMMARY, Estimate, Paper, Summary
 
 
@@ -67,6 +68,7 @@ def remarks(summary: Summary) -> list[str]:
             f"{count(len(summary.strange), 'scan')} unlike what the network was trained on "
             f"({', '.join(ways)}): see predictions.json"
         )
+    said += audited.sentences(summary)
     said.append(_exposure(summary))
     if unknown == summary.scans:
         said.append("so these scans may be among those that the network learned from")

@@ -19,6 +19,7 @@ from lemis.scoring.cases import Case
 from lemis.scoring.one_scan import Scored
 from lemis.work_files.evaluation import (
     METRICS,
+    Audited,
     Beside,
     CaseScore,
     Compared,
@@ -57,6 +58,7 @@ def summary(
     of: Compared,
     record: Predictions,
     settings: Settings,
+    audited: Audited | None = None,
 ) -> Summary:
     """All that is known of an evaluation.
 
@@ -67,6 +69,7 @@ def summary(
         of: The folders that were compared.
         record: What ``predict`` wrote of the label maps.
         settings: With which it was computed.
+        audited: The scores of subjects that were drawn at random; None: nobody was.
     """
     tested = sorted({case.subject for case in cases})
     labelled = [case.labelled for case in cases if case.labelled is not None]
@@ -100,6 +103,7 @@ def summary(
         ),
         protocols=protocols,
         versions={"python": platform.python_version(), **{name: version(name) for name in ("lemis", "numpy", "scipy")}},
+        **({} if audited is None else {"audited": audited}),
     )
 
 
@@ -125,6 +129,28 @@ def default(
         structures={name: _of_structure(scored, name, settings.intervals) for name in structures},
         overall=_overall(scored, settings.intervals),
     )
+
+
+def audited(
+    drawn: Iterable[str], labelled: Iterable[str], scored: Sequence[Scored], settings: Settings
+) -> Audited | None:  # fmt: skip
+    """The scores of subjects that were drawn at random alone; None where nobody was.
+
+    Args:
+        drawn: Subjects.
+        labelled: All subjects with a label.
+        scored: Of every scan.
+        settings: Tolerance and intervals.
+    """
+    people = set(drawn)
+    if not people:
+        return None
+    own = [scan for scan in scored if scan.rows and scan.rows[0].subject in people]
+    return Audited(
+        drawn=len(people), labelled=len(people.intersection(labelled)),
+        subjects=tuple(sorted({scan.rows[0].subject for scan in own})),
+        overall=_overall(own, settings.intervals) if own else None,
+    )  # fmt: skip
 
 
 def _of_structure(scored: Sequence[Scored], structure: str, settings: statistics.Settings) -> Scores:

@@ -7,7 +7,7 @@ all that have no label, does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -39,8 +39,13 @@ def share(asked: int | None, number: int, left: int, way: str) -> int:
     return asked
 
 
-def chosen(pool: Pool, number: int, drawn: int, way: Callable[[Pool, int], list[Pick]], seed: int) -> list[Pick]:
+def chosen(
+    pool: Pool, number: int, drawn: int, way: Callable[[Pool, int], list[Pick]], seed: int,
+    waiting: Mapping[str, int] = {},
+) -> list[Pick]:  # fmt: skip
     """Those that are drawn, then those that a way adds as if they were labelled: so it looks for what they lack.
+
+    Those that were drawn before and have no label yet come first: a draw that is repeated until it pleases is none.
 
     Args:
         pool: What is chosen from.
@@ -48,11 +53,20 @@ def chosen(pool: Pool, number: int, drawn: int, way: Callable[[Pool, int], list[
         drawn: How many of them at random.
         way: Gives picks of a pool, so many.
         seed: Of the draw.
+        waiting: Subjects that were drawn before, each with how many were unlabelled then.
     """
     unlabelled = np.flatnonzero(~pool.labelled)
-    order = np.random.default_rng([seed, len(unlabelled)]).permutation(unlabelled)[:drawn]
-    why = f"drawn at random from all {len(unlabelled)} unlabelled, as an audit: a score on it holds for the others"
-    picks = [Pick(int(subject), why, 1 / len(unlabelled)) for subject in order]
+    before = [pool.names.index(name) for name in waiting if name in pool.names]
+    order = [subject for subject in before if not pool.labelled[subject]]
+    fresh = np.random.default_rng([seed, len(unlabelled)]).permutation(unlabelled).tolist()
+    order = [*order, *(subject for subject in fresh if subject not in order)][:drawn]
+    picks = [_drawn(subject, waiting.get(pool.names[subject], len(unlabelled))) for subject in order]
     marked = pool.labelled.copy()
     marked[order] = True
     return picks + (way(pool._replace(labelled=marked), number - len(picks)) if number > len(picks) else [])
+
+
+def _drawn(subject: int, of: int) -> Pick:
+    return Pick(
+        subject, f"drawn at random from all {of} unlabelled, as an audit: a score on it holds for the others", 1 / of
+    )

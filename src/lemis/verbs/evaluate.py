@@ -16,7 +16,7 @@ from lemis.reporting import scores_table
 from lemis.scoring import cases as pairing
 from lemis.scoring import one_scan, refusals, summing_up
 from lemis.scoring.summing_up import Settings
-from lemis.work_files import evaluation
+from lemis.work_files import audit, evaluation
 from lemis.work_files.evaluation import Compared, Protocols, Summary
 from lemis.work_files.predictions import Predictions
 from lemis.work_files.predictions import read as read_predictions
@@ -88,7 +88,14 @@ def evaluate(
         terminal.console(stderr=True).print(f"note: no paper protocol, which is of the labels before: {left_out}")
     elif paper is not None:
         protocols = Protocols(default=protocols.default, paper=paper)
-    summary = summing_up.summary(cases, not_scored, protocols, of=of, record=record, settings=settings)
+    audited = None
+    if own is not None and index is not None:
+        drawn = [one.subject for one in audit.read(own).drawn]
+        with_label = {scan.subject for scan in index.scans if scan.label is not None}
+        audited = summing_up.audited(drawn, with_label, scored, settings)
+    summary = summing_up.summary(
+        cases, not_scored, protocols, of=of, record=record, settings=settings, audited=audited
+    )  # fmt: skip
     evaluation.write(output, summary, [row for one in scored for row in one.rows])
     if json:
         print(records.text_of(summary), end="")

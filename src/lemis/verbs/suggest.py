@@ -25,7 +25,9 @@ from lemis.selection.networks import Used
 from lemis.selection.pool import Seen, Subjects
 from lemis.settings import parse_overrides, plain, resolve
 from lemis.verbs.predict import predict
+from lemis.work_files import audit as audit_file
 from lemis.work_files import suggestions
+from lemis.work_files.audit import Drawn
 from lemis.work_files.run import read_environment
 from lemis.work_files.suggestions import Coverage, Suggestion, Suggestions
 
@@ -61,7 +63,8 @@ def suggest(
             segmented the unlabelled scans last, and the pre-training that they began with.
         output: Folder for the list; by default WORK/suggestions.
         audit: How many of them are drawn at random, so that some labels are of subjects like all others: scores on
-            these hold for the rest. By default one of every five; none of ``random``, which draws them all.
+            these hold for the rest. By default one of every five; none of ``random``, which draws them all. They are
+            remembered in ``audit.json``, and stay on the list until they are labelled.
         seed: All randomness follows from it: same seed, same list.
         device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
         trust: Import modules that the runs name, even if they are not part of Lemis.
@@ -90,8 +93,9 @@ def suggest(
     asked = used if needed else used._replace(finetuned=())  # networks are asked only where it matters
     target = torch.device(chosen_device(device))
     told = pool.subjects(*_seen(work, index, store, asked, output, target, trust), len(asked.finetuned))
+    waiting = {one.subject: one.of for one in audit_file.read(work).drawn}
     picks = auditing.chosen(
-        told.pool, number, drawn, lambda pool, left: module.suggest(pool, left, settings, seed), seed
+        told.pool, number, drawn, lambda pool, left: module.suggest(pool, left, settings, seed), seed, waiting
     )
     by_id = {scan.id: scan for scan in index.scans}
     chosen = [by_id[told.scans[pick.subject]] for pick in picks]
@@ -105,10 +109,13 @@ def suggest(
             for place, (pick, scan) in enumerate(zip(picks, chosen, strict=True))
         ),
     )  # fmt: skip
+    audit_file.remember(
+        work, [Drawn(subject=one.subject, scan=one.scan, of=left) for one in record.suggestions if one.audit]
+    )
     suggestions.save(output, record)
     again = _again(work, index, used)
     files.write(output / PAGE, _page(record, told, picks, index, output, again))
-    _say(record, again)
+    _say(record, output, again)
     return output / PAGE
 
 
@@ -200,6 +207,7 @@ def _suggestion(
         nearest_labelled=near and near.name, distance=near and near.distance,
         disagreement=None if doubts is None else dict(zip(subjects.structures, doubts, strict=True)),
         entropy=None if subjects.entropy is None else float(subjects.entropy[pick.subject]),
+        images=tuple(str(index_file.locate(index, file)) for file in scan.images),
         other_scans=tuple(other.id for other in index.scans if other.subject == name and other.id != scan.id),
         proposals=tuple(f"{proposals.FOLDER}/{file}" for file in proposed),
         label=None if place.label is None else str(place.label), place=_place_in_words(place, bool(proposed)),
@@ -214,7 +222,7 @@ def _place_in_words(place: Place, is_proposed: bool) -> str:
     return f"save {what} as {place.label}{slicer}" + (f"; and {place.then}" if place.then else "")
 
 
-def _say(record: Suggestions, again: str) -> None:
+def _say(record: Suggestions, output: Path, again: str) -> None:
     console = messages()
     for note in record.notes:
         console.print(f"note: {note}")
@@ -225,7 +233,9 @@ def _say(record: Suggestions, again: str) -> None:
     )
     for rank, one in enumerate(record.suggestions, start=1):
         console.print(f"{rank}. {terminal.visible(one.scan)}: {terminal.visible(one.why)}")
+        if one.proposals:
+            console.print(f"   correct {terminal.visible(' or '.join(str(output / file) for file in one.proposals))}")
         console.print(f"   {terminal.visible(one.place)}")
     before, after = record.coverage.before, record.coverage.after
     console.print(f"near to a labelled subject: {before:.0%} of the unlabelled now, {after:.0%} with these")
-    console.print(f"next: label them as the page says, then {again}")
+    console.print(f"next: label them as {output / PAGE} shows, then {again}")

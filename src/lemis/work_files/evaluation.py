@@ -130,6 +130,15 @@ class EvaluationSettings(Record):
     intervals: Intervals
 
 
+class Audited(Record):
+    """Of subjects that were drawn at random while they had no label."""
+
+    drawn: Count  # so far
+    labelled: Count  # of them, by now
+    subjects: tuple[str, ...]  # that were tested
+    overall: Scores | None  # mean of structures; None where none was tested
+
+
 class Compared(Record):
     """Folders of label maps and of references, as seen from the scores."""
 
@@ -157,6 +166,7 @@ class Summary(Record):
     settings: EvaluationSettings
     protocols: Protocols
     versions: dict[str, str]
+    audited: Audited | None = None  # None: nobody was drawn
 
     @property
     def exposed_in(self) -> str:

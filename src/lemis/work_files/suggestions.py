@@ -25,6 +25,7 @@ class Suggestion(Record):
     distance: float | None = None  # to it
     disagreement: dict[str, float] | None = None  # of networks, by structure; None: not measured
     entropy: float | None = None
+    images: tuple[str, ...] = ()  # files of the scan
     other_scans: tuple[Name, ...] = ()  # of the subject
     proposals: tuple[str, ...] = ()  # in the folder: label maps to correct
     label: str | None = None  # where the corrected one goes; None: see ``place``
