@@ -10,7 +10,7 @@ import pytest
 from lemis.measure.anatomy import Shape
 from lemis.preparation.exposure import Strange
 from lemis.quality.table import POOR, Known, held_by, in_order, rows_of
-from lemis.work_files.quality import HeldOut, Measured, OfRun, Row, Scan, Verdict, stored_shapes
+from lemis.work_files.quality import Apart, HeldOut, Measured, OfRun, Row, Scan, Verdict, stored_shapes
 
 PERCENTILES = ((-1.0, -0.9, -0.5, 0.0, 0.5, 1.0, 2.0),)
 
@@ -85,6 +85,39 @@ def test_a_scan_unlike_those_of_training_is_said_and_has_no_number() -> None:
     found = row(measured("new", {"a": 0.9, "b": 0.9}), strange=(Strange("pixel size", "9 mm; trained on 1 mm"),))
     assert found.flags == "pixel size: 9 mm; trained on 1 mm"
     assert (found.verdict, found.has_number) == ("look", False)
+
+
+def far(distance: dict[str, float], *, subject: str = "new", own: bool = False) -> Row:
+    apart = {
+        run: {f"p{n}_scan": Apart(subject=f"p{n}", distance=scale * (0.9 + 0.05 * n)) for n in range(6)}
+        for run, scale in (("a", 1.0), ("b", 1.1))
+    }
+    told = measured(subject, dict.fromkeys(distance, 0.9), own=own).model_copy(update={"distance": distance})
+    return row(told, replace(KNOWN, apart=apart))
+
+
+def test_a_scan_that_networks_see_far_from_all_labelled_ones_is_said_and_has_no_number() -> None:
+    near, odd = far({"a": 1.0, "b": 1.2}), far({"a": 2.0, "b": 2.4})
+    assert (near.distance, near.flags, near.verdict) == (pytest.approx(1.1), "", "usual")
+    assert odd.flags.startswith("unlike every labelled scan in what the networks see: 2.2 times as far")
+    assert "none is farther than 1.2 times" in odd.flags  # 1.15 and 1.265, the mean of both networks
+    assert (odd.distance, odd.verdict, odd.has_number) == (pytest.approx(2.2), "look", False)
+
+
+def test_a_distance_is_compared_with_those_that_the_same_networks_say() -> None:
+    assert "none is farther than 1.3 times" in far({"b": 2.4}).flags
+    assert far({"c": 9.0}).flags == ""  # of a network that knows no labelled scan
+
+
+def test_a_scan_s_own_subject_does_not_say_how_far_labelled_scans_are() -> None:
+    assert "none is farther than 1.2 times" in far({"b": 2.4}, subject="p5", own=True).flags
+    assert "none is farther than 1.3 times" in far({"b": 2.4}, subject="p5").flags
+
+
+def test_without_a_distance_nothing_is_said_of_it() -> None:
+    found = far({})
+    assert math.isnan(found.distance)
+    assert "networks see" not in found.flags
 
 
 def test_an_odd_shape_changes_the_words_and_not_the_number() -> None:

@@ -14,16 +14,20 @@ import pytest
 from nibabel.orientations import axcodes2ornt, ornt_transform
 from numpy.typing import NDArray
 
+from lemis.errors import UsageError
 from lemis.formats import volume
+from lemis.measure.distance import Seen
 from lemis.prediction import views
 from lemis.preparation import preprocess
 from lemis.preparation.settings import Settings as Preparation
 from lemis.quality.measuring import Predicted, _look_at
+from lemis.runs.material import digest_of_file
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
 from lemis.verbs.report import report
-from lemis.work_files import quality
+from lemis.work_files import embedded, quality
 from lemis.work_files.quality import OfRun
+from lemis.work_files.run import WEIGHTS
 
 FEW = ("steps=2", "precision=32")
 
@@ -56,6 +60,66 @@ def test_a_held_out_scan_is_measured_by_networks_that_never_saw_it_and_kept_in_t
         people |= own
     assert len(people) == 3
     assert any(one.agreement.keys() == {"f0", "f1", "f2"} for one in record.scans.values())
+
+
+def test_labelled_scans_are_kept_as_each_network_sees_them_and_how_far_they_are_from_each_other(
+    predicted: Path,
+) -> None:
+    index = json.loads((predicted / "index.json").read_text(encoding="utf-8"))
+    labelled = {scan["id"]: scan["subject"] for scan in index["scans"] if scan["label"]}
+    for name in ("f0", "f1", "f2"):
+        run = predicted / "runs" / name
+        told, seen = quality.find_of_run(run), embedded.find(run, digest_of_file(run / WEIGHTS))
+        assert seen is not None
+        assert dict(zip(seen.scans, seen.subjects, strict=True)) == labelled
+        assert told.apart.keys() == labelled.keys()
+        assert np.median([one.distance for one in told.apart.values()]) == pytest.approx(1)
+    record = quality.read(predicted / "predictions")
+    assert record is not None
+    for id, one in record.scans.items():
+        assert one.distance.keys() == one.agreement.keys()  # the networks that never saw its label
+        for name in one.distance if id in labelled else ():  # measured anew, of another file, without its own subject
+            assert one.distance[name] == pytest.approx(
+                quality.find_of_run(predicted / "runs" / name).apart[id].distance
+            )
+    rows = quality.read_rows(predicted / "predictions")
+    assert all(row.distance == pytest.approx(np.mean([*record.scans[row.scan].distance.values()])) for row in rows)
+
+
+def test_a_run_without_embeddings_learns_them_where_its_scans_are_and_else_says_no_distance(
+    predicted: Path, tmp_path: Path
+) -> None:
+    work = Path(shutil.copytree(predicted, tmp_path / "work"))
+    run = work / "runs" / "f0"
+    (run / embedded.FILE).unlink()
+    held = json.loads((run / quality.OF_RUN).read_text(encoding="utf-8"))
+    del held["apart"]
+    (run / quality.OF_RUN).write_text(json.dumps(held), encoding="utf-8")
+    index = json.loads((work / "index.json").read_text(encoding="utf-8"))
+    unlabelled = next(scan for scan in index["scans"] if not scan["label"])
+    (tmp_path / "new").mkdir()
+    shutil.copy(Path(index["root"]) / unlabelled["images"][0], tmp_path / "new" / "one.nii.gz")
+    (work / "index.json").rename(work / "gone.json")
+    told = {"inputs": tmp_path / "new", "device": "cpu"}
+    without = quality.read_rows(predict(run, output=tmp_path / "without", **told))  # type: ignore[arg-type]
+    assert all(np.isnan(row.distance) for row in without)
+    (work / "gone.json").rename(work / "index.json")
+    again = quality.read_rows(predict(run, output=tmp_path / "with", **told))  # type: ignore[arg-type]
+    assert all(row.distance > 0 for row in again)
+    assert quality.find_of_run(run).apart.keys() == {scan["id"] for scan in index["scans"] if scan["label"]}
+    assert quality.find_of_run(run).held_out.keys() == held["held_out"].keys()
+
+
+def test_embeddings_of_other_weights_are_forgotten_and_damaged_ones_refused(tmp_path: Path) -> None:
+    assert embedded.find(tmp_path, "now") is None
+    embedded.save(tmp_path, "now", Seen(["a", "b"], ["s", "t"], np.eye(2)))
+    found = embedded.find(tmp_path, "now")
+    assert found is not None
+    assert (found.scans, found.subjects, found.vectors.tolist()) == (["a", "b"], ["s", "t"], [[1, 0], [0, 1]])
+    assert embedded.find(tmp_path, "before") is None
+    (tmp_path / embedded.FILE).write_bytes((tmp_path / embedded.FILE).read_bytes()[:200])
+    with pytest.raises(UsageError, match=r"embedded.npz is damaged(.|\n)*and predict again"):
+        embedded.find(tmp_path, "now")
 
 
 def test_the_dice_of_a_held_out_scan_is_that_of_its_files(predicted: Path) -> None:
@@ -147,7 +211,7 @@ def test_slices_that_were_resampled_are_counted_as_the_scan_has_them(tmp_path: P
 
 def test_a_table_without_slices_is_read(predicted: Path, tmp_path: Path) -> None:
     lines = (predicted / "predictions" / quality.TABLE).read_text(encoding="utf-8").splitlines()
-    older = [line.rsplit(",", 2)[0] for line in lines]
+    older = [line.rsplit(",", 3)[0] for line in lines]
     assert older[0].endswith("flags")
     (tmp_path / quality.TABLE).write_text("\n".join(older) + "\n", encoding="utf-8")
     assert [row.look_at for row in quality.read_rows(tmp_path)] == [None] * len(older[1:])

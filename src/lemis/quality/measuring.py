@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -14,21 +16,27 @@ from lemis.contracts import Backbone
 from lemis.datasets import index as index_file
 from lemis.datasets.index import Index
 from lemis.datasets.index import Scan as Listed
-from lemis.datasets.scans import label_on
-from lemis.formats.paths import stamp
+from lemis.datasets.scans import label_on, source_fingerprint
+from lemis.formats.paths import file_of, stamp
 from lemis.formats.source import Source
-from lemis.measure import anatomy
+from lemis.measure import anatomy, distance
+from lemis.measure.distance import Seen
 from lemis.measure.looks import PERCENTILES
 from lemis.prediction import components, tiles, views
 from lemis.prediction.new_scan import prepared
 from lemis.preparation.classes import to_classes
 from lemis.preparation.facts import Facts, inside_field
 from lemis.preparation.settings import Settings as Preparation
+from lemis.preparation.settings import slice_axis_of
+from lemis.preparation.store import Store, open_store
 from lemis.runs.material import digest_of_file
+from lemis.selection import embedding
 from lemis.settings import resolve
-from lemis.work_files import quality
-from lemis.work_files.quality import HeldOut, LookAt, Measured, Scan
+from lemis.work_files import embedded, quality
+from lemis.work_files.quality import Apart, HeldOut, LookAt, Measured, Scan
 from lemis.work_files.run import WEIGHTS, FinetunedModel
+
+PREPARED = "prepared"  # of a work folder
 
 
 class Predicted(NamedTuple):
@@ -85,6 +93,57 @@ class Measuring:
                     stamped = _stamp(index, scan)
                     known[stamped] = found[scan.id] = known.get(stamped) or _drawn(index, scan, model, stamped)
             quality.add_to_run(run, weights, labelled=found)
+        self._look(index)
+
+    def _look(self, index: Index) -> None:
+        """All labelled scans as each network sees them, with those that it held out; where their files still are."""
+        waiting = [place for place, run in enumerate(self.runs) if embedded.find(run, self._weights[place]) is None]
+        scans = [scan for scan in index.scans if scan.label is not None and _is_there(index, scan)] if waiting else []
+        if not scans:
+            return
+        store = _store(self.runs[0].parent.parent / PREPARED, self._models[0])
+        vectors: dict[int, list[NDArray[np.float64]]] = {place: [] for place in waiting}
+        for scan in scans:
+            image, facts = _seen(index, scan, self._models[0], store)
+            for place in waiting:
+                vectors[place].append(embedding.of_scan(self._networks[place], image, facts, self._device))
+        for place in waiting:
+            seen = Seen([scan.id for scan in scans], [scan.subject for scan in scans], np.stack(vectors[place]))
+            apart = distance.among(seen)
+            usual = distance.usual(apart)
+            known = {
+                scan: Apart(subject=subject, distance=apart[scan] / usual)
+                for scan, subject in zip(seen.scans, seen.subjects, strict=True)
+            } if usual else {}  # fmt: skip
+            embedded.save(self.runs[place], self._weights[place], seen)
+            quality.add_to_run(self.runs[place], self._weights[place], apart=known)
+
+    @cached_property
+    def _labelled(self) -> list[tuple[Seen, float] | None]:
+        """Of each network the labelled scans as it sees them, and what is a usual distance among them."""
+        found = [embedded.find(run, weights) for run, weights in zip(self.runs, self._weights, strict=True)]
+        usual = [None if seen is None else distance.usual(distance.among(seen)) for seen in found]
+        return [
+            None if seen is None or middle is None else (seen, middle)
+            for seen, middle in zip(found, usual, strict=True)
+        ]
+
+    def distances(self, made: Predicted, places: Sequence[int], people: Collection[str]) -> dict[str, float]:
+        """By network, how far a scan is from the labelled ones of other people, as of ``measure.distance``.
+
+        Args:
+            made: The scan; its label map is not looked at.
+            places: Which networks to ask, of those that never saw its label.
+            people: Who the scan is of; their labelled scans do not count.
+        """
+        found = {}
+        for place in places:
+            if (labelled := self._labelled[place]) is not None:
+                vector = embedding.of_scan(self._networks[place], made.image, made.facts, self._device)
+                apart = distance.nearest(vector, labelled[0], people)
+                if apart is not None:
+                    found[self.runs[place].name] = apart / labelled[1]
+        return found
 
     def _names_alike(self, index: Index) -> bool:
         """Whether labels there mean what they meant in training; else nothing is learned from them."""
@@ -115,7 +174,7 @@ class Measuring:
         names_of = tuple(run.name for run in self._beside)
         measured = Measured(
             scan=scan, own=own, agreement=agreement, runs=names_of, labelled_runs=tuple(run.name for run in self.runs),
-            look_at=_look_at(agreed, made, names[1:]),
+            look_at=_look_at(agreed, made, names[1:]), distance=self.distances(made, unseen, people),
         )  # fmt: skip
         quality.add(output, made.scan.id, measured, {run.name: str(run.resolve()) for run in self._beside})
         if own and self._names_alike(index) and made.scan.label is not None and len(self.runs) == 1 and unseen:
@@ -163,6 +222,33 @@ def _drawn(index: Index, scan: Listed, model: FinetunedModel, stamped: str) -> S
 
 def _classes(index: Index, scan: Listed, source: Source, model: FinetunedModel) -> NDArray[np.uint8]:
     return to_classes(label_on(index, scan, source), model.label_values, model.ignored_values)
+
+
+def _seen(
+    index: Index, scan: Listed, model: FinetunedModel, store: Store | None
+) -> tuple[NDArray[np.float16], Facts]:  # fmt: skip
+    """A labelled scan as networks see it: as it lies prepared, where its files are still those that it was made of."""
+    settings = resolve(Preparation, model.prepared)
+    as_prepared = dataclasses.replace(scan, slice_axis=slice_axis_of(settings, scan.slice_axis))
+    for place, facts in enumerate(store.scans if store else ()):
+        if store is not None and facts.id == scan.id and facts.source == source_fingerprint(index, as_prepared):
+            return store.image(place), facts
+    image, facts, _ = prepared(scan, index, settings)
+    return image, facts
+
+
+def _store(folder: Path, model: FinetunedModel) -> Store | None:
+    """The prepared scans, where they are prepared as those of training were."""
+    if not (folder / "meta.json").is_file():
+        return None
+    store = open_store(folder)
+    alike = resolve(Preparation, store.settings) == resolve(Preparation, model.prepared)
+    return store if alike and store.channels == tuple(model.channels) else None
+
+
+def _is_there(index: Index, scan: Listed) -> bool:
+    files = [*scan.images, *([scan.label] if scan.label else [])]
+    return all(file_of(index_file.locate(index, file)).exists() for file in files)
 
 
 def _stamp(index: Index, scan: Listed) -> str:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import final
 
 import numpy as np
 
-from lemis.measure import anatomy, looks
+from lemis.measure import anatomy, distance, looks
 from lemis.measure.expected import Calibration, Held
 from lemis.measure.statistics import known_mean
 from lemis.preparation.exposure import Strange
 from lemis.runs.material import digest_of_file
 from lemis.work_files import predictions, quality
-from lemis.work_files.quality import Basis, Measured, OfRun, Row, Scan, Verdict
+from lemis.work_files.quality import Apart, Basis, Measured, OfRun, Row, Scan, Verdict
 from lemis.work_files.run import WEIGHTS
 
 # Expected Dice below the median of the held-out scans. Not the low end of the interval: where subjects are few, the
@@ -36,11 +36,31 @@ class Known:
     labelled: Mapping[str, Scan]
     channels: Sequence[str]
     level: float
+    apart: Mapping[str, Mapping[str, Apart]] = field(default_factory=dict)  # by network, by labelled scan
 
     @cached_property
     def calibration(self) -> Calibration:
         """Of all that was held out."""
         return Calibration(self.held, self.level)
+
+    def unlike(self, told: Mapping[str, float], own: str | None) -> list[str]:
+        """Whether a scan is far from the labelled ones, as a sentence, by the networks that say how far it is.
+
+        Args:
+            told: Distance by network.
+            own: The scan's subject, whose scans do not count.
+        """
+        usual: dict[str, list[float]] = {}
+        subjects = set()
+        for run in told:
+            for scan, one in self.apart.get(run, {}).items():
+                if one.subject != own:
+                    usual.setdefault(scan, []).append(one.distance)
+                    subjects.add(one.subject)
+        said = distance.unlike(
+            known_mean(told.values()), [float(np.mean(each)) for each in usual.values()], len(subjects)
+        )
+        return [said] if said else []
 
 
 def save(output: Path, level: float) -> list[Row]:
@@ -68,7 +88,7 @@ def save(output: Path, level: float) -> list[Row]:
                     scan: told for name in one.labelled_runs if name in runs
                     for scan, told in runs[name].labelled.items()
                 },
-                made.channels, level,
+                made.channels, level, {name: runs[name].apart for name in one.labelled_runs if name in runs},
             )  # fmt: skip
         rows += rows_of(id, one, bases[key], made.scans[id].strange)
     rows = in_order(rows)
@@ -116,6 +136,7 @@ def rows_of(id: str, measured: Measured, known: Known, strange: Sequence[Strange
     of_structure: Mapping[str, Sequence[str]] = dict.fromkeys(shapes, ())
     if others:
         of_scan += looks.unlike(scan.looks(), [one.looks() for one in others], subjects, known.channels)
+        of_scan += known.unlike(measured.distance, own)
         of_structure = anatomy.unlike(shapes, [one.anatomy() for one in others], subjects)
     rows = []
     for structure, shape in shapes.items():
@@ -132,6 +153,7 @@ def rows_of(id: str, measured: Measured, known: Known, strange: Sequence[Strange
                 expected_dice=expected.dice if expected else math.nan, low=expected.low if expected else math.nan,
                 high=expected.high if expected else math.nan, flags=". ".join(flags),
                 verdict=_verdict(structure, mean, expected and expected.dice, bool(flags), calibration),
+                distance=known_mean(measured.distance.values()),
                 look_at_axis=place.axis if place else None, look_at_slice=place.slice if place else None,
             )
         )  # fmt: skip

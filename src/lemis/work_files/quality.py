@@ -66,6 +66,13 @@ class HeldOut(Record):
     dice: dict[str, Share]  # of structures that the label map has; 0 where the label has them not
 
 
+class Apart(Record):
+    """A labelled scan, by how far it is from the nearest of another subject in what a network sees."""
+
+    subject: str
+    distance: Annotated[float, Field(ge=0)]  # 1: usual among the labelled scans
+
+
 class OfRun(Record):
     """``held_out.json``."""
 
@@ -73,6 +80,7 @@ class OfRun(Record):
     weights: str  # digest: of another training of this name nothing holds
     labelled: dict[Name, Scan] = Field(default_factory=dict)  # that it was trained on
     held_out: dict[Name, HeldOut] = Field(default_factory=dict)
+    apart: dict[Name, Apart] = Field(default_factory=dict)  # of ``embedded.npz``; empty: nothing to measure by
 
 
 class LookAt(Record):
@@ -91,6 +99,7 @@ class Measured(Record):
     runs: tuple[Name, ...]  # whose held-out scans say what to expect
     labelled_runs: tuple[Name, ...]  # whose labelled scans say what is usual
     look_at: dict[str, LookAt] = Field(default_factory=dict)  # by structure, of those on which views differ: where most
+    distance: dict[Name, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)  # by network, as of ``Apart``
 
 
 class Basis(Record):
@@ -138,6 +147,7 @@ class Row(Record):
     flags: str  # sentences, with ``. `` between them; empty: none
     look_at_axis: _Place = None  # of the stored array, across which slices lie; None: views of the scan do not differ
     look_at_slice: _Place = None  # from 0: where views differ most about the structure
+    distance: _Number = math.nan  # of the scan from the labelled ones, 1: usual among them; NaN: not known
 
     @property
     def has_number(self) -> bool:
@@ -204,8 +214,9 @@ def find_of_run(run: Path) -> OfRun:
 
 
 def add_to_run(
-    run: Path, weights: str, labelled: Mapping[str, Scan] | None = None, held_out: Mapping[str, HeldOut] | None = None
-) -> OfRun:
+    run: Path, weights: str, labelled: Mapping[str, Scan] | None = None, held_out: Mapping[str, HeldOut] | None = None,
+    apart: Mapping[str, Apart] | None = None,
+) -> OfRun:  # fmt: skip
     """Add to what is known of a run, whatever other processes add meanwhile."""
     with FileLock(run / f".{OF_RUN}.lock", timeout=_WAIT_S):
         before = of_run(run, weights)
@@ -213,6 +224,7 @@ def add_to_run(
             update={
                 "labelled": {**before.labelled, **(labelled or {})},
                 "held_out": {**before.held_out, **(held_out or {})},
+                "apart": before.apart if apart is None else dict(apart),
             }
         )
         write(run / OF_RUN, after)

@@ -1,0 +1,49 @@
+"""``embedded.npz`` of a run: the labelled scans as its network sees them, which new ones are near to or far from."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from lemis import files
+from lemis.errors import UsageError
+from lemis.measure.distance import Seen
+
+FILE = "embedded.npz"
+_VERSION = 1
+
+
+def find(run: Path, weights: str) -> Seen | None:
+    """The labelled scans of a run; None where nothing is known, or the run was trained anew since.
+
+    Raises:
+        UsageError: The file is damaged.
+    """
+    path = run / FILE
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+            version, of = int(content["version"]), str(content["weights"])
+            scans, subjects = ([str(one) for one in content[name]] for name in ("scans", "subjects"))
+            vectors = content["vectors"].astype(np.float64)
+        if vectors.ndim != 2 or not len(scans) == len(subjects) == len(vectors) or not np.isfinite(vectors).all():
+            raise ValueError("its parts do not fit together")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{path} is damaged: {str(error).partition(chr(10))[0]}",
+            allowed="the file as it was written",
+            next=f"delete {path}, and predict again: the labelled scans are looked at anew",
+        ) from None
+    return Seen(scans, subjects, vectors) if version == _VERSION and of == weights else None
+
+
+def save(run: Path, weights: str, seen: Seen) -> None:
+    """Replace the file."""
+    with files.replacing(run / FILE) as temporary, temporary.open("wb") as out:
+        np.savez_compressed(
+            out, version=_VERSION, weights=weights, scans=np.array(seen.scans), subjects=np.array(seen.subjects),
+            vectors=seen.vectors.astype(np.float32),
+        )  # fmt: skip
