@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ OF_THEIR_GRID: Mapping[str, Callable[[Array], Array]] = {
 
 def _disguised(other: Path) -> Callable[[Array], Array]:
     """Scans of another data set, one after another, on the grid and with the intensities of the given ones."""
-    files = iter(sorted((other / "imagesTr").glob("*_0000.nii.gz")))
+    files = itertools.cycle(sorted((other / "imagesTr").glob("*_0000.nii.gz")))
 
     def disguised(image: Array) -> Array:
         content = np.asarray(nibabel.load(next(files)).dataobj).astype(np.float64)  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lemis.measure.anatomy import limits
 
 MARGIN = 1.25  # factor beyond the largest distance of a labelled scan
+LEAST = 3  # subjects: two are as far from each other as the other way round, and two such numbers have no spread
 
 Array = NDArray[np.float64]
 
@@ -63,7 +64,7 @@ def unlike(found: float, labelled: Sequence[float], subjects: int) -> str | None
         labelled: Of the labelled scans.
         subjects: How many people these are.
     """
-    if len(labelled) < 2 or found <= MARGIN * max(labelled) or not limits(labelled, subjects).beyond(found):
+    if subjects < LEAST or found <= MARGIN * max(labelled) or not limits(labelled, subjects).beyond(found):
         return None
     return (
         f"unlike every labelled scan in what the networks see: {found:.1f} times as far from the nearest as is usual "
