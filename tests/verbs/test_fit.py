@@ -143,6 +143,28 @@ def test_what_one_command_scores_and_shows_is_of_its_own_runs(phantom_scans: Pat
     assert len(summary["not_scored"]["made by other runs"]) == 2
 
 
+@pytest.mark.slow
+def test_one_more_label_keeps_the_pretraining_and_names_the_networks_that_know_it(
+    phantom_scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With ``field_of_view_mm: auto``, as the presets have it."""
+    scans, work = Path(shutil.copytree(phantom_scans, tmp_path / "scans")), tmp_path / "work"
+    run_fit(scans, work)
+    image = nibabel.load(scans / "imagesTr" / "heart_004_0000.nii.gz")
+    label = np.zeros(image.shape, np.uint8)
+    for value in (1, 2, 3):
+        label[16:24, 14 + 2 * value : 16 + 2 * value, 1:4] = value
+    nibabel.save(nibabel.Nifti1Image(label, image.affine), scans / "labelsTr" / "heart_004.nii.gz")
+    capsys.readouterr()
+    run_fit(scans, work)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "prepared 1 of 6 scans, 4 labelled" in said
+    assert "runs/pcl: nothing to do" in said
+    named = [f"{work}/runs/pcl-m3-fold{fold}" for fold in range(4)]
+    assert f"new scans: lemis predict {' '.join(named)} -i NEW -o MASKS" in said
+    assert not (work / "stale").exists()
+
+
 def correct_label(scans: Path, id: str) -> None:
     """Turn it upside down, with the same size in bytes or another."""
     file = scans / "labelsTr" / f"{id}.nii.gz"

@@ -27,6 +27,8 @@ from lemis.reporting.work_folder import read_work
 from lemis.settings import plain
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.report import report
+from lemis.work_files import audit
+from lemis.work_files.audit import Drawn
 from pages import check_accessible, parsed
 from report_folders import NASTY, SPACING_MM, label_map, make_index, make_run
 from work_files_made import META, model, model_of
@@ -66,6 +68,17 @@ def text(work: Path) -> str:
 
 
 @pytest.mark.slow
+def test_the_score_of_subjects_that_were_drawn_at_random_stands_beside_the_other(work: Path, tmp_path: Path) -> None:
+    audited = tmp_path / "work"
+    shutil.copytree(work, audited)
+    audit.remember(audited, [Drawn(subject="fair", scan="fair", of=9)])
+    evaluate(audited)
+    report(audited)
+    page = " ".join((audited / "report" / "index.html").read_text(encoding="utf-8").split())
+    assert "on 1 scan of 1 subject drawn at random before they were labelled" in page.split('<h2 id="done">')[0]
+    assert "But 1 is too few to go by" in page
+
+
 def test_a_pretraining_that_learned_nothing_is_named_wherever_it_is_claimed(work: Path, tmp_path: Path, text: str):
     other = Path(shutil.copytree(work, tmp_path / "work"))
     status = json.loads((other / "runs" / "sal" / "status.json").read_text())

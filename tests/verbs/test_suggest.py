@@ -19,7 +19,9 @@ from lemis.datasets import index as index_file
 from lemis.datasets.scans import image_grid, label_on
 from lemis.errors import UsageError
 from lemis.formats import volume
+from lemis.preparation.settings import Settings
 from lemis.preparation.store import open_store
+from lemis.settings import load_preset, resolve
 from lemis.verbs.check import check
 from lemis.verbs.finetune import finetune
 from lemis.verbs.fit import fit
@@ -82,6 +84,25 @@ def test_it_works_before_there_is_any_label(tmp_path: Path) -> None:
         assert (record.embedding, record.labelled, len(set(names(record)))) == (run.name, 0, 3)
         assert all(one.nearest_labelled is None for one in record.suggestions)
         assert (record.coverage.before, record.coverage.after > 0) == (0, True)
+
+
+@pytest.mark.slow
+def test_a_pretraining_before_there_was_a_label_is_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As docs/suggest.md has it: with a preset, and the field of view as a number, as no label can be measured yet."""
+    scans = phantom.write_dataset(tmp_path / "scans", subjects=5, labelled=0, shape=(32, 32, 4))
+    labels = phantom.write_dataset(tmp_path / "truth", subjects=5, labelled=2, shape=(32, 32, 4))
+    work, few = tmp_path / "work", ["steps=2", "precision=32"]
+    check(scans, output=work, jobs=1)
+    images = resolve(Settings, load_preset("tiny")["prepare"] | {"field_of_view_mm": 48})
+    prepare(work, settings=images, jobs=1)
+    run = pretrain(work, method="pcl", preset="tiny", overrides=few, device="cpu")
+    suggest(work, number=2, device="cpu")
+    shutil.copytree(labels / "labelsTr", scans / "labelsTr")
+    capsys.readouterr()
+    fit(scans, output=work, method="pcl", preset="tiny", device="cpu", overrides=[*FEW, "prepare.field_of_view_mm=48"])
+    assert f"{run}: nothing to do" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.slow
@@ -192,8 +213,6 @@ def test_networks_of_scans_prepared_otherwise_are_refused_by_name_and_left_out_e
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = pretrain(work, method="pcl", preset="tiny", overrides=["steps=1", "precision=32"], device="cpu")
-    from lemis.preparation.settings import Settings
-
     prepare(work, settings=Settings(spacing_mm=3.0), jobs=1)
     with pytest.raises(UsageError, match="was trained on scans with preparation"):
         suggest(work, runs=[run.name])

@@ -6,6 +6,7 @@ again does only what is missing.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -320,6 +321,8 @@ def _report(output: Path, starts: _Starts, runs: Sequence[Path]) -> Path:
     for start in starts.all:
         _say_what_learned_nothing(start, console)
     console.print(f"open {page}")
+    # By name: a pattern would also take the networks of earlier rounds of labelling, which have other numbers.
+    console.print(f"new scans: {shlex.join(['lemis', 'predict', *map(str, runs), '-i', 'NEW', '-o', 'MASKS'])}")
     return page
 
 
