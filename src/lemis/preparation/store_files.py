@@ -12,8 +12,6 @@ every scan are there; ``keypoints.json`` names the ones asked for from the begin
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +24,7 @@ from pydantic import AfterValidator, Field, model_validator
 from lemis import files, records
 from lemis.datasets.frame import Frame, StoredFrame
 from lemis.errors import UsageError
+from lemis.formats import npz
 from lemis.formats.names import unfit_id
 from lemis.preparation import array_files
 from lemis.preparation.array_files import Form
@@ -264,7 +263,7 @@ def read_keypoints(path: Path, facts: Facts) -> ScanKeypoints:
     file = path / f"{facts.id}.keypoints.npz"
     try:
         return _keypoints_in(file, facts)[0]
-    except (FileNotFoundError, _Damaged) as fault:
+    except (FileNotFoundError, npz.Damaged) as fault:
         raise array_files.damaged(file, str(fault)) from None
 
 
@@ -272,31 +271,19 @@ def keypoint_fingerprint(path: Path, facts: Facts) -> str | None:
     """What the stored keypoints of one scan were made from; None where there are none, or damaged ones."""
     try:
         return _keypoints_in(path / f"{facts.id}.keypoints.npz", facts)[1]
-    except (FileNotFoundError, _Damaged):
+    except (FileNotFoundError, npz.Damaged):
         return None
-
-
-class _Damaged(Exception):
-    """Why a file cannot be used."""
 
 
 def _keypoints_in(file: Path, facts: Facts) -> tuple[ScanKeypoints, str]:
     """Keypoints of a scan, and what they were made from."""
-    try:
-        # Opened here: NumPy does not close a file that is not in its format.
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            found = ScanKeypoints(*(arrays[field] for field in ScanKeypoints._fields))
-            fingerprint = str(arrays["fingerprint"])
-    except FileNotFoundError:
-        raise
-    except (OSError, EOFError, KeyError, ValueError, TypeError, MemoryError, NotImplementedError, zlib.error) as error:
-        raise _Damaged(str(error).partition("\n")[0]) from None
-    except zipfile.BadZipFile as error:
-        raise _Damaged(str(error)) from None
+    content = npz.read(file, (*ScanKeypoints._fields, "fingerprint"))
+    fingerprint = str(content.pop("fingerprint"))
+    found = ScanKeypoints(**content)
     count, place, descriptor = found
     total = int(count.sum()) if count.dtype == np.int32 and count.shape == (facts.slices,) else -1
     if count.min(initial=0) < 0 or place.dtype != np.int16 or place.shape != (total, 2) or len(descriptor) != total:
-        raise _Damaged("its arrays do not fit together")
+        raise npz.Damaged("its arrays do not fit together")
     if descriptor.ndim != 2 or ((place < 0) | (place >= facts.prepared_shape)).any():
-        raise _Damaged("a keypoint outside its slice")
+        raise npz.Damaged("a keypoint outside its slice")
     return found, fingerprint

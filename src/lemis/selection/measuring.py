@@ -4,7 +4,6 @@ read from ``suggestions/measured-*.npz``.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from lemis import files, terminal
 from lemis.errors import UsageError
+from lemis.formats import npz
 from lemis.plugins import Trust
 from lemis.prediction.inference import load_network, trained
 from lemis.preparation.store import Store
@@ -113,10 +113,9 @@ def _read(file: Path) -> dict[str, tuple[str, Array]]:
     if not file.exists():
         return {}
     try:
-        with np.load(file, allow_pickle=False) as content:
-            ids, stamps, rows = (content[name] for name in ("ids", "stamps", "rows"))
+        ids, stamps, rows = npz.read(file, ("ids", "stamps", "rows")).values()
         return {str(id): (str(stamp), row) for id, stamp, row in zip(ids, stamps, rows, strict=True)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (npz.Damaged, ValueError, TypeError) as error:
         raise UsageError(
             f"{file} is damaged: {str(error).partition(chr(10))[0]}",
             allowed="the file as it was written",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from lemis import files
 from lemis.errors import UsageError
+from lemis.formats import npz
 from lemis.measure.distance import Seen
 
 FILE = "embedded.npz"
@@ -25,13 +25,13 @@ def find(run: Path, weights: str) -> Seen | None:
     if not path.exists():
         return None
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            version, of = int(content["version"]), str(content["weights"])
-            scans, subjects = ([str(one) for one in content[name]] for name in ("scans", "subjects"))
-            vectors = content["vectors"].astype(np.float64)
+        content = npz.read(path, ("version", "weights", "scans", "subjects", "vectors"))
+        version, of = int(content["version"]), str(content["weights"])
+        scans, subjects = ([str(one) for one in content[name]] for name in ("scans", "subjects"))
+        vectors = content["vectors"].astype(np.float64)
         if vectors.ndim != 2 or not len(scans) == len(subjects) == len(vectors) or not np.isfinite(vectors).all():
             raise ValueError("its parts do not fit together")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (npz.Damaged, ValueError, TypeError) as error:
         raise UsageError(
             f"{path} is damaged: {str(error).partition(chr(10))[0]}",
             allowed="the file as it was written",
