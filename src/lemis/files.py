@@ -132,6 +132,15 @@ def require_writable(folder: Path) -> None:
         raise (of_disk(error) or error) from None
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether files can be written to a folder, or it can be made."""
+    try:
+        _ask_rights(folder)
+    except OSError:
+        return False
+    return True
+
+
 def _ask_rights(folder: Path) -> None:
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not there.is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,80 @@ def test_a_run_without_embeddings_learns_them_where_its_scans_are_and_else_says_
     assert quality.find_of_run(run).held_out.keys() == held["held_out"].keys()
 
 
+@pytest.fixture
+def older(predicted: Path, tmp_path: Path) -> Path:
+    """A run without embeddings, in a work folder of its own; beside that lies a new scan."""
+    work = Path(shutil.copytree(predicted, tmp_path / "work"))
+    (work / "runs" / "f0" / embedded.FILE).unlink()
+    index = json.loads((work / "index.json").read_text(encoding="utf-8"))
+    (tmp_path / "new").mkdir()
+    unlabelled = next(scan for scan in index["scans"] if not scan["label"])
+    shutil.copy(Path(index["root"]) / unlabelled["images"][0], tmp_path / "new" / "one.nii.gz")
+    return work / "runs" / "f0"
+
+
+def rows_of_new(run: Path, output: str = "out") -> list[quality.Row]:
+    """Of the new scan, whose label maps go into another folder each time."""
+    base = run.parent.parent.parent
+    return quality.read_rows(predict(run, inputs=base / "new", output=base / output, device="cpu"))
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_distances_among_labelled_scans_that_were_not_written_down_are_found_again(older: Path) -> None:
+    """As after a prediction that was interrupted between the two files, or a ``held_out.json`` that was deleted."""
+    rows_of_new(older)
+    whole = json.loads((older / quality.OF_RUN).read_text(encoding="utf-8"))
+    assert whole["apart"]
+    (older / quality.OF_RUN).write_text(json.dumps(whole | {"apart": {}}), encoding="utf-8")
+    (older.parent.parent / "index.json").unlink()
+    rows_of_new(older, "again")
+    assert json.loads((older / quality.OF_RUN).read_text(encoding="utf-8")) == whole
+
+
+def test_a_run_that_must_not_be_written_to_predicts_and_learns_nothing(
+    older: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(older)
+    asked = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != older and asked(path, mode))
+    rows = rows_of_new(older)
+    assert contents(older) == before
+    assert all(np.isnan(row.distance) for row in rows)
+    assert f"{older} must not be written to" in " ".join(capsys.readouterr().err.split())
+    held_out = [*quality.find_of_run(older).held_out]
+    predict(older, scans=held_out, output=older.parent.parent / "elsewhere", device="cpu")
+    assert contents(older) == before
+
+
+@pytest.mark.parametrize("damaged", ["meta.json", "*.npy", "none of them"])
+def test_labelled_scans_are_seen_alike_whether_they_lie_prepared_or_not(
+    older: Path, predicted: Path, damaged: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in (older.parent.parent / "prepared").glob(damaged):
+        file.write_bytes(b"{")
+    if damaged == "none of them":
+        monkeypatch.setattr("lemis.quality.measuring.prepared", None)  # they are not read again
+    rows_of_new(older)
+    weights = digest_of_file(older / WEIGHTS)
+    first, again = embedded.find(predicted / "runs" / "f0", weights), embedded.find(older, weights)
+    assert first is not None
+    assert again is not None
+    np.testing.assert_allclose(again.vectors, first.vectors, rtol=1e-3, atol=1e-4)
+
+
+def test_a_work_folder_of_other_channels_by_now_teaches_a_run_nothing(older: Path) -> None:
+    file = older.parent.parent / "index.json"
+    index = json.loads(file.read_text(encoding="utf-8"))
+    index["channels"] += ["second"]
+    for scan in index["scans"]:
+        scan["images"] *= 2
+    file.write_text(json.dumps(index), encoding="utf-8")
+    assert all(np.isnan(row.distance) for row in rows_of_new(older))
+
+
 def test_embeddings_of_other_weights_are_forgotten_and_damaged_ones_refused(tmp_path: Path) -> None:
     assert embedded.find(tmp_path, "now") is None
     embedded.save(tmp_path, "now", Seen(["a", "b"], ["s", "t"], np.eye(2)))
@@ -117,9 +192,12 @@ def test_embeddings_of_other_weights_are_forgotten_and_damaged_ones_refused(tmp_
     assert found is not None
     assert (found.scans, found.subjects, found.vectors.tolist()) == (["a", "b"], ["s", "t"], [[1, 0], [0, 1]])
     assert embedded.find(tmp_path, "before") is None
-    (tmp_path / embedded.FILE).write_bytes((tmp_path / embedded.FILE).read_bytes()[:200])
-    with pytest.raises(UsageError, match=r"embedded.npz is damaged(.|\n)*and predict again"):
-        embedded.find(tmp_path, "now")
+    whole = (tmp_path / embedded.FILE).read_bytes()
+    np.savez(tmp_path / embedded.FILE, version=[1, 1], weights="now", scans=[], subjects=[], vectors=np.eye(2))
+    for content in (whole[:200], (tmp_path / embedded.FILE).read_bytes()):
+        (tmp_path / embedded.FILE).write_bytes(content)
+        with pytest.raises(UsageError, match=r"embedded.npz is damaged(.|\n)*and predict again"):
+            embedded.find(tmp_path, "now")
 
 
 def test_the_dice_of_a_held_out_scan_is_that_of_its_files(predicted: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lemis import files
 from lemis.contracts import Backbone
 from lemis.datasets import index as index_file
 from lemis.datasets.index import Index
 from lemis.datasets.index import Scan as Listed
 from lemis.datasets.scans import label_on, source_fingerprint
+from lemis.errors import UsageError
 from lemis.formats.paths import file_of, stamp
 from lemis.formats.source import Source
 from lemis.measure import anatomy, distance
@@ -24,6 +26,7 @@ from lemis.measure.distance import Seen
 from lemis.measure.looks import PERCENTILES
 from lemis.prediction import components, tiles, views
 from lemis.prediction.new_scan import prepared
+from lemis.preparation import store_files
 from lemis.preparation.classes import to_classes
 from lemis.preparation.facts import Facts, inside_field
 from lemis.preparation.settings import Settings as Preparation
@@ -73,19 +76,34 @@ class Measuring:
         self._device, self._tiling, self._mirrored = device, tiling, mirrored
         self._beside = tuple(dict.fromkeys([*runs, *beside]))
         self._weights = [digest_of_file(run / WEIGHTS) for run in runs]
+        self._open = [files.is_writable(run) for run in runs]
 
-    def learn(self, index: Index | None) -> None:
+    def learn(self, index: Index | None) -> list[Path]:
         """What the labelled scans of each run are like, once for each run.
 
         Args:
             index: Of the work folder that the runs lie in, in their frame; None where it is gone.
+
+        Returns:
+            Runs that do not know it and cannot keep it, as their folders must not be written to.
         """
-        if index is None or not self._names_alike(index):
-            return
+        if index is not None and self._names_alike(index) and len(index.channels) == len(self._models[0].channels):
+            self._draw(index)
+            self._look(index)
+        for place, labelled in enumerate(self._labelled):
+            if self._open[place] and labelled is not None:
+                self._keep_apart(place, *labelled)
+        return [
+            run for run, weights, is_open in zip(self.runs, self._weights, self._open, strict=True)
+            if index is not None and not is_open and embedded.find(run, weights) is None
+        ]  # fmt: skip
+
+    def _draw(self, index: Index) -> None:
+        """The labelled scans of each run, as they were drawn."""
         siblings = [path.parent for path in self.runs[0].parent.glob(f"*/{quality.OF_RUN}")]
         known = {one.stamp: one for run in siblings for one in quality.find_of_run(run).labelled.values()}
-        for run, weights, model in zip(self.runs, self._weights, self._models, strict=True):
-            if quality.of_run(run, weights).labelled:
+        for run, weights, model, is_open in zip(self.runs, self._weights, self._models, self._open, strict=True):
+            if not is_open or quality.of_run(run, weights).labelled:
                 continue
             found = {}
             for scan in index.scans:
@@ -93,11 +111,13 @@ class Measuring:
                     stamped = _stamp(index, scan)
                     known[stamped] = found[scan.id] = known.get(stamped) or _drawn(index, scan, model, stamped)
             quality.add_to_run(run, weights, labelled=found)
-        self._look(index)
 
     def _look(self, index: Index) -> None:
         """All labelled scans as each network sees them, with those that it held out; where their files still are."""
-        waiting = [place for place, run in enumerate(self.runs) if embedded.find(run, self._weights[place]) is None]
+        waiting = [
+            place for place, run in enumerate(self.runs)
+            if self._open[place] and embedded.find(run, self._weights[place]) is None
+        ]  # fmt: skip
         scans = [scan for scan in index.scans if scan.label is not None and _is_there(index, scan)] if waiting else []
         if not scans:
             return
@@ -109,24 +129,26 @@ class Measuring:
                 vectors[place].append(embedding.of_scan(self._networks[place], image, facts, self._device))
         for place in waiting:
             seen = Seen([scan.id for scan in scans], [scan.subject for scan in scans], np.stack(vectors[place]))
-            apart = distance.among(seen)
-            usual = distance.usual(apart)
-            known = {
-                scan: Apart(subject=subject, distance=apart[scan] / usual)
-                for scan, subject in zip(seen.scans, seen.subjects, strict=True)
-            } if usual else {}  # fmt: skip
             embedded.save(self.runs[place], self._weights[place], seen)
-            quality.add_to_run(self.runs[place], self._weights[place], apart=known)
+
+    def _keep_apart(self, place: int, seen: Seen, apart: Mapping[str, float], usual: float) -> None:
+        """How far labelled scans are from each other, where ``held_out.json`` has it not, or of others."""
+        run, weights = self.runs[place], self._weights[place]
+        if quality.of_run(run, weights).apart.keys() != apart.keys():
+            subjects = dict(zip(seen.scans, seen.subjects, strict=True))
+            known = {scan: Apart(subject=subjects[scan], distance=far / usual) for scan, far in apart.items()}
+            quality.add_to_run(run, weights, apart=known)
 
     @cached_property
-    def _labelled(self) -> list[tuple[Seen, float] | None]:
-        """Of each network the labelled scans as it sees them, and what is a usual distance among them."""
-        found = [embedded.find(run, weights) for run, weights in zip(self.runs, self._weights, strict=True)]
-        usual = [None if seen is None else distance.usual(distance.among(seen)) for seen in found]
-        return [
-            None if seen is None or middle is None else (seen, middle)
-            for seen, middle in zip(found, usual, strict=True)
-        ]
+    def _labelled(self) -> list[tuple[Seen, Mapping[str, float], float] | None]:
+        """Of each network the labelled scans as it sees them, their distances, and which of these is usual."""
+        found: list[tuple[Seen, Mapping[str, float], float] | None] = []
+        for run, weights in zip(self.runs, self._weights, strict=True):
+            seen = embedded.find(run, weights)
+            apart = distance.among(seen) if seen is not None else {}
+            usual = distance.usual(apart)
+            found.append(None if seen is None or usual is None else (seen, apart, usual))
+        return found
 
     def distances(self, made: Predicted, places: Sequence[int], people: Collection[str]) -> dict[str, float]:
         """By network, how far a scan is from the labelled ones of other people, as of ``measure.distance``.
@@ -142,7 +164,7 @@ class Measuring:
                 vector = embedding.of_scan(self._networks[place], made.image, made.facts, self._device)
                 apart = distance.nearest(vector, labelled[0], people)
                 if apart is not None:
-                    found[self.runs[place].name] = apart / labelled[1]
+                    found[self.runs[place].name] = apart / labelled[2]
         return found
 
     def _names_alike(self, index: Index) -> bool:
@@ -177,7 +199,8 @@ class Measuring:
             look_at=_look_at(agreed, made, names[1:]), distance=self.distances(made, unseen, people),
         )  # fmt: skip
         quality.add(output, made.scan.id, measured, {run.name: str(run.resolve()) for run in self._beside})
-        if own and self._names_alike(index) and made.scan.label is not None and len(self.runs) == 1 and unseen:
+        can_keep = len(self.runs) == 1 and self._open[0]
+        if own and self._names_alike(index) and made.scan.label is not None and can_keep and unseen:
             reference = _classes(index, made.scan, made.source, self._models[0])
             dice = components.dice(made.classes, reference, len(names)).tolist()
             there = {name: value for name, value in zip(names[1:], dice, strict=True) if scan.shapes[name].ml > 0}
@@ -231,26 +254,32 @@ def _seen(
     settings = resolve(Preparation, model.prepared)
     as_prepared = dataclasses.replace(scan, slice_axis=slice_axis_of(settings, scan.slice_axis))
     for place, facts in enumerate(store.scans if store else ()):
-        if store is not None and facts.id == scan.id and facts.source == source_fingerprint(index, as_prepared):
+        if (
+            store is not None and facts.id == scan.id and facts.source == source_fingerprint(index, as_prepared)
+            and store_files.is_whole(store.path, facts, len(store.channels))
+        ):  # fmt: skip
             return store.image(place), facts
     image, facts, _ = prepared(scan, index, settings)
     return image, facts
 
 
 def _store(folder: Path, model: FinetunedModel) -> Store | None:
-    """The prepared scans, where they are prepared as those of training were."""
-    if not (folder / "meta.json").is_file():
+    """The prepared scans, where they are prepared as those of training were; without them scans are read."""
+    try:
+        store = open_store(folder)
+    except UsageError:  # unfinished or damaged, which is for those to say who need it
         return None
-    store = open_store(folder)
     alike = resolve(Preparation, store.settings) == resolve(Preparation, model.prepared)
     return store if alike and store.channels == tuple(model.channels) else None
 
 
 def _is_there(index: Index, scan: Listed) -> bool:
-    files = [*scan.images, *([scan.label] if scan.label else [])]
-    return all(file_of(index_file.locate(index, file)).exists() for file in files)
+    return all(file_of(path).exists() for path in _files(index, scan))
 
 
 def _stamp(index: Index, scan: Listed) -> str:
-    files = [*scan.images, *([scan.label] if scan.label else [])]
-    return " ".join(stamp(index_file.locate(index, file)) for file in files)
+    return " ".join(map(stamp, _files(index, scan)))
+
+
+def _files(index: Index, scan: Listed) -> list[Path]:
+    return [index_file.locate(index, file) for file in [*scan.images, *([scan.label] if scan.label else [])]]

@@ -157,7 +157,7 @@ def predict(
         _print_cost(waiting, ensemble)
         return output
     output.mkdir(parents=True, exist_ok=True)
-    measuring = _measuring(ensemble, work, beside or ()) if ensemble.settings.quality else None
+    measuring = _measuring(ensemble, work, beside or (), console) if ensemble.settings.quality else None
     added = {}
     with terminal.progress(console, f"predicting with {ensemble.names}") as bar:
         for scan in bar.track(waiting):
@@ -183,7 +183,7 @@ def _measured(output: Path) -> Collection[str]:
     return record.scans.keys() if record else ()
 
 
-def _measuring(ensemble: _Ensemble, work: Path, beside: Sequence[Path]) -> Measuring:
+def _measuring(ensemble: _Ensemble, work: Path, beside: Sequence[Path], console: Console) -> Measuring:
     """What measures quality, with all that the runs know of their labelled scans."""
     measuring = Measuring(
         ensemble.runs, ensemble.networks, ensemble.models, ensemble.device, ensemble.tiling or (None, None),
@@ -191,7 +191,12 @@ def _measuring(ensemble: _Ensemble, work: Path, beside: Sequence[Path]) -> Measu
     )  # fmt: skip
     own = work / "index.json"
     axes = None if ensemble.frame is None else ensemble.frame.axes
-    measuring.learn(frames.follow(index_file.load(own), axes) if own.is_file() else None)
+    unable = measuring.learn(frames.follow(index_file.load(own), axes) if own.is_file() else None)
+    if unable:
+        console.print(
+            f"note: {unable[0]} must not be written to, so it learns nothing more of labelled and held-out scans; "
+            "label maps are judged by what it knows"
+        )
     return measuring
 
 
