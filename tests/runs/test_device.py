@@ -39,6 +39,18 @@ def test_a_processor_that_imitates_bfloat16_has_none(monkeypatch: pytest.MonkeyP
     assert has_bfloat16("cpu")
 
 
+def test_a_build_of_pytorch_without_onednn_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no ``torch.ops.mkldnn`` to ask."""
+
+    def lacking() -> bool:
+        raise AttributeError
+
+    monkeypatch.setattr(device, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lacking)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not has_bfloat16("cpu")
+
+
 def test_a_gpu_that_imitates_bfloat16_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert not has_bfloat16("cuda")

@@ -28,7 +28,9 @@ def has_bfloat16(device: str) -> bool:
     """
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and cpu_has_bfloat16()
+    if not (cpu_has_bfloat16() and torch.backends.mkldnn.is_available()):  # a build without oneDNN cannot be asked
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
