@@ -200,6 +200,15 @@ def test_embeddings_of_other_weights_are_forgotten_and_damaged_ones_refused(tmp_
             embedded.find(tmp_path, "now")
 
 
+@pytest.mark.parametrize("place", ["3,0", "-1,0", "0,-1", "one,0"])
+def test_a_table_with_a_slice_that_no_scan_has_is_refused(predicted: Path, tmp_path: Path, place: str) -> None:
+    head, row, *_ = (predicted / "predictions" / quality.TABLE).read_text(encoding="utf-8").splitlines()
+    assert head.endswith("flags,look_at_axis,look_at_slice,distance")
+    (tmp_path / quality.TABLE).write_text(f"{head}\n{row.rsplit(',', 3)[0]},{place},\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="look_at"):
+        quality.read_rows(tmp_path)
+
+
 def test_the_dice_of_a_held_out_scan_is_that_of_its_files(predicted: Path) -> None:
     told = quality.find_of_run(predicted / "runs" / "f0").held_out
     index = json.loads((predicted / "index.json").read_text(encoding="utf-8"))

@@ -130,6 +130,7 @@ def _place(text: Any) -> int | None:
 
 _Number = Annotated[float, BeforeValidator(_cell)]
 _Place = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_place)]
+_Axis = Annotated[Annotated[int, Field(ge=0, le=2)] | None, BeforeValidator(_place)]
 
 
 class Row(Record):
@@ -145,7 +146,7 @@ class Row(Record):
     high: _Number
     verdict: Verdict
     flags: str  # sentences, with ``. `` between them; empty: none
-    look_at_axis: _Place = None  # of the stored array, across which slices lie; None: views of the scan do not differ
+    look_at_axis: _Axis = None  # of the stored array, across which slices lie; None: views of the scan do not differ
     look_at_slice: _Place = None  # from 0: where views differ most about the structure
     distance: _Number = math.nan  # of the scan from the labelled ones, 1: usual among them; NaN: not known
 
