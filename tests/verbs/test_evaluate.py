@@ -77,9 +77,13 @@ def test_subjects_that_were_drawn_at_random_have_a_score_of_their_own(
     def told(*drawn: str) -> tuple[Any, str]:
         audit.remember(work, [Drawn(subject=name, scan=f"{name}_ED", of=9) for name in drawn])
         capsys.readouterr()
-        found = evaluate(work)["audited"]
+        found = evaluate(work).get("audited")
         return found, " ".join(capsys.readouterr().out.split())
 
+    assert told("gone")[0] is None  # from the data set, and will never have a label
+    index = indexing.load(work / "index.json")
+    bare = dataclasses.replace(index.scans[0], id="z_ED", subject="z", label=None)
+    indexing.save(dataclasses.replace(index, scans=(*index.scans, bare)), work / "index.json")
     found, said = told("z")
     assert (found["drawn"], found["labelled"], found["subjects"], found["overall"]) == (1, 0, [], None)
     assert "Audit: no subject that was drawn at random is tested yet. Of 1 subject drawn, 1 has no label yet" in said

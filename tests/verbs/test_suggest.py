@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -154,7 +155,7 @@ def test_more_than_there_are_is_all_there_are(work: Path, capsys: pytest.Capture
     assert "9 were asked for, and 3 subjects have no label" in " ".join(capsys.readouterr().err.split())
 
 
-def test_what_was_drawn_as_an_audit_is_remembered_and_stays_on_the_list_until_it_is_labelled(
+def test_what_was_drawn_as_an_audit_is_remembered_and_drawn_again_until_it_is_labelled(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = suggested(work, number=2, audit=1, seed=4)
@@ -173,6 +174,15 @@ def test_what_was_drawn_as_an_audit_is_remembered_and_stays_on_the_list_until_it
     suggested(work, number=3, audit=2)
     assert audit.read(work).drawn[0].subject == drawn.subject
     assert len(audit.read(work).drawn) == 2
+
+
+def test_nothing_is_drawn_where_it_cannot_be_remembered(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, elsewhere = os.access, work.parent / "elsewhere"
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != work and asked(path, mode))
+    with pytest.raises(UsageError, match="permission denied"):
+        suggest(work, number=2, audit=1, output=elsewhere)
+    assert not elsewhere.exists()
+    suggest(work, number=2, audit=0, output=elsewhere)
 
 
 def only_fold(work: Path) -> None:

@@ -90,7 +90,8 @@ def evaluate(
         protocols = Protocols(default=protocols.default, paper=paper)
     audited = None
     if own is not None and index is not None:
-        drawn = [one.subject for one in audit.read(own).drawn]
+        listed = {scan.subject for scan in index.scans}  # who is not among them any more will never have a label
+        drawn = [one.subject for one in audit.read(own).drawn if one.subject in listed]
         with_label = {scan.subject for scan in index.scans if scan.label is not None}
         audited = summing_up.audited(drawn, with_label, scored, settings)
     summary = summing_up.summary(

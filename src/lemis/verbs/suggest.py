@@ -64,7 +64,7 @@ def suggest(
         output: Folder for the list; by default WORK/suggestions.
         audit: How many of them are drawn at random, so that some labels are of subjects like all others: scores on
             these hold for the rest. By default one of every five; none of ``random``, which draws them all. They are
-            remembered in ``audit.json``, and stay on the list until they are labelled.
+            remembered in ``audit.json``; until they are labelled, a later list draws them again and nobody else.
         seed: All randomness follows from it: same seed, same list.
         device: Where to compute: ``auto``, ``cpu`` or ``cuda``; ``auto`` takes a GPU when there is one.
         trust: Import modules that the runs name, even if they are not part of Lemis.
@@ -88,6 +88,8 @@ def suggest(
     asking.refuse_without_networks(name, needed, len(used.finetuned), work)
     left = len({scan.subject for scan in index.scans} - asking.labelled_subjects(index))
     drawn = auditing.share(audit, number, left, name)
+    if drawn:
+        files.require_writable(work)  # what is drawn is remembered
     output = output or work / suggestions.FOLDER
     files.require_writable(output)
     asked = used if needed else used._replace(finetuned=())  # networks are asked only where it matters

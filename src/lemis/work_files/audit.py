@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from lemis.records import Count, Name, Record, find, write
+from pydantic import Field
+
+from lemis.records import Name, Record, find, write
 
 FILE = "audit.json"
 
@@ -19,7 +21,7 @@ class Drawn(Record):
 
     subject: str
     scan: Name  # of it, that was suggested
-    of: Count  # so many subjects had no label then
+    of: Annotated[int, Field(ge=1)]  # so many subjects had no label then
 
 
 class Audit(Record):
