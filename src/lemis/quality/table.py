@@ -52,13 +52,14 @@ class Known:
         """
         usual: dict[str, list[float]] = {}
         subjects = set()
-        for run in told:
-            for scan, one in self.apart.get(run, {}).items():
+        able = [run for run in told if self.apart.get(run)]  # others know nothing, or were trained anew since
+        for run in able:
+            for scan, one in self.apart[run].items():
                 if one.subject != own:
                     usual.setdefault(scan, []).append(one.distance)
                     subjects.add(one.subject)
         said = distance.unlike(
-            known_mean(told.values()), [float(np.mean(each)) for each in usual.values()], len(subjects)
+            known_mean(told[run] for run in able), [float(np.mean(each)) for each in usual.values()], len(subjects)
         )
         return [said] if said else []
 
