@@ -7,7 +7,6 @@ Networks are those of benchmarks.trust, trained where they are not there yet; no
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks.trust import ALTERED, Draw, _linked, trained
+from benchmarks.trust import ALTERED, Draw, arguments, linked, trained
 from lemis.datasets import frame as frames
 from lemis.datasets import index as index_file
 from lemis.datasets.index import Index
@@ -31,7 +30,7 @@ from lemis.prediction.inference import load_network
 from lemis.prediction.new_scan import prepared
 from lemis.preparation import exposure
 from lemis.preparation.settings import Settings as Preparation
-from lemis.quality.measuring import Measuring, Predicted, _scan
+from lemis.quality.measuring import Measuring, Predicted, described
 from lemis.quality.table import Known
 from lemis.settings import resolve
 from lemis.work_files import quality
@@ -43,15 +42,7 @@ TILE_PX = 16
 
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scans", type=Path, help="a folder in nnU-Net's layout, every scan labelled")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--draws", type=int, nargs="+", default=[0, 1], help="numbers of the sets of labelled subjects")
-    parser.add_argument("--labelled", type=int, default=6, help="subjects")
-    parser.add_argument("--steps", type=int, default=250, help="of fine-tuning")
-    parser.add_argument("--tested", type=int, default=30, help="subjects beside the labelled ones")
-    parser.add_argument("--others", type=Path, nargs="*", default=[], help="data sets of other scanners or organs")
-    given = parser.parse_args()
+    given = arguments(__doc__).parse_args()
     lines: list[dict[str, object]] = []
     for seed in given.draws:
         lines += judged(
@@ -83,7 +74,7 @@ def judged(draw: Draw, scans: Path, others: Sequence[Path], seed: int) -> list[d
             made = Predicted(scan, image, facts, source, empty, frozenset())
             found = measuring.distances(made, range(len(loaded)), set())
             like_labels = [one.looks() for one in labelled.values()]
-            seen = _scan(image, facts, empty, models[0].label_names).looks()
+            seen = described(image, facts, empty, models[0].label_names).looks()
             far += bool(known.unlike(found, None))
             otherwise += bool(
                 looks.unlike(seen, like_labels, len({one.subject for one in labelled.values()}), own.channels)
@@ -115,7 +106,7 @@ def _folders(draw: Draw, scans: Path, others: Sequence[Path]) -> dict[str, Path]
     for other in others:
         folders[other.name].mkdir(parents=True, exist_ok=True)
         for file in sorted((other / "imagesTr").glob("*_0000.nii.gz"))[:EACH]:
-            _linked(file, folders[other.name])
+            linked(file, folders[other.name])
     return folders
 
 

@@ -64,16 +64,22 @@ class Draw(NamedTuple):
     tested: list[str]  # scans whose labels are kept aside
 
 
-def main() -> None:
-    """Train, predict, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """What networks, and of which scans; they are trained where they are not there yet."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scans", type=Path, help="a folder in nnU-Net's layout, every scan labelled")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1], help="numbers of the sets of labelled subjects")
     parser.add_argument("--labelled", type=int, default=6, help="subjects")
     parser.add_argument("--steps", type=int, default=250, help="of fine-tuning")
-    parser.add_argument("--tested", type=int, default=30, help="subjects that are predicted, of the others")
+    parser.add_argument("--tested", type=int, default=30, help="subjects beside the labelled ones")
     parser.add_argument("--others", type=Path, nargs="*", default=[], help="data sets of other scanners or organs")
+    return parser
+
+
+def main() -> None:
+    """Train, predict, and print the tables."""
+    parser = arguments(__doc__)
     parser.add_argument("--labels", action="store_true", help="only: which labels themselves are flagged beside others")
     given = parser.parse_args()
     if given.labels:
@@ -130,7 +136,7 @@ def strange(draw: Draw, scans: Path, others: Sequence[Path]) -> list[dict[str, o
     for other in others:
         folders[other.name].mkdir(parents=True, exist_ok=True)
         for file in sorted((other / "imagesTr").glob("*.nii.gz"))[:ODD]:
-            _linked(file, folders[other.name])
+            linked(file, folders[other.name])
     lines = [_flagged("as they are", draw.work / "predictions", draw.tested[:ODD])]
     for name, folder in folders.items():
         output = draw.work / "strange" / f"{name} maps"
@@ -268,9 +274,9 @@ def trained(scans: Path, folder: Path, seed: int, given: argparse.Namespace) -> 
     for one in ids:
         who = one.rpartition("_")[0]
         if who in labelled or who in tested:
-            _linked(scans / "imagesTr" / f"{one}_0000.nii.gz", own / "imagesTr")
+            linked(scans / "imagesTr" / f"{one}_0000.nii.gz", own / "imagesTr")
         if who in labelled:
-            _linked(scans / "labelsTr" / f"{one}.nii.gz", own / "labelsTr")
+            linked(scans / "labelsTr" / f"{one}.nii.gz", own / "labelsTr")
     shutil.copyfile(scans / "dataset.json", own / "dataset.json")
     facts = json.loads((own / "dataset.json").read_text(encoding="utf-8"))
     facts["numTraining"] = 2 * given.labelled
@@ -287,7 +293,8 @@ def trained(scans: Path, folder: Path, seed: int, given: argparse.Namespace) -> 
     return Draw(work, runs, *([one for one in ids if one.rpartition("_")[0] in who] for who in (labelled, tested)))
 
 
-def _linked(file: Path, folder: Path) -> None:
+def linked(file: Path, folder: Path) -> None:
+    """A link to the file in the folder, where there is none yet."""
     link = folder / file.name
     if not link.exists():
         link.symlink_to(file.resolve())

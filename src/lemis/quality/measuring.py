@@ -192,7 +192,7 @@ class Measuring:
             self.runs[place].name: dict(zip(names[1:], one.dice.tolist(), strict=True))
             for place, one in zip(unseen, agreed, strict=True)
         }
-        scan = _scan(made.image, made.facts, made.classes, names)
+        scan = described(made.image, made.facts, made.classes, names)
         names_of = tuple(run.name for run in self._beside)
         measured = Measured(
             scan=scan, own=own, agreement=agreement, runs=names_of, labelled_runs=tuple(run.name for run in self.runs),
@@ -221,9 +221,18 @@ def _look_at(agreed: Sequence[views.Agreed], made: Predicted, structures: Sequen
     return found
 
 
-def _scan(
+def described(
     image: NDArray[np.float16], facts: Facts, classes: NDArray[Any], names: Sequence[str], stamped: str = ""
 ) -> Scan:
+    """What a scan and its label map are like.
+
+    Args:
+        image: (slices, channels, rows, columns), prepared.
+        facts: Of the prepared scan.
+        classes: Class indices on the scan's canonical grid.
+        names: Of the classes, the background's first.
+        stamped: What tells whether the files are still the same.
+    """
     inside = inside_field(facts)
     spread = [
         tuple(np.percentile(np.asarray(channel, np.float32)[:, inside], PERCENTILES).tolist())
@@ -240,7 +249,7 @@ def _scan(
 def _drawn(index: Index, scan: Listed, model: FinetunedModel, stamped: str) -> Scan:
     """A labelled scan, with what was drawn."""
     image, facts, source = prepared(scan, index, resolve(Preparation, model.prepared))
-    return _scan(image, facts, _classes(index, scan, source, model), model.label_names, stamped)
+    return described(image, facts, _classes(index, scan, source, model), model.label_names, stamped)
 
 
 def _classes(index: Index, scan: Listed, source: Source, model: FinetunedModel) -> NDArray[np.uint8]:
