@@ -38,7 +38,8 @@ def test_it_must_be_beyond_both_the_margin_and_the_interval() -> None:
     assert unlike(1.01 * MARGIN, [1.0] * 6, 6) is not None
     assert unlike(0.99 * MARGIN, [1.0] * 6, 6) is None  # beyond the interval only
     assert unlike(2.0, [0.4, 1.0, 1.5, 0.5, 1.4, 1.2], 6) is None  # beyond the margin only
-    assert unlike(99.0, [1.0, 1.0], 2) is None  # two subjects are equally far from each other, whatever they are
+    for subjects in (2, 4):  # whose nearest distances are much alike, whatever they are
+        assert unlike(99.0, [1.0] * subjects, subjects) is None
     assert unlike(2.0, [1.0], 1) is None
     assert unlike(2.0, [], 0) is None
     assert unlike(float("nan"), [1.0] * 6, 6) is None

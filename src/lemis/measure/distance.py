@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from lemis.measure.anatomy import limits
 
 MARGIN = 1.25  # factor beyond the largest distance of a labelled scan
-LEAST = 3  # subjects: two are as far from each other as the other way round, and two such numbers have no spread
+# Subjects. Nearest distances among fewer are much alike, as the two of a pair have one and the same, and say little of
+# how far others may be.
+LEAST = 5
 
 Array = NDArray[np.float64]
 
