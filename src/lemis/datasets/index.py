@@ -55,6 +55,11 @@ class Scan:
     # Where the axes of the canonical array run; () in an index older than frames: to the nearest body axes.
     axes: Annotated[Axes, AfterValidator(_per_scan)] = ()
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Images, and the label where there is one, as the index names them."""
+        return self.images if self.label is None else (*self.images, self.label)
+
 
 def _with_grid(scan: Scan) -> Scan:
     if scan.axes and not (scan.shape and scan.spacing_mm):
@@ -91,7 +96,7 @@ def refuse_names(scans: Sequence[Scan], *, next: str) -> None:
         )
     _refuse("ids", ((scan.id, unfit_id(scan.id)) for scan in scans), allowed, next)
     _refuse("subjects", ((scan.subject, unfit_text(scan.subject)) for scan in scans), allowed, next)
-    paths = (path for scan in scans for path in (*scan.images, *([] if scan.label is None else [scan.label])))
+    paths = (path for scan in scans for path in scan.files)
     _refuse("paths", ((path, unfit_text(path)) for path in paths), allowed, next)
 
 

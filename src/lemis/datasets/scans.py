@@ -17,7 +17,7 @@ from lemis.datasets.index import Index, Scan
 from lemis.errors import DataFault
 from lemis.formats import labels, volume
 from lemis.formats.grids import corner_distance_mm
-from lemis.formats.paths import stamp
+from lemis.formats.paths import file_of, stamp
 from lemis.formats.source import Source
 from lemis.formats.volume import Volume
 from lemis.settings import plain
@@ -34,8 +34,12 @@ def file_stamps(index: Index, scan: Scan) -> list[tuple[str, str]]:
     Raises:
         FileNotFoundError: One is gone; ``filename`` is its path.
     """
-    files = [index_file.locate(index, file) for file in (*scan.images, *([scan.label] if scan.label else []))]
-    return [(str(file), stamp(file)) for file in files]
+    return [(str(file), stamp(file)) for file in (index_file.locate(index, one) for one in scan.files)]
+
+
+def is_there(index: Index, scan: Scan) -> bool:
+    """Whether all files of a scan are still where the index has them."""
+    return all(file_of(index_file.locate(index, file)).exists() for file in scan.files)
 
 
 def source_fingerprint(index: Index, scan: Scan) -> str:

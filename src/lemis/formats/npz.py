@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lemis.errors import UsageError
+
 # What NumPy and zipfile raise of damaged files; found by changing bytes at random.
 _OF_DAMAGE = (
     OSError, EOFError, KeyError, ValueError, TypeError, SyntaxError, MemoryError, RuntimeError, NotImplementedError,
@@ -21,6 +23,13 @@ _OF_DAMAGE = (
 
 class Damaged(Exception):
     """Why a file cannot be used, in a line."""
+
+
+def damaged(path: Path, fault: Exception, next: str) -> UsageError:
+    """The error for an archive that is read back where it was written."""
+    return UsageError(
+        f"{path} is damaged: {str(fault).partition(chr(10))[0]}", allowed="the file as it was written", next=next
+    )
 
 
 def read(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:

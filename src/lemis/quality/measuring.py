@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 
 from lemis import files
 from lemis.contracts import Backbone
-from lemis.datasets import index as index_file
 from lemis.datasets.index import Index
 from lemis.datasets.index import Scan as Listed
-from lemis.datasets.scans import label_on, source_fingerprint
+from lemis.datasets.scans import file_stamps, is_there, label_on, source_fingerprint
 from lemis.errors import UsageError
-from lemis.formats.paths import file_of, stamp
 from lemis.formats.source import Source
 from lemis.measure import anatomy, distance
 from lemis.measure.distance import Seen
@@ -118,7 +116,7 @@ class Measuring:
             place for place, run in enumerate(self.runs)
             if self._open[place] and embedded.find(run, self._weights[place]) is None
         ]  # fmt: skip
-        scans = [scan for scan in index.scans if scan.label is not None and _is_there(index, scan)] if waiting else []
+        scans = [scan for scan in index.scans if scan.label is not None and is_there(index, scan)] if waiting else []
         if not scans:
             return
         store = _store(self.runs[0].parent.parent / PREPARED, self._models[0])
@@ -262,12 +260,10 @@ def _seen(
     """A labelled scan as networks see it: as it lies prepared, where its files are still those that it was made of."""
     settings = resolve(Preparation, model.prepared)
     as_prepared = dataclasses.replace(scan, slice_axis=slice_axis_of(settings, scan.slice_axis))
-    for place, facts in enumerate(store.scans if store else ()):
-        if (
-            store is not None and facts.id == scan.id and facts.source == source_fingerprint(index, as_prepared)
-            and store_files.is_whole(store.path, facts, len(store.channels))
-        ):  # fmt: skip
-            return store.image(place), facts
+    if store is not None and (facts := next((one for one in store.scans if one.id == scan.id), None)) is not None:
+        is_same = facts.source == source_fingerprint(index, as_prepared)
+        if is_same and store_files.is_whole(store.path, facts, len(store.channels)):
+            return store.image(store.index_of(scan.id)), facts
     image, facts, _ = prepared(scan, index, settings)
     return image, facts
 
@@ -282,13 +278,5 @@ def _store(folder: Path, model: FinetunedModel) -> Store | None:
     return store if alike and store.channels == tuple(model.channels) else None
 
 
-def _is_there(index: Index, scan: Listed) -> bool:
-    return all(file_of(path).exists() for path in _files(index, scan))
-
-
 def _stamp(index: Index, scan: Listed) -> str:
-    return " ".join(map(stamp, _files(index, scan)))
-
-
-def _files(index: Index, scan: Listed) -> list[Path]:
-    return [index_file.locate(index, file) for file in [*scan.images, *([scan.label] if scan.label else [])]]
+    return " ".join(stamp for _, stamp in file_stamps(index, scan))

@@ -9,8 +9,8 @@ from typing import Any
 
 from lemis.datasets import index as indexing
 from lemis.datasets import label_names
+from lemis.datasets.scans import is_there
 from lemis.errors import UsageError
-from lemis.formats.paths import file_of
 from lemis.plugins import nearest
 from lemis.preparation.settings import Settings as Preparation
 from lemis.preparation.store_files import read_meta
@@ -149,11 +149,7 @@ def _elsewhere(record: Predictions, references: Mapping[str, str] | None) -> ind
 
 def _still_there(index: indexing.Index) -> indexing.Index:
     """Without scans whose files were moved or deleted since: there is no picture of them."""
-    files = {scan.id: (*scan.images, *([scan.label] if scan.label else [])) for scan in index.scans}
-    kept = (
-        scan for scan in index.scans if all(file_of(indexing.locate(index, file)).exists() for file in files[scan.id])
-    )
-    return replace(index, scans=tuple(kept))
+    return replace(index, scans=tuple(scan for scan in index.scans if is_there(index, scan)))
 
 
 def _runs_elsewhere(record: Predictions, names: Sequence[str]) -> tuple[RunFacts, ...]:

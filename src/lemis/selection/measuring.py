@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from lemis import files, terminal
-from lemis.errors import UsageError
 from lemis.formats import npz
 from lemis.plugins import Trust
 from lemis.prediction.inference import load_network, trained
@@ -116,8 +115,5 @@ def _read(file: Path) -> dict[str, tuple[str, Array]]:
         ids, stamps, rows = npz.read(file, ("ids", "stamps", "rows")).values()
         return {str(id): (str(stamp), row) for id, stamp, row in zip(ids, stamps, rows, strict=True)}
     except (npz.Damaged, ValueError, TypeError) as error:
-        raise UsageError(
-            f"{file} is damaged: {str(error).partition(chr(10))[0]}",
-            allowed="the file as it was written",
-            next=f"delete {file} and run the same command again: it measures the scans anew",
-        ) from None
+        again = f"delete {file} and run the same command again: it measures the scans anew"
+        raise npz.damaged(file, error, again) from None

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from lemis import files
-from lemis.errors import UsageError
 from lemis.formats import npz
 from lemis.measure.distance import Seen
 
@@ -32,11 +31,8 @@ def find(run: Path, weights: str) -> Seen | None:
         if vectors.ndim != 2 or not len(scans) == len(subjects) == len(vectors) or not np.isfinite(vectors).all():
             raise ValueError("its parts do not fit together")
     except (npz.Damaged, ValueError, TypeError) as error:
-        raise UsageError(
-            f"{path} is damaged: {str(error).partition(chr(10))[0]}",
-            allowed="the file as it was written",
-            next=f"delete {path}, and predict again: the labelled scans are looked at anew",
-        ) from None
+        again = f"delete {path}, and predict again: the labelled scans are looked at anew"
+        raise npz.damaged(path, error, again) from None
     return Seen(scans, subjects, vectors) if version == _VERSION and of == weights else None
 
 
