@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from lemis.backbones import unet2d
 from lemis.contracts import Backbone
 from lemis.errors import UsageError
 from lemis.runs.run import messages
-from lemis.training.transfer import Row, load_pretrained, loaded_parameters, print_table, rest, transfer
+from lemis.training.transfer import Row, Start, load_pretrained, loaded_parameters, print_table, rest, transfer
+from lemis.work_files.run import PretrainedModel
 from work_files_made import model
 
 SOURCE = Path("work/runs/sal")
@@ -42,6 +45,22 @@ def test_only_the_trained_parts_are_loaded() -> None:
     assert rows["decoder 1"] == Row(
         part="decoder 1", fresh=decoder, skipped=decoder, reason="not trained by the method"
     )
+
+
+def test_what_is_left_out_stays_fresh_though_it_was_trained() -> None:
+    own = network(1)
+    before = {name: value.clone() for name, value in own.state_dict().items()}
+    source = Start(
+        SOURCE, cast(PretrainedModel, SimpleNamespace(trained=("encoder", "decoder 1"))), network(0).state_dict()
+    )
+    rows = {row.part: row for row in source.fill(own, "encoder")}
+    assert rows["encoder"] == Row(part="encoder", loaded=size(own, "encoder"))
+    decoder = size(own, "decoder 1")
+    assert rows["decoder 1"] == Row(part="decoder 1", fresh=decoder, skipped=decoder, reason="left out")
+    assert rows["decoder 2"].reason == "not trained by the method"
+    for name, value in own.state_dict().items():
+        if own.part_of(name) != "encoder":
+            assert torch.equal(value, before[name]), name
 
 
 def test_every_value_is_counted_once() -> None:

@@ -127,6 +127,14 @@ def test_loaded_weights_and_their_statistics_rest_where_their_rate_is_zero(
         predict(run, scans=["heart_004"], device="cpu")
 
 
+def test_the_encoder_alone_is_taken_from_a_method_that_trains_more(work: Path) -> None:
+    start = pretrain(work, method="mae", preset="tiny", overrides=["steps=2", "precision=32"], device="cpu")
+    all_parts, encoder = (tune(work, "loaded_rate=0", *how, pretrained=start) for how in ((), ("load=encoder",)))
+    assert max(weights_of(moved(all_parts, start), "decoder")) == 0, "at rest too"
+    assert min(weights_of(moved(encoder, start), "decoder")) > 0, "fresh"
+    assert max(weights_of(moved(encoder, start), "encoder")) == 0
+
+
 @pytest.mark.slow
 def test_what_rests_is_gone_on_from(work: Path, start: Path, stopped: Stopped) -> None:
     given = ("steps=6", "loaded_rate=0", "average=0.9")

@@ -45,6 +45,9 @@ class Tuning(Settings):
     average: Probability = 0.0  # decay of a moving average of the weights, which then predicts; 0: the last ones do
     # Learning rate of weights from a pre-training, as a share of that of fresh ones; 0: they and their statistics rest.
     loaded_rate: Probability = 1.0
+    load: Literal["trained", "encoder"] = (
+        "trained"  # parts of a pre-training: all that it trained, or its encoder alone
+    )
 
 
 class Slower(NamedTuple):

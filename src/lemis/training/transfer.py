@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -40,9 +40,11 @@ class Start(NamedTuple):
     model: PretrainedModel
     weights: Mapping[str, Tensor]
 
-    def fill(self, backbone: Backbone) -> list[Row]:
-        """As ``transfer``."""
-        return transfer(backbone, self.weights, self.model.trained, self.run)
+    def fill(self, backbone: Backbone, load: Literal["trained", "encoder"] = "trained") -> list[Row]:
+        """As ``transfer``, of all parts that were trained, or of the encoder alone."""
+        trained = self.model.trained
+        left_out = [part for part in trained if part != "encoder"] if load == "encoder" else []
+        return transfer(backbone, self.weights, trained, self.run, left_out)
 
 
 def load_start(run: Path | None, trust: Trust = NO_TRUST) -> Start | None:
@@ -64,7 +66,10 @@ def load_pretrained(run: Path, trust: Trust = NO_TRUST) -> tuple[dict[str, Tenso
     return weights, model
 
 
-def transfer(backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[str, ...], source: Path) -> list[Row]:
+def transfer(
+    backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[str, ...], source: Path,
+    left_out: Collection[str] = (),
+) -> list[Row]:  # fmt: skip
     """Load the parts that pre-training trained; every other part keeps its fresh values.
 
     Args:
@@ -72,6 +77,7 @@ def transfer(backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[s
         weights: State of the source's backbone; it may have had several input channels where ours has one.
         trained: Parts worth loading, as the method declared them.
         source: For messages.
+        left_out: Parts that are not loaded, though they were trained.
 
     Returns:
         One row for each part of the network, in its own order.
@@ -86,7 +92,7 @@ def transfer(backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[s
         part = backbone.part_of(name)
         row = rows.setdefault(part, {"part": part, "loaded": 0, "fresh": 0, "skipped": 0, "reason": "", "names": ()})
         given = weights.get(name)
-        if part in trained and given is not None:
+        if part in trained and part not in left_out and given is not None:
             given, said = _for_one_channel(given, tensor)
             row["reason"] = row["reason"] or said
             if given.shape == tensor.shape and given.dtype == tensor.dtype:
@@ -97,7 +103,7 @@ def transfer(backbone: Backbone, weights: Mapping[str, Tensor], trained: tuple[s
         row["fresh"] += tensor.numel()
         if given is not None:
             row["skipped"] += given.numel()
-        row["reason"] = _reason(part, trained, given, tensor)
+        row["reason"] = "left out" if part in left_out else _reason(part, trained, given, tensor)
     if not chosen.keys() & dict(backbone.named_parameters()).keys():  # counters of steps fit any network
         example = next(iter(own))
         there = tuple(weights[example].shape) if example in weights else "missing"

@@ -171,7 +171,7 @@ class _Beginning:
     def _network(self, start: Start | None) -> Backbone:
         network = build.network(self._settings, self._store)
         if start is not None:
-            rows = self.rows[start.run] = start.fill(network)
+            rows = self.rows[start.run] = start.fill(network, self._settings.schedule.load)
             self._loaded += loaded_parameters(network, rows)
             if self._settings.schedule.loaded_rate == 0:
                 rest(network, rows)
