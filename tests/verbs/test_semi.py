@@ -16,14 +16,18 @@ from lemis import plugins
 from lemis.comparison.plans import load_plan
 from lemis.datasets.split import choose
 from lemis.errors import Interrupted, UsageError
+from lemis.preparation.settings import Settings as Preparation
 from lemis.preparation.store import Store, open_store
 from lemis.runs import material
 from lemis.runs.run import load_model
+from lemis.settings import load_preset, resolve
 from lemis.training.guards import Signals
+from lemis.verbs.check import check
 from lemis.verbs.finetune import finetune
 from lemis.verbs.fit import fit
 from lemis.verbs.list import list as list_all
 from lemis.verbs.predict import predict
+from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
 from lemis.work_files.run import FinetunedModel, read_finetuned
 from plans_made import compared
@@ -201,6 +205,30 @@ def test_a_preset_names_a_way_and_its_settings(work: Path, tmp_path: Path) -> No
     assert set(split_of(work).test_subjects) <= set(facts.unlabelled_subjects)
 
 
+@pytest.mark.parametrize(
+    ("given", "overrides"),
+    [
+        ({"semi": "none"}, ()),
+        ({"auxiliary": "voxel_siamese"}, ()),
+        ({}, ("objective.deep_supervision=true",)),
+        ({"labelled": None}, ()),  # the pool is empty
+    ],
+)
+def test_the_way_of_a_preset_gives_way_to_what_is_asked_for(
+    given: dict[str, Any], overrides: tuple[str, ...], all_labelled: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("semi: entropy\n", encoding="utf-8")
+    asked = tune(all_labelled, *overrides, **{"semi": "none", **given})
+    assert model_of(asked).semi is None
+    assert tune(all_labelled, *overrides, settings_file=file, **given) == asked, "the same run"
+
+
+def test_what_is_typed_does_not_give_way(all_labelled: Path) -> None:
+    with pytest.raises(UsageError, match="--semi entropy without an unlabelled scan"):
+        tune(all_labelled, semi="entropy", labelled=None)
+
+
 def test_list_says_which_ways_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     found = list_all(json=True)
     assert json.loads(capsys.readouterr().out)["semi"] == json.loads(json.dumps(found["semi"]))
@@ -232,16 +260,47 @@ def test_fit_to_the_report(transductive: bool, phantom_scans: Path, tmp_path: Pa
     assert ("pre-training and fine-tuning saw no image of a test subject" in text) is not transductive
 
 
-def test_fit_refuses_an_empty_pool_before_it_prepares(phantom_scans: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def without_unlabelled(phantom_scans: Path, tmp_path: Path) -> Path:
+    """The labelled scans of the phantom, and no other."""
     scans = Path(shutil.copytree(phantom_scans, tmp_path / "scans"))
     labelled = {path.name.split(".")[0] for path in (scans / "labelsTr").iterdir()}
     for folder in ("imagesTr", "imagesTs"):
         for path in (scans / folder).glob("*") if (scans / folder).is_dir() else ():
             if not any(path.name.startswith(name) for name in labelled):
                 path.unlink()
+    return scans
+
+
+@pytest.fixture
+def all_labelled(without_unlabelled: Path, tmp_path: Path) -> Path:
+    """A work folder with those scans, prepared."""
+    work = tmp_path / "work"
+    check(without_unlabelled, output=work, jobs=1)
+    prepare(work, settings=resolve(Preparation, load_preset("tiny")["prepare"]), jobs=1)
+    return work
+
+
+def test_fit_refuses_an_empty_pool_before_it_prepares(without_unlabelled: Path, tmp_path: Path) -> None:
+    scans = without_unlabelled
     with pytest.raises(UsageError, match="--semi bcp without an unlabelled scan"):
         fit(scans, output=tmp_path / "work", method="scratch", semi="bcp", fold=0, preset="tiny", device="cpu")
     assert not (tmp_path / "work" / "prepared").exists()
+
+
+@pytest.mark.slow
+def test_fit_leaves_out_the_way_of_a_preset_that_has_no_unlabelled_scan(
+    without_unlabelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("semi: entropy\n", encoding="utf-8")
+    fit(
+        without_unlabelled, output=tmp_path / "work", method="scratch", fold=0, preset="tiny", settings_file=file,
+        device="cpu", overrides=["finetune.steps=2"],
+    )  # fmt: skip
+    assert [run.name for run in (tmp_path / "work" / "runs").iterdir()] == ["scratch-m2-fold0"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no scan of training is without a label, so the preset's entropy is left out: labels alone" in said
 
 
 @pytest.mark.parametrize("transductive", [False, True])

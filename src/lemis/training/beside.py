@@ -13,6 +13,7 @@ from lemis.settings import resolve
 from lemis.training import pool
 from lemis.training.pairing import SCRATCH, default_backbone
 
+LABELS_ALONE = "none"  # as a way to use unlabelled scans: none, whatever the preset names
 Layers = Sequence[Mapping[str, Any]]  # of settings; later ones win
 Load = Callable[[str, str], Any]  # as ``run_settings.Loader``
 
@@ -27,6 +28,19 @@ class Beside(Protocol):
     @property
     def semi(self) -> str | None:
         """A way to use unlabelled scans."""
+
+
+def way(typed: str | None, preset: object, auxiliary: str | None) -> tuple[str | None, bool]:
+    """The way to use unlabelled scans, and whether only the preset names it: then it gives way to what does not fit.
+
+    Args:
+        typed: By name; ``none`` for none, whatever the preset names.
+        preset: What the preset names, if it names one.
+        auxiliary: The extra loss, as typed.
+    """
+    if typed is not None or preset is None or preset == LABELS_ALONE or auxiliary is not None:
+        return None if typed == LABELS_ALONE else typed, False
+    return str(preset), True
 
 
 def refuse_contradictions(

@@ -32,7 +32,7 @@ def chosen(scans: Iterable[tuple[str, bool]], split: Split, settings: Settings) 
     ]
 
 
-def refuse_empty(pool: Iterable[int], semi: str, where: str = "") -> None:
+def refuse_empty(pool: Iterable[object], semi: str, where: str = "") -> None:
     """Refuse a way to use unlabelled scans where there is none.
 
     Args:
@@ -49,3 +49,8 @@ def refuse_empty(pool: Iterable[int], semi: str, where: str = "") -> None:
             allowed="scans without a label, or labelled subjects that are trained on without theirs: fewer --labelled",
             next="--labelled 2 (in a plan: labelled: [2]), or add scans and check and prepare again",
         )
+
+
+def said_without(semi: str | None) -> str:
+    """That the way of a preset is left out, as there is no unlabelled scan."""
+    return f"note: no scan of training is without a label, so the preset's {semi} is left out: labels alone"

@@ -97,6 +97,7 @@ class Finetuning:
     semi: str | None  # a way to use unlabelled scans
     semi_settings: Any
     pool: pool.Settings  # which scans those are
+    semi_is_preset: bool = False  # nobody asked for it: it gives way where there is no unlabelled scan
 
     def stored(self) -> dict[str, Any]:
         """As plain YAML types."""
@@ -112,7 +113,23 @@ class Finetuning:
 
     def labels_alone(self) -> Finetuning:
         """The same without unlabelled scans: how the teacher of a way that wants one is trained."""
-        return replace(self, semi=None, semi_settings=None, pool=pool.Settings())
+        return replace(self, semi=None, semi_settings=None, pool=pool.Settings(), semi_is_preset=False)
+
+    def with_pool(self, unlabelled: Sequence[object], where: str = "") -> Finetuning:
+        """The same where there are unlabelled scans; without any, on labels alone if only the preset named the way.
+
+        Args:
+            unlabelled: Of the pool.
+            where: In which row and column, where there are several.
+
+        Raises:
+            UsageError: There is none, and the way was asked for.
+        """
+        if self.semi is None or unlabelled:
+            return self
+        if not self.semi_is_preset:
+            pool.refuse_empty(unlabelled, self.semi, where)
+        return self.labels_alone()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -400,7 +417,8 @@ def finetuning(
         overrides: ``epochs=...``, ``objective.<key>=...``, ``backbone.<key>=...``, ``auxiliary.<key>=...``,
             ``semi.<key>=...``.
         auxiliary: File name in ``auxiliary/``, or a dotted name; by default what ``tree`` names, if it names one.
-        semi: File name in ``semi/``, or a dotted name; by default what ``tree`` names, if it names one.
+        semi: File name in ``semi/``, or a dotted name; ``none`` for none; by default what ``tree`` names, if it names
+            one, unless an extra loss or losses on inner maps were asked for, which do not go with it.
         prefix: What the user typed before the keys of schedule and objective, for messages.
         load: ``plugins.outlined`` where the settings are only to be refused, not used.
 
@@ -411,7 +429,8 @@ def finetuning(
     given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
     dims = dims_of(backbone, tree, given)
     tree = of_dims(tree, dims)
-    auxiliary, semi = auxiliary or tree.get("auxiliary"), semi or tree.get("semi")
+    semi, semi_is_preset = beside.way(semi, tree.get("semi"), auxiliary)
+    auxiliary = auxiliary or tree.get("auxiliary")
     backbone_given, auxiliary_given, semi_given = (below(given, key) for key in ("backbone", "auxiliary", "semi"))
     beside.refuse_contradictions(auxiliary, semi, auxiliary_given, semi_given)
     own = {key: value for key, value in given.items() if key not in ("backbone", "auxiliary", "semi")}
@@ -422,7 +441,9 @@ def finetuning(
     auxiliary_layers = [below(below(tree, "auxiliaries"), str(auxiliary)), auxiliary_given]
     semi_layers = [below(below(tree, "semis"), str(semi)), semi_given]
     objective = resolve(load("training", "supervised").Settings, *objectives, prefix=f"{prefix}objective.")
-    if objective.deep_supervision:
+    if objective.deep_supervision and semi_is_preset:
+        semi, semi_is_preset = None, False
+    elif objective.deep_supervision:
         beside.refuse_inner_losses(semi, prefix)
     return Finetuning(
         objective=objective,
@@ -435,6 +456,7 @@ def finetuning(
         semi=semi,
         semi_settings=beside.settings_of_semi(semi, semi_layers, dims, load),
         pool=beside.settings_of_pool(semi, semi_layers),
+        semi_is_preset=semi_is_preset,
     )
 
 

@@ -89,7 +89,8 @@ def finetune(
             dotted name loads your own module.
         auxiliary: An extra loss, by default the preset's, else none. `lemis list` shows all, or your own module.
         semi: A way to learn from scans without labels too, and from subjects beyond ``labelled``; by default the
-            preset's, else none. `lemis list` shows all; a dotted name loads your own module.
+            preset's, where there are such scans; ``none`` for labels alone. `lemis list` shows all; a dotted name loads
+            your own module.
         second: Folder of the finished pre-training run of the same network that the second network of ``semi=cps``
             starts from; by default as the first does.
         pseudo_labels: Folder of label maps that ``semi=self_training`` learns from: what ``lemis predict`` has made of
@@ -127,6 +128,9 @@ def finetune(
         store.scans, fold=fold, labelled=labelled, subjects=subjects, root=Path(listed.root), seed=selection_seed,
         scheme=split,
     )  # fmt: skip
+    given, settings = settings, settings.with_pool(_pool(settings, store, sides))
+    if settings.semi != given.semi:
+        messages().print(pool.said_without(given.semi))
     torch.manual_seed(seed)
     beginning = _Beginning(settings, store, start, other)
     tuning = _Tuning(
@@ -335,8 +339,6 @@ def _brought_up_to_date(path: Path, tuning: _Tuning, beginning: _Beginning, pref
             allowed="at least one labelled subject to train on",
             next="label a scan, or choose another --fold",
         )
-    if tuning.settings.semi is not None:
-        pool.refuse_empty(tuning.pool, tuning.settings.semi)
     was = material.read(path)
     now = tuning.trained_on(was)
     if was is None or not is_done(path) or material.changes(was, now):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from lemis.runs import told
 from lemis.runs.run import messages
 from lemis.scoring import cases, one_scan
 from lemis.training import beside, build, pairing, pool, pseudo_labels, run_settings
+from lemis.training.beside import LABELS_ALONE
 from lemis.training.run_settings import Asked, WholeWay
 from lemis.verbs.check import check
 from lemis.verbs.evaluate import evaluate
@@ -72,9 +74,9 @@ def fit(
             dotted name loads your own module. Keypoints that it looks at are found as the scans are prepared.
         auxiliary: An extra loss of fine-tuning, by default the preset's, else none. `lemis list` shows all; a dotted
             name loads your own module.
-        semi: A way to learn from scans without labels in fine-tuning too, by default the preset's, else none: those
-            that have none, and training subjects beyond ``labelled``. `lemis list` shows all; a dotted name loads your
-            own module.
+        semi: A way to learn from scans without labels in fine-tuning too: those that have none, and training subjects
+            beyond ``labelled``. By default the preset's, where there are such scans; ``none`` for labels alone. `lemis
+            list` shows all; a dotted name loads your own module.
         second: How to pre-train the second network of ``semi=cps``, on the same scans and network; by default it starts
             where the first one does.
         labelled: Use the labels of this many subjects only; by default all.
@@ -107,7 +109,8 @@ def fit(
     _say_what_would_pretrain(method, way)
     index = _checked(folder, output)
     splits = asked.splits(index.scans, Path(index.root), fold=fold, labelled=labelled)
-    _refuse_early(index, splits, way, device)
+    way = _with_pools(index, splits, way)
+    _refuse_early(index, way, device)
     trust = Trust().also(way.finetuning.backbone, wanted.detector if wanted else None)  # by command or preset
     _prepare(output, way, keypoints, trust)
     common = {
@@ -137,18 +140,21 @@ def _checked(folder: Path, output: Path) -> Index:
     return index_file.load(output / "index.json")
 
 
-def _refuse_early(index: Index, splits: Splits, way: WholeWay, device: str) -> None:
+def _refuse_early(index: Index, way: WholeWay, device: str) -> None:
     """What any network, method or loss refuses is refused before the hours of preparing and training."""
-    _refuse_empty_pools(index, splits, way)
     foreseen = build.Foreseen.of(index.channels, index.labels.values())
     build.try_out(way.pretraining, way.finetuning, foreseen, device, way.second)
 
 
-def _refuse_empty_pools(index: Index, splits: Splits, way: WholeWay) -> None:
-    if way.finetuning.semi is not None:
-        scans = [(scan.subject, scan.label is not None) for scan in index.scans]
-        for _, split in splits:
-            pool.refuse_empty(pool.chosen(scans, split, way.finetuning.pool), way.finetuning.semi)
+def _with_pools(index: Index, splits: Splits, way: WholeWay) -> WholeWay:
+    """The same, on labels alone where only the preset asked for unlabelled scans and a network would have none."""
+    scans = [(scan.subject, scan.label is not None) for scan in index.scans]
+    tuning = way.finetuning
+    for _, split in splits:
+        tuning = tuning.with_pool(pool.chosen(scans, split, tuning.pool))
+    if tuning.semi != way.finetuning.semi:
+        messages().print(pool.said_without(way.finetuning.semi))
+    return replace(way, finetuning=tuning)
 
 
 def _prepare(output: Path, way: WholeWay, keypoints: Keypoints | None, trust: Trust) -> None:
@@ -231,7 +237,7 @@ def _finetuned(
         return [
             finetune(
                 output, pretrained=starts.first, second=starts.second, fold=fold, labelled=labelled,
-                auxiliary=way.finetuning.auxiliary, semi=way.finetuning.semi, pseudo_labels=labels,
+                auxiliary=way.finetuning.auxiliary, semi=way.finetuning.semi or LABELS_ALONE, pseudo_labels=labels,
                 overrides=way.given["finetune"], prefix="finetune.", **common,
             )
             for (fold, _), labels in zip(splits, maps, strict=True)
