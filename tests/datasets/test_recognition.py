@@ -23,6 +23,44 @@ def test_a_table_of_subjects_is_obeyed(tmp_path: Path) -> None:
         recognise(tmp_path)
 
 
+NAMED = '{"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}}'
+
+
+@pytest.mark.parametrize(
+    ("layout", "files"),
+    [
+        ("flat", ["a.nii.gz", "a_seg.nii.gz"]),
+        ("flat", ["images/a.nii.gz", "labels/a.nii.gz"]),
+        ("subjects", ["a/image.nii.gz", "a/label.nii.gz"]),
+        ("bids", ["sub-1/anat/sub-1_T1w.nii.gz", "sub-1/anat/sub-1_dseg.nii.gz"]),
+        ("csv", ["a.nii.gz", "a_seg.nii.gz"]),
+    ],
+)
+def test_structures_and_channels_are_named_by_a_dataset_json_in_any_layout(
+    layout: str, files: list[str], tmp_path: Path
+) -> None:
+    touch(*[tmp_path / file for file in files])
+    (tmp_path / "dataset.json").write_text(NAMED)
+    root = tmp_path
+    if layout == "csv":
+        root = tmp_path / "list.csv"
+        root.write_text("image,label\na.nii.gz,a_seg.nii.gz\n")
+    index = recognise(root).index
+    assert (index.layout, index.channels, index.labels) == (layout, ("CT",), {"background": 0, "liver": 1})
+    (tmp_path / "dataset.json").write_text(NAMED.replace("1}}", "[1, 2]}}"))
+    with pytest.raises(UsageError, match=r"regions \(lists\)"):
+        recognise(root)
+    one = recognise(tmp_path / files[0])  # a scan alone: what lies around it is of others
+    assert (one.index.channels, one.index.labels) == ((), {})
+
+
+def test_names_of_files_are_kept_where_a_dataset_json_has_others(tmp_path: Path) -> None:
+    touch(*[tmp_path / f"{name}/{channel}.nii.gz" for name in "ab" for channel in ("t1", "t2")])
+    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "x", "1": "y"}, "labels": {"liver": 1}}')
+    index = recognise(tmp_path).index
+    assert (index.channels, index.labels) == (("t1", "t2"), {"background": 0, "liver": 1})
+
+
 def test_nothing_that_we_know(tmp_path: Path) -> None:
     touch(*[tmp_path / f"page{n}.txt" for n in range(9)])
     with pytest.raises(UsageError, match=r"page0\.txt(.|\n)*and 1 more(.|\n)*imagesTr(.|\n)*CSV") as caught:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,12 +247,21 @@ def _label_name(rng: random.Random) -> Case:
     name = rng.choice(_WORDS)
     facts = json.dumps({"labels": {"background": 0, name: 1, "b": 2}}, ensure_ascii=rng.random() < 0.5)
     content = facts.encode("utf-8", "surrogatepass")
-    return _check("label name", ascii(name), lambda root: _nnunet(root, {"dataset.json": content}))
+    layout = rng.choice((_nnunet, _flat, _bids, _people))
+    case = _check("label name", f"{layout.__name__} {name!a}", lambda root: layout(root, {"dataset.json": content}))
+    return replace(case, nonsense=lambda folder, said: _nonsense(folder, said) or _unnamed(folder))
+
+
+def _unnamed(folder: Path) -> str | None:
+    """Whether the structures have other names than those that dataset.json gives them."""
+    declared = json.loads((folder / "scans" / "dataset.json").read_text(encoding="utf-8"))["labels"]
+    named = json.loads((folder / "work" / "index.json").read_text(encoding="utf-8"))["labels"]
+    return None if named == declared else f"the labels {named}, declared as {declared}"
 
 
 def _layout(rng: random.Random) -> Case:
     """A folder whose files were renamed, moved, removed, doubled or replaced by links, pipes and folders."""
-    kind, steps = rng.choice((_nnunet, _flat, _bids)), [rng.randrange(8) for _ in range(rng.randrange(1, 4))]
+    kind, steps = rng.choice((_nnunet, _flat, _bids, _people)), [rng.randrange(8) for _ in range(rng.randrange(1, 4))]
     seed = rng.randrange(2**32)
 
     def build(root: Path) -> None:
@@ -321,6 +331,13 @@ def _flat(root: Path, others: dict[str, bytes]) -> None:
     for number, name in enumerate("ab"):
         _write(root / f"{name}.nii.gz", number)
         _write(root / f"{name}_seg.nii.gz", number, label=True)
+    _beside(root, others)
+
+
+def _people(root: Path, others: dict[str, bytes]) -> None:
+    for number, name in enumerate("ab"):
+        _write(root / name / "image.nii.gz", number)
+        _write(root / name / "label.nii.gz", number, label=True)
     _beside(root, others)
 
 

@@ -14,7 +14,7 @@ import os
 import unicodedata
 from pathlib import Path
 
-from lemis.datasets import doubts, subjects_csv
+from lemis.datasets import dataset_json, doubts, subjects_csv
 from lemis.datasets.dicom_labels import with_segmentations
 from lemis.datasets.identity import subject_of
 from lemis.datasets.index import Index, Scan, refuse_names
@@ -65,6 +65,8 @@ def recognise(root: Path, layout: str | None = None) -> Listing:
                 _refuse_unused(tree, known_layout, found)
                 if not known_layout.public and known_layout.name != "csv":  # these say themselves what is a label
                     found = with_segmentations(tree, found)
+                if not known_layout.public:
+                    found = _as_declared(tree, found)
                 return _listing(tree, known_layout, found)
     raise _nothing(tree, layout)
 
@@ -111,6 +113,22 @@ def _listing(tree: Tree, layout: Layout, found: Found) -> Listing:
         odd += doubts.misnamed(root) + doubts.dangling_links(tree)
         left_out += () if layout.public else doubts.unused(tree, found)
     return Listing(index, tuple(LeftOut(readable(file), reason) for file, reason in left_out), tuple(odd))
+
+
+def _as_declared(tree: Tree, found: Found) -> Found:
+    """The same, with the names that a ``dataset.json`` in the folder gives channels and structures, where nothing else
+    names them: in whatever way the scans lie, what is declared must not be lost without a word.
+
+    Raises:
+        UsageError: It says what cannot be used.
+    """
+    if tree.root.is_file() and tree.root.suffix.lower() != ".csv":  # one scan, whatever lies around it
+        return found
+    folder = tree.root if tree.root.is_dir() else tree.root.parent
+    declared = dataset_json.read(folder / "dataset.json")
+    return dataclasses.replace(
+        found, channels=found.channels or declared.channel_names, labels=found.labels or declared.labels
+    )
 
 
 def _guessed(case: Case) -> str:
