@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
+from lemis.formats import volume
 from lemis.formats.paths import FORMATS, suffix_of
 
 
@@ -39,3 +41,14 @@ def write(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
         nibabel.save(nibabel.MGHImage(array, affine), path)
     else:
         nibabel.save(nibabel.Nifti1Image(array, affine), path)
+
+
+def write_part(label: volume.Volume, structures: dict[str, int], path: Path) -> None:
+    """A segmentation of 3D Slicer, which covers what is marked of a label map alone."""
+    inside = [np.flatnonzero(np.moveaxis(label.array, axis, 0).any(axis=(1, 2))) for axis in range(3)]
+    box = tuple(slice(places[0], places[-1] + 1) for places in inside)
+    first = np.eye(4)
+    first[:3, 3] = [places[0] for places in inside]
+    part = label.array[box]
+    grid = dataclasses.replace(label.source, shape=part.shape, affine=label.affine @ first)
+    volume.write_segmentation(part, grid, structures, dict.fromkeys(structures, "#ff0000"), path)

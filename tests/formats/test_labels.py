@@ -159,6 +159,39 @@ def test_a_smaller_label_without_segments_is_not_enlarged(tmp_path: Path) -> Non
     assert placed(part, scan(tmp_path / "scan.nrrd")).array.shape == (3, 3, 3)
 
 
+@pytest.mark.parametrize("first", [(0, 0, 0), (1, 2, -1), (-1, 0, 3), (40, 0, 0)])
+def test_two_segmentations_that_cover_parts_of_a_scan_come_onto_one_grid(first: tuple[int, int, int], tmp_path: Path):
+    one = RANDOM.integers(1, 3, (3, 2, 2)).astype(np.uint8)
+    other = RANDOM.integers(1, 3, (2, 3, 1)).astype(np.uint8)
+    turn = np.diag([-1.0, 1.0, 1.0])
+    names = {"liver": "1", "spleen": "2"}
+    files = (
+        slicer(tmp_path / "a.seg.nrrd", one, names, turn=turn),
+        slicer(tmp_path / "b.seg.nrrd", other, names, first, turn=turn),
+    )
+    a = labels.read(files[0])
+    found = labels.together(a, labels.read(files[1], a.source.axes))
+    assert found[0].array.shape == found[1].array.shape
+    np.testing.assert_allclose(found[0].affine, found[1].affine)
+    for label, array, start in zip(found, (one, other), ((0, 0, 0), first), strict=True):
+        places = np.argwhere(label.array)
+        assert len(places) == array.size
+        lps = [-1, -1, 1] * np.array([label.affine[:3] @ [*place, 1] for place in places])
+        at = np.rint((lps - ORIGIN) @ turn / SPACING - start).astype(int)
+        np.testing.assert_array_equal(label.array[tuple(places.T)], array[tuple(at.T)])
+
+
+def test_only_segmentations_on_one_lattice_come_onto_one_grid(tmp_path: Path):
+    part = labels.read(slicer(tmp_path / "a.seg.nrrd", np.ones((3, 3, 3), np.uint8), {"liver": "1"}))
+    for shift, names, first in (
+        ((0.3, 0.0, 0.0), {"liver": "1"}, (0, 0, 0)),
+        ((0.0, 0.0, 0.0), {}, (0, 0, 0)),
+        ((0.0, 0.0, 0.0), {"liver": "1"}, (100_000, 100_000, 100_000)),
+    ):
+        file = slicer(tmp_path / "b.seg.nrrd", np.ones((2, 4, 3), np.uint8), names, first, shift=shift)
+        assert labels.together(part, other := labels.read(file)) == (part, other)
+
+
 # ---------------------------------------------------------------- one numbering
 
 

@@ -23,6 +23,7 @@ from lemis.verbs.evaluate import evaluate
 from lemis.verbs.report import report
 from pages import check_accessible
 from report_folders import label_map, make_index, make_run
+from scans_on_disk import write_part
 
 VOLUME = (24, 30, 20)
 VOLUME_MM = (1.0, 1.5, 2.0)
@@ -145,6 +146,18 @@ def test_values_that_count_as_background_draw_nothing(tmp_path: Path):
     index = indexing.load(other / "index.json")
     indexing.save(dataclasses.replace(index, ignored=()), other / "index.json")
     assert planes_of(plain_work) != planes_of(other)
+
+
+def test_a_reference_that_3d_slicer_cut_and_numbered_is_drawn_where_it_lies(tmp_path: Path):
+    plain_work, other = volume_work(tmp_path / "plain"), volume_work(tmp_path / "other")
+    reference = volume.read(tmp_path / "other" / "data" / "a.nii.gz")
+    renumbered = dataclasses.replace(reference, array=reference.array * 7)
+    write_part(renumbered, {"Organ": 7}, tmp_path / "other" / "data" / "a.seg.nrrd")
+    index = indexing.load(other / "index.json")
+    (scan,) = index.scans
+    cut = dataclasses.replace(scan, label="a.seg.nrrd")
+    indexing.save(dataclasses.replace(index, scans=(cut,)), other / "index.json")
+    assert planes_of(plain_work) == planes_of(other)
 
 
 def test_the_place_is_the_fullest_and_the_worst():

@@ -197,11 +197,12 @@ def test_two_folders_without_a_work_folder(tmp_path: Path):
     assert (tmp_path / "out" / "per_case.csv").is_file()
 
 
-def segmentation(path: Path, labels: NDArray[np.uint8], names: dict[str, int]) -> None:
-    """As 3D Slicer writes it, on the grid of ``label_map``."""
+def segmentation(path: Path, labels: NDArray[np.uint8], names: dict[str, int], first: int = 0) -> None:
+    """As 3D Slicer writes it, on the grid of ``label_map`` from slice ``first`` of its first axis on."""
     path.parent.mkdir(exist_ok=True)
     image = sitk.GetImageFromArray(np.ascontiguousarray(labels.T))
     image.SetSpacing((1.5, 1.5, 8.0))  # LPS, as AFFINE says
+    image.SetOrigin((1.5 * first, 0.0, 0.0))
     for number, (name, value) in enumerate(names.items()):
         image.SetMetaData(f"Segment{number}_Name", name)
         image.SetMetaData(f"Segment{number}_LabelValue", str(value))
@@ -219,6 +220,20 @@ def test_references_that_number_their_structures_otherwise(tmp_path: Path):
     bare = evaluate(work / "predictions", tmp_path / "slicer", output=tmp_path / "out")
     assert list(bare["protocols"]["default"]["structures"]) == ["pool", "wall"]
     assert bare["protocols"]["default"]["overall"]["dice"]["mean"] == 1.0
+
+
+def test_segmentations_that_cover_parts_of_a_scan_are_scored_as_the_whole_ones(tmp_path: Path):
+    names = {"pool": 1, "wall": 3}
+    corner = np.flatnonzero(label_map().any(axis=(1, 2)))[0]
+    segmentation(tmp_path / "one" / "a.seg.nrrd", label_map(), names)
+    segmentation(tmp_path / "cut" / "a.seg.nrrd", label_map()[corner:], names, first=corner)
+    segmentation(tmp_path / "more" / "a.seg.nrrd", label_map(1), names)
+    assert evaluate(tmp_path / "cut", tmp_path / "one")["protocols"]["default"]["overall"]["dice"]["mean"] == 1.0
+    scores = [
+        evaluate(tmp_path / made, tmp_path / reference, output=tmp_path / "out" / made)["protocols"]["default"]
+        for made, reference in (("one", "more"), ("cut", "more"))
+    ]
+    assert scores[0]["overall"] == scores[1]["overall"]
 
 
 @pytest.mark.parametrize(("seen", "says"), [(["c", "b"], True), (["c"], False), ([], False)])

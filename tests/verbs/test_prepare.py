@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from lemis.preparation import pool, preprocess, store, store_files
 from lemis.preparation.settings import Settings, settle_slice_axis, slice_axis_of
 from lemis.preparation.slices import slices_first
 from lemis.verbs.prepare import LOCK, prepare
+from scans_on_disk import write_part
 from scans_to_prepare import VALUES, stamps, write_scan
 from way_back import from_classes, restore
 
@@ -172,6 +174,20 @@ def test_auto_field_of_view_keeps_every_structure(work):
     assert opened.settings["field_of_view_mm"] == 24.0
     assert all(facts.prepared_shape == (16, 16) for facts in opened.scans)
     assert [int((opened.label(i) > 0).sum()) for i in range(2)] == counts
+
+
+def test_auto_field_of_view_is_measured_on_the_scan_where_a_label_covers_a_part_of_it(work):
+    index = relabelled(work, (0, 16), (1, 17))
+    scans = work.parent / "scans"
+    write_part(volume.read(scans / "s2_a_label.nii.gz"), {"MYO": 1}, scans / "s2_a.seg.nrrd")
+    asked = prepare(work, index=index, settings=AUTO)
+    shutil.rmtree(work / "prepared")
+    *others, last = index.scans
+    rows = (*others, dataclasses.replace(last, label="s2_a.seg.nrrd"))
+    part = prepare(work, index=dataclasses.replace(index, scans=rows), settings=AUTO)
+    assert part.settings == asked.settings
+    for number in range(len(rows)):
+        np.testing.assert_array_equal(part.label(number), asked.label(number))
 
 
 def test_auto_field_of_view_does_not_read_the_labels_again(work, monkeypatch, capsys):

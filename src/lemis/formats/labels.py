@@ -33,6 +33,7 @@ Array = NDArray[Any]
 INTEGER_TOLERANCE = 1e-3
 # A lattice is the same where voxels lie on voxels, up to the rounding of headers.
 _LATTICE_TOLERANCE_VOXELS = 0.05
+_MOST_VOXELS = 2**30  # of a scan
 SMALLEST, LARGEST = -(2**31), 2**31 - 1  # what a label map can hold
 _WIDEST_LABELS = 100  # of numbers that count structures; black to white is 255
 
@@ -163,6 +164,23 @@ def placed(label: Volume, image: Source) -> Volume:
     array[tuple(slice(a, b) for a, b in zip(first, last, strict=True))] = label.array
     source = dataclasses.replace(label.source, shape=image.shape, affine=image.affine, along=image.along)
     return Volume(array=array, affine=image.canonical_affine, source=source)
+
+
+def together(one: Volume, other: Volume) -> tuple[Volume, Volume]:
+    """Two label maps of one scan, their axes alike: segmentations that cover parts of it, on the smallest grid that
+    holds both; anything else unchanged.
+    """
+    shapes = np.array([label.source.canonical_shape for label in (one, other)])
+    first = np.rint(np.linalg.solve(one.affine, other.affine)[:3, 3]).astype(int)
+    low, high = np.minimum(0, first), np.maximum(shapes[0], first + shapes[1])
+    if np.prod(high - low, dtype=float) > _MOST_VOXELS:  # so far apart that they are not of one scan
+        return one, other
+    corner = np.eye(4)
+    corner[:3, 3] = low
+    x, y, z = (int(size) for size in high - low)
+    grid = dataclasses.replace(one.source, shape=(x, y, z), affine=one.affine @ corner, along=one.source.axes)
+    both = placed(one, grid), placed(other, grid)
+    return both if both[0].array.shape == both[1].array.shape else (one, other)
 
 
 # ---------------------------------------------------------------- numbered as the data set is

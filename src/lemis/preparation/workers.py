@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lemis.datasets import index as index_file
 from lemis.datasets.index import Index, Scan
-from lemis.datasets.scans import image_digest, read_image, read_label
+from lemis.datasets.scans import image_digest, image_grid, label_on, read_image, read_label
 from lemis.errors import DataFault, UsageError
-from lemis.formats import labels as label_maps
 from lemis.measure.tables import count
 from lemis.preparation import keypoints as detection
 from lemis.preparation import preprocess, store_files
@@ -84,7 +82,7 @@ def measure_extent(index: Index, scan: Scan) -> float | Failure:
     """``crops.extent_mm`` of the label map of one scan."""
     assert scan.label is not None
     try:
-        label = label_maps.read(index_file.locate(index, scan.label), scan.axes, labels=index.labels).array
+        label = label_on(index, scan, image_grid(index, scan))  # it may cover a part of the scan, and be off its middle
         if index.ignored:
             label = np.where(np.isin(label, index.ignored), 0, label)
         return extent_mm(label, scan.spacing_mm, scan.slice_axis)

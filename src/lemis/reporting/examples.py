@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from lemis.datasets import index as indexing
 from lemis.formats import labels as label_maps
 from lemis.formats import volume
-from lemis.formats.directions import Axes
 from lemis.formats.paths import maps_by_scan
+from lemis.formats.source import Source
 from lemis.reporting.figures import outlines
 from lemis.reporting.review import Review
 from lemis.reporting.work_facts import Example, Pictured, Slice, scan_rows
@@ -57,7 +57,7 @@ def _pictures(index: indexing.Index, scan: indexing.Scan, prediction: Path, in_3
     image = volume.read(indexing.locate(index, scan.images[0]), scan.axes)
     structures = {name: value for name, value in index.labels.items() if value != 0}
     files = (indexing.locate(index, scan.label), prediction)
-    reference, predicted = (_labels(index, path, image.source.axes) for path in files)
+    reference, predicted = (_labels(index, path, image.source) for path in files)
     picture = image.source.format == "picture"
     if not picture and (is_volumetric(reference.shape, image.spacing_mm) or (in_3d and min(reference.shape) > 1)):
         return _three_planes(image.array, reference, predicted, structures, image.spacing_mm)
@@ -115,8 +115,8 @@ def one_slice(
     return Slice(picture=picture, caption=f"slice {number + 1} of {len(planes)}")
 
 
-def _labels(index: indexing.Index, path: Path, along: Axes) -> Array:
-    labels = volume.read(path, along).array
+def _labels(index: indexing.Index, path: Path, image: Source) -> Array:
+    labels = label_maps.read(path, image.axes, image, index.labels).array
     return np.where(np.isin(labels, index.ignored), 0, labels) if index.ignored else labels
 
 

@@ -80,8 +80,9 @@ def read(case: Case, structures: Mapping[str, int], ignored: Sequence[int]) -> M
     """
     reference = label_maps.single(volume.read_label(case.reference))
     prediction = label_maps.single(volume.read(case.prediction, reference.source.axes))
-    reference = label_maps.renumbered(label_maps.placed(reference, prediction.source), structures)
-    prediction = label_maps.renumbered(prediction, structures)
+    reference, prediction = (
+        label_maps.renumbered(label, structures) for label in label_maps.together(reference, prediction)
+    )
     _refuse_other_grid(case, prediction, reference)
     maps = _structured(prediction, ignored), _structured(reference, ignored)
     for labels, path in zip(maps, (case.prediction, case.reference), strict=True):
