@@ -91,8 +91,9 @@ def test_a_run_of_another_state_of_the_data_is_kept_aside_and_begun_anew(
 
 def test_one_that_was_interrupted_does_not_go_on_with_other_data(tmp_path: Path) -> None:
     run = Run(tmp_path / "runs" / "pcl", SETTINGS, ONE)
-    run.log(10, {"loss": 1.0})
-    run.save_checkpoint({"step": 10})
+    with run.alone():
+        run.log(10, {"loss": 1.0})
+        run.save_checkpoint({"step": 10})
     again = Run(run.path, SETTINGS, TWO)
     assert again.load_checkpoint(torch.device("cpu")) is None
     assert not (run.path / "metrics.jsonl").exists()

@@ -6,7 +6,9 @@ import io
 import json
 import platform
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,28 @@ def test_one_process_trains_a_run(tmp_path: Path) -> None:
         raise OSError("disk")
     with run.alone():  # let go of, after an end and after an error
         pass
+
+
+def test_nothing_writes_into_the_folder_of_a_run_that_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
+
+    append = LocalFileSystem.append
+
+    def slow(*what: Any) -> None:
+        time.sleep(0.05)  # as on a busy machine: the thread comes to write long after it was asked to
+        append(*what)
+
+    monkeypatch.setattr(LocalFileSystem, "append", slow)
+    before = threading.active_count()
+    run = Run(tmp_path / "run", SETTINGS)
+    with suppress(KeyboardInterrupt), run.alone():
+        run.log(1, {"loss": 1.0})
+        raise KeyboardInterrupt
+    assert threading.active_count() == before
+    (tmp_path / "run").rename(tmp_path / "kept")
+    assert not (tmp_path / "run").exists()
 
 
 def test_status_is_merged_and_counts_the_seconds_of_every_process(tmp_path: Path) -> None:

@@ -101,6 +101,8 @@ class Run:
     def alone(self) -> Iterator[None]:
         """No other process trains this run meanwhile; the system lets go of the lock where this one is killed.
 
+        However it ends, nothing of this run writes into its folder afterwards, so that it may be moved or deleted.
+
         Raises:
             UsageError: Another one does.
         """
@@ -113,7 +115,10 @@ class Run:
         try:
             yield
         finally:
-            lock.release()
+            try:
+                self._end_tensorboard()
+            finally:
+                lock.release()
 
     def set_status(self, **facts: Any) -> None:
         """Merge ``facts`` into ``status.json``, and the time so far: on the clock, and of this process's cores."""
@@ -149,6 +154,13 @@ class Run:
                 self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
             for name, value in figures.items():
                 self._writer.add_scalar(name, value, step)
+
+    def _end_tensorboard(self) -> None:
+        """End the thread that writes for TensorBoard; what is logged later begins a file of its own."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with files.naming(self.path / "tensorboard"):
+                writer.close()
 
     def forget_after(self, step: int) -> None:
         """Drop what was logged beyond the checkpoint that training goes on from."""
@@ -232,8 +244,7 @@ class Run:
 
     def finish(self, weights: Mapping[str, Tensor], model: Model, **status: Any) -> None:
         """Write ``model.safetensors`` and ``model.json``, mark the run done, and drop the checkpoint."""
-        if self._writer is not None:
-            self._writer.close()
+        self._end_tensorboard()
         if processes.rank() == 0:
             save_weights(self.path / records.WEIGHTS, weights)
             records.write_model(self.path, model)
