@@ -24,6 +24,7 @@ from lemis.plugins import Trust
 from lemis.reporting.methods_section import methods_paragraph, references
 from lemis.reporting.sentences import sentences
 from lemis.reporting.work_folder import read_work
+from lemis.runs import freshness
 from lemis.settings import plain
 from lemis.verbs.evaluate import evaluate
 from lemis.verbs.report import report
@@ -202,6 +203,42 @@ def test_only_the_runs_that_were_asked_for(work: Path, tmp_path: Path):
     said = parsed(report(work, runs=["sal"], output=tmp_path / "one.html").read_text(encoding="utf-8")).said
     assert "Pre-training “sal”" in said
     assert "Fine-tuning" not in said
+
+
+def test_runs_of_an_earlier_round_of_labelling_are_told_from_those_in_use(work: Path, tmp_path: Path, text: str):
+    later = Path(shutil.copytree(work, tmp_path / "work"))
+    make_run(later, "sal-m0-fold0", "finetune", labelled_subjects=["x"], pretrained="sal", auxiliary="voxel_siamese")
+    facts = read_work(later)
+    assert [run.name for run in facts.in_use] == ["sal", "sal-m1-fold0"]  # the pre-training too, which both began with
+    assert [run.name for run in facts.not_in_use] == ["sal-m0-fold0"]
+    assert [run.name for run in facts.final_runs] == ["sal-m1-fold0"]
+    assert references(facts) == references(read_work(work))
+    page = report(later).read_text(encoding="utf-8")
+    check_accessible(page)
+    said = parsed(page).said
+    assert "Not in use: “sal-m0-fold0”. No label map and no score of this report is by them" in said
+    assert "Fine-tuning “sal-m0-fold0”" not in said
+    assert re.findall("Not in use (sal\\S+)", said) == ["sal-m0-fold0"]  # in the table of runs
+    assert "Curves of the 1 that is not in use" in said
+    assert "not in use" not in parsed(text).said.lower()
+    asked = read_work(later, ["sal-m0-fold0"])
+    assert [run.name for run in asked.not_in_use] == ["sal-m0-fold0"]  # though no other is shown
+
+
+def test_only_runs_in_use_are_said_to_be_out_of_date(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    later = Path(shutil.copytree(work, tmp_path / "work"))
+    make_run(later, "sal-m0-fold0", "finetune", pretrained="sal")
+    monkeypatch.setattr(freshness, "since_training", lambda *_: freshness.Changes(["gone: x"], []))
+    said = [line.partition(" ")[0] for line in read_work(later).out_of_date]
+    assert said == ["sal", "sal-m1-fold0"]
+    assert len(read_work(later, ["sal-m0-fold0"]).out_of_date) == 1  # it was asked for
+
+
+def test_without_label_maps_no_run_is_out_of_use(tmp_path: Path):
+    make_run(tmp_path, "sal", "pretrain")
+    make_run(tmp_path, "sal-m1-fold0", "finetune", pretrained="sal")
+    facts = read_work(tmp_path)
+    assert (len(facts.in_use), facts.not_in_use) == (2, [])
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,12 @@ def methods_paragraph(work: WorkFacts) -> str:
 
 
 def references(work: WorkFacts) -> list[str]:
-    """Citations of what the runs of ``work`` are made of, as the files of methods, losses and networks give them."""
-    used = [("methods", run.method) for run in work.runs if run.verb == "pretrain"]
-    used += [("auxiliary", str(run.auxiliary)) for run in work.runs]
-    used += [("semi", str(run.semi)) for run in work.runs]
-    used += [("backbones", run.model.backbone) for run in work.runs if run.model]
+    """Citations of what the runs in use are made of, as the files of methods, losses and networks give them."""
+    runs = work.in_use
+    used = [("methods", run.method) for run in runs if run.verb == "pretrain"]
+    used += [("auxiliary", str(run.auxiliary)) for run in runs]
+    used += [("semi", str(run.semi)) for run in runs]
+    used += [("backbones", run.model.backbone) for run in runs if run.model]
     known = [(folder, name) for folder, name in dict.fromkeys(used) if name in plugins.names(folder)]
     return [f"{name}: {plugins.describe(folder, name)['title']}" for folder, name in known]
 

@@ -43,8 +43,10 @@ def render(work: WorkFacts) -> str:
         faults=work.faults,
         fault_groups=fault_groups(work.faults or ()),
         runs=work.runs,
-        run_rows=[run_row(run) for run in work.runs],
-        learning=[(run, learning_figures(run, place, colours)) for place, run in enumerate(work.runs)],
+        in_use=work.in_use,
+        not_in_use=work.not_in_use,
+        run_rows={run.name: run_row(run) for run in work.runs},
+        learning={run.name: learning_figures(run, place, colours) for place, run in enumerate(work.runs)},
         summary=work.summary,
         default=work.summary.protocols.default if work.summary else None,
         definitions=plain(work.summary.protocols.default.definitions) if work.summary else {},
@@ -69,8 +71,11 @@ def render(work: WorkFacts) -> str:
         viewer=work.viewer,
         viewing=viewing,
         **(parts(work.viewer, colours) if work.viewer and viewing else {}),
-        settings=[(run.name, flat(run.settings)) for run in work.runs],
-        environments=[(run.name, flat(plain(run.environment)) if run.environment else []) for run in work.runs],
+        settings=[(run.name, flat(run.settings)) for run in (*work.in_use, *work.not_in_use)],
+        environments=[
+            (run.name, flat(plain(run.environment)) if run.environment else [])
+            for run in (*work.in_use, *work.not_in_use)
+        ],
     )
 
 

@@ -20,7 +20,12 @@ def sentences(work: WorkFacts) -> list[str]:
     said = []
     if work.index is not None:
         said.append(_data_sentence(work.index))
-    said += [_run_sentence(run) for run in work.runs]
+    said += [_run_sentence(run) for run in work.in_use]
+    if work.not_in_use:
+        said.append(
+            f"Not in use: {listed(f'“{run.name}”' for run in work.not_in_use)}. No label map and no score of this "
+            "report is by them, as of runs of an earlier round of labelling."
+        )
     if work.predictions is not None:
         said += pieces(work.predictions.scans)
     if work.summary is not None:

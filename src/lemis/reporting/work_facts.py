@@ -183,6 +183,8 @@ class WorkFacts:
     index: Index | None
     prepared: Preparation | None  # of ``prepared/meta.json``
     runs: tuple[RunFacts, ...]
+    # Names of those that made the label maps and scores, and that these began with; empty where nobody knows.
+    used: frozenset[str] = frozenset()
     predictions: Predictions | None
     summary: Summary | None
     per_case: tuple[CaseScore, ...]
@@ -198,9 +200,19 @@ class WorkFacts:
     elsewhere: bool = False  # label maps of scans that are no part of the work folder of their runs
 
     @property
+    def in_use(self) -> list[RunFacts]:
+        """The runs that this report is about; all where that is not recorded."""
+        return [run for run in self.runs if not self.used or run.name in self.used]
+
+    @property
+    def not_in_use(self) -> list[RunFacts]:
+        """The others, as those of earlier rounds of labelling, which stay in the folder."""
+        return [run for run in self.runs if self.used and run.name not in self.used]
+
+    @property
     def final_runs(self) -> list[RunFacts]:
-        """The finished runs whose predictions were scored; all fine-tuned ones where that was not recorded."""
-        tuned = [run for run in self.runs if run.verb == "finetune" and run.done]
+        """The finished runs whose predictions were scored; all fine-tuned ones in use where that was not recorded."""
+        tuned = [run for run in self.in_use if run.verb == "finetune" and run.done]
         named = set(self.summary.runs) if self.summary else set()
         return [run for run in tuned if run.name in named] or tuned
 

@@ -24,6 +24,7 @@ from lemis.work_files import checks, evaluation, predictions, quality
 from lemis.work_files import run as run_files
 from lemis.work_files.evaluation import CaseScore, Summary
 from lemis.work_files.predictions import Predictions
+from lemis.work_files.run import Model
 
 
 def read_work(work: Path, runs: Sequence[str] = (), *, viewer_mb: float = 0) -> WorkFacts:
@@ -49,29 +50,32 @@ def read_work(work: Path, runs: Sequence[str] = (), *, viewer_mb: float = 0) -> 
     queue = _review(work / "predictions", index)
     meta = read_meta(work / "prepared")
     summary, found = evaluation.read_summary(work / "evaluation"), checks.read(work)
+    made = predictions.read(work / "predictions")
+    used = _used(work / "runs", made, summary)
     return WorkFacts(
         name=Path(index.root).name if index else work.resolve().name,
         index=index,
         prepared=_prepared(meta.settings) if meta else None,
         runs=_runs(work / "runs", runs),
-        predictions=predictions.read(work / "predictions"),
+        used=used,
+        predictions=made,
         summary=summary,
         per_case=per_case,
         examples=examples(work / "predictions", index, per_case, _in_3d(work, summary)) if index else (),
         viewer=_viewer(work / "predictions", index, per_case, queue, viewer_mb) if index else None,
         pictured=pictured(work / "predictions", _still_there(index), queue) if index else (),
         faults=found.faults if found else None,
-        out_of_date=_out_of_date(work, index, runs),
+        out_of_date=_out_of_date(work, index, runs or sorted(used)),
         review=queue,
     )
 
 
 def _out_of_date(work: Path, index: indexing.Index | None, names: Sequence[str]) -> tuple[str, ...]:
-    """What changed since the runs that are shown were trained, a line for each run of another state of the data."""
+    """What changed since runs were trained, a line for each run of another state of the data; of all without names."""
     if index is None:
         return ()
-    said = []
-    for run in names or sorted(path.parent.name for path in (work / "runs").glob("*/settings.yaml")):
+    said, there = [], sorted(path.parent.name for path in (work / "runs").glob("*/settings.yaml"))
+    for run in [name for name in names if name in there] or there:
         changes = freshness.since_training(work, index, run)
         said += [f"{run} was trained on another state of the data: {change}" for change in changes.trained]
         said += [f"{run} was scored on another state of the data: {change}" for change in changes.held_out]
@@ -156,10 +160,8 @@ def _runs_elsewhere(record: Predictions, names: Sequence[str]) -> tuple[RunFacts
     """The runs that made the label maps, and what they were pre-trained by; those that are gone are left out."""
     there = {name: Path(path) for name, path in record.run_folders.items() if (Path(path) / "settings.yaml").is_file()}
     for path in list(there.values()):
-        model = run_files.find_model(path)
-        starts = (model.pretrained, model.second) if isinstance(model, run_files.FinetunedModel) else ()
-        for before in starts:
-            if before is not None and (path.parent / before / "settings.yaml").is_file():
+        for before in _learned_from(run_files.find_model(path)):
+            if (path.parent / before / "settings.yaml").is_file():
                 there[before] = path.parent / before
     _refuse_unknown(names, sorted(there), "the folders that the label maps were made in")
     return _in_order(_run(path) for name, path in there.items() if not names or name in names)
@@ -176,6 +178,28 @@ def _in_3d(work: Path, summary: Summary | None) -> bool:
 
 
 # ---------------------------------------------------------------- runs
+
+
+def _used(folder: Path, record: Predictions | None, summary: Summary | None) -> frozenset[str]:
+    """Names of the runs that made the label maps and what was scored, and of those that they learned from."""
+    made = [record.made(scan) for scan in record.scans] if record else []
+    names = [run for one in made for run in (*one.runs, one.run) if run is not None]
+    names += summary.runs if summary else ()
+    used: set[str] = set()
+    while names:
+        name = names.pop()
+        if name not in used:
+            used.add(name)
+            names += _learned_from(run_files.find_model(folder / name))
+    return frozenset(used)
+
+
+def _learned_from(model: Model | None) -> list[str]:
+    """Names of the runs that gave a network its first weights, or label maps of unlabelled scans."""
+    if not isinstance(model, run_files.FinetunedModel):
+        return []
+    teachers = model.teacher.runs if model.teacher else ()
+    return [run for run in (model.pretrained, model.second, *teachers) if run is not None]
 
 
 def _runs(folder: Path, wanted: Sequence[str]) -> tuple[RunFacts, ...]:
