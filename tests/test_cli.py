@@ -65,6 +65,18 @@ def called(monkeypatch):
     return calls
 
 
+def where(verb):
+    """Module and name of a verb's function."""
+    command = commands.COMMANDS[verb]
+    name = command.function or verb.replace("-", "_")
+    return command.module or f"lemis.verbs.{name}", name
+
+
+def exit_code(result):
+    """As the command line ends: a refusal of ours has its own."""
+    return result.exception.exit_code if isinstance(result.exception, UsageError) else result.exit_code
+
+
 def run(*words):
     return CliRunner().invoke(commands.app, list(words))
 
@@ -131,7 +143,7 @@ def test_what_is_typed_reaches_the_verb(called):
 def test_a_training_knows_whose_folds(called, verb):
     assert run(verb, "work", "--fold", "1", "--split", "macl").exit_code == 0
     assert (called[0][2]["fold"], called[0][2]["split"]) == (1, "macl")
-    assert run(verb, "work", "--split", "mine").exit_code == 2
+    assert exit_code(run(verb, "work", "--split", "mine")) == 2
 
 
 def test_an_image_and_settings_are_told_apart(called):
@@ -207,8 +219,46 @@ def test_a_mistyped_option_gets_the_nearest():
     ],
 )
 def test_bad_arguments_are_the_user_s_input(words, called):
-    assert run(*words).exit_code == 2
+    assert exit_code(run(*words)) == 2
     assert called == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "given", "allowed", "corrected"),
+    [
+        ("export RUN -o OUT --to keras", "--to keras", "torch, onnx, monai", "export RUN -o OUT --to torch"),
+        ("export RUN --to=ONX -o OUT", "--to ONX", "torch, onnx, monai", "export RUN --to=onnx -o OUT"),
+        ("fit scans --device gpu", "--device gpu", "auto, cpu, cuda", "fit scans --device cpu"),
+        ("prepare work --dims 4", "--dims 4", "2, 3", "prepare work --dims 2"),
+        ("suggest work -n 0", "-n 0", "a whole number, 1 or more", "suggest work -n 1"),
+        ("fit scans --fold one", "--fold one", "a whole number, 0 or more", "fit scans --fold 0"),
+        ("compare s --gpus 2000", "--gpus 2000", "a whole number, 0 to 1024", "compare s --gpus 1024"),
+    ],
+)
+def test_a_value_that_an_option_does_not_take_is_refused_with_the_command_that_is_right(
+    monkeypatch, capsys, typed, given, allowed, corrected
+):
+    monkeypatch.setattr(sys, "argv", ["lemis", *shlex.split(typed)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert said[0] == f"error: {given}"
+    assert said[1].startswith(f"  allowed: {allowed}")
+    assert said[2] == f"  next:    lemis {corrected}"
+
+
+def test_every_option_with_a_closed_list_takes_what_its_help_names_and_nothing_else():
+    for verb in VERBS:
+        taken = derived.read(*where(verb), commands.COMMANDS[verb].python_only)
+        flags = derived.flags(taken)
+        for word in derived.parameters(taken, flags, {}, [], None):
+            if word.name in derived.CHOICES and word.name in flags:
+                (info,) = typing.get_args(word.annotation)[1:]
+                assert info.metavar == "|".join(map(str, derived.CHOICES[word.name]))
+                assert [info.callback(str(one)) for one in derived.CHOICES[word.name]] == [*derived.CHOICES[word.name]]
+                with pytest.raises(UsageError, match="allowed: "):
+                    info.callback("no such thing")
 
 
 def test_a_bare_lemis_shows_the_help():

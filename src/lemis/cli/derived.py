@@ -11,13 +11,16 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Collection, Iterator, Mapping
+import shlex
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from lemis import outline
+from lemis import outline, plugins
+from lemis.errors import UsageError, shown
 
 FLAGS = {"settings_file": "--settings", "runs": "--run"}  # others are called as in Python
 LETTERS = {"output": "-o", "inputs": "-i", "method": "-m", "backbone": "-b", "number": "-n"}
@@ -29,7 +32,8 @@ METAVARS = {
     "plan": "NAME|FILE.yaml|MODULE:FUNCTION", "cell": "KEY", "on": "ray|auto|ray://HOST:PORT", "features": "LAYER",
     "codes": "FILE.csv",
 }  # fmt: skip
-CHOICES = {
+CHOICES: Mapping[str, tuple[Any, ...]] = {
+    "dims": (2, 3),
     "device": ("auto", "cpu", "cuda"),
     "split": ("pcl", "macl", "voxel_siamese"),
     "protocol": ("honest", "released"),
@@ -41,7 +45,7 @@ CHOICES = {
 _LARGEST_SEED = 2**32 - 1  # settings.Seed, which is not imported for a help text
 RANGES: Mapping[str, tuple[int, int | None]] = {
     "seed": (0, _LARGEST_SEED), "fold": (0, None), "labelled": (1, None), "jobs": (1, None), "at_once": (1, None),
-    "gpus": (0, 1024), "dims": (2, 3), "features": (1, None), "number": (1, None), "channels": (1, None),
+    "gpus": (0, 1024), "features": (1, None), "number": (1, None), "channels": (1, None),
 }  # fmt: skip
 
 _TYPES: Mapping[str, Any] = {
@@ -112,15 +116,16 @@ def parameters(
         more = f"; then {settings[0].lower()}{settings[1:]}" if one.name == mixed else ""
         text, shown = _help(one, flags, more)
         default = None if one.name in optional or one.default == () else one.default
+        if default is not None and (one.name in CHOICES or one.name in RANGES):
+            default = str(default)
         kind = _kind(one, is_mixed=one.name == mixed)
-        least, most = RANGES.get(one.name, (None, None))
         info: Any
         if one.name in flags:
             names = (flags[one.name], *([LETTERS[one.name]] if one.name in LETTERS else []))
-            info = typer.Option(*names, min=least, max=most, help=text, show_default=shown)
+            info = typer.Option(*names, help=text, show_default=shown, callback=_checked(one, names))
         else:
             info = typer.Argument(help=text, show_default=shown)
-        info.metavar = metavars.get(one.name, METAVARS.get(one.name))
+        info.metavar = metavars.get(one.name, METAVARS.get(one.name)) or _values_of(one.name)
         if default is None:
             kind = kind | None
         yield keyword(one.name, Annotated[kind, info], default)
@@ -160,9 +165,74 @@ def _help(one: Parameter, flags: Mapping[str, str], more: str) -> tuple[str, Any
 
 def _kind(one: Parameter, *, is_mixed: bool) -> Any:
     """The type that typer converts to."""
-    if one.name in CHOICES:
-        return Literal[CHOICES[one.name]]
+    if one.name in CHOICES or one.name in RANGES:
+        return str  # and no type that refuses by itself, without a next step: see ``_checked``
     return list[str] if is_mixed else _TYPES[one.types[0]]
+
+
+def _values_of(name: str) -> str | None:
+    """What may be typed, for the help: the values of a closed list, or the numbers of a range."""
+    if name in CHOICES:
+        return "|".join(map(str, CHOICES[name]))
+    if name in RANGES:
+        least, most = RANGES[name]
+        return f"NUMBER, {least} or more" if most is None else f"NUMBER, {least} to {most}"
+    return None
+
+
+def _checked(one: Parameter, names: Sequence[str]) -> Callable[[Any], Any] | None:
+    """What makes of a typed value that of a closed list or a range, or refuses it with the command that is right."""
+    if one.name in CHOICES:
+        choices = {str(choice): choice for choice in CHOICES[one.name]}
+        usual = str(one.default) if str(one.default) in choices else next(iter(choices))
+
+        def chosen(typed: str | None) -> Any:
+            if typed is None or typed in choices:
+                return choices.get(typed or "")
+            instead = plugins.nearest(typed.lower(), choices) or usual
+            raise _refused(names, typed, ", ".join(choices), instead)
+
+        return chosen
+    if one.name in RANGES:
+        least, most = RANGES[one.name]
+
+        def within(typed: str | None) -> int | None:
+            if typed is None:
+                return None
+            try:
+                number = int(typed)
+            except ValueError:
+                number = least - 1
+            if least <= number <= (number if most is None else most):
+                return number
+            allowed = f"a whole number, {least} or more" if most is None else f"a whole number, {least} to {most}"
+            raise _refused(names, typed, allowed, str(least if most is None or number < least else most))
+
+        return within
+    return None
+
+
+def _refused(names: Sequence[str], typed: str, allowed: str, instead: str) -> UsageError:
+    """The error for a value that an option does not take; what to type next is the same command with one that it does.
+
+    Args:
+        names: Of the option.
+        typed: The value.
+        allowed: What would have been fine.
+        instead: A value that is taken.
+    """
+    words = sys.argv[1:]
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in names and value == typed and equals:
+            words[place] = f"{name}={instead}"
+        elif word in names and words[place + 1 : place + 2] == [typed]:
+            words[place + 1] = instead
+        else:
+            continue
+        return UsageError(f"{word.partition('=')[0]} {shown(typed, quoted=False)}", allowed=allowed,
+                          next=shlex.join(["lemis", *words]))  # fmt: skip
+    return UsageError(f"{names[0]} {shown(typed, quoted=False)}", allowed=allowed, next=f"{names[0]} {instead}")
 
 
 def _types(argument: ast.arg) -> tuple[str, ...]:
