@@ -13,7 +13,7 @@ import segs
 from lemis.checking import check
 from lemis.datasets.recognition import recognise
 from lemis.datasets.scans import read_image, read_label
-from lemis.errors import UsageError
+from lemis.errors import DataFault, UsageError
 from lemis.formats import labels
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
@@ -75,4 +75,12 @@ def test_series_that_were_taken_as_channels_are_told_how_to_be_named(run: Path, 
 def test_scans_of_other_formats_are_refused_before_a_network_runs(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"dicom-seg of heart_00(.|\n)*--also dicom-seg"):
         predict(run, output=tmp_path / "masks", also="dicom-seg", device="cpu")
+    assert not (tmp_path / "masks" / "predictions.json").exists()
+
+
+def test_a_series_without_its_uids_is_refused_before_a_network_runs(run: Path, tmp_path: Path) -> None:
+    segs.write_series(tmp_path / "scans" / "p1" / "MR", uid="1.2.51")
+    segs.write_series(tmp_path / "scans" / "p2" / "MR", uid="1.2.52", seed=2, FrameOfReferenceUID=None)
+    with pytest.raises(DataFault, match="does not state FrameOfReferenceUID"):
+        predict(run, inputs=tmp_path / "scans", output=tmp_path / "masks", also="dicom-seg", device="cpu")
     assert not (tmp_path / "masks" / "predictions.json").exists()

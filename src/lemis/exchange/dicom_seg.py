@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -72,8 +72,8 @@ def asked(target: str | None, table: Path | None, option: str) -> Asked | None:
     return Asked(target, codes.read(table) if table is not None else {})
 
 
-def refuse_other_formats(scans: Iterable[Scan], target: str) -> None:
-    """Refuse scans that no DICOM SEG object can be of.
+def refuse_others(scans: Sequence[Scan], target: str) -> None:
+    """Refuse scans that no DICOM SEG object can be of, by their headers: before networks run over all of them.
 
     Args:
         scans: With whole paths.
@@ -81,6 +81,7 @@ def refuse_other_formats(scans: Iterable[Scan], target: str) -> None:
 
     Raises:
         UsageError: A scan is not DICOM.
+        DataFault: A series does not say what an object of it must state.
     """
     others = [scan for scan in scans if format_of(Path(scan.images[0])) != "dicom"]
     if others:
@@ -90,6 +91,8 @@ def refuse_other_formats(scans: Iterable[Scan], target: str) -> None:
             allowed="scans that are DICOM series: a SEG object refers to their files, patient and study",
             next="lemis predict WORK/runs/NAME -i FOLDER_OF_DICOM_SERIES -o masks/ --also dicom-seg",
         )
+    for scan in scans:
+        volume.refuse_no_dicom_segmentation_of(Path(scan.images[0]))
 
 
 def write_all(folder: Path, output: Path, wanted: Asked, ids: Sequence[str] | None = None) -> Written:
@@ -108,7 +111,7 @@ def write_all(folder: Path, output: Path, wanted: Asked, ids: Sequence[str] | No
     record = read_record(folder)
     chosen = {id: record.scans[id] for id in (record.scans if ids is None else ids)}
     scans = [_scan(folder, id, made) for id, made in chosen.items()]
-    refuse_other_formats(scans, wanted.target)
+    refuse_others(scans, wanted.target)
     colours = structure_colours([*record.structures])
     terms = {name: codes.term(name, wanted.own) for name in record.structures}
     structures = [

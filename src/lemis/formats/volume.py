@@ -33,7 +33,7 @@ from lemis.errors import LemisError, UsageError
 from lemis.formats import itk, nifti, pictures, segments, slice_files
 from lemis.formats.dicom import segmentation, segmentation_out
 from lemis.formats.dicom.segmentation_out import Maker, Segment
-from lemis.formats.dicom.series import find_slice
+from lemis.formats.dicom.series import Series, find_slice
 from lemis.formats.directions import Axes
 from lemis.formats.grids import corner_distance_mm, spacing_of
 from lemis.formats.paths import LABEL_SUFFIXES, PART, file_of, format_of, may_be_dicom, series_of, suffix_of
@@ -216,12 +216,25 @@ def write_dicom_segmentation(
     Returns:
         The structures that are marked; where none is, there is no file at ``path``.
     """
-    series = slice_files.series_at(like.path, series_of(like.path) or None)
+    series = _series_at(like.path)
     with _replacing(path) as temporary:
         written = segmentation_out.write(_as_stored(labels, like), series, structures, maker, kind, temporary)
     if not written:
         path.unlink(missing_ok=True)
     return written
+
+
+def refuse_no_dicom_segmentation_of(path: Path) -> None:
+    """Refuse a DICOM series that ``write_dicom_segmentation`` can write no object of, by its headers alone.
+
+    Raises:
+        DataFault: It does not say what an object of it must state.
+    """
+    segmentation_out.refuse_incomplete(_series_at(path))
+
+
+def _series_at(path: Path) -> Series:
+    return slice_files.series_at(path, series_of(path) or None)
 
 
 def _as_stored(labels: Array, like: Source) -> Array:

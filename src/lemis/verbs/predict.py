@@ -120,6 +120,7 @@ def predict(
     Raises:
         UsageError: Runs that do not belong together, settings that they do not have, no scan to predict, or scans that
             ``also`` cannot be of.
+        DataFault: A series that does not state what an object of it must.
     """
     console = messages()
     objects = dicom_seg.asked(also, codes, "--also dicom-seg")
@@ -134,7 +135,7 @@ def predict(
     known = predictions.read(output) or Predictions(version=1)
     chosen = _chosen(index, scans, ensemble.models, all_of_them=inputs is not None)
     if objects is not None:
-        dicom_seg.refuse_other_formats([_located(index, scan) for scan in chosen], objects.target)
+        dicom_seg.refuse_others([_located(index, scan) for scan in chosen], objects.target)
     wanted = _wanted(ensemble, index, chosen)
     measured = _measured(output) if ensemble.settings.quality else None
     aloud = not beside or len(ensemble.runs) > 1  # what one fold held out is scored

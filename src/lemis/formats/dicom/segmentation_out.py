@@ -140,26 +140,13 @@ def _sources(series: Series) -> list[Any]:
     """
     from pydicom import dcmread
 
-    file = series.files[0]
-    if series.slices[0].frames > 1:
-        raise DataFault(
-            f"{file} holds all its slices in one file (enhanced CT or MR), of which no DICOM SEG is written",
-            allowed="series of one file for each slice",
-            next="export the series as single slices, or use the label map as it is",
-        )
+    refuse_incomplete(series)
     found = []
     for number, one in enumerate(series.files):
         with reading(one):
             found.append(
                 dcmread(one, stop_before_pixels=True, force=True, specific_tags=list(_OF_A_SLICE) if number else None)
             )
-    missing = next((name for name in _NEEDED if not found[0].get(name)), None)
-    if missing is not None or not found[0].get("ImagePositionPatient") or not found[0].get("ImageOrientationPatient"):
-        raise DataFault(
-            f"{file} does not state {missing or 'where it lies in the body'}",
-            allowed="series with the UIDs, position and orientation that a DICOM SEG refers to",
-            next="export the series again without removing these tags, or use the label map as it is",
-        )
     across, down, along = series.affine_lps[:3, :3].T
     normal = np.cross(across, down) / (np.linalg.norm(across) * np.linalg.norm(down))
     step_mm = float(abs(along @ normal))
@@ -171,6 +158,32 @@ def _sources(series: Series) -> list[Any]:
         source.SpacingBetweenSlices = _decimal(step_mm)
     _complete(found[0])
     return found
+
+
+def refuse_incomplete(series: Series) -> None:
+    """Refuse a series that no object can be of, by the header of its first file: before a label map is made of it.
+
+    Raises:
+        DataFault: It does not state what an object of it must, or holds all its slices in one file.
+    """
+    from pydicom import dcmread
+
+    file = series.files[0]
+    if series.slices[0].frames > 1:
+        raise DataFault(
+            f"{file} holds all its slices in one file (enhanced CT or MR), of which no DICOM SEG is written",
+            allowed="series of one file for each slice",
+            next="export the series as single slices, or use the label map as it is",
+        )
+    with reading(file):
+        first = dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_OF_A_SLICE))
+    missing = next((name for name in _NEEDED if not first.get(name)), None)
+    if missing is not None or not first.get("ImagePositionPatient") or not first.get("ImageOrientationPatient"):
+        raise DataFault(
+            f"{file} does not state {missing or 'where it lies in the body'}",
+            allowed="series with the UIDs, position and orientation that a DICOM SEG refers to",
+            next="export the series again without removing these tags, or use the label map as it is",
+        )
 
 
 def _decimal(number: Any) -> str:
