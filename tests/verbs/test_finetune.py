@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from lemis.settings import resolve
 from lemis.verbs.finetune import finetune
 from lemis.verbs.prepare import prepare
 from lemis.verbs.pretrain import pretrain
+from lemis.work_files.run import read_status
 from stores import lose_keypoints, replace_prepared
 
 FEW = ("steps=4", "precision=32")
@@ -58,6 +60,29 @@ def test_scratch_on_a_fold_trains_on_its_labels_and_scores_the_held_out(work: Pa
         assert overlap == pytest.approx([dice / (2 - dice) for dice in each])
         assert {"held_out/jaccard", "held_out/hd95_px", "held_out/asd_px/LV"} < line.keys()
         assert line["loss"] == pytest.approx(line["loss/cross_entropy"] + line["loss/dice"])
+
+
+def without(work: Path, structures: tuple[int, ...], folder: Path) -> Path:
+    """A copy of a work folder where no label of training in fold 1 marks these."""
+    shutil.copytree(work, folder)
+    store = open_store(folder / "prepared")
+    train = choose(store.scans, fold=1).labelled_subjects
+    for number, facts in enumerate(store.scans):
+        label = store.label(number)
+        if label is not None and facts.subject in train:
+            marked = np.where(np.isin(label, structures), 0, label).astype(np.uint8)
+            again = dataclasses.replace(facts, fingerprint=f"{facts.fingerprint}, and again")
+            store_files.write_scan(store.path, again, np.array(store.image(number)), marked)
+    return folder
+
+
+def test_structures_that_no_label_of_training_marks_are_named(work: Path, tmp_path: Path) -> None:
+    run = tune(without(work, (1, 3), tmp_path / "some"), fold=1)
+    assert read_status(run).warnings == (
+        "no label that it was trained on marks RV, LV: it has not learned what that is",
+    )
+    with pytest.raises(UsageError, match="mark nothing: every voxel is background"):
+        tune(without(work, (1, 2, 3), tmp_path / "none"), fold=1)
 
 
 def test_without_a_fold_every_label_is_used_and_none_held_out(work: Path) -> None:

@@ -383,6 +383,18 @@ def test_no_label_at_all_is_refused_before_any_work(tmp_path: Path) -> None:
     assert not (tmp_path / "work" / "prepared").exists()
 
 
+def test_labels_that_mark_nothing_are_refused_before_any_work(phantom_scans: Path, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    shutil.copytree(phantom_scans, scans)
+    _, *others = sorted((scans / "labelsTr").iterdir())
+    for file in others:
+        stored = nibabel.load(file)
+        nibabel.save(nibabel.Nifti1Image(np.zeros(stored.shape, np.uint8), stored.affine, stored.header), file)
+    with pytest.raises(UsageError, match=r"labels of heart_\S+, heart_\S+ mark nothing"):
+        run_fit(scans, tmp_path / "work")  # where the one that marks something is held out
+    assert not (tmp_path / "work" / "prepared").exists()
+
+
 def test_a_fold_that_is_not_there_is_refused_before_any_work(phantom_scans: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="fold 7"):
         run_fit(phantom_scans, tmp_path / "work", fold=7)

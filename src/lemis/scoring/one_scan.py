@@ -91,7 +91,8 @@ def read(case: Case, structures: Mapping[str, int], ignored: Sequence[int]) -> M
             raise DataFault(
                 f"{path} holds the value{'s' if len(unknown) > 1 else ''} {', '.join(map(str, unknown))}",
                 allowed=", ".join(f"{value} ({name})" for name, value in {"background": 0, **structures}.items()),
-                next="name the values in dataset.json and run `lemis check` again, or repair the file",
+                next="name the values in the dataset.json of the scans and run `lemis check` again, or, without a work "
+                "folder, in one beside the references; or repair the file",
             )
     return Maps(*maps, reference)
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lemis.contracts import Outcome, Sampling
-from lemis.errors import TrainingStopped, UsageError
+from lemis.errors import TrainingStopped, UsageError, first_of
 from lemis.runs.run import Run
 
 
@@ -60,6 +60,24 @@ def refuse_batch(batch_size: int, parts: int, world: int, prefix: str = "") -> N
             f"{prefix}accumulate={parts} for a batch of {batch_size // world} in each process",
             allowed=f"1 to {batch_size // world}",
             next=f"{prefix}accumulate={batch_size // world}",
+        )
+
+
+def refuse_nothing_marked(subjects: Sequence[str], marked: bool) -> None:
+    """Refuse labels that mark nothing: no network can learn from background alone, and Dice has no value there.
+
+    Args:
+        subjects: Whose labels are trained on.
+        marked: Whether any of these labels marks a structure.
+
+    Raises:
+        UsageError: None does.
+    """
+    if not marked:
+        raise UsageError(
+            f"the labels of {first_of(subjects, 5)} mark nothing: every voxel is background",
+            allowed="labels to train on of which at least one marks a structure",
+            next="complete these labels and run `lemis check` again, or choose another --fold or --labelled",
         )
 
 

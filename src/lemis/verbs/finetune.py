@@ -18,7 +18,7 @@ from lemis.contracts import Backbone
 from lemis.datasets import index
 from lemis.datasets.index import Index
 from lemis.datasets.split import BUDGET_SEED, Split, choose
-from lemis.errors import UsageError
+from lemis.errors import UsageError, first_of
 from lemis.measure.tables import count
 from lemis.plugins import NO_TRUST, Trust
 from lemis.prediction import components
@@ -295,6 +295,16 @@ class _Tuning(NamedTuple):
         return label
 
     @property
+    def marked(self) -> frozenset[int]:
+        """Classes that its labels mark, without the background."""
+        return frozenset(number for scan in self.train for number in np.unique(self._label(scan)).tolist() if number)
+
+    @property
+    def unmarked(self) -> list[str]:
+        """Structures of the data set that no label marks that it is trained on."""
+        return [name for number, name in enumerate(self.store.label_names) if number and number not in self.marked]
+
+    @property
     def field_of_view(self) -> MeasuredField | None:
         """Where it is measured on labels."""
         if self.store.asked is None:
@@ -339,6 +349,7 @@ def _brought_up_to_date(path: Path, tuning: _Tuning, beginning: _Beginning, pref
             allowed="at least one labelled subject to train on",
             next="label a scan, or choose another --fold",
         )
+    guards.refuse_nothing_marked(tuning.sides.labelled_subjects, bool(tuning.marked))
     was = material.read(path)
     now = tuning.trained_on(was)
     if was is None or not is_done(path) or material.changes(was, now):
@@ -402,10 +413,10 @@ def _train(path: Path, tuning: _Tuning, beginning: _Beginning, now: TrainedOn, p
     for start, loaded in beginning.rows.items():
         if told.is_new((start, tuple(loaded))):
             print_table(loaded, start, run.console)
-    size, subjects = sources.size(labelled, scans), tuning.sides.labelled_subjects
+    size, people = sources.size(labelled, scans), tuning.sides.labelled_subjects
     others = f", and {count(len(tuning.pool), 'scan')} without labels: {settings.semi} " if tuning.pool else " "
     run.console.print(
-        f"fine-tuning {path.name} on {sources.said(size)}, {len(subjects)} subjects: {', '.join(subjects)}{others}"
+        f"fine-tuning {path.name} on {sources.said(size)}, {count(len(people), 'subject')}: {', '.join(people)}{others}"
         f"({fabric.device}, {fabric.strategy.precision.precision})"
     )
     pseudo_labels = nullcontext() if tuning.taught is None else tuning.taught.prepared(path, fabric.barrier)
@@ -423,6 +434,8 @@ def _train(path: Path, tuning: _Tuning, beginning: _Beginning, now: TrainedOn, p
             labels = any(start.imported is not None and start.imported.saw_labels for start in tuning.starts)
             learned = ", which had learned from labels of others" if labels else ""
             run.warn(f"it began with imported weights{learned}: whether they had seen these scans is not known")
+        if unmarked := tuning.unmarked:
+            run.warn(f"no label that it was trained on marks {first_of(unmarked, 5)}: it has not learned what that is")
         if model.field_of_view is not None and model.field_of_view.leak is not None:
             run.warn(model.field_of_view.leak)
         run.finish(tuning.network.state_dict(), model)

@@ -26,7 +26,7 @@ from lemis.preparation.keypoints import Settings as Keypoints
 from lemis.runs import told
 from lemis.runs.run import messages
 from lemis.scoring import cases, one_scan
-from lemis.training import beside, build, pairing, pool, pseudo_labels, run_settings
+from lemis.training import beside, build, guards, pairing, pool, pseudo_labels, run_settings
 from lemis.training.beside import LABELS_ALONE
 from lemis.training.run_settings import Asked, WholeWay
 from lemis.verbs.check import check
@@ -110,7 +110,7 @@ def fit(
     index = _checked(folder, output)
     splits = asked.splits(index.scans, Path(index.root), fold=fold, labelled=labelled)
     way = _with_pools(index, splits, way)
-    _refuse_early(index, way, device)
+    _refuse_early(index, splits, way, device)
     trust = Trust().also(way.finetuning.backbone, wanted.detector if wanted else None)  # by command or preset
     _prepare(output, way, keypoints, trust)
     common = {
@@ -140,8 +140,12 @@ def _checked(folder: Path, output: Path) -> Index:
     return index_file.load(output / "index.json")
 
 
-def _refuse_early(index: Index, way: WholeWay, device: str) -> None:
+def _refuse_early(index: Index, splits: Splits, way: WholeWay, device: str) -> None:
     """What any network, method or loss refuses is refused before the hours of preparing and training."""
+    nothing = {0, *index.ignored}
+    marked = {scan.subject for scan in index.scans if not nothing.issuperset(scan.label_values)}
+    for _, split in splits:
+        guards.refuse_nothing_marked(split.labelled_subjects, not marked.isdisjoint(split.labelled_subjects))
     foreseen = build.Foreseen.of(index.channels, index.labels.values())
     build.try_out(way.pretraining, way.finetuning, foreseen, device, way.second)
 
