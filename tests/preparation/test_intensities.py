@@ -42,6 +42,15 @@ def test_a_constant_channel_is_refused():
         normalise(np.stack([np.random.default_rng(0).normal(size=(2, 3, 3)), np.full((2, 3, 3), 4)], 1))
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-9, 1e-4, 1e4, 1e30])
+@pytest.mark.parametrize("offset", [0, 7])
+def test_the_unit_of_the_values_does_not_matter(scale: float, offset: float):
+    image = np.random.default_rng(0).normal(offset, 1, size=(3, 1, 9, 9)).astype(np.float32)
+    np.testing.assert_allclose(normalise(image * np.float32(scale))[0], normalise(image)[0], atol=1e-4)
+    with pytest.raises(DataFault, match="is constant"):
+        normalise(np.full((3, 1, 9, 9), offset * scale, np.float32))
+
+
 def test_values_that_are_not_finite_are_refused():
     with pytest.raises(DataFault, match="channel 0 holds values that are not finite"):
         normalise(np.full((1, 1, 2, 2), np.nan))

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from lemis import phantom
 from lemis.cli import app
-from lemis.errors import UsageError
+from lemis.errors import DataFault, UsageError
 from lemis.formats import volume
 from lemis.plugins import Trust
 from lemis.prediction import components
@@ -62,6 +62,14 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------- which scans
+
+
+@pytest.mark.parametrize(("value", "words"), [(np.nan, "not finite"), (5.0, "is constant")])
+def test_a_scan_that_cannot_be_prepared_is_named(value: float, words: str, runs: Path, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    volume.write_volume(np.full((40, 40, 4), value, np.float32), np.diag([1.5, 1.5, 8.0, 1.0]), scans / "p7.nii.gz")
+    with pytest.raises(DataFault, match=rf"scan p7 \(\S*scans/p7\.nii\.gz\): channel 0 (.*){words}"):
+        predict(runs / "a", inputs=scans, output=tmp_path / "out", device="cpu")
 
 
 def test_every_scan_that_was_not_trained_on_is_predicted(runs: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lemis.datasets import index as index_file
 from lemis.datasets.index import Index, Scan
 from lemis.datasets.scans import image_digest, read_image
-from lemis.errors import UsageError
+from lemis.errors import DataFault, UsageError
 from lemis.formats.paths import format_of
 from lemis.formats.source import Source
 from lemis.preparation import preprocess
@@ -49,12 +49,21 @@ def prepared(scan: Scan, index: Index, settings: Settings) -> tuple[NDArray[np.f
         scan: One of ``index``.
         index: In the frame of the runs.
         settings: Of the preparation, as the run was trained on it.
+
+    Raises:
+        DataFault: It cannot be read, or not be prepared (values that are no numbers, no contrast); the scan is named.
     """
     # The scan as it was stored is let go with this function.
-    image = read_image(index, scan)
-    facts = described(scan, image.source.canonical_shape, image.spacing_mm, settings)
-    facts = dataclasses.replace(facts, image_digest=image_digest([image.array]))
-    return *preprocess.prepare_image(image.array, facts, settings), image.source
+    try:
+        image = read_image(index, scan)
+        facts = described(scan, image.source.canonical_shape, image.spacing_mm, settings)
+        facts = dataclasses.replace(facts, image_digest=image_digest([image.array]))
+        return *preprocess.prepare_image(image.array, facts, settings), image.source
+    except DataFault as fault:
+        file = index_file.locate(index, scan.images[0])
+        if str(file) in fault.given:
+            raise
+        raise DataFault(f"scan {scan.id} ({file}): {fault.given}", allowed=fault.allowed, next=fault.next) from fault
 
 
 def described(scan: Scan, shape: Sequence[int], spacing_mm: Sequence[float], settings: Settings) -> Facts:

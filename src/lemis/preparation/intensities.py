@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from lemis.errors import DataFault
 
+_LEAST_CONTRAST = 1e-6  # of the mean: what resampling in float32 makes of a constant
+
 
 @dataclass(frozen=True, kw_only=True)
 class Intensity:
@@ -46,7 +48,7 @@ def normalise(
                 allowed="finite intensities",
                 next="replace NaN and infinity in the file, or leave the scan out",
             )
-        if std <= 1e-6 * max(1.0, abs(mean)):
+        if std <= _LEAST_CONTRAST * abs(mean):  # whatever the unit is: diffusion maps in m2/s hold 1e-9
             raise DataFault(
                 f"channel {channel} is constant ({mean:g})",
                 allowed="an image with contrast",
