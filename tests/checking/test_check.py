@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from checked_scans import AFFINE, ERROR, SHAPE, SHARED, WARNING, find, label, only, scan, write
+from checked_scans import AFFINE, ERROR, SHAPE, SHARED, WARNING, find, kinds, label, only, scan, write
 from how_many import examples
 from lemis.checking import check
 from lemis.datasets.recognition import recognise
@@ -178,6 +178,16 @@ def test_forms_that_disagree(tmp_path: Path) -> None:
     assert "5 mm apart" in fault.seen
     header_file(tmp_path / "a.nii", qoffset_x=5, qform_code=0)
     assert find(tmp_path) == []
+
+
+def test_forms_of_a_label_that_disagree(tmp_path: Path) -> None:
+    """Programs that take the qform see the label elsewhere, and so did whoever drew it in one."""
+    header_file(tmp_path / "a.nii")
+    image = nibabel.Nifti1Image(label(0, 1, 1), None)
+    image.header.set_sform(AFFINE, code=1)
+    image.header.set_qform(np.diag([-1.0, 1.0, 1.0, 1.0]) @ AFFINE, code=1)
+    nibabel.save(image, tmp_path / "a_seg.nii")
+    assert kinds(tmp_path) == [(WARNING, "a_seg.nii", "qform and sform disagree")]
 
 
 def test_pixdim_and_sform_that_disagree(tmp_path: Path) -> None:

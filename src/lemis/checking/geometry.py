@@ -35,8 +35,7 @@ def header_faults(source: Source, report: FileReport) -> None:
             "qform_code and sform_code are both 0: which side of the body is left, front or top is a guess",
             "fine if all scans have the same orientation; otherwise convert the originals again (dcm2niix)",
         )
-    elif source.codes is not None and min(source.codes) > 0:
-        _compare_forms(source, report)
+    compare_forms(source, report)
     if is_sheared(source.affine):
         report.warning(
             "sheared grid",
@@ -57,7 +56,10 @@ def header_faults(source: Source, report: FileReport) -> None:
         )
 
 
-def _compare_forms(source: Source, report: FileReport) -> None:
+def compare_forms(source: Source, report: FileReport) -> None:
+    """What is wrong where a NIfTI header says twice how the voxels lie."""
+    if source.codes is None or min(source.codes) == 0:
+        return
     qform, sform = source.header.get_qform(), source.header.get_sform()
     off = corner_distance_mm(qform, sform, source.shape) * source.unit_mm
     # A qform cannot hold a shear, so a sheared sform always differs from it; that has its own warning.

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lemis.checking.faults import FileReport, bracketed
-from lemis.checking.geometry import grid_faults
+from lemis.checking.geometry import compare_forms, grid_faults
 from lemis.checking.intensities import FEWEST_GREYS
 from lemis.checking.reading import read_label
 from lemis.datasets.index import Index, Scan
@@ -58,6 +58,7 @@ def examine_label(
         return LabelSeen()
     for note in label.source.notes:
         report.warning(*note)
+    compare_forms(label.source, report)
     label = labels.placed(label, image)
     grid_faults(label.source, image, "label", scan.images[0], report)
     values = _label_values(label.array, report)
