@@ -313,6 +313,21 @@ def test_label_maps_come_back_where_the_pixels_were(tmp_path, axes):
     np.testing.assert_array_equal(planes[3], single_image.read_labels(written, stack)[3])
 
 
+@pytest.mark.parametrize("other", [np.diag([-1.0, 1.0, 4.0, 1.0]), np.diag([2.0, 1.0, 4.0, 1.0])])
+def test_a_label_map_that_lies_elsewhere_is_refused(other, tmp_path):
+    stack = single_image.read(scan(tmp_path / "a.nii.gz", RANDOM.integers(0, 9, (6, 7, 3)).astype(np.int16)))
+    labels = RANDOM.integers(0, 2, (6, 7, 3)).astype(np.uint8)
+    turned = np.diag([-1.0, 1.0, 1.0, 1.0])
+    turned[0, 3] = 5
+    there = single_image.read_labels(scan(tmp_path / "b.nii.gz", labels), stack)
+    same = single_image.read_labels(
+        scan(tmp_path / "c.nii.gz", labels[::-1], np.diag([1.0, 1.0, 4.0, 1.0]) @ turned), stack
+    )
+    np.testing.assert_array_equal(there[1], same[1])
+    with pytest.raises(DataFault, match=r"d\.nii\.gz and \S+a\.nii\.gz lie \S+ mm apart"):
+        single_image.read_labels(scan(tmp_path / "d.nii.gz", labels, other), stack)
+
+
 def test_label_maps_of_pictures_are_not_mirrored(tmp_path):
     stack = single_image.read(picture(tmp_path / "a.png", RGB))
     labels = np.zeros((9, 12), dtype=int)

@@ -78,7 +78,7 @@ def read_image(index: Index, scan: Scan) -> Volume:
     first = volume.read(files[0], scan.axes)
     volumes = [first, *(volume.read(file, first.source.axes) for file in files[1:])]
     for other, file in zip(volumes[1:], scan.images[1:], strict=True):
-        _expect_grid(other.source, file, first.source, scan.images[0])
+        expect_grid(other.source, file, first.source, scan.images[0])
     arrays = [one.array if one.array.ndim == 4 else one.array[..., None] for one in volumes]
     array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=3)
     if array.shape[3] != len(index.channels):
@@ -108,11 +108,16 @@ def label_on(index: Index, scan: Scan, grid: Source) -> NDArray[Any]:
     """As ``read_label``, of a scan whose image has this grid."""
     assert scan.label is not None
     label = labels.read(index_file.locate(index, scan.label), grid.axes, grid, index.labels)
-    _expect_grid(label.source, scan.label, grid, scan.images[0])
+    expect_grid(label.source, scan.label, grid, scan.images[0])
     return label.array
 
 
-def _expect_grid(one: Source, file: str, other: Source, other_file: str) -> None:
+def expect_grid(one: Source, file: str, other: Source, other_file: str) -> None:
+    """Refuse a file of a scan that does not lie where another one of it lies.
+
+    Raises:
+        DataFault: Another shape, or a corner that is farther off than the tolerance.
+    """
     shape = other.canonical_shape
     if one.canonical_shape != shape:
         raise DataFault(

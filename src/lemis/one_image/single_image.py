@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemis.datasets.index import slice_axis
+from lemis.datasets.scans import expect_grid
 from lemis.errors import DataFault, UsageError
 from lemis.formats import labels, volume
 from lemis.formats.dicom.folders import is_dicom
@@ -156,7 +157,7 @@ def read_labels(path: Path, stack: Stack) -> dict[int, NDArray[np.int64]]:
 
     Raises:
         UsageError: There is no such file.
-        DataFault: Another shape than the image's, or values that are no whole numbers.
+        DataFault: Another grid than the image's, or values that are no whole numbers.
     """
     found = labels.read(path, stack.source.axes, stack.source)
     if found.array.shape != stack.source.canonical_shape:
@@ -165,6 +166,7 @@ def read_labels(path: Path, stack: Stack) -> dict[int, NDArray[np.int64]]:
             allowed="a label map with one value per pixel, on the image's own grid",
             next="give the label map that was drawn on this image",
         )
+    expect_grid(found.source, str(path), stack.source, str(stack.source.path))
     slices = slices_first(found.array.astype(np.int64), stack.axis)
     if stack.source.format == "picture":
         slices = slices[..., ::-1]
