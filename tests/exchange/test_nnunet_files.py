@@ -110,10 +110,8 @@ def test_fine_tuning_goes_on_with_the_plan_of_the_import(trained: Path, tmp_path
     assert {file.name for file in out.iterdir()} == {"residual.pth", ADAPTATION, "README.md", "expects.json"}
     run = lemis.import_weights(out / "residual.pth", output=trained / "runs" / "again")
     assert load_model(run)[1].backbone_settings["strides"] == [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
-    tuned = lemis.finetune(
-        trained, pretrained=run, name="further", fold=0, preset="tiny", device="cpu",
-        overrides=(*FEW, f"backbone.plans={run / 'plans.json'}"),
-    )  # fmt: skip
+    tuned = lemis.finetune(trained, pretrained=run, name="further", fold=0, preset="tiny", device="cpu", overrides=FEW)
+    assert load_model(tuned)[1].backbone_settings == load_model(run)[1].backbone_settings
     assert load_model(tuned)[1].backbone_settings["features_per_stage"] == [4, 8, 16]
     lemis.predict([tuned], device="cpu")
 

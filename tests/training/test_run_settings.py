@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from lemis.preparation.keypoints import preparation
 from lemis.sampling.spatial import reach_px
 from lemis.settings import load_preset, of_dims, plain, presets, resolve
 from lemis.training import pairing, predicting, run_settings, schedule, supervised
+from work_files_made import PRETRAINED, model_of
 
 
 def test_defaults_are_the_protocols() -> None:
@@ -40,6 +42,21 @@ def test_layers_win_in_order() -> None:
     assert (pcl.schedule.epochs, pcl.schedule.learning_rate, pcl.method_settings.embedding) == (4, 0.2, 8)
     assert pcl.backbone_settings.base_width == 8
     assert run_settings.pretraining("pcl", "fcn", tree, ()).backbone_settings.base_width == 2
+
+
+def test_an_imported_network_has_the_settings_of_its_import_unless_others_are_typed(tmp_path: Path) -> None:
+    network = plain(plugins.load("backbones", "swin_unetr").Settings(dims=3, feature_size=24))
+    made = {**PRETRAINED, "backbone": "swin_unetr", "backbone_settings": network}
+    imported = {"file": "t.pt", "digest": "1", "share": 1.0}
+
+    def tuned(*overrides: str, facts: dict[str, Any]) -> Any:
+        asked = run_settings.Asked(preset="tiny", overrides=overrides)
+        return run_settings.of_finetuning(asked, tmp_path / "theirs", model_of(facts)).backbone_settings
+
+    theirs = {**made, "imported": imported}
+    assert plain(tuned(facts=theirs)) == network
+    assert tuned("backbone.feature_size=12", facts=theirs).feature_size == 12
+    assert tuned(facts=made).dims == 2  # pre-trained here, where the same preset says both
 
 
 def test_finetune_has_its_own_section() -> None:

@@ -318,6 +318,9 @@ def of_finetuning(
 ) -> Finetuning:
     """Settings of one fine-tuning run, as ``finetuning`` resolves them, on the network that was pre-trained.
 
+    An imported network has the settings of its import, whatever a preset says of networks of its name; what was typed
+    goes before both.
+
     Args:
         asked: For.
         pretrained: The pre-training run; None from scratch.
@@ -326,6 +329,9 @@ def of_finetuning(
     """
     tree = asked.tree()
     backbone = backbone_after(before, pretrained, asked.backbone, tree)
+    if before is not None and before.imported is not None:
+        own = {"backbones": {backbone: before.backbone_settings}}
+        tree = merge(tree, {**own, "volumes": own})
     after = finetuning(
         backbone, tree, asked.overrides, auxiliary=asked.auxiliary, semi=asked.semi, prefix=asked.prefix, load=load
     )

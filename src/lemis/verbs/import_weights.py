@@ -22,7 +22,7 @@ from lemis.settings import plain
 from lemis.work_files.run import Imported, PretrainedModel
 
 METHOD = "imported"
-PLANS = "plans.json"  # of a run of nnU-Net's networks: theirs, for fine-tuning
+PLANS = "plans.json"  # of a run of nnU-Net's networks: theirs, for pre-training a network like it
 
 
 def import_weights(
@@ -102,9 +102,7 @@ def import_weights(
             nnunet_files.write_plan(output / PLANS, model)
         run.finish(network.state_dict(), model)
     run.console.print(f"imported {100 * placed.share:.0f} % of the encoder of {backbone}: {output}")
-    if backbone in nnunet_plans.CLASSES:
-        plan = shlex.quote(f"backbone.plans={output / PLANS}")
-        run.console.print(f"next: lemis finetune WORK --pretrained {shlex.quote(str(output))} {plan}")
+    run.console.print(f"next: lemis finetune WORK --pretrained {shlex.quote(str(output))}")
     return output
 
 
