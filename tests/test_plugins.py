@@ -53,6 +53,13 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_our_names_have_no_dot_and_the_users_have_one():
+    ours = [name for of in ("methods", "backbones", "auxiliary", "semi", "single", "suggesters")
+            for name in plugins.names(of)]  # fmt: skip
+    assert not any(map(plugins.is_own, ours))
+    assert plugins.is_own("my_lab.idea")
+
+
 def test_the_folder_is_the_list(folder):
     (folder / "methods" / "another.py").write_text("")
     assert plugins.names("methods") == ["another", "idea"]

@@ -71,6 +71,11 @@ def names(folder: str) -> list[str]:
     return sorted(path.stem for path in (_ROOT / folder).glob("*.py") if not path.stem.startswith("_"))
 
 
+def is_own(name: str) -> bool:
+    """Whether a module that is named so is the user's: their names are dotted, and those of our files are not."""
+    return "." in name
+
+
 def load(folder: str, name: str) -> ModuleType:
     """Import one plug-in: a file name of ``folder``, or a dotted name of a module outside the package.
 
@@ -91,7 +96,7 @@ def _load(folder: str, name: str, how: Callable[[str], Any]) -> Any:
     if name in known:
         return how(f"lemis.{folder}.{name}")
     what = f"{_OPTION.get(folder, f'--{folder}')} {shown(name, quoted=False)}"
-    if "." not in name or name.endswith(".py") or not is_module(name):
+    if not is_own(name) or name.endswith(".py") or not is_module(name):
         raise UsageError(
             f"{shown(name)} is not in {folder}",
             allowed=f"{', '.join(known)}, or the dotted name of an importable module",
@@ -195,7 +200,7 @@ def _next(folder: str, name: str, known: Sequence[str]) -> str:
         if len(parts) > 1 and all(part.isidentifier() for part in parts):
             return f"{option} {'.'.join(parts)}"
         return f"mkdir -p my_lab && mv {shlex.quote(file)} my_lab/, then {option} my_lab.{parts[-1]}"
-    if "." in name and all(part.isidentifier() for part in name.split(".")):
+    if is_own(name) and all(part.isidentifier() for part in name.split(".")):
         return f"look at the name, or go to the folder that holds {name.partition('.')[0]}/"
     return f"{nearest(name, known)!r}?" if nearest(name, known) else "`lemis list` shows them all"
 
@@ -260,7 +265,7 @@ def _comment_above(comments: dict[int, str], line: int, source: str) -> str:
 
 def _source(folder: str, name: str) -> str:
     file = _ROOT / folder / f"{name}.py"
-    if "." in name:  # of the user's
+    if is_own(name):
         file = outline.source(name) or file
     return file.read_text(encoding="utf-8")
 

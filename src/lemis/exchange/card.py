@@ -97,7 +97,7 @@ def _cited(model: Model) -> list[str]:
     if isinstance(model, FinetunedModel):
         used += [("auxiliary", model.auxiliary or ""), ("semi", model.semi or "")]
     known = [(folder, name) for folder, name in used if name in plugins.names(folder)]
-    own = [f"{name}: a module of its author" for _, name in used if "." in name]
+    own = [f"{name}: a module of its author" for _, name in used if plugins.is_own(name)]
     return [*(f"{name}: {plugins.describe(folder, name)['title']}" for folder, name in known), *own]
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lemis import __version__, files
+from lemis import __version__, files, plugins
 from lemis.contracts import Backbone
 from lemis.errors import UsageError
 from lemis.exchange import monai_configs, monai_names, standalone, torch_files
@@ -86,7 +86,7 @@ def write(
         "metadata": monai_configs.metadata(run, model, expects, licence),
     }.items():
         files.write(folder / _CONFIGS / f"{name}.json", json.dumps(content, indent=4) + "\n")
-    own = f" {model.backbone} is its author's." if "." in model.backbone else ""
+    own = f" {model.backbone} is its author's." if plugins.is_own(model.backbone) else ""
     files.write(
         folder / "LICENSE", _LICENCE.format(weights=licence or _NO_LICENCE, version=__version__, author=own)
     )  # fmt: skip

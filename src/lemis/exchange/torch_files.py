@@ -130,7 +130,7 @@ def source(run: Path, model: Model, network: Backbone, what: str, imports: str =
     packages = tuple(names.get(name, name) for name in sorted(found.packages, key=lambda name: name != "torch"))
     head = _HEAD.format(
         title=title, what=what, packages=" and ".join(packages) + " alone", version=__version__, imports=imports,
-        author=f"; {model.backbone} is its author's" if "." in model.backbone else "",
+        author=f"; {model.backbone} is its author's" if plugins.is_own(model.backbone) else "",
     )  # fmt: skip
     return head + found.code, packages
 

@@ -352,7 +352,7 @@ def without_a_section(preset: str | None, tree: Mapping[str, Any], *names: str |
         A sentence for each.
     """
     known = {name for section in FOLDERS for part in (tree, tree.get("volumes", {})) for name in part.get(section, {})}
-    own = [name for name in dict.fromkeys(names) if name is not None and "." in name and name not in known]
+    own = [name for name in dict.fromkeys(names) if name is not None and plugins.is_own(name) and name not in known]
     return [f"preset {preset} has no section for {name}: its own defaults are used" for name in own if preset]
 
 
@@ -475,7 +475,7 @@ def code(**named: str | None) -> dict[str, str]:
     """Digests of the files of dotted names, as of ``method="my_lab.idea"``: what is ours goes by its version."""
     found = {}
     for what, name in named.items():
-        if name is not None and "." in name:
+        if name is not None and plugins.is_own(name):
             file = plugins.load(NAMES.get(what, what), name).__file__
             found[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
     return found

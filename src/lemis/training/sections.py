@@ -68,7 +68,7 @@ def refuse_unknown(tree: Mapping[str, Any], where: str) -> None:
     for section, folder in FOLDERS.items():
         known = plugins.names(folder)
         for name in below(tree, section):
-            if name not in known and "." not in name:
+            if name not in known and not plugins.is_own(name):
                 raise UsageError(
                     f"section {section}.{shown(name, quoted=False)} of {where}",
                     allowed=", ".join(known),

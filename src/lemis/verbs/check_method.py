@@ -122,7 +122,7 @@ def _refuse_what_is_no_module_outside(name: str) -> None:
             allowed="the dotted name of a module outside the package",
             next=f"in a clone of Lemis: python -m pytest tests/contracts -k {ours}",
         )
-    if "." not in stem and plugins.is_module(stem):
+    if not plugins.is_own(stem) and plugins.is_module(stem):
         raise UsageError(
             f"{shown(name)} lies in no package",
             allowed="a name with a dot, which tells your modules from those of Lemis: my_lab.idea",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lemis import plugins
 from lemis.contracts import Backbone, Method
 from lemis.datasets import index
 from lemis.datasets.split import choose
@@ -117,7 +118,7 @@ def _train(
         run.set_status(verb="pretrain", method=settings.method, state="running", **size)
         threshold = getattr(settings.method_settings, "threshold", None)
         # Where a module of somebody else's has a threshold, it may be of anything.
-        if threshold is not None and settings.dims == 2 and "." not in settings.method:
+        if threshold is not None and settings.dims == 2 and not plugins.is_own(settings.method):
             too_small = positions.said(threshold, [store.scans[i].slices for i in scans])
             if too_small is not None:
                 run.note(too_small)
