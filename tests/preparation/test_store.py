@@ -210,6 +210,18 @@ def test_an_unknown_scan_is_refused(tmp_path):
         store.open_store(tmp_path).index_of("nobody")
 
 
+def test_the_list_of_known_scans_ends_in_dots_only_where_it_is_cut(tmp_path):
+    def allowed(scans):
+        with pytest.raises(UsageError) as caught:
+            dataclasses.replace(opened, scans=scans).index_of("nobody")
+        return caught.value.allowed
+
+    write(tmp_path)
+    opened = store.open_store(tmp_path)
+    assert allowed(opened.scans) == "3 scans: s1_a, s1_b, s2_a"
+    assert allowed((*opened.scans, dataclasses.replace(opened.scans[0], id="s2_b"))) == "4 scans: s1_a, s1_b, s2_a, ..."
+
+
 @pytest.mark.parametrize("id", ["meta", "keypoints", "a.label", "a.keypoints", "a/b", "../../a", "a\n"])
 def test_an_id_that_clashes_with_the_stores_own_files_is_refused(tmp_path, id):
     facts = facts_of(id, "a", (4, 4, 2), labelled=False)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemis.datasets.frame import Frame
-from lemis.errors import UsageError
+from lemis.errors import UsageError, first_of
+from lemis.measure.tables import count
 from lemis.preparation import store_files
 from lemis.preparation.crops import crop_field, field_of_view
 from lemis.preparation.facts import Facts, inside_field
@@ -73,7 +74,7 @@ class Store:
         if id not in self._places:
             raise UsageError(
                 f"scan {id!r} is not in {self.path}",
-                allowed=f"{len(self.scans)} scans, {', '.join(list(self._places)[:3])}, ...",
+                allowed=f"{count(len(self.scans), 'scan')}: {first_of(self._places, 3)}",
                 next="`lemis check` lists the scans of a folder",
             )
         return self._places[id]
