@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lemis.comparison import cells, pace, plan_files, plans, results
+from lemis.comparison import cells, facts, pace, plan_files, plans, results
 from lemis.comparison.cells import Grid, Material, Use
 from lemis.comparison.places import _labelled, places
 from lemis.comparison.plans import Plan, load_plan, ways
@@ -152,6 +152,12 @@ def test_plans_are_listed_in_the_order_of_their_tables() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- with the data there
+
+
+def test_two_things_of_one_name_are_both_cited() -> None:
+    found = facts._citations({("semi", "entropy"), ("suggesters", "entropy"), ("methods", "pcl")})
+    assert [*found] == ["entropy (semi)", "entropy (suggesters)", "pcl"]
+    assert found["entropy (semi)"] != found["entropy (suggesters)"]
 
 
 def test_places_are_seeds_times_labels_times_folds(tmp_path: Path) -> None:

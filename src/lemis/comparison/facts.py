@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
@@ -58,11 +60,18 @@ def write(plan: Plan, folder: Path, grid: Grid, data: Data, left: tuple[Missing,
         learned_nothing=results.learned_nothing(folder, grid),
         transductive=any(use.transductive for use in pretrained) if pretrained else None,
         semi_transductive=any(use.semi_transductive for use in grid.uses) if semi else None,
-        citations={name: plugins.describe(of, name)["title"] for of, name in sorted(used, key=itemgetter(1))}
-        | external_cells.papers(plan),
+        citations=_citations(used) | external_cells.papers(plan),
         external=external_cells.described(plan, folder, grid),
     )  # fmt: skip
     if before and not ran:
         kept = {name: getattr(before, name) for name in ("command", "machine", "lemis", "torch", "date")}
         facts = facts.model_copy(update=kept)
     write_facts(folder, facts)
+
+
+def _citations(used: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Titles of files, given by folder and name; where two folders have one name, the folder is said with it."""
+    places = sorted(used, key=itemgetter(1, 0))
+    several = {name for name, found in Counter(name for _, name in places).items() if found > 1}
+    titles = ((of, name, plugins.describe(of, name)["title"]) for of, name in places)
+    return {f"{name} ({of})" if name in several else name: title for of, name, title in titles}
