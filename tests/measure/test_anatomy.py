@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flood_fill import flooded
 from lemis.measure import anatomy
-from lemis.measure.anatomy import Shape, limits, shapes, unlike
+from lemis.measure.anatomy import PIXELS, Shape, limits, shapes, unlike
 
 NAMES = ("background", "left", "right")
 SPACING = (1.0, 2.0, 5.0)
@@ -134,6 +134,21 @@ def test_of_few_subjects_more_is_let_pass() -> None:
     large = {**LABELLED[0], "left": LABELLED[0]["left"]._replace(ml=2 * max(one["left"].ml for one in LABELLED))}
     assert any("ml; labelled" in one for one in unlike(large, LABELLED, 8)["left"])
     assert not unlike(large, LABELLED[:2], 2)["left"]
+
+
+def test_sizes_of_pictures_are_said_in_pixels() -> None:
+    large = {**LABELLED[0], "left": LABELLED[0]["left"]._replace(ml=12.345)}
+    words = unlike(large, LABELLED, 8, PIXELS)["left"][0]
+    assert words.startswith("12300 pixels; labelled ones have ")
+    assert words.endswith(" pixels")
+    turned = unlike(shaped(drawn(100)[::-1]), LABELLED, 8, PIXELS)["left"]
+    assert any("to the right of right, by" in one and "pixels; in all 8" in one for one in turned)
+    assert "mm" not in " ".join(turned)
+
+
+def test_large_volumes_are_said_in_full() -> None:
+    liver = {**LABELLED[0], "left": LABELLED[0]["left"]._replace(ml=1530.0)}
+    assert unlike(liver, LABELLED, 8)["left"][0].startswith("1530 ml; labelled ones have ")
 
 
 def test_limits_are_a_prediction_interval() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lemis.measure.anatomy import PIXELS
 from lemis.measure.looks import PERCENTILES, Looks, unlike
 
 
@@ -41,3 +42,10 @@ def test_scans_like_the_labelled_are_silent() -> None:
 def test_of_one_subject_only_the_margin_counts() -> None:
     near = LABELLED[0]._replace(extent_mm=(300.0, 320.0, LABELLED[0].extent_mm[2] * 1.2))
     assert unlike(near, LABELLED[:1], 1, ["MR"]) == []
+
+
+def test_sizes_of_pictures_are_said_in_pixels() -> None:
+    (found,) = unlike(drawn(50, half=True), LABELLED, len(LABELLED), ["MR"], PIXELS)
+    assert "pixels from bottom to top; labelled ones" in found
+    assert found.endswith("pixels")
+    assert "mm" not in found

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from lemis.datasets.index import Scan as Listed
 from lemis.measure.anatomy import Shape
 from lemis.preparation.exposure import Strange
-from lemis.quality.table import POOR, Known, held_by, in_order, rows_of
+from lemis.quality.table import POOR, Known, held_by, in_order, rows_of, save
+from lemis.runs.material import digest_of_file
+from lemis.work_files import predictions, quality
 from lemis.work_files.quality import Apart, HeldOut, Measured, OfRun, Row, Scan, Verdict, stored_shapes
 
 PERCENTILES = ((-1.0, -0.9, -0.5, 0.0, 0.5, 1.0, 2.0),)
@@ -151,3 +155,19 @@ def test_order_is_by_the_worst_row_of_a_scan() -> None:
         made("bad", "look", 0.3), made("dim", "unknown", math.nan),
     ]  # fmt: skip
     assert [one.scan for one in in_order(rows)] == ["bad", "odd", "odd", "dim", "edge", "fine"]
+
+
+@pytest.mark.parametrize(("file", "said"), [("a.png", "300000 pixels; labelled"), ("a.nii.gz", "300 ml; labelled")])
+def test_sizes_are_in_pixels_where_scans_are_pictures(tmp_path: Path, file: str, said: str) -> None:
+    trained = tmp_path / "run"
+    trained.mkdir()
+    (trained / "model.safetensors").write_bytes(b"weights")
+    weights = digest_of_file(trained / "model.safetensors")
+    quality.add_to_run(trained, weights, labelled=dict(KNOWN.labelled))
+    large = Measured(scan=scan("new", ml=300.0), own=False, agreement={}, runs=("run",), labelled_runs=("run",))
+    quality.add(tmp_path, "new", large, {"run": str(trained)})
+    listed = Listed(id="new", subject="new", images=(f"/scans/{file}",), label=None)
+    shared = predictions.Predictions(version=1, channels=("MR",), structures={"wall": 1})
+    predictions.add(tmp_path, "new", predictions.Prediction(scan=listed), shared)
+    (found,) = save(tmp_path, 0.8)
+    assert said in found.flags

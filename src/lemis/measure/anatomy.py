@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,18 @@ _FACES = ("left", "right", "back", "front", "lower", "upper")
 _AXES = (("left", "right"), ("behind", "in front of"), ("below", "above"))
 
 
+class Units(NamedTuple):
+    """In which sizes are said."""
+
+    length: str
+    volume: str
+    per_ml: int  # units of volume
+
+
+MILLIMETRES = Units("mm", "ml", 1)
+PIXELS = Units("pixels", "pixels", 1000)  # of pictures, of which no spacing is known: they are read as 1 mm wide
+
+
 class Shape(NamedTuple):
     """Of one structure; what is not there has a volume of 0, and NaN else."""
 
@@ -48,6 +61,7 @@ class Shape(NamedTuple):
 
 
 Shapes = Mapping[str, Shape]
+_Look = Callable[[Shape, Sequence[Shape], int], str | None]  # of labelled scans of so many subjects, a sentence
 Array = NDArray[np.float64]
 _NONE = Shape(0.0, math.nan, 0, math.nan, (math.nan,) * 6, math.nan, 0, (math.nan,) * 3)
 
@@ -133,13 +147,16 @@ def limits(values: Sequence[float], subjects: int) -> Limits:
     return Limits(array, special.stdtrit(subjects - 1, (1 + SURE) / 2) * spread * math.sqrt(1 + 1 / subjects))
 
 
-def unlike(found: Shapes, labelled: Sequence[Shapes], subjects: int) -> dict[str, list[str]]:
+def unlike(
+    found: Shapes, labelled: Sequence[Shapes], subjects: int, units: Units = MILLIMETRES
+) -> dict[str, list[str]]:
     """Of each structure, sentences on what no labelled scan shows.
 
     Args:
         found: Of a label map.
         labelled: Of the labelled scans, at least one.
         subjects: How many people these are.
+        units: In which sizes are said.
     """
     said: dict[str, list[str]] = {name: [] for name in found}
     for name, shape in found.items():
@@ -148,21 +165,23 @@ def unlike(found: Shapes, labelled: Sequence[Shapes], subjects: int) -> dict[str
             if len(drawn) == len(labelled):
                 said[name].append(f"missing; {_all(len(drawn))} it")
         elif not drawn:
-            said[name].append(f"{_ml(shape.ml)} of it; none of the {len(labelled)} labelled scans has any")
+            said[name].append(f"{_volume_of(shape, units)} of it; none of the {len(labelled)} labelled scans has any")
         else:
-            said[name] += [one for look in _LOOKS if (one := look(shape, drawn, min(subjects, len(drawn))))]
-    for first, second, sentence in _disordered(found, labelled, subjects):
+            looks: tuple[_Look, ...] = (partial(_volume, units=units), *_LOOKS)
+            said[name] += [one for look in looks if (one := look(shape, drawn, min(subjects, len(drawn))))]
+    for first, second, sentence in _disordered(found, labelled, subjects, units):
         said[first].append(sentence.format(own="it", other=second))
     return said
 
 
-def _volume(shape: Shape, drawn: Sequence[Shape], subjects: int) -> str | None:
+def _volume(shape: Shape, drawn: Sequence[Shape], subjects: int, *, units: Units) -> str | None:
     least, most = min(one.ml for one in drawn), max(one.ml for one in drawn)
     margin = VOLUME_MARGIN if subjects >= FEW else VOLUME_MARGIN_OF_FEW
     usual = limits([math.log(one.ml) for one in drawn], subjects)
     if least / margin <= shape.ml <= most * margin or not usual.beyond(math.log(shape.ml)):
         return None
-    return f"{_ml(shape.ml)}; labelled ones have {_between(least, most)} ml"
+    usually = _between(least * units.per_ml, most * units.per_ml)
+    return f"{_volume_of(shape, units)}; labelled ones have {usually} {units.volume}"
 
 
 def _pieces(shape: Shape, drawn: Sequence[Shape], subjects: int) -> str | None:
@@ -206,10 +225,10 @@ def _gap(shape: Shape, drawn: Sequence[Shape], subjects: int) -> str | None:
     return f"{count(shape.gaps, 'empty slice')} in it; in labels {most or 'none'}"
 
 
-_LOOKS: tuple[Callable[[Shape, Sequence[Shape], int], str | None], ...] = (_volume, _pieces, _holes, _cut, _jump, _gap)
+_LOOKS: tuple[_Look, ...] = (_pieces, _holes, _cut, _jump, _gap)
 
 
-def _disordered(found: Shapes, labelled: Sequence[Shapes], subjects: int) -> list[tuple[str, str, str]]:
+def _disordered(found: Shapes, labelled: Sequence[Shapes], subjects: int, units: Units) -> list[tuple[str, str, str]]:
     """Pairs of structures in an order along an axis that no labelled scan has, each pair once; with a sentence."""
     names = [name for name, shape in found.items() if shape.ml > 0]
     out = []
@@ -224,11 +243,9 @@ def _disordered(found: Shapes, labelled: Sequence[Shapes], subjects: int) -> lis
                 if apart and one_way and own * apart[0] < 0 and limits(apart, min(subjects, len(both))).beyond(own):
                     words = (high, low) if own > 0 else (low, high)
                     here, there = (word if " " in word or axis else f"to the {word} of" for word in words)
-                    out.append((
-                        first, second,
-                        f"lies {here} {{other}}, by {abs(own):.0f} mm; in {_number(len(apart))} {there} it, by "
-                        f"{least:.0f} mm or more (is the scan mirrored or turned?)",
-                    ))  # fmt: skip
+                    own_way = f"lies {here} {{other}}, by {abs(own):.0f} {units.length}"
+                    usual = f"in {_number(len(apart))} {there} it, by {least:.0f} {units.length} or more"
+                    out.append((first, second, f"{own_way}; {usual} (is the scan mirrored or turned?)"))
                     break
     return out
 
@@ -245,12 +262,17 @@ def _all(scans: int) -> str:
     return f"{_number(scans)} {'has' if scans == 1 else 'have'}"
 
 
-def _ml(volume: float) -> str:
-    return f"{volume:.3g} ml"
+def _volume_of(shape: Shape, units: Units) -> str:
+    return f"{_three_digits(shape.ml * units.per_ml)} {units.volume}"
+
+
+def _three_digits(value: float) -> str:
+    """``12300``, and not ``1.23e+04``."""
+    return f"{float(f'{value:.3g}'):.15g}"
 
 
 def _between(low: float, high: float) -> str:
-    ends = [f"{float(f'{value:.3g}'):g}" for value in (low, high)]
+    ends = [*map(_three_digits, (low, high))]
     return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lemis.measure.anatomy import limits
+from lemis.measure.anatomy import MILLIMETRES, Units, limits
 
 EXTENT_MARGIN = 1.25  # factor beyond the least and the most
 INTENSITY_MARGIN = 0.3  # standard deviations of the scan
@@ -21,7 +21,9 @@ class Looks(NamedTuple):
     percentiles: tuple[tuple[float, ...], ...]  # of each channel inside the scan, its mean 0 and standard deviation 1
 
 
-def unlike(found: Looks, labelled: Sequence[Looks], subjects: int, channels: Sequence[str]) -> list[str]:
+def unlike(
+    found: Looks, labelled: Sequence[Looks], subjects: int, channels: Sequence[str], units: Units = MILLIMETRES
+) -> list[str]:
     """Sentences on what no labelled scan shows.
 
     Args:
@@ -29,6 +31,7 @@ def unlike(found: Looks, labelled: Sequence[Looks], subjects: int, channels: Seq
         labelled: Of the labelled scans, at least one.
         subjects: How many people these are.
         channels: Names.
+        units: In which sizes are said.
     """
     said = []
     for axis, side in enumerate(_SIDES):
@@ -36,7 +39,8 @@ def unlike(found: Looks, labelled: Sequence[Looks], subjects: int, channels: Seq
         mm, least, most = found.extent_mm[axis], min(known), max(known)
         outside = not least / EXTENT_MARGIN <= mm <= most * EXTENT_MARGIN
         if outside and limits([math.log(one) for one in known], subjects).beyond(math.log(mm)):
-            said.append(f"the scan covers {mm:.0f} mm {side}; labelled ones {least:.0f} to {most:.0f} mm")
+            usually = f"{least:.0f} to {most:.0f} {units.length}"
+            said.append(f"the scan covers {mm:.0f} {units.length} {side}; labelled ones {usually}")
     for number, channel in enumerate(channels):
         worst: tuple[float, str] = (0.0, "")
         for place, percent in enumerate(PERCENTILES):

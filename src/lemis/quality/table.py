@@ -12,6 +12,7 @@ from typing import final
 import numpy as np
 
 from lemis.measure import anatomy, distance, looks
+from lemis.measure.anatomy import Units
 from lemis.measure.expected import Calibration, Held
 from lemis.measure.statistics import known_mean
 from lemis.preparation.exposure import Strange
@@ -91,7 +92,8 @@ def save(output: Path, level: float) -> list[Row]:
                 },
                 made.channels, level, {name: runs[name].apart for name in one.labelled_runs if name in runs},
             )  # fmt: skip
-        rows += rows_of(id, one, bases[key], made.scans[id].strange)
+        units = anatomy.PIXELS if made.are_pixels(id) else anatomy.MILLIMETRES
+        rows += rows_of(id, one, bases[key], made.scans[id].strange, units)
     rows = in_order(rows)
     basis = Basis(
         subjects=max((known.calibration.subjects for known in bases.values()), default=0),
@@ -119,7 +121,9 @@ def held_by(runs: Sequence[tuple[str, OfRun]]) -> list[Held]:
     ]  # fmt: skip
 
 
-def rows_of(id: str, measured: Measured, known: Known, strange: Sequence[Strange] = ()) -> list[Row]:
+def rows_of(
+    id: str, measured: Measured, known: Known, strange: Sequence[Strange] = (), units: Units = anatomy.MILLIMETRES
+) -> list[Row]:
     """A row for each structure of one scan.
 
     Args:
@@ -127,6 +131,7 @@ def rows_of(id: str, measured: Measured, known: Known, strange: Sequence[Strange
         measured: What was measured of it.
         known: From held-out and labelled scans; of the scan's own subject neither is used.
         strange: In what it is far from all that the networks were trained on.
+        units: In which sizes are said.
     """
     scan, own = measured.scan, measured.scan.subject if measured.own else None
     calibration = known.calibration if own is None else known.calibration.without(own)
@@ -136,9 +141,9 @@ def rows_of(id: str, measured: Measured, known: Known, strange: Sequence[Strange
     shapes = scan.anatomy()
     of_structure: Mapping[str, Sequence[str]] = dict.fromkeys(shapes, ())
     if others:
-        of_scan += looks.unlike(scan.looks(), [one.looks() for one in others], subjects, known.channels)
+        of_scan += looks.unlike(scan.looks(), [one.looks() for one in others], subjects, known.channels, units)
         of_scan += known.unlike(measured.distance, own)
-        of_structure = anatomy.unlike(shapes, [one.anatomy() for one in others], subjects)
+        of_structure = anatomy.unlike(shapes, [one.anatomy() for one in others], subjects, units)
     rows = []
     for structure, shape in shapes.items():
         place = measured.look_at.get(structure)

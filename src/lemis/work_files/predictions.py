@@ -13,6 +13,7 @@ from pydantic import Field
 
 from lemis.datasets.index import Scan
 from lemis.formats.directions import Axes
+from lemis.formats.paths import is_picture
 from lemis.preparation.exposure import Strange
 from lemis.records import Count, Name, Record, find, write
 from lemis.work_files.run import OnePiece
@@ -93,6 +94,11 @@ class Predictions(Record):
         return entry.model_copy(
             update={name: getattr(self, name) for name in shared if name not in entry.model_fields_set}
         )
+
+    def are_pixels(self, scan: str) -> bool:
+        """Whether no physical size of a scan is known, as of pictures."""
+        listed = self.made(scan).scan
+        return listed is not None and is_picture(Path(listed.images[0]))
 
 
 def read(folder: Path) -> Predictions | None:
