@@ -6,14 +6,17 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lemis.datasets.index import Scan as Listed
 from lemis.measure.anatomy import Shape
+from lemis.measure.distance import Seen
 from lemis.preparation.exposure import Strange
 from lemis.quality.table import POOR, Known, held_by, in_order, rows_of, save
+from lemis.reporting.review import based_on
 from lemis.runs.material import digest_of_file
-from lemis.work_files import predictions, quality
+from lemis.work_files import embedded, predictions, quality
 from lemis.work_files.quality import Apart, HeldOut, Measured, OfRun, Row, Scan, Verdict, stored_shapes
 
 PERCENTILES = ((-1.0, -0.9, -0.5, 0.0, 0.5, 1.0, 2.0),)
@@ -157,17 +160,47 @@ def test_order_is_by_the_worst_row_of_a_scan() -> None:
     assert [one.scan for one in in_order(rows)] == ["bad", "odd", "odd", "dim", "edge", "fine"]
 
 
-@pytest.mark.parametrize(("file", "said"), [("a.png", "300000 pixels; labelled"), ("a.nii.gz", "300 ml; labelled")])
-def test_sizes_are_in_pixels_where_scans_are_pictures(tmp_path: Path, file: str, said: str) -> None:
-    trained = tmp_path / "run"
-    trained.mkdir()
+def folder_of(folder: Path, file: str, one: Measured) -> Path:
+    """A folder of one label map, with the run that made it; the run."""
+    trained = folder / "runs" / "run"
+    trained.mkdir(parents=True)
     (trained / "model.safetensors").write_bytes(b"weights")
-    weights = digest_of_file(trained / "model.safetensors")
-    quality.add_to_run(trained, weights, labelled=dict(KNOWN.labelled))
-    large = Measured(scan=scan("new", ml=300.0), own=False, agreement={}, runs=("run",), labelled_runs=("run",))
-    quality.add(tmp_path, "new", large, {"run": str(trained)})
+    quality.add_to_run(trained, digest_of_file(trained / "model.safetensors"), labelled=dict(KNOWN.labelled))
+    quality.add(folder, "new", one, {"run": str(trained)})
     listed = Listed(id="new", subject="new", images=(f"/scans/{file}",), label=None)
     shared = predictions.Predictions(version=1, channels=("MR",), structures={"wall": 1})
-    predictions.add(tmp_path, "new", predictions.Prediction(scan=listed), shared)
+    predictions.add(folder, "new", predictions.Prediction(scan=listed), shared)
+    return trained
+
+
+@pytest.mark.parametrize(("file", "said"), [("a.png", "300000 pixels; labelled"), ("a.nii.gz", "300 ml; labelled")])
+def test_sizes_are_in_pixels_where_scans_are_pictures(tmp_path: Path, file: str, said: str) -> None:
+    folder_of(tmp_path, file, Measured(
+        scan=scan("new", ml=300.0), own=False, agreement={}, runs=("run",), labelled_runs=("run",),
+    ))  # fmt: skip
     (found,) = save(tmp_path, 0.8)
     assert said in found.flags
+
+
+def test_it_is_said_where_distance_was_not_measured_though_it_can_be(tmp_path: Path) -> None:
+    agreement = {"run": {"wall": 0.9}}
+    before = Measured(scan=scan("new"), own=False, agreement=agreement, runs=("run",), labelled_runs=("run",))
+    trained = folder_of(tmp_path, "a.nii.gz", before)
+
+    def said() -> str:
+        save(tmp_path, 0.8)
+        record = quality.read(tmp_path)
+        assert record is not None
+        assert record.basis is not None
+        return based_on(record.basis)
+
+    assert "How far" not in said()  # nor can it be, without the labelled scans
+    (tmp_path / "index.json").touch()
+    assert "How far 1 scan is from these was not measured when the label maps were made: delete" in said()
+    weights = digest_of_file(trained / "model.safetensors")
+    embedded.save(trained, weights, Seen(["p1"], ["p1"], np.ones((1, 2))))  # of one subject no distance is known
+    assert "How far" not in said()
+    quality.add_to_run(trained, weights, apart={"p1": Apart(subject="p1", distance=1.0)})
+    assert "How far" in said()
+    quality.add(tmp_path, "new", before.model_copy(update={"distance": {"run": 1.0}}), {})
+    assert "How far" not in said()

@@ -11,13 +11,14 @@ from typing import final
 
 import numpy as np
 
+from lemis import files
 from lemis.measure import anatomy, distance, looks
 from lemis.measure.anatomy import Units
 from lemis.measure.expected import Calibration, Held
 from lemis.measure.statistics import known_mean
 from lemis.preparation.exposure import Strange
 from lemis.runs.material import digest_of_file
-from lemis.work_files import predictions, quality
+from lemis.work_files import embedded, predictions, quality
 from lemis.work_files.quality import Apart, Basis, Measured, OfRun, Row, Scan, Verdict
 from lemis.work_files.run import WEIGHTS
 
@@ -99,9 +100,25 @@ def save(output: Path, level: float) -> list[Row]:
         subjects=max((known.calibration.subjects for known in bases.values()), default=0),
         labelled=max((len(known.labelled) for known in bases.values()), default=0),
         level=level, structures=tuple(made.structures),
+        without_distance=_without_distance([record.scans[id] for id in record.scans if id in made.scans], there, runs),
     )  # fmt: skip
     quality.save(output, basis, rows)
     return rows
+
+
+def _without_distance(scans: Sequence[Measured], there: Mapping[str, Path], runs: Mapping[str, OfRun]) -> int:
+    """Scans whose distance from the labelled ones was not measured, and can be: their label maps are from before.
+
+    A network that has looked at the labelled scans, and knows no distance among them, has too few subjects to say any;
+    and one that has not looks at them at the next prediction, where its work folder and its own can be used.
+    """
+    able = {name for name, told in runs.items() if told.apart or _will_look(there[name], told.weights)}
+    return sum(not one.distance and not able.isdisjoint(one.agreement) for one in scans)
+
+
+def _will_look(run: Path, weights: str) -> bool:
+    has_scans = (run.parent.parent / "index.json").is_file()
+    return has_scans and files.is_writable(run) and embedded.find(run, weights) is None
 
 
 def held_by(runs: Sequence[tuple[str, OfRun]]) -> list[Held]:

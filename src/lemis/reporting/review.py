@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lemis.measure.expected import LEAST, rank
 from lemis.measure.tables import count
-from lemis.work_files.quality import TABLE, Basis, LookAt, Row, Verdict
+from lemis.work_files.quality import RECORD, TABLE, Basis, LookAt, Row, Verdict
 
 SHOWN = 3  # scans that ``lemis predict`` names
 FIRST = 10  # scans of the report's queue; the others are folded
@@ -60,9 +60,16 @@ def based_on(basis: Basis) -> str:
             f"Based on {people} held out; on average over such sets of subjects, about {basis.level:.0%} of these "
             "intervals hold the true Dice, for scans like the labelled ones"
         )
-    if basis.labelled:
-        return f"{said}. What is odd is so beside {count(basis.labelled, 'labelled scan')}."
-    return f"{said}. No labelled scan is known, so anatomy is not judged."
+    if not basis.labelled:
+        return f"{said}. No labelled scan is known, so anatomy is not judged."
+    said = f"{said}. What is odd is so beside {count(basis.labelled, 'labelled scan')}."
+    if basis.without_distance:
+        far = f"{count(basis.without_distance, 'scan')} {'is' if basis.without_distance == 1 else 'are'}"
+        said += (
+            f" How far {far} from these was not measured when the label maps were made: delete {RECORD} and {TABLE} "
+            "beside them, and run the same command again."
+        )
+    return said
 
 
 def worst(rows: Sequence[Row], basis: Basis, folder: Path, files: Mapping[str, str]) -> Iterator[str]:

@@ -109,6 +109,7 @@ class Basis(Record):
     labelled: Count  # scans whose labels say what is usual
     level: Annotated[float, Field(gt=0, lt=1)]
     structures: tuple[str, ...]
+    without_distance: Count = 0  # scans of which it was not measured, though it can be: they were predicted before
 
 
 class OfFolder(Record):
