@@ -30,7 +30,7 @@ from lemis.prediction.inference import load_network
 from lemis.prediction.new_scan import prepared
 from lemis.preparation import exposure
 from lemis.preparation.settings import Settings as Preparation
-from lemis.quality.measuring import Measuring, Predicted, described
+from lemis.quality.measuring import Measuring, described
 from lemis.quality.table import Known
 from lemis.settings import resolve
 from lemis.work_files import quality
@@ -69,10 +69,9 @@ def judged(draw: Draw, scans: Path, others: Sequence[Path], seed: int) -> list[d
     def line(kind: str, index: Index, ids: Sequence[str]) -> dict[str, object]:
         far, otherwise, apart = 0, 0, []
         for scan in (scan for scan in index.scans if scan.id in ids):
-            image, facts, source = prepared(scan, index, resolve(Preparation, models[0].prepared))
+            image, facts, _ = prepared(scan, index, resolve(Preparation, models[0].prepared))
             empty = np.zeros(facts.canonical_shape, np.uint8)
-            made = Predicted(scan, image, facts, source, empty, frozenset())
-            found = measuring.distances(made, range(len(loaded)), set())
+            found = measuring.distances.of(image, facts, range(len(loaded)), set())
             like_labels = [one.looks() for one in labelled.values()]
             seen = described(image, facts, empty, models[0].label_names).looks()
             far += bool(known.unlike(found, None))

@@ -166,7 +166,7 @@ def test_labelled_scans_are_seen_alike_whether_they_lie_prepared_or_not(
     for file in (older.parent.parent / "prepared").glob(damaged):
         file.write_bytes(b"{")
     if damaged == "none of them":
-        monkeypatch.setattr("lemis.quality.measuring.prepared", None)  # they are not read again
+        monkeypatch.setattr("lemis.quality.distances.prepared", None)  # they are not read again
     rows_of_new(older)
     weights = digest_of_file(older / WEIGHTS)
     first, again = embedded.find(predicted / "runs" / "f0", weights), embedded.find(older, weights)

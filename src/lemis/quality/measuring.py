@@ -1,10 +1,11 @@
-"""What is measured of a scan as its label map is made: how well views of it agree, and what both look like."""
+"""What is measured of a scan as its label map is made: how well views of it agree, and what both look like.
+
+How far it is from the labelled scans, ``distances.py`` says.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -16,28 +17,21 @@ from lemis import files
 from lemis.contracts import Backbone
 from lemis.datasets.index import Index
 from lemis.datasets.index import Scan as Listed
-from lemis.datasets.scans import file_stamps, is_there, label_on, source_fingerprint
-from lemis.errors import UsageError
+from lemis.datasets.scans import file_stamps, label_on
 from lemis.formats.source import Source
-from lemis.measure import anatomy, distance
-from lemis.measure.distance import Seen
+from lemis.measure import anatomy
 from lemis.measure.looks import PERCENTILES
 from lemis.prediction import components, tiles, views
 from lemis.prediction.new_scan import prepared
-from lemis.preparation import store_files
 from lemis.preparation.classes import to_classes
 from lemis.preparation.facts import Facts, inside_field
 from lemis.preparation.settings import Settings as Preparation
-from lemis.preparation.settings import slice_axis_of
-from lemis.preparation.store import Store, open_store
+from lemis.quality.distances import Distances
 from lemis.runs.material import digest_of_file
-from lemis.selection import embedding
 from lemis.settings import resolve
-from lemis.work_files import embedded, quality
-from lemis.work_files.quality import Apart, HeldOut, LookAt, Measured, Scan
+from lemis.work_files import quality
+from lemis.work_files.quality import HeldOut, LookAt, Measured, Scan
 from lemis.work_files.run import WEIGHTS, FinetunedModel
-
-PREPARED = "prepared"  # of a work folder
 
 
 class Predicted(NamedTuple):
@@ -75,6 +69,7 @@ class Measuring:
         self._beside = tuple(dict.fromkeys([*runs, *beside]))
         self._weights = [digest_of_file(run / WEIGHTS) for run in runs]
         self._open = [files.is_writable(run) for run in runs]
+        self.distances = Distances(runs, self._weights, self._open, networks, models[0], device)
 
     def learn(self, index: Index | None) -> list[Path]:
         """What the labelled scans of each run are like, once for each run.
@@ -87,14 +82,9 @@ class Measuring:
         """
         if index is not None and self._names_alike(index) and len(index.channels) == len(self._models[0].channels):
             self._draw(index)
-            self._look(index)
-        for place, labelled in enumerate(self._labelled):
-            if self._open[place] and labelled is not None:
-                self._keep_apart(place, *labelled)
-        return [
-            run for run, weights, is_open in zip(self.runs, self._weights, self._open, strict=True)
-            if index is not None and not is_open and embedded.find(run, weights) is None
-        ]  # fmt: skip
+            self.distances.look(index)
+        self.distances.keep()
+        return [] if index is None else self.distances.unable
 
     def _draw(self, index: Index) -> None:
         """The labelled scans of each run, as they were drawn."""
@@ -109,61 +99,6 @@ class Measuring:
                     stamped = _stamp(index, scan)
                     known[stamped] = found[scan.id] = known.get(stamped) or _drawn(index, scan, model, stamped)
             quality.add_to_run(run, weights, labelled=found)
-
-    def _look(self, index: Index) -> None:
-        """All labelled scans as each network sees them, with those that it held out; where their files still are."""
-        waiting = [
-            place for place, run in enumerate(self.runs)
-            if self._open[place] and embedded.find(run, self._weights[place]) is None
-        ]  # fmt: skip
-        scans = [scan for scan in index.scans if scan.label is not None and is_there(index, scan)] if waiting else []
-        if not scans:
-            return
-        store = _store(self.runs[0].parent.parent / PREPARED, self._models[0])
-        vectors: dict[int, list[NDArray[np.float64]]] = {place: [] for place in waiting}
-        for scan in scans:
-            image, facts = _seen(index, scan, self._models[0], store)
-            for place in waiting:
-                vectors[place].append(embedding.of_scan(self._networks[place], image, facts, self._device))
-        for place in waiting:
-            seen = Seen([scan.id for scan in scans], [scan.subject for scan in scans], np.stack(vectors[place]))
-            embedded.save(self.runs[place], self._weights[place], seen)
-
-    def _keep_apart(self, place: int, seen: Seen, apart: Mapping[str, float], usual: float) -> None:
-        """How far labelled scans are from each other, where ``held_out.json`` has it not, or of others."""
-        run, weights = self.runs[place], self._weights[place]
-        if quality.of_run(run, weights).apart.keys() != apart.keys():
-            subjects = dict(zip(seen.scans, seen.subjects, strict=True))
-            known = {scan: Apart(subject=subjects[scan], distance=far / usual) for scan, far in apart.items()}
-            quality.add_to_run(run, weights, apart=known)
-
-    @cached_property
-    def _labelled(self) -> list[tuple[Seen, Mapping[str, float], float] | None]:
-        """Of each network the labelled scans as it sees them, their distances, and which of these is usual."""
-        found: list[tuple[Seen, Mapping[str, float], float] | None] = []
-        for run, weights in zip(self.runs, self._weights, strict=True):
-            seen = embedded.find(run, weights)
-            apart = distance.among(seen) if seen is not None else {}
-            usual = distance.usual(apart)
-            found.append(None if seen is None or usual is None else (seen, apart, usual))
-        return found
-
-    def distances(self, made: Predicted, places: Sequence[int], people: Collection[str]) -> dict[str, float]:
-        """By network, how far a scan is from the labelled ones of other people, as of ``measure.distance``.
-
-        Args:
-            made: The scan; its label map is not looked at.
-            places: Which networks to ask, of those that never saw its label.
-            people: Who the scan is of; their labelled scans do not count.
-        """
-        found = {}
-        for place in places:
-            if (labelled := self._labelled[place]) is not None:
-                vector = embedding.of_scan(self._networks[place], made.image, made.facts, self._device)
-                apart = distance.nearest(vector, labelled[0], people)
-                if apart is not None:
-                    found[self.runs[place].name] = apart / labelled[2]
-        return found
 
     def _names_alike(self, index: Index) -> bool:
         """Whether labels there mean what they meant in training; else nothing is learned from them."""
@@ -194,7 +129,8 @@ class Measuring:
         names_of = tuple(run.name for run in self._beside)
         measured = Measured(
             scan=scan, own=own, agreement=agreement, runs=names_of, labelled_runs=tuple(run.name for run in self.runs),
-            look_at=_look_at(agreed, made, names[1:]), distance=self.distances(made, unseen, people),
+            look_at=_look_at(agreed, made, names[1:]),
+            distance=self.distances.of(made.image, made.facts, unseen, people),
         )  # fmt: skip
         quality.add(output, made.scan.id, measured, {run.name: str(run.resolve()) for run in self._beside})
         can_keep = len(self.runs) == 1 and self._open[0]
@@ -252,30 +188,6 @@ def _drawn(index: Index, scan: Listed, model: FinetunedModel, stamped: str) -> S
 
 def _classes(index: Index, scan: Listed, source: Source, model: FinetunedModel) -> NDArray[np.uint8]:
     return to_classes(label_on(index, scan, source), model.label_values, model.ignored_values)
-
-
-def _seen(
-    index: Index, scan: Listed, model: FinetunedModel, store: Store | None
-) -> tuple[NDArray[np.float16], Facts]:  # fmt: skip
-    """A labelled scan as networks see it: as it lies prepared, where its files are still those that it was made of."""
-    settings = resolve(Preparation, model.prepared)
-    as_prepared = dataclasses.replace(scan, slice_axis=slice_axis_of(settings, scan.slice_axis))
-    if store is not None and (facts := next((one for one in store.scans if one.id == scan.id), None)) is not None:
-        is_same = facts.source == source_fingerprint(index, as_prepared)
-        if is_same and store_files.is_whole(store.path, facts, len(store.channels)):
-            return store.image(store.index_of(scan.id)), facts
-    image, facts, _ = prepared(scan, index, settings)
-    return image, facts
-
-
-def _store(folder: Path, model: FinetunedModel) -> Store | None:
-    """The prepared scans, where they are prepared as those of training were; without them scans are read."""
-    try:
-        store = open_store(folder)
-    except UsageError:  # unfinished or damaged, which is for those to say who need it
-        return None
-    alike = resolve(Preparation, store.settings) == resolve(Preparation, model.prepared)
-    return store if alike and store.channels == tuple(model.channels) else None
 
 
 def _stamp(index: Index, scan: Listed) -> str:
