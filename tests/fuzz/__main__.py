@@ -16,7 +16,7 @@ from pathlib import Path
 from fuzz.harness import GOOD, Case, Outcome, try_case
 from fuzz.streams import STREAMS
 
-VERDICTS = ("clean", "accepted", "traceback", "crash", "hang", "memory", "nonsense")
+VERDICTS = ("clean", "accepted", "traceback", "crash", "hang", "memory", "nonsense", "refused")
 
 
 def main() -> int:

@@ -1,7 +1,8 @@
 """Runs the command line on mutated inputs: each in a process of its own, forked from one with warm imports.
 
 A module of this folder makes the inputs of one kind: ``cases(rng)`` is an endless stream of ``Case``. What may come
-of one: it is refused in words (*clean*), or read (*accepted*). Anything else is a fault of ours.
+of one: it is refused in words (*clean*), or read (*accepted*). Anything else is a fault of ours, and so is a refusal
+(*refused*) of an input that is good.
 """
 
 from __future__ import annotations
@@ -42,12 +43,13 @@ class Case:
     build: Callable[[Path], Any]  # writes the input into an empty folder
     argv: tuple[str, ...]  # words after ``lemis``; they run inside that folder
     nonsense: Callable[[Path, str], str | None] = _nothing  # (folder, output) -> what was accepted and must not be
+    good: bool = False  # nothing is wrong with it, so it must be read
 
 
 class Outcome(NamedTuple):
     """What came of it."""
 
-    verdict: str  # accepted, clean, traceback, crash, hang, memory, nonsense
+    verdict: str  # accepted, clean, traceback, crash, hang, memory, nonsense, refused
     exit_code: int | None  # None where it had to be ended; negative where a signal ended it
     peak_mb: float
     said: str  # stdout and stderr
@@ -61,11 +63,13 @@ def try_case(case: Case, folder: Path) -> Outcome:
         reason = case.nonsense(folder, outcome.said)
         if reason is not None:
             return outcome._replace(verdict="nonsense", said=f"{reason}\n{outcome.said}")
+    if case.good and outcome.verdict == "clean":
+        return outcome._replace(verdict="refused")
     return outcome
 
 
 def run(argv: Sequence[str], folder: Path) -> Outcome:
-    """``lemis argv`` in ``folder``, and what came of it (never ``nonsense``: only a case knows that)."""
+    """``lemis argv`` in ``folder``, and what came of it (never ``nonsense`` or ``refused``: only a case knows)."""
     with tempfile.TemporaryDirectory() as place:
         said, peak = Path(place) / "said", Path(place) / "peak"
         process = _forks().Process(target=_command, args=(tuple(argv), folder, said, peak))

@@ -37,5 +37,7 @@ def test_the_harness_tells_outcomes_apart(tmp_path: Path, monkeypatch: pytest.Mo
     assert run(("list", "--no-such-option"), tmp_path).verdict == "clean"
     accepted = Case("list", "as it is", lambda folder: folder, ("list",), nonsense=lambda _folder, _said: "no sense")
     assert try_case(accepted, tmp_path).verdict == "nonsense"
+    refused = Case("list", "not needed", lambda folder: folder, ("list", "--no-such-option"), good=True)
+    assert try_case(refused, tmp_path).verdict == "refused"
     monkeypatch.setenv("LEMIS_FUZZ_PATIENCE_S", "0")
     assert run(("list",), tmp_path).verdict == "hang"
