@@ -12,7 +12,7 @@ import SimpleITK as sitk  # noqa: N813
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lemis.datasets.scans import image_digest
+from lemis.datasets.scans import image_digest, label_digest
 from lemis.formats import volume
 
 SCAN = np.random.default_rng(3).integers(0, 300, (4, 5, 6)).astype(np.int16)
@@ -76,3 +76,18 @@ def test_the_same_values_in_another_shape_are_another_scan():
 def test_pictures_of_two_values_differ():
     pictures = np.random.default_rng(1).integers(0, 2, (1000, 8, 8, 1)).astype(np.uint8)
     assert len({image_digest([picture]) for picture in pictures}) == 1000
+
+
+@pytest.mark.parametrize(
+    ("box", "tells"),
+    [
+        ((slice(0), slice(0), slice(0)), False),
+        ((slice(None), slice(None), slice(None)), False),  # a patch of tissue that is all of one kind
+        ((slice(4, 6), slice(3, 5), slice(2, 4)), False),  # a spot of 2 x 2 x 2 voxels
+        ((slice(4, 9), slice(3, 8), slice(2, 4)), True),
+    ],
+)
+def test_a_label_tells_whose_it_is_only_by_what_is_not_alike_in_many(box: tuple[slice, ...], tells: bool) -> None:
+    label = np.zeros((12, 11, 6), np.uint8)
+    label[box] = 1
+    assert label_digest(label) == (image_digest([label]) if tells else "")

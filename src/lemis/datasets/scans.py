@@ -24,6 +24,7 @@ from lemis.settings import plain
 
 # Half a voxel would move a thin wall onto its neighbour; a tenth is rounding of headers.
 GRID_TOLERANCE = 0.1
+_LEAST_BORDER = 40  # pairs of neighbours; a square of 10 x 10 pixels has as many
 
 _DIGEST_BYTES = 16
 
@@ -147,6 +148,19 @@ def image_digest(images: Iterable[NDArray[Any]]) -> str:
         images: (X, Y, Z) or (X, Y, Z, C), in the order of their channels.
     """
     return joined_digest(digest for image in images for digest in channel_digests(image))
+
+
+def label_digest(label: NDArray[Any]) -> str:
+    """Whose label map (X, Y, Z) this is, as ``image_digest``; "" where it tells nobody from others.
+
+    That is so where nothing is marked or everything, and where what is marked has hardly a border: a few voxels, which
+    may be marked alike in any number of people.
+    """
+    border = 0
+    for axis in range(3):
+        one, other = (np.moveaxis(label, axis, 0)[part] for part in (slice(1, None), slice(-1)))
+        border += int(np.count_nonzero(one != other))
+    return image_digest([label]) if border >= _LEAST_BORDER else ""
 
 
 def channel_digests(image: NDArray[Any]) -> list[str]:

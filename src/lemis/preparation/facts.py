@@ -33,7 +33,7 @@ class Facts:
     intensity: tuple[Intensity, ...] = ()  # one per channel
     extent_mm: float | None = None  # half side of the central square that holds every labelled structure
     image_digest: str = ""  # scans.image_digest of the image: known again under another name, format or header
-    label_digest: str = ""  # the same of the label; "" where there is none, or nothing is marked
+    label_digest: str = ""  # scans.label_digest of the label; "" where there is none, or it tells nobody
     source: str = ""  # fingerprint of the files it was made from
     fingerprint: str = ""  # of the files and the settings together
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lemis.datasets.index import Index, Scan
-from lemis.datasets.scans import image_digest, image_grid, label_on, read_image, read_label
+from lemis.datasets.scans import image_digest, image_grid, label_digest, label_on, read_image, read_label
 from lemis.errors import DataFault, UsageError
 from lemis.measure.tables import count
 from lemis.preparation import keypoints as detection
@@ -66,8 +66,8 @@ def prepare_scan(job: Job, task: Task) -> Failure | None:
             seen = read_label(job.index, scan, image)
             stage = "preparing"
             label = preprocess.prepare_label(seen, facts, job.settings, job.label_values, job.index.ignored)
-            if label.any():  # empty ones are alike in all subjects
-                facts = dataclasses.replace(facts, label_digest=image_digest([seen]))
+            if label.any():
+                facts = dataclasses.replace(facts, label_digest=label_digest(seen))
         stage = "storing"
         store_files.write_scan(job.folder, facts, prepared, label)
     except UsageError as error:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemis import terminal
-from lemis.datasets.scans import image_digest
+from lemis.datasets.scans import label_digest
 from lemis.errors import DataFault
 from lemis.formats import labels as label_maps
 from lemis.formats import volume
@@ -110,7 +110,7 @@ def score(case: Case, *, how: How) -> Scored:
     return Scored(
         tuple(_row(case, name, result, voxel_ml, how.millimetres) for name, result in found.items()),
         scores.diagonal_mm(reference.array.shape[:3], reference.spacing_mm),
-        image_digest([labels]) if labels.any() else "",
+        label_digest(labels),
     )
 
 
