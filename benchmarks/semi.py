@@ -15,13 +15,14 @@ from lemis import plugins
 from lemis.contracts import Batch, Trained
 from lemis.sampling.draw import Rows
 from lemis.training import build, launch, loop, run_settings, schedule
+from lemis.training.beside import LABELS_ALONE
 
 BACKBONE, SIDE = "unet2d", 128  # slices of ACDC at 2 mm are about so large
 STORE = build.Foreseen(("MR",), 4)
 ROUNDS = 9
 FIRST_STEPS = 20  # not timed: then label maps have few parts, and pixels that a network is sure of, as in training
 LATE = 0.6  # share of training, at which all that a way does has begun
-SETTINGS = run_settings.finetuning(BACKBONE, run_settings.base("small", None), ())
+SETTINGS = run_settings.finetuning(BACKBONE, run_settings.base("small", None), (), semi=LABELS_ALONE)
 SLICES, VIEW_PX = SETTINGS.objective.batch_size, SETTINGS.objective.size_px
 PRECISION = launch.precision(SETTINGS.schedule, "cpu")  # as training has it here: bf16 is slow where it is emulated
 TITLE = (
@@ -84,7 +85,8 @@ def _cases() -> Iterator[Case]:
 
 def _step(case: Case) -> Step:
     """Seconds of one step as the loop does it: batch, views, both directions, optimiser, and what follows."""
-    how = run_settings.finetuning(BACKBONE, run_settings.base("small", None), {"average": case.average}, semi=case.semi)
+    tree, semi = run_settings.base("small", None), case.semi or LABELS_ALONE
+    how = run_settings.finetuning(BACKBONE, tree, {"average": case.average}, semi=semi)
     torch.manual_seed(0)
     module = loop.channels_last(build.objective(how, build.network(how, STORE), STORE))
     optimiser = schedule.build_optimiser(module, how.schedule)

@@ -26,6 +26,7 @@ from lemis.measure.tables import markdown
 from lemis.preparation.settings import Settings as Preparation
 from lemis.quality import table
 from lemis.settings import load_preset, resolve
+from lemis.training.beside import LABELS_ALONE
 from lemis.verbs.check import check
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
@@ -285,8 +286,14 @@ def trained(scans: Path, folder: Path, seed: int, given: argparse.Namespace) -> 
     check(own, output=work)
     prepare(work, settings=resolve(Preparation, {**load_preset("small")["prepare"], "spacing_mm": 3.0}))
     runs = [
-        finetune(
-            work, fold=fold, preset="small", overrides=(*SMALLER, f"steps={given.steps}"), seed=seed, name=f"fold{fold}"
+        finetune(  # on labels alone: the pool would be the very scans that are tested
+            work,
+            fold=fold,
+            semi=LABELS_ALONE,
+            preset="small",
+            overrides=(*SMALLER, f"steps={given.steps}"),
+            seed=seed,
+            name=f"fold{fold}",
         )
         for fold in range(min(5, given.labelled))
     ]

@@ -18,6 +18,7 @@ from lemis.measure.expected import (
     Calibration,
     Expected,
     Held,
+    as_of_one,
     line,
     rank,
     risk_curve,
@@ -171,3 +172,9 @@ def test_risk_over_coverage() -> None:
     assert risk_curve([1, 1, 1, 1], risk) == pytest.approx(np.mean([0.1, 0.25, 0.7 / 3, 0.25]))
     everyone = [[risk[i] for i in order] for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1])]
     assert np.mean([risk_curve([4, 3, 2, 1], one) for one in everyone]) == pytest.approx(np.mean(risk))
+
+
+def test_an_ensemble_is_judged_as_one_network_half_way_between() -> None:
+    assert as_of_one({"a": 0.7, "b": 0.8}, 0.85) == pytest.approx({"a": 0.75, "b": 0.85})
+    assert as_of_one({"a": 0.7, "b": 0.8}, None) == {"a": 0.7, "b": 0.8}
+    assert as_of_one({"a": 0.7}, 0.7) == {"a": 0.7}, "one network is its own ensemble"

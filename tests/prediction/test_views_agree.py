@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from lemis import plugins
 from lemis.prediction import views
-from lemis.prediction.views import VIEWS, View, agreement
+from lemis.prediction.views import VIEWS, Agreed, View, agreement
 from lemis.preparation import preprocess
 from lemis.preparation.facts import Facts
 from lemis.preparation.settings import Settings as Preparation
@@ -46,17 +47,25 @@ def scan(shape: tuple[int, int, int] = (48, 48, 3)) -> tuple[NDArray[np.float16]
     return np.repeat(ball[None, None], shape[2], 0).astype(np.float16), facts
 
 
+def alone(network: Any, image: NDArray[np.float16], facts: Facts, **given: Any) -> Agreed:
+    found = agreement([network], image, facts, CPU, **given)
+    (own,) = found.alone
+    for one, other in zip(own, found.together, strict=True):
+        assert np.array_equal(one, other), "one network is its own ensemble"
+    return own
+
+
 @pytest.mark.parametrize("mirrored", [(), (0,), (1,), (0, 1)])
 def test_a_network_that_looks_at_single_voxels_agrees_with_itself(mirrored: tuple[int, ...]) -> None:
     image, facts = scan()
-    found = agreement(Threshold(), image, facts, CPU, mirrored=mirrored).dice  # type: ignore[arg-type]
+    found = alone(Threshold(), image, facts, mirrored=mirrored).dice
     assert found[0] > 0.93  # edges are resampled
     assert found[1] == 1  # of what no view shows
 
 
 def test_what_depends_on_the_view_disagrees_and_mirror_images_are_only_seen_where_training_mirrored() -> None:
     image, facts = scan()
-    still, turned = (agreement(Threshold(3.0), image, facts, CPU, mirrored=axes).dice[0] for axes in ((), (0,)))  # type: ignore[arg-type]
+    still, turned = (alone(Threshold(3.0), image, facts, mirrored=axes).dice[0] for axes in ((), (0,)))
     assert still > 0.85
     assert turned < 0.75
 
@@ -64,7 +73,7 @@ def test_what_depends_on_the_view_disagrees_and_mirror_images_are_only_seen_wher
 def test_slices_in_which_views_differ_are_counted() -> None:
     image, facts = scan((48, 48, 5))
     image[[0, 1, 2, 4]] = -1.0  # nothing to see but in the fourth slice
-    apart = agreement(Threshold(), image, facts, CPU).apart  # type: ignore[arg-type]
+    apart = alone(Threshold(), image, facts).apart
     assert apart.shape == (2, 5)
     assert apart[0, 3] > 0  # edges are resampled
     assert apart[0].sum() == apart[0, 3]
@@ -101,7 +110,40 @@ def test_it_is_the_mean_of_the_dice_of_all_pairs() -> None:
         for place, one in enumerate(maps)
         for other in maps[place + 1 :]
     ]
-    assert agreement(network, image, facts, CPU, mirrored=(0, 1)).dice[0] == pytest.approx(np.mean(dice), abs=1e-6)
+    assert alone(network, image, facts, mirrored=(0, 1)).dice[0] == pytest.approx(np.mean(dice), abs=1e-6)
+
+
+def maps_of(networks: list[Any], image: NDArray[np.float16]) -> list[NDArray[np.bool_]]:
+    """Where each view of an ensemble has class 1, its probabilities being means."""
+    maps = []
+    for view in VIEWS:
+        grid = views._Grid(view, (True, True), (48, 48), CPU)
+        seen = torch.from_numpy(grid.seen(image) if view != View() else image).float()
+        with torch.inference_mode():
+            mean = torch.stack([network(seen).softmax(1) for network in networks]).mean(0)
+        home = mean if view == View() else grid.back(mean.movedim(1, 0)).movedim(1, 0)
+        maps.append((home.argmax(1) == 1).numpy())
+    return maps
+
+
+def test_an_ensemble_is_seen_by_the_means_of_its_networks() -> None:
+    image, facts = scan()
+    networks: list[Any] = [Threshold(3.0), Threshold(-3.0), Threshold()]
+    found = agreement(networks, image, facts, CPU, mirrored=(0, 1))
+    pairs = list(itertools.combinations(maps_of(networks, image), 2))
+    dice = [2 * (one & other).sum() / (one.sum() + other.sum()) for one, other in pairs]
+    assert found.together.dice[0] == pytest.approx(np.mean(dice), abs=1e-6)
+    assert found.together.dice[0] > max(found.alone[0].dice[0], found.alone[1].dice[0]) + 0.1, "errors cancel out"
+    for network, own in zip(networks, found.alone, strict=True):
+        (by_itself,) = agreement([network], image, facts, CPU, mirrored=(0, 1)).alone
+        assert np.array_equal(own.dice, by_itself.dice)
+        assert np.array_equal(own.apart, by_itself.apart)
+
+
+def test_whether_every_view_shows_a_structure() -> None:
+    image, facts = scan()
+    assert alone(Threshold(), image, facts).shown.tolist() == [True, False]
+    assert alone(Threshold(), -np.ones_like(image), facts).shown.tolist() == [False, False]
 
 
 def test_volumes_are_seen_in_tiles() -> None:
@@ -111,7 +153,7 @@ def test_volumes_are_seen_in_tiles() -> None:
         resolve(module.Settings, {"base_width": 4, "norm": "group"}), in_channels=1, num_classes=3
     ).eval()
     image, facts = scan((32, 32, 20))
-    found = agreement(network, image, facts, CPU, (16, 32, 32), mirrored=(0, 1, 2))
+    found = alone(network, image, facts, patch_px=(16, 32, 32), mirrored=(0, 1, 2))
     assert found.dice.shape == (2,)
     assert ((found.dice >= 0) & (found.dice <= 1)).all()
     assert found.apart.shape == (2, len(image))

@@ -61,6 +61,14 @@ def test_a_new_scan_gets_a_number_from_all_that_was_held_out() -> None:
     assert found.expected_dice == pytest.approx(0.91, abs=0.01)  # all held-out scans lie on the diagonal
 
 
+def test_an_ensemble_that_agrees_better_than_its_networks_is_expected_to_be_better() -> None:
+    plain = measured("new", {"a": 0.8, "b": 0.82})
+    alone, steadier = row(plain), row(plain.model_copy(update={"ensemble": {"wall": 0.91}}))
+    assert steadier.expected_dice == pytest.approx(alone.expected_dice + 0.05, abs=0.005)  # half of the rise; slope 1
+    assert steadier.low > alone.low
+    assert steadier.agreement == alone.agreement, "the column is that of the networks"
+
+
 def test_what_a_scan_itself_says_is_not_used_for_it() -> None:
     worse = [*KNOWN.held, KNOWN.held[0]._replace(subject="p9", dice=0.1)]
     known = replace(KNOWN, held=worse)

@@ -50,6 +50,11 @@ class Agreement:
         """(structures, slices) voxels that some maps, and not all, give to the structure."""
         return np.concatenate(self._apart, axis=1)
 
+    def in_all(self) -> NDArray[np.bool_]:
+        """(structures,) whether every map has the structure."""
+        there: NDArray[np.bool_] = self._voxels[:, 1:].min(axis=0) > 0
+        return there
+
     def disagreement(self) -> NDArray[np.float64]:
         """(structures,) 1 - Dice, the mean over all pairs; 0 everywhere of a single map."""
         if not self._pairs:

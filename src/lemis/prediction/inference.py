@@ -31,7 +31,9 @@ from lemis.runs.run import fill, load_model
 from lemis.settings import resolve
 from lemis.work_files.run import FinetunedModel, Model, read_finetuned
 
-SLAB_BYTES = 256 * 2**20  # of the probabilities of slices at once, at most (but at least one slice); volumes: see tiles
+# Of the probabilities of slices at once, at most (but at least one slice); volumes: see tiles. No more, as each view by
+# each network of an ensemble has its own (views.py).
+SLAB_BYTES = 64 * 2**20
 
 
 def load_network(run: Path, device: torch.device, trust: Trust = NO_TRUST) -> tuple[Backbone, FinetunedModel]:

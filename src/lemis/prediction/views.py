@@ -4,8 +4,9 @@ with other brightness and contrast, mirrored where training mirrored. Of each tw
     s_c = mean_{v < w} Dice_c(argmax p_v, argmax p_w)
 
 One network is enough for that, so a labelled scan has an s by the network that held it out, and a new scan has the same
-s by each network. Pairwise Dice of what disagrees tells bad segmentations from good ones best of what Zenk et al.
-(Medical Image Analysis 101, 2025) compared; they had networks of several seeds, or dropout, where this has views.
+s by each network; and one by their ensemble, whose label map it gets: there p_v is the mean over the networks. Pairwise
+Dice of what disagrees tells bad segmentations from good ones best of what Zenk et al. (Medical Image Analysis 101,
+2025) compared; they had networks of several seeds, or dropout, where this has views.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemis.contracts import Backbone
-from lemis.measure.agreement import Agreement
+from lemis.measure import agreement as agreement_of_maps
 from lemis.prediction.inference import probabilities
 from lemis.prediction.tiles import Settings
 from lemis.preparation.facts import Facts
@@ -39,10 +40,18 @@ class View(NamedTuple):
 
 
 class Agreed(NamedTuple):
-    """Of one scan."""
+    """The views of one scan."""
 
     dice: NDArray[np.float64]  # (structures,) the mean over pairs of views; 1 of a structure that none shows
+    shown: NDArray[np.bool_]  # (structures,) by every view
     apart: NDArray[np.int64]  # (structures, n) voxels of each prepared slice that some views, not all, give to it
+
+
+class Agreement(NamedTuple):
+    """Of one scan by several networks."""
+
+    alone: list[Agreed]  # each network
+    together: Agreed  # their ensemble
 
 
 VIEWS = (
@@ -55,35 +64,41 @@ VIEWS = (
 
 @torch.inference_mode()
 def agreement(
-    network: Backbone,
+    networks: Sequence[Backbone],
     image: NDArray[np.float16],
     facts: Facts,
     device: torch.device,
     patch_px: Sequence[int] | None = None,
     settings: Settings | None = None,
     mirrored: Sequence[int] = (),
-) -> Agreed:
-    """How well the views of one prepared scan agree, and in which slices they do not.
+) -> Agreement:
+    """How well the views of one prepared scan agree, and in which slices they do not, by each network and by all.
 
-    Arguments are those of ``inference.predict_scan``; of ``mirrored`` the axes in the slice count.
+    Each network sees each view once. Of each of these a slab of slices is there at the same time.
+
+    Arguments are those of ``inference.predict_scan``; at least one network, and of ``mirrored`` the axes in the slice
+    count.
     """
-    allowed = tuple(axis + network.dims - 2 in mirrored for axis in (0, 1))
+    allowed = tuple(axis + networks[0].dims - 2 in mirrored for axis in (0, 1))
     grids = [_Grid(view, allowed, image.shape[2:], device) for view in VIEWS]
-    alone = [
-        probabilities([network], grid.seen(image), facts, device, patch_px, settings) if number else
-        probabilities([network], image, facts, device, patch_px, settings)
-        for number, grid in enumerate(grids)
-    ]  # fmt: skip
-    found: Agreement | None = None
-    for slabs in zip(*alone, strict=True):  # of one plan, so all end together
-        found = found or Agreement(len(VIEWS), slabs[0].shape[0])
-        labels = [
-            slabs[0].argmax(0),
-            *(grid.back(slab).argmax(0) for grid, slab in zip(grids[1:], slabs[1:], strict=True)),
-        ]
-        found.add(np.stack([label.to(torch.uint8).cpu().numpy() for label in labels]))
-    assert found is not None, "a scan has slices"
-    return Agreed(1 - found.disagreement(), found.apart())
+    seen = [image, *(grid.seen(image) for grid in grids[1:])]
+    slabs = [[probabilities([one], view, facts, device, patch_px, settings) for one in networks] for view in seen]
+    counted: list[agreement_of_maps.Agreement] = []
+    for views in zip(*(zip(*each, strict=True) for each in slabs), strict=True):  # of one plan, so all end together
+        counted = counted or [agreement_of_maps.Agreement(len(VIEWS), views[0][0].shape[0]) for _ in (*networks, None)]
+        labels = []  # of each view by each network, and by all
+        for number, (grid, each) in enumerate(zip(grids, views, strict=True)):
+            home = [grid.back(slab) if number else slab for slab in each]
+            labels.append([_labels(one) for one in (*home, torch.stack(home).mean(0))])
+        for one, maps in zip(counted, zip(*labels, strict=True), strict=True):
+            one.add(np.stack(maps))
+    *alone, together = [Agreed(1 - one.disagreement(), one.in_all(), one.apart()) for one in counted]
+    return Agreement(alone, together)
+
+
+def _labels(slab: Tensor) -> NDArray[np.uint8]:
+    labels: NDArray[np.uint8] = slab.argmax(0).to(torch.uint8).cpu().numpy()
+    return labels
 
 
 class _Grid:

@@ -115,21 +115,17 @@ class Measuring:
         """
         names, people = self._models[0].label_names, {*made.known_as, *([made.scan.subject] if own else [])}
         unseen = [place for place, model in enumerate(self._models) if people.isdisjoint(model.learned_from)]
-        agreed = [
-            views.agreement(
-                self._networks[place], made.image, made.facts, self._device, *self._tiling, self._mirrored
-            )
-            for place in unseen
-        ]  # fmt: skip
+        alone, together = self._agreement(made, unseen)
         agreement = {
             self.runs[place].name: dict(zip(names[1:], one.dice.tolist(), strict=True))
-            for place, one in zip(unseen, agreed, strict=True)
+            for place, one in zip(unseen, alone, strict=True)
         }
         scan = described(made.image, made.facts, made.classes, names)
         names_of = tuple(run.name for run in self._beside)
         measured = Measured(
             scan=scan, own=own, agreement=agreement, runs=names_of, labelled_runs=tuple(run.name for run in self.runs),
-            look_at=_look_at(agreed, made, names[1:]),
+            ensemble={} if together is None else _where_shown(together, names[1:]),
+            look_at=_look_at(alone, made, names[1:]),
             distance=self.distances.of(made.image, made.facts, unseen, people),
         )  # fmt: skip
         quality.add(output, made.scan.id, measured, {run.name: str(run.resolve()) for run in self._beside})
@@ -140,6 +136,19 @@ class Measuring:
             there = {name: value for name, value in zip(names[1:], dice, strict=True) if scan.shapes[name].ml > 0}
             held = HeldOut(subject=made.scan.subject, agreement=agreement[self.runs[0].name], dice=there)
             quality.add_to_run(self.runs[0], self._weights[0], held_out={made.scan.id: held})
+
+    def _agreement(self, made: Predicted, places: Sequence[int]) -> tuple[list[views.Agreed], views.Agreed | None]:
+        """Of the views of a scan by each of these networks, and by them together; None without any."""
+        if not places:
+            return [], None
+        networks = [self._networks[place] for place in places]
+        return views.agreement(networks, made.image, made.facts, self._device, *self._tiling, self._mirrored)
+
+
+def _where_shown(found: views.Agreed, structures: Sequence[str]) -> dict[str, float]:
+    """Agreement by structure; views of an ensemble that lack one, as its networks do not agree on it, agree in vain."""
+    told = zip(structures, found.dice.tolist(), found.shown, strict=True)
+    return {name: dice for name, dice, is_shown in told if is_shown}
 
 
 def _look_at(agreed: Sequence[views.Agreed], made: Predicted, structures: Sequence[str]) -> dict[str, LookAt]:

@@ -14,7 +14,7 @@ import numpy as np
 from lemis import files
 from lemis.measure import anatomy, distance, looks
 from lemis.measure.anatomy import Units
-from lemis.measure.expected import Calibration, Held
+from lemis.measure.expected import Calibration, Held, as_of_one
 from lemis.measure.statistics import known_mean
 from lemis.preparation.exposure import Strange
 from lemis.runs.material import digest_of_file
@@ -168,7 +168,8 @@ def rows_of(
         flags = [*of_scan, *(f"{structure} {said}" for said in of_structure[structure])]
         # What was never seen is beyond what held-out scans can tell; nor is there a Dice of what the map lacks.
         may_say = agreement and not of_scan and shape.ml > 0
-        expected = calibration.expected(structure, agreement) if may_say else None
+        of_one = as_of_one(agreement, measured.ensemble.get(structure)) if may_say else {}
+        expected = calibration.expected(structure, of_one) if may_say else None
         mean = known_mean(agreement.values())
         rows.append(
             Row(

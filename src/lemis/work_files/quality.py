@@ -96,6 +96,7 @@ class Measured(Record):
     scan: Scan
     own: bool  # of the work folder of its networks
     agreement: dict[Name, dict[str, Share]]  # by network, of those that never saw the scan's label
+    ensemble: dict[str, Share] = Field(default_factory=dict)  # of all together, where each view shows it
     runs: tuple[Name, ...]  # whose held-out scans say what to expect
     labelled_runs: tuple[Name, ...]  # whose labelled scans say what is usual
     look_at: dict[str, LookAt] = Field(default_factory=dict)  # by structure, of those on which views differ: where most
