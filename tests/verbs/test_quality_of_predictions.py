@@ -61,6 +61,11 @@ def test_a_held_out_scan_is_measured_by_networks_that_never_saw_it_and_kept_in_t
         people |= own
     assert len(people) == 3
     assert any(one.agreement.keys() == {"f0", "f1", "f2"} for one in record.scans.values())
+    for one in record.scans.values():
+        assert set(one.ensemble) <= {name for told in one.agreement.values() for name in told}
+        if len(one.agreement) == 1:  # one network is its own ensemble
+            (told,) = one.agreement.values()
+            assert one.ensemble == {name: told[name] for name in one.ensemble}
 
 
 def test_labelled_scans_are_kept_as_each_network_sees_them_and_how_far_they_are_from_each_other(
@@ -252,10 +257,11 @@ def test_a_new_scan_of_another_kind_is_said_with_its_reason_and_path(
 def test_the_slice_to_look_at_is_that_of_the_file_however_it_is_stored(
     predicted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored_as: str
 ) -> None:
-    def in_the_brightest_slice(network: Any, image: NDArray[np.float16], *more: Any) -> views.Agreed:
+    def in_the_brightest_slice(networks: Any, image: NDArray[np.float16], *more: Any) -> views.Agreement:
         apart = np.zeros((3, len(image)), np.int64)
         apart[1:, image[:, 0].mean(axis=(1, 2)).argmax()] = 7
-        return views.Agreed(np.array([1.0, 0.9, 0.9]), apart)
+        found = views.Agreed(np.array([1.0, 0.9, 0.9]), np.ones(3, np.bool_), apart)
+        return views.Agreement([found] * len(networks), found)
 
     monkeypatch.setattr(views, "agreement", in_the_brightest_slice)
     index = json.loads((predicted / "index.json").read_text(encoding="utf-8"))
@@ -292,7 +298,7 @@ def test_slices_that_were_resampled_are_counted_as_the_scan_has_them(tmp_path: P
             scan=None, image=None, facts=dataclasses.replace(facts, slices=prepared), source=source, classes=None,
             known_as=frozenset(),
         )  # type: ignore[arg-type]  # fmt: skip
-        found = _look_at([views.Agreed(np.ones(1), apart)] * 2, made, ["wall"])
+        found = _look_at([views.Agreed(np.ones(1), np.ones(1, np.bool_), apart)] * 2, made, ["wall"])
         assert (found["wall"].axis, found["wall"].slice) == (2, 5 - own)  # stored from head to foot
 
 
