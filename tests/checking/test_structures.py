@@ -167,6 +167,24 @@ def test_labels_without_background(pair: Path) -> None:
     assert "these mark every voxel of every scan" in only(pair).repair
 
 
+def test_one_label_without_background_among_others_with_one(tmp_path: Path) -> None:
+    for number, name in enumerate("abc"):
+        write(tmp_path / f"{name}.nii.gz", scan(number))
+        write(tmp_path / f"{name}_seg.nii.gz", label(1, 1, 2) + (number == 1))
+    (tmp_path / "dataset.json").write_text('{"labels": {"x": 1, "y": 2, "z": 3}}')
+    (fault,) = [fault for fault in find(tmp_path) if fault.kind == "no background"]
+    assert (fault.severity, fault.file) == (WARNING, "b_seg.nii.gz")
+    assert fault.seen == "holds no 0, the value of the background, as 2 of 3 labels do; it holds 1, 2, 3"
+    assert "subtract what was added" in fault.repair
+
+
+def test_a_picture_may_lie_inside_of_a_structure(tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        Image.fromarray(scan(number, (20, 20)).astype(np.uint8)).save(tmp_path / f"{name}.png")
+        Image.fromarray(label(1, 1, shape=(20, 20)) | np.uint8(number)).save(tmp_path / f"{name}_seg.png")
+    assert find(tmp_path) == []
+
+
 def test_a_label_that_is_its_scan(pair: Path) -> None:
     values = scan(1) - scan(1).min()
     write(pair / "a.nii.gz", values)

@@ -11,7 +11,7 @@ from lemis.checking.one_scan import Seen
 from lemis.datasets.index import Index
 from lemis.errors import first_of
 from lemis.formats import labels
-from lemis.formats.paths import may_be_dicom
+from lemis.formats.paths import is_picture, may_be_dicom
 from lemis.measure.tables import count
 
 # What programs write for "this is it" in a mask of one structure.
@@ -28,7 +28,7 @@ def label_faults(declared: Index, index: Index, read: Iterable[Seen]) -> list[Fa
         read: What each scan turned out to be, its values as its own file numbers them.
     """
     seen = [one for one in read if one.scan.label_values]
-    found = _segment_faults(index, seen) + _palette_faults(seen)
+    found = _segment_faults(index, seen) + _palette_faults(seen) + _shifted(seen)
     if not declared.labels:
         return found + _named_by_others(index, seen) + _undeclared_values(seen)
     known = {*declared.labels.values(), *declared.ignored}
@@ -157,6 +157,27 @@ def _without_background(read: Sequence[Seen]) -> list[Fault]:
             if len(values) > 1
             else "find the right label maps: these mark every voxel of every scan (the field of view?)",
         )
+    ]
+
+
+def _shifted(read: Sequence[Seen]) -> list[Fault]:
+    """Label maps of volumes that mark every voxel, where others have a background.
+
+    A picture may be cut from the inside of a structure.
+    """
+    usual = sum(0 in one.scan.label_values for one in read)
+    return [
+        _label_fault(
+            "warning",
+            one,
+            "no background",
+            f"holds no 0, the value of the background, as {usual} of {count(len(read), 'label')} do; it holds "
+            f"{first_of(one.scan.label_values, 5)}",
+            "fine if every voxel belongs to a structure; otherwise its values are shifted (by an intercept in its "
+            "header?): subtract what was added",
+        )
+        for one in read
+        if usual and 0 not in one.scan.label_values and not is_picture(Path(one.scan.label or ""))
     ]
 
 
