@@ -236,6 +236,25 @@ def test_segmentations_that_cover_parts_of_a_scan_are_scored_as_the_whole_ones(t
     assert scores[0]["overall"] == scores[1]["overall"]
 
 
+def test_two_label_maps_of_one_scan_are_refused(tmp_path: Path):
+    work = make_work(tmp_path, {"a": label_map(), "b": label_map()})
+    volume.write_volume(label_map(1), AFFINE, work / "predictions" / "a.nii")
+    with pytest.raises(UsageError, match=r"a has 2 label maps in \S+predictions: a\.nii, a\.nii\.gz"):
+        evaluate(work)
+
+
+def test_references_that_lie_beside_their_scans(tmp_path: Path):
+    """A folder of scans and labels, as the layout ``flat`` reads it: the scan itself is no label map."""
+    for name, shift in (("a", 0), ("b", 1)):
+        volume.write_volume(label_map(), AFFINE, tmp_path / "made" / f"{name}.nii.gz")
+        volume.write_volume(label_map(shift), AFFINE, tmp_path / "scans" / f"{name}_seg.nii.gz")
+        volume.write_volume(label_map() * 9, AFFINE, tmp_path / "scans" / f"{name}.nii.gz")
+    summary = evaluate(tmp_path / "made", tmp_path / "scans")
+    assert list(summary["protocols"]["default"]["structures"]) == ["label 1", "label 3"]
+    with (tmp_path / "made" / "evaluation" / "per_case.csv").open(encoding="utf-8") as stream:
+        assert [float(row["dice"]) == 1 for row in csv.DictReader(stream)] == [True, True, False, False]
+
+
 @pytest.mark.parametrize(("seen", "says"), [(["c", "b"], True), (["c"], False), ([], False)])
 def test_transductive_is_said(tmp_path: Path, seen: list[str], says: bool, capsys: pytest.CaptureFixture[str]):
     facts = {

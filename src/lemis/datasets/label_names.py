@@ -95,8 +95,9 @@ def pairs(images: Sequence[Path], labels: Sequence[Path]) -> dict[str, Path]:
 def references(folder: Path, ids: Collection[str]) -> dict[str, Path]:
     """Reference label maps of a folder by the scan that they are of.
 
-    A file is named like its scan, or like it with ``_seg``, ``-label``, ``_0000`` and the like at its end; one that is
-    named exactly like it goes before others.
+    A file is named like its scan, or like it with ``_seg``, ``-label``, ``_0000`` and the like at its end. Where its
+    name tells of one that it is a label, the one that is named like the scan is the scan, which lies beside it, as in
+    the layout ``flat``; otherwise the one that is named exactly like the scan goes before others.
 
     Args:
         folder: Of label maps.
@@ -110,8 +111,9 @@ def references(folder: Path, ids: Collection[str]) -> dict[str, Path]:
         stem = stem_of(file).removesuffix(".seg")
         found.setdefault(next((name for name in names_in(stem, numbered=True) if name in ids), stem), []).append(file)
     for name, files in found.items():
-        exact = [file for file in files if stem_of(file).removesuffix(".seg") == name]
-        found[name] = exact or files
+        chosen = labels_among(files) or files
+        exact = [file for file in chosen if stem_of(file).removesuffix(".seg") == name]
+        found[name] = exact or chosen
         if len(found[name]) > 1:
             raise UsageError(
                 f"{name} has {len(found[name])} references: {', '.join(file.name for file in found[name])}",

@@ -123,10 +123,20 @@ def label_suffix(path: Path) -> str:
 
 
 def maps_by_scan(folder: Path) -> dict[str, Path]:
-    """The label maps of a folder itself by the scan that they are named by, in order of name; none of no folder."""
-    inside = sorted(folder.iterdir()) if folder.is_dir() else ()
-    files = (path for path in inside if path.is_file() and suffix_of(path))
-    return {path.name[: -len(suffix_of(path))].removesuffix(".seg"): path for path in files}
+    """The label maps of a folder itself by the scan that they are named by, in order of name; none of no folder.
+
+    Of several of one scan, the last.
+    """
+    return {scan: files[-1] for scan, files in all_maps_by_scan(folder).items()}
+
+
+def all_maps_by_scan(folder: Path) -> dict[str, list[Path]]:
+    """As ``maps_by_scan``, with every file of each scan."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_file() and suffix_of(path):
+            found.setdefault(path.name[: -len(suffix_of(path))].removesuffix(".seg"), []).append(path)
+    return found
 
 
 def stamp(path: Path, *, moved_is_other: bool = True) -> str:

@@ -13,7 +13,7 @@ from lemis.datasets import index as indexing
 from lemis.datasets.identity import subject_of
 from lemis.errors import UsageError, shown
 from lemis.formats import labels as label_maps
-from lemis.formats.paths import is_picture, maps_by_scan
+from lemis.formats.paths import all_maps_by_scan, is_picture
 from lemis.work_files.predictions import Predictions
 
 
@@ -154,9 +154,21 @@ def without_millimetres(cases: Sequence[Case], record: Predictions) -> str | Non
 
 
 def _label_maps(folder: Path) -> dict[str, Path]:
-    """Label maps of a folder by scan id."""
+    """Label maps of a folder by scan id.
+
+    Raises:
+        UsageError: There is no such folder, or two files of it are of one scan.
+    """
     refuse_no_folder(folder)
-    return maps_by_scan(folder)
+    found = all_maps_by_scan(folder)
+    for scan, files in found.items():
+        if len(files) > 1:
+            raise UsageError(
+                f"{scan} has {len(files)} label maps in {folder}: {', '.join(file.name for file in files)}",
+                allowed="one label map of each scan",
+                next=f"move the others out of {folder}",
+            )
+    return {scan: files[0] for scan, files in found.items()}
 
 
 def _made_by(
