@@ -43,9 +43,11 @@ def plan_of(tmp_path: Path, **changed: Any) -> Plan:
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
-def test_the_default_plan_compares_the_presets_method_with_none() -> None:
+def test_the_default_plan_compares_what_fit_does_with_less() -> None:
     plan = load_plan()
-    assert [(row.method, row.backbone) for row in plan.rows] == [("scratch", "unet2d"), ("pcl", "unet2d")]
+    assert [(row.method, row.backbone, row.semi) for row in plan.rows] == [
+        ("scratch", "unet2d", None), ("pcl", "unet2d", None), ("pcl", "unet2d", "fixmatch")
+    ]  # fmt: skip
     assert (plan.baseline, plan.labelled, plan.folds) == ("scratch", "auto", "all")
     assert load_plan(overrides=["preset=paper/sal-acdc"]).rows[1].title == "sal"
 
@@ -237,6 +239,42 @@ def test_one_pretraining_serves_all_labels_and_where_transductive_all_folds(tmp_
     assert not any(use.transductive for use in grid_of(inductive).uses)
     assert not any(use.transductive for use in grid_of(plan, there=material()).uses)
     assert kinds(grid_of(inductive, there=material())) == (1, 8)
+
+
+def test_a_row_may_ask_for_the_way_of_the_preset(tmp_path: Path) -> None:
+    rows = ["scratch", {"method": "preset"}, {"method": "preset", "semi": "preset"}]
+    named = tmp_path / "named.yaml"
+    named.write_text("method: pcl\nsemi: entropy\nvolumes: {method: scratch, semi: none}\n", encoding="utf-8")
+    found = plan_of(tmp_path, preset=str(named), rows=rows)
+    assert [(row.title, row.semi) for row in found.rows] == [
+        ("scratch", None), ("pcl", None), ("pcl + entropy", "entropy")
+    ]  # fmt: skip
+    assert [row.title for row in plan_of(tmp_path, preset="tiny", rows=rows).rows] == ["scratch", "sal"], (
+        "it names none"
+    )
+    volumes = [rows[0], {"method": "preset", "backbone": "unet3d", "semi": "preset"}]
+    assert [row.title for row in plan_of(tmp_path, preset=str(named), rows=volumes).rows] == ["scratch"]
+
+
+def test_the_way_of_the_preset_is_left_out_where_all_are_labelled(tmp_path: Path) -> None:
+    named = tmp_path / "named.yaml"
+    named.write_text("method: scratch\nsemi: entropy\n", encoding="utf-8")
+    rows = ["scratch", {"method": "scratch", "semi": "preset"}]
+    labelled = [scan for scan in SCANS if scan.label]
+    all_labelled = Material(
+        {"prepared": {}}, {scan.id: scan.subject for scan in labelled}, material().image, material().label
+    )
+    plan = plan_of(tmp_path, preset=str(named), rows=rows, labelled=[2, "all"], folds=[0])
+    found: dict[tuple[str, int], str] = {}
+    for use in cells.expand(plan, ways(plan), places(plan, labelled, None), all_labelled, None).uses:
+        found[use.row, use.labelled] = use.cell
+    most = max(number for _, number in found)
+    assert found["scratch + entropy", most] == found["scratch", most]
+    assert found["scratch + entropy", 2] != found["scratch", 2]
+    asked = plan_of(tmp_path, preset=str(named), rows=["scratch", {"method": "scratch", "semi": "entropy"}], folds=[0],
+                    labelled=["all"])  # fmt: skip
+    with pytest.raises(UsageError, match="--semi entropy without an unlabelled scan"):
+        cells.expand(asked, ways(asked), places(asked, labelled, None), all_labelled, None)
 
 
 def test_rows_with_equal_pretraining_share_it(tmp_path: Path) -> None:

@@ -163,11 +163,12 @@ def expand(
     questions: dict[str, Question] = {}
     trained_by: dict[str, str] = {}  # run -> the cell that comes first
     for seed in plan.seeds:
-        for way in ways:
+        for row in ways:
             own = [place for place in places if place.seed == seed]
-            waiting = deque(own if way.row.suggest is None else starts(way.row, own))
+            waiting = deque(own if row.row.suggest is None else starts(row.row, own))
             while waiting:
                 place = waiting.popleft()
+                way = _where_unlabelled(row, place, here)
                 before = Begun(
                     _pretraining_cell(plan, way.row.title, way.pretraining, place, here, there),
                     _pretraining_cell(plan, f"{way.row.title}, second network", way.second, place, here, there),
@@ -266,6 +267,13 @@ def _teacher(way: Way) -> Way:
     return way._replace(row=row, finetuning=way.finetuning.labels_alone(), predict={})
 
 
+def _where_unlabelled(way: Way, place: Place, here: Material) -> Way:
+    """The same, on labels alone where only the preset named a way to use unlabelled scans, and there is none."""
+    if not way.row.semi_is_preset or _unlabelled(way, place, here):
+        return way
+    return way._replace(finetuning=way.finetuning.labels_alone())
+
+
 def _sees_test(way: Way) -> bool:
     return way.finetuning.semi is not None and way.finetuning.pool.transductive
 
@@ -278,11 +286,15 @@ def _pool(way: Way, place: Place, here: Material) -> list[str]:
     """
     if way.finetuning.semi is None:
         return []
+    found = _unlabelled(way, place, here)
+    pool.refuse_empty(found, way.finetuning.semi, f", in row {way.row.title!r} with {place.labelled} labelled")
+    return found
+
+
+def _unlabelled(way: Way, place: Place, here: Material) -> list[str]:
     scans = [(subject, id in here.label) for id, subject in here.subject_of.items()]
-    chosen = pool.chosen(scans, place.split, way.finetuning.pool)
-    pool.refuse_empty(chosen, way.finetuning.semi, f", in row {way.row.title!r} with {place.labelled} labelled")
     ids = list(here.subject_of)
-    return [ids[i] for i in chosen]
+    return [ids[i] for i in pool.chosen(scans, place.split, way.finetuning.pool)]
 
 
 def _finetuning_cell(plan: Plan, way: Way, place: Place, here: Material, before: Begun) -> Cell:

@@ -30,7 +30,7 @@ from lemis.preparation.settings import Settings as Preparation
 from lemis.settings import Seed, merge, of_dims, parse_overrides, resolve
 from lemis.training import pairing, predicting, run_settings
 
-PRESETS_METHOD = "preset"  # as a row: the method that the preset names
+PRESETS = "preset"  # as the method or the `semi` of a row: the one that the preset names
 
 Count = Annotated[int, Field(gt=0)]
 Number = Annotated[int, Field(ge=0)]
@@ -44,7 +44,10 @@ class Row:
     method: str  # file name in ``methods/``, a dotted name, ``scratch``, or ``preset``: the one the preset names
     backbone: str | None = None  # by default the preset's, else the method's
     auxiliary: str | None = None  # an extra loss in fine-tuning; none by default, whatever the preset names
-    semi: str | None = None  # a way to use unlabelled scans in fine-tuning; none by default, whatever the preset names
+    semi: str | None = (
+        None  # a way to use unlabelled scans in fine-tuning; none by default, ``preset``: the one it names
+    )
+    semi_is_preset: bool | None = None  # true: on labels alone where no scan is without a label; set by ``preset``
     second: str | None = None  # the method that a second network is pre-trained with; by default it begins as the first
     suggest: Rounds | None = None  # how it comes to its labelled subjects (rounds.py); by default they are drawn
     settings: dict[str, Any] = field(default_factory=dict)  # pretrain, method, backbone, finetune, auxiliary, semi
@@ -121,9 +124,10 @@ def load_plan(
         raise UsageError(
             f"rows of plan {name}: {shown(rows)}", allowed="a list of methods", next="rows: [scratch, pcl]"
         )
-    sections = _sections(tree.get("preset", "small"), tree.get("settings"))
     single = tree.get("kind") == "single"
-    tree["rows"] = [_row(row, {} if single else sections, single=single) for row in rows]
+    named = {} if single else _named(tree.get("preset", "small"), tree.get("settings"))
+    found = (_row(row, named, single=single) for row in rows)
+    tree["rows"] = [row for row in found if row is not None]
     plan = resolve(Plan, tree)
     titles = [row.title for row in plan.rows]
     plan = dataclasses.replace(plan, baseline=plan.baseline or titles[0])
@@ -147,7 +151,7 @@ def load_plan(
 
 def sections(plan: Plan) -> dict[str, Any]:
     """Preset and the plan's own settings, as one tree. A row names its method and extra loss itself."""
-    return _sections(plan.preset, plan.settings)
+    return _nameless(_named(plan.preset, plan.settings))
 
 
 def ways(plan: Plan, load: run_settings.Loader = plugins.load) -> tuple[Way, ...]:
@@ -229,7 +233,7 @@ def _images(plan: Plan, found: Sequence[Way]) -> tuple[Preparation, detection.Se
     return asked[first]
 
 
-def _sections(preset: Any, settings: Any) -> dict[str, Any]:
+def _named(preset: Any, settings: Any) -> dict[str, Any]:
     if preset is not None and not isinstance(preset, str):
         raise UsageError(
             f"preset: {shown(preset)}",
@@ -242,16 +246,17 @@ def _sections(preset: Any, settings: Any) -> dict[str, Any]:
             allowed="sections over the preset",
             next="settings: {finetune: {steps: 400}}",
         )
-    return _nameless(run_settings.base(preset, None, settings))
+    return run_settings.base(preset, None, settings)
 
 
 def _nameless(tree: Mapping[str, Any]) -> dict[str, Any]:
-    # The preset's extra loss would be one of every row; its method is asked for by the row `preset`.
+    # The preset's extra loss would be one of every row; its method and its `semi` are asked for by `preset`.
     kept = {key: value for key, value in tree.items() if key not in ("auxiliary", "semi")}
     return kept | ({"volumes": _nameless(kept["volumes"])} if "volumes" in kept else {})
 
 
-def _row(given: Any, tree: Mapping[str, Any], *, single: bool) -> dict[str, Any]:
+def _row(given: Any, named: Mapping[str, Any], *, single: bool) -> dict[str, Any] | None:
+    """None where it asks for the way of a preset that names none, and so would be another row once more."""
     row = {"method": given} if isinstance(given, str) else given
     if isinstance(row, Mapping) and row.get("external") is not None:
         return external_rows.row(row, single=single)
@@ -268,10 +273,14 @@ def _row(given: Any, tree: Mapping[str, Any], *, single: bool) -> dict[str, Any]
     if single:
         plugins.outlined("single", row["method"])
         return {"title": row["method"], **row}
-    asked = None if row["method"] == PRESETS_METHOD else row["method"]
+    asked = None if row["method"] == PRESETS else row["method"]
     settings = row.get("settings", {})
     own = {key: value for key, value in settings.items() if key == "backbone"} if isinstance(settings, dict) else {}
-    row["method"], row["backbone"] = run_settings.choose(asked, row.get("backbone"), tree, own)
+    row["method"], row["backbone"] = run_settings.choose(asked, row.get("backbone"), _nameless(named), own)
+    if row.get("semi") == PRESETS:
+        row["semi"], row["semi_is_preset"] = run_settings.semi_of(named, row["backbone"], own), True
+        if row["semi"] is None:
+            return None
     beside = [row[key] for key in ("auxiliary", "semi") if row.get(key)]
     if row.get("second"):
         plugins.outlined("methods", row["second"])

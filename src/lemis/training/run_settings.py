@@ -217,6 +217,13 @@ def dims_of(backbone: str, tree: Mapping[str, Any], overrides: Sequence[str] | M
     return int(getattr(settings, "dims", getattr(plugins.outlined("backbones", backbone), "DIMS", (2,))[0]))
 
 
+def semi_of(
+    tree: Mapping[str, Any], backbone: str, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> str | None:  # fmt: skip
+    """The way to use unlabelled scans that a preset names for a network, if it names one."""
+    return beside.way(None, for_network(tree, backbone, overrides).get("semi"), None)[0]
+
+
 def choose(
     method: str | None,
     backbone: str | None,
