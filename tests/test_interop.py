@@ -42,7 +42,7 @@ def folder(prepared_work: Path, phantom_scans: Path, tmp_path_factory: pytest.Te
     here = tmp_path_factory.mktemp("interop")
     work = Path(shutil.copytree(prepared_work, here / "work"))
     before = lemis.pretrain(work, method="pcl", name="pcl", preset="tiny", overrides=FEW, device="cpu")
-    lemis.finetune(work, pretrained=before, name="pcl-m4-all", preset="tiny", overrides=FEW, device="cpu")
+    lemis.finetune(work, pretrained=before, name="pcl-fixmatch-m4-all", preset="tiny", overrides=FEW, device="cpu")
     (here / "new").mkdir()
     shutil.copy(phantom_scans / "imagesTr" / "heart_004_0000.nii.gz", here / "new")
     theirs = unet2d.Backbone(unet2d.Settings(base_width=16), in_channels=1, num_classes=2)
@@ -74,7 +74,7 @@ def _dicom(here: Path) -> None:
     if find_spec("highdicom") is None:
         return
     series = segs.write_series(here / "dicom" / "p1" / "MR", (40, 40, 5))
-    masks = lemis.predict(here / "work" / "runs" / "pcl-m4-all", inputs=here / "dicom", output=here / "masks-mr",
+    masks = lemis.predict(here / "work" / "runs" / "pcl-fixmatch-m4-all", inputs=here / "dicom", output=here / "masks-mr",
                           device="cpu")  # fmt: skip
     header = volume.read_header(series)
     corrected = np.zeros(header.canonical_shape, np.uint8)
@@ -106,7 +106,7 @@ def test_a_command_of_the_page_runs(words: list[str], folder: Path, monkeypatch:
 @pytest.mark.slow
 def test_the_code_of_the_page_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    lemis.export(Path("work/runs/pcl-m4-all"), output=Path("out/torch"))
+    lemis.export(Path("work/runs/pcl-fixmatch-m4-all"), output=Path("out/torch"))
     (code,) = PAGE.read_text(encoding="utf-8").split("```python\n")[1:]
     scope = {"images": torch.randn(2, 1, 32, 48)}
     path = list(sys.path)

@@ -198,7 +198,7 @@ COMMANDS: Mapping[str, Command] = {
     "export": Command(
         panel=WEIGHTS,
         summary="For other programs: the network of a run (PyTorch, ONNX, MONAI), or label maps as DICOM SEG.",
-        epilog="Example: lemis export work/runs/pcl-m4-all -o heart-network/ --to torch",
+        epilog="Example: lemis export work/runs/pcl-fixmatch-m4-all -o heart-network/ --to torch",
         prints=str,
         is_heavy=True,
         metavars={"run": "RUN"},

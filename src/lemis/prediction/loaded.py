@@ -2,7 +2,7 @@
 
     run = lemis.load("work/runs/pcl")
     maps, pooled = run.features("scan.nii.gz")      # what the encoder makes of a scan
-    lemis.load("work/runs/pcl-m4-all").predict("scan.nii.gz").save("mask.nii.gz")
+    lemis.load("work/runs/pcl-fixmatch-m4-all").predict("scan.nii.gz").save("mask.nii.gz")
 
 ``run.network`` is an ordinary ``torch.nn.Module``; what else it promises is in ``lemis.contracts.Backbone``.
 """
