@@ -74,8 +74,8 @@ def _dicom(here: Path) -> None:
     if find_spec("highdicom") is None:
         return
     series = segs.write_series(here / "dicom" / "p1" / "MR", (40, 40, 5))
-    masks = lemis.predict(here / "work" / "runs" / "pcl-fixmatch-m4-all", inputs=here / "dicom", output=here / "masks-mr",
-                          device="cpu")  # fmt: skip
+    run = here / "work" / "runs" / "pcl-fixmatch-m4-all"
+    masks = lemis.predict(run, inputs=here / "dicom", output=here / "masks-mr", device="cpu")
     header = volume.read_header(series)
     corrected = np.zeros(header.canonical_shape, np.uint8)
     corrected[10:20, 10:20, 1:4] = 1
