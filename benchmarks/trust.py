@@ -73,6 +73,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1], help="numbers of the sets of labelled subjects")
     parser.add_argument("--labelled", type=int, default=6, help="subjects")
     parser.add_argument("--steps", type=int, default=250, help="of fine-tuning")
+    parser.add_argument("--semi", default=LABELS_ALONE, help="of fine-tuning; its pool are the scans that are tested")
     parser.add_argument("--tested", type=int, default=30, help="subjects beside the labelled ones")
     parser.add_argument("--others", type=Path, nargs="*", default=[], help="data sets of other scanners or organs")
     return parser
@@ -286,10 +287,10 @@ def trained(scans: Path, folder: Path, seed: int, given: argparse.Namespace) -> 
     check(own, output=work)
     prepare(work, settings=resolve(Preparation, {**load_preset("small")["prepare"], "spacing_mm": 3.0}))
     runs = [
-        finetune(  # on labels alone: the pool would be the very scans that are tested
+        finetune(
             work,
             fold=fold,
-            semi=LABELS_ALONE,
+            semi=given.semi,
             preset="small",
             overrides=(*SMALLER, f"steps={given.steps}"),
             seed=seed,
