@@ -253,7 +253,10 @@ def test_a_row_may_ask_for_the_way_of_the_preset(tmp_path: Path) -> None:
         "it names none"
     )
     volumes = [rows[0], {"method": "preset", "backbone": "unet3d", "semi": "preset"}]
-    assert [row.title for row in plan_of(tmp_path, preset=str(named), rows=volumes).rows] == ["scratch"]
+    assert [row.title for row in plan_of(tmp_path, preset=str(named), rows=volumes).rows] == [
+        "scratch",
+        "scratch (unet3d)",
+    ]
 
 
 def test_the_way_of_the_preset_is_left_out_where_all_are_labelled(tmp_path: Path) -> None:

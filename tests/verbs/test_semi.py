@@ -21,6 +21,7 @@ from lemis.preparation.store import Store, open_store
 from lemis.runs import material
 from lemis.runs.run import load_model
 from lemis.settings import load_preset, resolve
+from lemis.training import run_settings
 from lemis.training.guards import Signals
 from lemis.verbs.check import check
 from lemis.verbs.finetune import finetune
@@ -224,6 +225,25 @@ def test_the_way_of_a_preset_gives_way_to_what_is_asked_for(
     assert tune(all_labelled, *overrides, settings_file=file, **given) == asked, "the same run"
 
 
+def test_an_extra_loss_in_a_settings_file_goes_before_the_way_of_the_preset() -> None:
+    tree = {"semi": "entropy", "auxiliary": "voxel_siamese"}
+    found = run_settings.finetuning("unet2d", tree, ())
+    assert (found.auxiliary, found.semi) == ("voxel_siamese", None)
+
+
+def test_settings_of_a_way_ask_for_it(all_labelled: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("semi: entropy\n", encoding="utf-8")
+    for more, said in (
+        ({"labelled": None}, "--semi entropy without an unlabelled scan"),
+        ({"auxiliary": "voxel_siamese"}, "--semi entropy with --auxiliary voxel_siamese"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            tune(all_labelled, "semi.weight=0.5", settings_file=file, **more)
+    with pytest.raises(UsageError, match="deep_supervision=true with --semi entropy"):
+        tune(all_labelled, "semi.weight=0.5", "objective.deep_supervision=true", settings_file=file)
+
+
 def test_what_is_typed_does_not_give_way(all_labelled: Path) -> None:
     with pytest.raises(UsageError, match="--semi entropy without an unlabelled scan"):
         tune(all_labelled, semi="entropy", labelled=None)
@@ -300,7 +320,7 @@ def test_fit_leaves_out_the_way_of_a_preset_that_has_no_unlabelled_scan(
     )  # fmt: skip
     assert [run.name for run in (tmp_path / "work" / "runs").iterdir()] == ["scratch-m2-fold0"]
     said = " ".join(capsys.readouterr().err.split())
-    assert "no scan of training is without a label, so the preset's entropy is left out: labels alone" in said
+    assert "no scan of training is without a label, so entropy, which the preset names, is left out" in said
 
 
 @pytest.mark.parametrize("transductive", [False, True])

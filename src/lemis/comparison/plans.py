@@ -126,8 +126,7 @@ def load_plan(
         )
     single = tree.get("kind") == "single"
     named = {} if single else _named(tree.get("preset", "small"), tree.get("settings"))
-    found = (_row(row, named, single=single) for row in rows)
-    tree["rows"] = [row for row in found if row is not None]
+    tree["rows"] = _rows(rows, named, single=single)
     plan = resolve(Plan, tree)
     titles = [row.title for row in plan.rows]
     plan = dataclasses.replace(plan, baseline=plan.baseline or titles[0])
@@ -255,8 +254,17 @@ def _nameless(tree: Mapping[str, Any]) -> dict[str, Any]:
     return kept | ({"volumes": _nameless(kept["volumes"])} if "volumes" in kept else {})
 
 
-def _row(given: Any, named: Mapping[str, Any], *, single: bool) -> dict[str, Any] | None:
-    """None where it asks for the way of a preset that names none, and so would be another row once more."""
+def _rows(given: Sequence[Any], named: Mapping[str, Any], *, single: bool) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for one in given:
+        row = _row(one, named, single=single)
+        # Where the preset names no way, a row that asks for it is one that is there already, in most plans.
+        if not (isinstance(one, Mapping) and one.get("semi") == PRESETS and row in found):
+            found.append(row)
+    return found
+
+
+def _row(given: Any, named: Mapping[str, Any], *, single: bool) -> dict[str, Any]:
     row = {"method": given} if isinstance(given, str) else given
     if isinstance(row, Mapping) and row.get("external") is not None:
         return external_rows.row(row, single=single)
@@ -278,9 +286,9 @@ def _row(given: Any, named: Mapping[str, Any], *, single: bool) -> dict[str, Any
     own = {key: value for key, value in settings.items() if key == "backbone"} if isinstance(settings, dict) else {}
     row["method"], row["backbone"] = run_settings.choose(asked, row.get("backbone"), _nameless(named), own)
     if row.get("semi") == PRESETS:
-        row["semi"], row["semi_is_preset"] = run_settings.semi_of(named, row["backbone"], own), True
-        if row["semi"] is None:
-            return None
+        way = run_settings.semi_of(named, row["backbone"], own)
+        del row["semi"]
+        row |= {"semi": way, "semi_is_preset": True} if way else {}
     beside = [row[key] for key in ("auxiliary", "semi") if row.get(key)]
     if row.get("second"):
         plugins.outlined("methods", row["second"])

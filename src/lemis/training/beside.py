@@ -30,17 +30,22 @@ class Beside(Protocol):
         """A way to use unlabelled scans."""
 
 
-def way(typed: str | None, preset: object, auxiliary: str | None) -> tuple[str | None, bool]:
-    """The way to use unlabelled scans, and whether only the preset names it: then it gives way to what does not fit.
+def way(
+    typed: str | None, preset: object, auxiliary: str | None = None, *, settings_typed: bool = False
+) -> tuple[str | None, bool]:
+    """The way to use unlabelled scans, and whether nobody typed it: then it gives way to what does not go with it.
 
     Args:
         typed: By name; ``none`` for none, whatever the preset names.
-        preset: What the preset names, if it names one.
-        auxiliary: The extra loss, as typed.
+        preset: What the preset or the settings file names, if it names one.
+        auxiliary: The extra loss.
+        settings_typed: Settings of the way were, which asks for it.
     """
-    if typed is not None or preset is None or preset == LABELS_ALONE or auxiliary is not None:
+    if typed is not None or preset is None or preset == LABELS_ALONE:
         return None if typed == LABELS_ALONE else typed, False
-    return str(preset), True
+    if auxiliary is not None and not settings_typed:
+        return None, False
+    return str(preset), not settings_typed
 
 
 def refuse_contradictions(
@@ -138,8 +143,8 @@ def expect_pseudo_labels(work: Path, folder: Path | None, semi: str | None, load
         raise UsageError(
             f"--semi {semi} without label maps of the unlabelled scans",
             allowed="--pseudo-labels FOLDER, which lemis predict has written with a network trained on labels alone",
-            next=f"this command without --semi, which trains that network; lemis predict {work}/runs/NAME -o {there}; "
-            f"then this command with --pseudo-labels {there}. lemis fit --semi {semi} does all that",
+            next=f"this command with --semi {LABELS_ALONE}, which trains that network; lemis predict {work}/runs/NAME "
+            f"-o {there}; then this command with --pseudo-labels {there}. lemis fit --semi {semi} does all that",
         )
     if folder is not None and not taught:
         names = [name for name in plugins.names("semi") if plugins.describe("semi", name).get("pseudo_labels")]

@@ -52,5 +52,5 @@ def refuse_empty(pool: Iterable[object], semi: str, where: str = "") -> None:
 
 
 def said_without(semi: str | None) -> str:
-    """That the way of a preset is left out, as there is no unlabelled scan."""
-    return f"note: no scan of training is without a label, so the preset's {semi} is left out: labels alone"
+    """That a way which nobody typed is left out, as there is no unlabelled scan."""
+    return f"note: no scan of training is without a label, so {semi}, which the preset names, is left out: labels alone"

@@ -115,12 +115,11 @@ class Finetuning:
         """The same without unlabelled scans: how the teacher of a way that wants one is trained."""
         return replace(self, semi=None, semi_settings=None, pool=pool.Settings(), semi_is_preset=False)
 
-    def with_pool(self, unlabelled: Sequence[object], where: str = "") -> Finetuning:
-        """The same where there are unlabelled scans; without any, on labels alone if only the preset named the way.
+    def with_pool(self, unlabelled: Sequence[object]) -> Finetuning:
+        """The same where there are unlabelled scans; without any, on labels alone if nobody typed the way.
 
         Args:
             unlabelled: Of the pool.
-            where: In which row and column, where there are several.
 
         Raises:
             UsageError: There is none, and the way was asked for.
@@ -128,7 +127,7 @@ class Finetuning:
         if self.semi is None or unlabelled:
             return self
         if not self.semi_is_preset:
-            pool.refuse_empty(unlabelled, self.semi, where)
+            pool.refuse_empty(unlabelled, self.semi)
         return self.labels_alone()
 
 
@@ -221,7 +220,7 @@ def semi_of(
     tree: Mapping[str, Any], backbone: str, overrides: Sequence[str] | Mapping[str, Any] = ()
 ) -> str | None:  # fmt: skip
     """The way to use unlabelled scans that a preset names for a network, if it names one."""
-    return beside.way(None, for_network(tree, backbone, overrides).get("semi"), None)[0]
+    return beside.way(None, for_network(tree, backbone, overrides).get("semi"))[0]
 
 
 def choose(
@@ -431,7 +430,7 @@ def finetuning(
             ``semi.<key>=...``.
         auxiliary: File name in ``auxiliary/``, or a dotted name; by default what ``tree`` names, if it names one.
         semi: File name in ``semi/``, or a dotted name; ``none`` for none; by default what ``tree`` names, if it names
-            one, unless an extra loss or losses on inner maps were asked for, which do not go with it.
+            one, unless there is an extra loss, or losses on inner maps, which do not go with it.
         prefix: What the user typed before the keys of schedule and objective, for messages.
         load: ``plugins.outlined`` where the settings are only to be refused, not used.
 
@@ -442,9 +441,9 @@ def finetuning(
     given = dict(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
     dims = dims_of(backbone, tree, given)
     tree = of_dims(tree, dims)
-    semi, semi_is_preset = beside.way(semi, tree.get("semi"), auxiliary)
-    auxiliary = auxiliary or tree.get("auxiliary")
     backbone_given, auxiliary_given, semi_given = (below(given, key) for key in ("backbone", "auxiliary", "semi"))
+    auxiliary = auxiliary or tree.get("auxiliary")
+    semi, semi_is_preset = beside.way(semi, tree.get("semi"), auxiliary, settings_typed=bool(semi_given))
     beside.refuse_contradictions(auxiliary, semi, auxiliary_given, semi_given)
     own = {key: value for key, value in given.items() if key not in ("backbone", "auxiliary", "semi")}
     refuse_section(own, "finetune")

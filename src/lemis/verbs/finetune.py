@@ -302,7 +302,8 @@ class _Tuning(NamedTuple):
     @property
     def unmarked(self) -> list[str]:
         """Structures of the data set that no label marks that it is trained on."""
-        return [name for number, name in enumerate(self.store.label_names) if number and number not in self.marked]
+        marked = self.marked
+        return [name for number, name in enumerate(self.store.label_names) if number and number not in marked]
 
     @property
     def field_of_view(self) -> MeasuredField | None:
@@ -349,10 +350,10 @@ def _brought_up_to_date(path: Path, tuning: _Tuning, beginning: _Beginning, pref
             allowed="at least one labelled subject to train on",
             next="label a scan, or choose another --fold",
         )
-    guards.refuse_nothing_marked(tuning.sides.labelled_subjects, bool(tuning.marked))
     was = material.read(path)
     now = tuning.trained_on(was)
     if was is None or not is_done(path) or material.changes(was, now):
+        guards.refuse_nothing_marked(tuning.sides.labelled_subjects, bool(tuning.marked))
         _train(path, tuning, beginning, now, prefix)
     elif folders.is_current(was, now):
         told.nothing_to_do(path)

@@ -157,6 +157,8 @@ def _with_pools(index: Index, splits: Splits, way: WholeWay) -> WholeWay:
     for _, split in splits:
         tuning = tuning.with_pool(pool.chosen(scans, split, tuning.pool))
     if tuning.semi != way.finetuning.semi:
+        if way.second is not None:
+            beside.refuse_second(way.second.method, tuning.semi, plugins.load)
         messages().print(pool.said_without(way.finetuning.semi))
     return replace(way, finetuning=tuning)
 
