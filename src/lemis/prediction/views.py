@@ -85,15 +85,16 @@ def agreement(
     slabs = [[probabilities([one], view, facts, device, patch_px, settings) for one in networks] for view in seen]
     counted: list[agreement_of_maps.Agreement] = []
     for views in zip(*(zip(*each, strict=True) for each in slabs), strict=True):  # of one plan, so all end together
-        counted = counted or [agreement_of_maps.Agreement(len(VIEWS), views[0][0].shape[0]) for _ in (*networks, None)]
-        labels = []  # of each view by each network, and by all
+        labels = []  # of each view by each network, and by all of several
         for number, (grid, each) in enumerate(zip(grids, views, strict=True)):
             home = [grid.back(slab) if number else slab for slab in each]
-            labels.append([_labels(one) for one in (*home, torch.stack(home).mean(0))])
+            mean = [torch.stack(home).mean(0)] if len(home) > 1 else []
+            labels.append([_labels(one) for one in (*home, *mean)])
+        counted = counted or [agreement_of_maps.Agreement(len(VIEWS), views[0][0].shape[0]) for _ in labels[0]]
         for one, maps in zip(counted, zip(*labels, strict=True), strict=True):
             one.add(np.stack(maps))
-    *alone, together = [Agreed(1 - one.disagreement(), one.in_all(), one.apart()) for one in counted]
-    return Agreement(alone, together)
+    found = [Agreed(1 - one.disagreement(), one.in_all(), one.apart()) for one in counted]
+    return Agreement(found[: len(networks)], found[-1])  # one network is its own ensemble
 
 
 def _labels(slab: Tensor) -> NDArray[np.uint8]:
