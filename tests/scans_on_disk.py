@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel
@@ -23,15 +24,19 @@ def affine_of(permutation: tuple[int, ...], signs: tuple[int, ...], spacing: tup
     return affine
 
 
-def write_itk(array: np.ndarray, affine: np.ndarray, path: Path) -> None:
-    """As NRRD or MetaImage: ITK's own axes and LPS."""
+def write_itk(
+    array: np.ndarray, affine: np.ndarray, path: Path, said: Mapping[str, str] | None = None, *, packed: bool = False
+) -> None:
+    """As NRRD or MetaImage: ITK's own axes and LPS; with further fields of its header, packed or not."""
     lps = np.diag([-1, -1, 1, 1]) @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(lps[:3, 3].tolist())
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
-    sitk.WriteImage(image, str(path))
+    for key, value in (said or {}).items():
+        image.SetMetaData(key, value)
+    sitk.WriteImage(image, str(path), useCompression=packed)
 
 
 def write(array: np.ndarray, affine: np.ndarray, path: Path) -> None:

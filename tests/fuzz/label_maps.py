@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
 from nibabel.affines import from_matvec
 
 from fuzz.harness import Case
+from scans_on_disk import write_itk
 
 SHAPE = (9, 8, 6)
 _NAMES = {"liver": 1, "spleen": 2}
@@ -194,7 +194,7 @@ def _write(path: Path, array: np.ndarray, affine: np.ndarray, stored: Stored) ->
             array, affine = np.flip(array, axis), affine @ from_matvec(np.diag(flip), end)
     array = np.ascontiguousarray(array).astype(np.uint8 if names else stored.kind)
     if path.suffix in (".nrrd", ".mha"):
-        _write_itk(path, array, affine, names)
+        write_itk(array, affine, path, _segments(names), packed=True)
     elif path.suffix == ".mgz":
         nibabel.save(nibabel.MGHImage(array.astype(np.int32 if array.dtype.kind == "i" else np.float32), affine), path)
     else:
@@ -205,14 +205,9 @@ def _write(path: Path, array: np.ndarray, affine: np.ndarray, stored: Stored) ->
         nibabel.save(image, path)
 
 
-def _write_itk(path: Path, array: np.ndarray, affine: np.ndarray, names: dict[str, int]) -> None:
-    lps = np.diag([-1, -1, 1, 1]) @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+def _segments(names: dict[str, int]) -> dict[str, str]:
+    """The fields of a .seg.nrrd that name its structures."""
+    found = {}
     for number, (name, value) in enumerate(names.items()):
-        image.SetMetaData(f"Segment{number}_Name", name)
-        image.SetMetaData(f"Segment{number}_LabelValue", str(value))
-    sitk.WriteImage(image, str(path), useCompression=True)
+        found |= {f"Segment{number}_Name": name, f"Segment{number}_LabelValue": str(value)}
+    return found
