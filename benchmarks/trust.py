@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from lemis.measure import anatomy
+from lemis.measure import anatomy, expected
 from lemis.measure.expected import Calibration, Expected, Held, risk_curve
 from lemis.measure.tables import markdown
 from lemis.preparation.settings import Settings as Preparation
@@ -83,7 +83,11 @@ def main() -> None:
     """Train, predict, and print the tables."""
     parser = arguments(__doc__)
     parser.add_argument("--labels", action="store_true", help="only: which labels themselves are flagged beside others")
+    parser.add_argument(
+        "--rise", type=float, default=expected.STEADIER, help="share that counts of what ensembles gain"
+    )
     given = parser.parse_args()
+    expected.STEADIER = given.rise
     if given.labels:
         print(markdown(flagged_labels(given.scans)))
         return
