@@ -15,7 +15,6 @@ from typing import Any
 
 import nibabel
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -26,8 +25,9 @@ from lemis.datasets.index import Index
 from lemis.datasets.scan_facts import scan_folder
 from lemis.measure import looks
 from lemis.measure.tables import markdown
-from lemis.prediction.inference import load_network
+from lemis.prediction import ensemble
 from lemis.prediction.new_scan import prepared
+from lemis.prediction.settings import Settings
 from lemis.preparation import exposure
 from lemis.preparation.settings import Settings as Preparation
 from lemis.quality.measuring import Measuring, described
@@ -53,11 +53,8 @@ def main() -> None:
 
 def judged(draw: Draw, scans: Path, others: Sequence[Path], seed: int) -> list[dict[str, object]]:
     """A line for each kind of scan."""
-    loaded = [load_network(run, torch.device("cpu")) for run in draw.runs]
-    models = [model for _, model in loaded]
-    measuring = Measuring(
-        draw.runs, [network for network, _ in loaded], models, torch.device("cpu"), (None, None), (), ()
-    )
+    networks = ensemble.load(draw.runs, lambda _: Settings(mirror=False), device="cpu")
+    models, measuring = networks.models, Measuring(networks, ())
     axes = None if models[0].frame is None else models[0].frame.axes
     own = frames.follow(index_file.load(draw.work / "index.json"), axes)
     measuring.learn(own)
@@ -71,7 +68,7 @@ def judged(draw: Draw, scans: Path, others: Sequence[Path], seed: int) -> list[d
         for scan in (scan for scan in index.scans if scan.id in ids):
             image, facts, _ = prepared(scan, index, resolve(Preparation, models[0].prepared))
             empty = np.zeros(facts.canonical_shape, np.uint8)
-            found = measuring.distances.of(image, facts, range(len(loaded)), set())
+            found = measuring.distances.of(image, facts, range(len(models)), set())
             like_labels = [one.looks() for one in labelled.values()]
             seen = described(image, facts, empty, models[0].label_names).looks()
             far += bool(known.unlike(found, None))

@@ -18,9 +18,9 @@ from lemis.datasets import index as indexing
 from lemis.errors import UsageError
 from lemis.formats import directions, volume
 from lemis.formats.volume import write_volume
+from lemis.prediction import ensemble
 from lemis.preparation import store
 from lemis.reporting import examples
-from lemis.verbs import predict as predict_verb
 from lemis.verbs.check import check
 from lemis.verbs.finetune import finetune
 from lemis.verbs.fit import fit
@@ -172,13 +172,13 @@ def test_scans_under_plain_headers_stay_in_the_order_of_the_body_axes(plain_work
 def seen_by(run: Path, monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> list[np.ndarray]:
     """The slices that a network is given in ``predict``."""
     given: list[np.ndarray] = []
-    through = predict_verb.predict_scan
+    through = ensemble.predict_scan
 
     def keep(networks: Any, slices: np.ndarray, *rest: Any) -> Any:
         given.append(np.asarray(slices))
         return through(networks, slices, *rest)
 
-    monkeypatch.setattr(predict_verb, "predict_scan", keep)
+    monkeypatch.setattr(ensemble, "predict_scan", keep)
     predict(run, device="cpu", **arguments)
     return given
 

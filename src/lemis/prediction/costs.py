@@ -16,6 +16,7 @@ from lemis.contracts import Backbone
 from lemis.datasets.index import Scan
 from lemis.measure.tables import count
 from lemis.prediction import tiles
+from lemis.prediction.ensemble import Ensemble
 from lemis.prediction.inference import probabilities, slices_at_once
 from lemis.prediction.new_scan import described
 from lemis.preparation import preprocess
@@ -24,7 +25,6 @@ from lemis.preparation.settings import Settings as Preparation
 from lemis.runs.memory import peak_memory_gb
 from lemis.settings import resolve
 from lemis.terminal import duration
-from lemis.work_files.run import FinetunedModel
 
 PROBE_SECONDS = 0.5  # that tiles are timed for; two at least, the first of which warms up
 
@@ -130,32 +130,19 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def of_scans(
-    scans: Sequence[Scan],
-    networks: Sequence[Backbone],
-    model: FinetunedModel,
-    device: torch.device,
-    patch_px: Sequence[int] | None = None,
-    settings: tiles.Settings | None = None,
-    mirrored: Sequence[int] = (),
-) -> list[Cost]:
+def of_scans(scans: Sequence[Scan], by: Ensemble) -> list[Cost]:
     """The cost of each scan, of which nothing but the index is read.
 
     Args:
         scans: From an index, at least one.
-        networks: In evaluation mode.
-        model: How the first of them has its scans prepared.
-        device: Where they are.
-        patch_px: As of ``predict_scan``.
-        settings: As of ``predict_scan``.
-        mirrored: As of ``predict_scan``.
+        by: What predicts them.
     """
-    how, channels = resolve(Preparation, model.prepared), len(model.channels)
+    how, channels = resolve(Preparation, by.model.prepared), len(by.model.channels)
     facts = [described(scan, scan.shape, scan.spacing_mm, how) for scan in scans]
     _load_what_preparation_needs()
     largest = max(facts, key=lambda one: math.prod(one.prepared_shape))
-    found = probe(networks, largest, channels, device, patch_px, settings, mirrored)
-    return [cost(one, found, channels, device, patch_px, settings) for one in facts]
+    found = probe(by.networks, largest, channels, by.device, by.patch_px, by.settings, by.mirrored)
+    return [cost(one, found, channels, by.device, by.patch_px, by.settings) for one in facts]
 
 
 def _load_what_preparation_needs() -> None:
@@ -170,18 +157,16 @@ def _load_what_preparation_needs() -> None:
     preprocess.prepare_image(image, small, settings)
 
 
-def in_words(
-    scans: Sequence[Scan], costs: Sequence[Cost], device: torch.device, patch_px: Sequence[int] | None
-) -> Iterator[str]:
+def in_words(scans: Sequence[Scan], costs: Sequence[Cost], by: Ensemble) -> Iterator[str]:
     """All scans in a line, then the one that takes longest and the one that takes most memory."""
-    part = "slice" if patch_px is None else "tile"
-    of = "" if patch_px is None else f" of {' x '.join(map(str, patch_px))}"
+    part = "slice" if by.patch_px is None else "tile"
+    of = "" if by.patch_px is None else f" of {' x '.join(map(str, by.patch_px))}"
     seconds, parts = sum(one.seconds for one in costs), sum(one.parts for one in costs)
     yield (
-        f"{count(len(scans), 'scan')}, {count(parts, part)}{of}: about {duration(seconds)} on {device.type}, "
+        f"{count(len(scans), 'scan')}, {count(parts, part)}{of}: about {duration(seconds)} on {by.device.type}, "
         f"{duration(seconds / parts)} a {part}; reading and preparing come on top"
     )
-    where = "GPU" if device.type == "cuda" else "process"
+    where = "GPU" if by.device.type == "cuda" else "process"
     places = range(len(costs))
     longest = max(places, key=lambda place: costs[place].seconds)
     largest = max(places, key=lambda place: costs[place].peak_gb)

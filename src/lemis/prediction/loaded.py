@@ -27,8 +27,8 @@ from lemis.formats import volume
 from lemis.formats.source import Source
 from lemis.layers.basic import pool
 from lemis.plugins import NO_TRUST, Trust
-from lemis.prediction import components, mirroring
-from lemis.prediction.inference import predict_scan, trained
+from lemis.prediction import ensemble
+from lemis.prediction.inference import trained
 from lemis.prediction.new_scan import expect_channels, prepared
 from lemis.prediction.padding import padded_maps
 from lemis.prediction.settings import Settings
@@ -183,15 +183,10 @@ class LoadedRun:
         Raises:
             UsageError: As of ``prepare``, or the run is a pre-training, which has no classes yet.
         """
-        model, usual = self._finetuned(), Settings()
+        model = self._finetuned()
+        alone = ensemble.joined([self.path], [self.network], [model], self.device, Settings())
         image, facts, source = self.prepare(scan)
-        mirrored = mirroring.axes(usual.mirror, [model], self.network.dims)
-        classes = predict_scan(
-            [self.network], image.numpy().astype(np.float16), facts, self.device, model.patch_px, usual, mirrored
-        )
-        kept = components.kept(usual.largest_components, [model])
-        if kept is not None:
-            components.keep_largest(classes, model.label_names, kept)
+        classes, _ = alone.segment(image.numpy().astype(np.float16), facts)
         structures = dict(zip(model.label_names, model.label_values, strict=True))
         return LabelMap(values_of(model.label_values)[classes], source.canonical_affine, structures, source)
 

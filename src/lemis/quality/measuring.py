@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lemis import files
-from lemis.contracts import Backbone
 from lemis.datasets.index import Index
 from lemis.datasets.index import Scan as Listed
 from lemis.datasets.scans import file_stamps, label_on
 from lemis.formats.source import Source
 from lemis.measure import anatomy
 from lemis.measure.looks import PERCENTILES
-from lemis.prediction import components, tiles, views
+from lemis.prediction import components, views
+from lemis.prediction.ensemble import Ensemble
 from lemis.prediction.new_scan import prepared
 from lemis.preparation.classes import to_classes
 from lemis.preparation.facts import Facts, inside_field
@@ -50,26 +49,18 @@ class Measuring:
     """The networks that make label maps, and what they know.
 
     Args:
-        runs: Folders of the networks.
-        networks: In evaluation mode.
-        models: Their ``model.json``.
-        device: Where they are.
-        tiling: Size and settings of tiles, of volumes.
-        mirrored: Axes along which training mirrored, of prediction.
+        ensemble: The networks.
         beside: Further runs of the same cross-validation, whose held-out scans are told as well.
     """
 
-    def __init__(
-        self, runs: Sequence[Path], networks: Sequence[Backbone], models: Sequence[FinetunedModel],
-        device: torch.device, tiling: tuple[Sequence[int] | None, tiles.Settings | None], mirrored: Sequence[int],
-        beside: Sequence[Path],
-    ) -> None:  # fmt: skip
-        self.runs, self._networks, self._models = runs, networks, models
-        self._device, self._tiling, self._mirrored = device, tiling, mirrored
-        self._beside = tuple(dict.fromkeys([*runs, *beside]))
-        self._weights = [digest_of_file(run / WEIGHTS) for run in runs]
-        self._open = [files.is_writable(run) for run in runs]
-        self.distances = Distances(runs, self._weights, self._open, networks, models[0], device)
+    def __init__(self, ensemble: Ensemble, beside: Sequence[Path]) -> None:
+        self._ensemble, self.runs, self._models = ensemble, ensemble.runs, ensemble.models
+        self._beside = tuple(dict.fromkeys([*self.runs, *beside]))
+        self._weights = [digest_of_file(run / WEIGHTS) for run in self.runs]
+        self._open = [files.is_writable(run) for run in self.runs]
+        self.distances = Distances(
+            self.runs, self._weights, self._open, ensemble.networks, ensemble.model, ensemble.device
+        )
 
     def learn(self, index: Index | None) -> list[Path]:
         """What the labelled scans of each run are like, once for each run.
@@ -141,8 +132,11 @@ class Measuring:
         """Of the views of a scan by each of these networks, and by them together; None without any."""
         if not places:
             return [], None
-        networks = [self._networks[place] for place in places]
-        return views.agreement(networks, made.image, made.facts, self._device, *self._tiling, self._mirrored)
+        by = self._ensemble
+        return views.agreement(
+            [by.networks[place] for place in places], made.image, made.facts, by.device, by.patch_px, by.settings,
+            by.mirrored,
+        )  # fmt: skip
 
 
 def _where_shown(found: views.Agreed, structures: Sequence[str]) -> dict[str, float]:
