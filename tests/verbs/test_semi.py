@@ -229,6 +229,12 @@ def test_an_extra_loss_in_a_settings_file_goes_before_the_way_of_the_preset() ->
     tree = {"semi": "entropy", "auxiliary": "voxel_siamese"}
     found = run_settings.finetuning("unet2d", tree, ())
     assert (found.auxiliary, found.semi) == ("voxel_siamese", None)
+    assert found.left_out == "entropy, which the preset names, is left out beside the extra loss voxel_siamese"
+    inner = run_settings.finetuning("unet2d", {"semi": "entropy"}, {"objective": {"deep_supervision": True}})
+    assert inner.semi is None
+    assert inner.left_out is not None
+    assert "beside objective.deep_supervision=true" in inner.left_out
+    assert run_settings.finetuning("unet2d", {"semi": "entropy"}, (), semi="none").left_out is None
 
 
 def test_settings_of_a_way_ask_for_it(all_labelled: Path, tmp_path: Path) -> None:
@@ -320,7 +326,7 @@ def test_fit_leaves_out_the_way_of_a_preset_that_has_no_unlabelled_scan(
     )  # fmt: skip
     assert [run.name for run in (tmp_path / "work" / "runs").iterdir()] == ["scratch-m2-fold0"]
     said = " ".join(capsys.readouterr().err.split())
-    assert "no scan of training is without a label, so entropy, which the preset names, is left out" in said
+    assert "note: entropy, which the preset names, is left out, as no scan of training is without a label" in said
 
 
 @pytest.mark.parametrize("transductive", [False, True])

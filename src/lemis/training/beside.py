@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from lemis import plugins
 from lemis.errors import UsageError
@@ -30,22 +30,28 @@ class Beside(Protocol):
         """A way to use unlabelled scans."""
 
 
-def way(
-    typed: str | None, preset: object, auxiliary: str | None = None, *, settings_typed: bool = False
-) -> tuple[str | None, bool]:
-    """The way to use unlabelled scans, and whether nobody typed it: then it gives way to what does not go with it.
+class Way(NamedTuple):
+    """The way to use unlabelled scans."""
+
+    name: str | None  # None: labels alone
+    is_preset: bool = False  # nobody typed it: it gives way to what does not go with it
+    left_out: str | None = None  # in words, where it has
+
+
+def way(typed: str | None, preset: object, rival: str | None = None, *, settings_typed: bool = False) -> Way:
+    """The way to use unlabelled scans: the one that was typed, else the preset's where nothing rules it out.
 
     Args:
         typed: By name; ``none`` for none, whatever the preset names.
         preset: What the preset or the settings file names, if it names one.
-        auxiliary: The extra loss.
+        rival: What does not go with any, as the user would know it.
         settings_typed: Settings of the way were, which asks for it.
     """
     if typed is not None or preset is None or preset == LABELS_ALONE:
-        return None if typed == LABELS_ALONE else typed, False
-    if auxiliary is not None and not settings_typed:
-        return None, False
-    return str(preset), not settings_typed
+        return Way(None if typed == LABELS_ALONE else typed)
+    if rival is not None and not settings_typed:
+        return Way(None, left_out=f"{preset}, which the preset names, is left out beside {rival}")
+    return Way(str(preset), is_preset=not settings_typed)
 
 
 def refuse_contradictions(

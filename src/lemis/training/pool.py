@@ -49,8 +49,3 @@ def refuse_empty(pool: Iterable[object], semi: str, where: str = "") -> None:
             allowed="scans without a label, or labelled subjects that are trained on without theirs: fewer --labelled",
             next="--labelled 2 (in a plan: labelled: [2]), or add scans and check and prepare again",
         )
-
-
-def said_without(semi: str | None) -> str:
-    """That a way which nobody typed is left out, as there is no unlabelled scan."""
-    return f"note: no scan of training is without a label, so {semi}, which the preset names, is left out: labels alone"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
@@ -98,6 +98,7 @@ class Finetuning:
     semi_settings: Any
     pool: pool.Settings  # which scans those are
     semi_is_preset: bool = False  # nobody asked for it: it gives way where there is no unlabelled scan
+    left_out: str | None = field(default=None, compare=False)  # that it did, in words
 
     def stored(self) -> dict[str, Any]:
         """As plain YAML types."""
@@ -128,7 +129,8 @@ class Finetuning:
             return self
         if not self.semi_is_preset:
             pool.refuse_empty(unlabelled, self.semi)
-        return self.labels_alone()
+        said = f"{self.semi}, which the preset names, is left out, as no scan of training is without a label"
+        return replace(self.labels_alone(), left_out=said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +222,7 @@ def semi_of(
     tree: Mapping[str, Any], backbone: str, overrides: Sequence[str] | Mapping[str, Any] = ()
 ) -> str | None:  # fmt: skip
     """The way to use unlabelled scans that a preset names for a network, if it names one."""
-    return beside.way(None, for_network(tree, backbone, overrides).get("semi"))[0]
+    return beside.way(None, for_network(tree, backbone, overrides).get("semi")).name
 
 
 def choose(
@@ -443,20 +445,20 @@ def finetuning(
     tree = of_dims(tree, dims)
     backbone_given, auxiliary_given, semi_given = (below(given, key) for key in ("backbone", "auxiliary", "semi"))
     auxiliary = auxiliary or tree.get("auxiliary")
-    semi, semi_is_preset = beside.way(semi, tree.get("semi"), auxiliary, settings_typed=bool(semi_given))
-    beside.refuse_contradictions(auxiliary, semi, auxiliary_given, semi_given)
     own = {key: value for key, value in given.items() if key not in ("backbone", "auxiliary", "semi")}
     refuse_section(own, "finetune")
     layers = [below(tree, "finetune"), below(below(tree, "tunings"), backbone), own]
     objectives = [below(layer, "objective") for layer in layers]
     schedules = [{key: value for key, value in layer.items() if key != "objective"} for layer in layers]
     auxiliary_layers = [below(below(tree, "auxiliaries"), str(auxiliary)), auxiliary_given]
-    semi_layers = [below(below(tree, "semis"), str(semi)), semi_given]
     objective = resolve(load("training", "supervised").Settings, *objectives, prefix=f"{prefix}objective.")
-    if objective.deep_supervision and semi_is_preset:
-        semi, semi_is_preset = None, False
-    elif objective.deep_supervision:
-        beside.refuse_inner_losses(semi, prefix)
+    inner = f"{prefix}objective.deep_supervision=true" if objective.deep_supervision else None
+    rival = inner if auxiliary is None else f"the extra loss {auxiliary}"
+    way = beside.way(semi, tree.get("semi"), rival, settings_typed=bool(semi_given))
+    beside.refuse_contradictions(auxiliary, way.name, auxiliary_given, semi_given)
+    if inner is not None:
+        beside.refuse_inner_losses(way.name, prefix)
+    semi_layers = [below(below(tree, "semis"), str(way.name)), semi_given]
     return Finetuning(
         objective=objective,
         backbone=backbone,
@@ -465,10 +467,11 @@ def finetuning(
         schedule=resolve(load("training", "schedule").Tuning, PROTOCOL, *schedules, prefix=prefix),
         auxiliary=auxiliary,
         auxiliary_settings=beside.settings_of_auxiliary(auxiliary, auxiliary_layers, load),
-        semi=semi,
-        semi_settings=beside.settings_of_semi(semi, semi_layers, dims, load),
-        pool=beside.settings_of_pool(semi, semi_layers),
-        semi_is_preset=semi_is_preset,
+        semi=way.name,
+        semi_settings=beside.settings_of_semi(way.name, semi_layers, dims, load),
+        pool=beside.settings_of_pool(way.name, semi_layers),
+        semi_is_preset=way.is_preset,
+        left_out=way.left_out,
     )
 
 

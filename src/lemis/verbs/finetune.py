@@ -128,9 +128,9 @@ def finetune(
         store.scans, fold=fold, labelled=labelled, subjects=subjects, root=Path(listed.root), seed=selection_seed,
         scheme=split,
     )  # fmt: skip
-    given, settings = settings, settings.with_pool(_pool(settings, store, sides))
-    if settings.semi != given.semi:
-        messages().print(pool.said_without(given.semi))
+    settings = settings.with_pool(_pool(settings, store, sides))
+    if settings.left_out:
+        messages().print(f"note: {settings.left_out}")
     torch.manual_seed(seed)
     beginning = _Beginning(settings, store, start, other)
     tuning = _Tuning(

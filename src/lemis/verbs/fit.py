@@ -156,10 +156,10 @@ def _with_pools(index: Index, splits: Splits, way: WholeWay) -> WholeWay:
     tuning = way.finetuning
     for _, split in splits:
         tuning = tuning.with_pool(pool.chosen(scans, split, tuning.pool))
-    if tuning.semi != way.finetuning.semi:
-        if way.second is not None:
-            beside.refuse_second(way.second.method, tuning.semi, plugins.load)
-        messages().print(pool.said_without(way.finetuning.semi))
+    if tuning.semi != way.finetuning.semi and way.second is not None:
+        beside.refuse_second(way.second.method, tuning.semi, plugins.load)
+    if tuning.left_out:
+        messages().print(f"note: {tuning.left_out}")
     return replace(way, finetuning=tuning)
 
 
