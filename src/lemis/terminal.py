@@ -26,6 +26,11 @@ def visible(text: str) -> str:
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def warn(to: Console, text: str) -> None:
+    """Say it with a coloured ``warning:`` before it."""
+    to.print(Text.assemble(("warning:", "yellow"), " ", visible(text)))
+
+
 def duration(seconds: float) -> str:
     """An estimate of time in words: ``0.41 s``, ``41 s``, ``12.5 min``, ``2.5 h``."""
     for size, unit in ((3600, "h"), (60, "min")):

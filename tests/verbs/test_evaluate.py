@@ -222,6 +222,17 @@ def test_references_that_number_their_structures_otherwise(tmp_path: Path):
     assert bare["protocols"]["default"]["overall"]["dice"]["mean"] == 1.0
 
 
+def test_values_that_are_named_otherwise_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    segmentation(tmp_path / "one" / "a.seg.nrrd", label_map(), {"liver": 1, "wall": 3})
+    segmentation(tmp_path / "other" / "a.seg.nrrd", label_map(), {"spleen": 1, "wall": 3})
+    evaluate(tmp_path / "one", tmp_path / "other")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "warning: structures named differently; the values count, not the names:" in said
+    assert "a.seg.nrrd: 1 is liver in the file and spleen in the data set" in said
+    evaluate(tmp_path / "other", tmp_path / "other", output=tmp_path / "out")
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_segmentations_that_cover_parts_of_a_scan_are_scored_as_the_whole_ones(tmp_path: Path):
     names = {"pool": 1, "wall": 3}
     corner = np.flatnonzero(label_map().any(axis=(1, 2)))[0]

@@ -212,18 +212,13 @@ def _segment_faults(index: Index, read: Sequence[Seen]) -> list[Fault]:
                     "nothing to do if the names are right",
                 )
             )
-        others = {value: name for name, value in one.segments.items() if value not in moves and value in ours}
-        if others:
+        if others := labels.named_otherwise(one.segments, index.labels):
             found.append(
                 _label_fault(
                     "warning",
                     one,
                     "structures named differently",
-                    "the values count, not the names: "
-                    + ", ".join(
-                        f"{value} is {name} in the file and {ours[value]} in the data set"
-                        for value, name in others.items()
-                    ),
+                    f"the values count, not the names: {', '.join(others)}",
                     "use the same names as dataset.json",
                 )
             )

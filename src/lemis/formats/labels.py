@@ -208,6 +208,21 @@ def moved(segments: Mapping[str, int], labels: Mapping[str, int]) -> dict[int, i
     return {value: known[key_of(name)] for name, value in segments.items() if key_of(name) in known}
 
 
+def named_otherwise(segments: Mapping[str, int], labels: Mapping[str, int]) -> list[str]:
+    """In words, the values that a file and the data set name differently: there the value counts, not the name.
+
+    Args:
+        segments: Names and values inside the file.
+        labels: Of the data set; a made-up name, ``label 2``, contradicts none.
+    """
+    moves, ours = moved(segments, labels), {value: name for name, value in labels.items() if name != f"label {value}"}
+    return [
+        f"{value} is {name} in the file and {ours[value]} in the data set"
+        for name, value in segments.items()
+        if value not in moves and value in ours
+    ]
+
+
 def clashing(values: Iterable[int], moves: Mapping[int, int]) -> list[int]:
     """Values of a file without a known name that would be mixed up with what its other values become."""
     if all(old == new for old, new in moves.items()):

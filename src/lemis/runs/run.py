@@ -24,7 +24,6 @@ from typing import Any, final
 import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.text import Text
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -136,7 +135,7 @@ class Run:
     def warn(self, text: str) -> None:
         """Say it on the console and keep it in ``status.json``."""
         if processes.rank() == 0:
-            self.console.print(Text.assemble(("warning:", "yellow"), " ", terminal.visible(text)))
+            terminal.warn(self.console, text)
             self.set_status(warnings=[*self.status().warnings, text])
 
     # -- metrics ----------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ class Scored(NamedTuple):
     rows: tuple[CaseScore, ...]  # one for each structure
     farthest_mm: float  # the diagonal of the image, beyond which no distance lies
     label_digest: str  # of the reference, as ``Facts.label_digest``
+    named_otherwise: tuple[str, ...]  # values that a file of it and the data set name differently, in words
 
 
 class How(NamedTuple):
@@ -65,6 +66,7 @@ class Maps(NamedTuple):
     prediction: NDArray[np.int64]
     reference: NDArray[np.int64]
     file: volume.Volume  # of the reference
+    named_otherwise: tuple[str, ...]  # as of ``Scored``
 
 
 def read(case: Case, structures: Mapping[str, int], ignored: Sequence[int]) -> Maps:
@@ -80,6 +82,11 @@ def read(case: Case, structures: Mapping[str, int], ignored: Sequence[int]) -> M
     """
     reference = label_maps.single(volume.read_label(case.reference))
     prediction = label_maps.single(volume.read(case.prediction, reference.source.axes))
+    otherwise = tuple(
+        f"{label.source.path.name}: {said}"
+        for label in (prediction, reference)
+        for said in label_maps.named_otherwise(label.source.segments, structures)
+    )
     reference, prediction = (
         label_maps.renumbered(label, structures) for label in label_maps.together(reference, prediction)
     )
@@ -94,7 +101,7 @@ def read(case: Case, structures: Mapping[str, int], ignored: Sequence[int]) -> M
                 next="name the values in the dataset.json of the scans and run `lemis check` again, or, without a work "
                 "folder, in one beside the references; or repair the file",
             )
-    return Maps(*maps, reference)
+    return Maps(*maps, reference, otherwise)
 
 
 def score(case: Case, *, how: How) -> Scored:
@@ -103,7 +110,7 @@ def score(case: Case, *, how: How) -> Scored:
     Raises:
         DataFault: As of ``read``.
     """
-    prediction, mask, reference = read(case, how.structures, how.ignored)
+    prediction, mask, reference, otherwise = read(case, how.structures, how.ignored)
     labels = label_maps.whole(reference.array, case.reference)
     found = scores.score_structures(prediction, mask, how.structures, reference.spacing_mm, how.settings)
     voxel_ml = abs(float(np.linalg.det(reference.affine[:3, :3]))) / 1000 if how.millimetres else math.nan
@@ -111,6 +118,7 @@ def score(case: Case, *, how: How) -> Scored:
         tuple(_row(case, name, result, voxel_ml, how.millimetres) for name, result in found.items()),
         scores.diagonal_mm(reference.array.shape[:3], reference.spacing_mm),
         label_digest(labels),
+        otherwise,
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lemis import files, records, terminal
 from lemis.datasets import index as indexing
+from lemis.errors import first_of
 from lemis.reporting import scores_table
 from lemis.scoring import cases as pairing
 from lemis.scoring import one_scan, refusals, summing_up
@@ -79,6 +80,7 @@ def evaluate(
     without_mm = pairing.without_millimetres(cases, record)
     how = one_scan.How(structures, told.ignored, without_mm is None, settings.scores)
     scored = one_scan.score_all(cases, how, jobs)
+    _say_named_otherwise(scored)
     by_label = [refusals.by_label(case, one.label_digest, record) for case, one in zip(cases, scored, strict=True)]
     refusals.refuse_leaks(by_label)
     protocols = Protocols(default=summing_up.default(scored, structures, without_mm, settings))
@@ -103,6 +105,13 @@ def evaluate(
     else:
         scores_table.show(summary, output)
     return summary
+
+
+def _say_named_otherwise(scored: Sequence[one_scan.Scored]) -> None:
+    found = [said for one in scored for said in one.named_otherwise]
+    if found:
+        said = f"structures named differently; the values count, not the names: {first_of(found, 3)}"
+        terminal.warn(terminal.console(stderr=True), said)
 
 
 def _places(predictions: Path, work: Path | None) -> tuple[Path, Path | None]:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.text import Text
 
-from lemis import asked, plugins
+from lemis import asked, plugins, terminal
 from lemis.datasets import index as index_file
 from lemis.datasets.index import Index
 from lemis.datasets.split import Split
@@ -340,7 +339,5 @@ def _report(output: Path, starts: _Starts, runs: Sequence[Path]) -> Path:
 
 def _say_what_learned_nothing(pretrained: Path, console: Console) -> None:
     if nothing := read_status(pretrained).learned_nothing:
-        text = (
-            f" pre-training {pretrained.name} learned nothing, so the scores say nothing for it: at its end {nothing}"
-        )
-        console.print(Text.assemble(("warning:", "yellow"), text))
+        said = f"pre-training {pretrained.name} learned nothing, so the scores say nothing for it: at its end {nothing}"
+        terminal.warn(console, said)

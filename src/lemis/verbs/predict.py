@@ -244,7 +244,7 @@ def _say_strange(found: Mapping[str, Sequence[Strange]], console: Console) -> No
     kinds = dict.fromkeys(strange.kind for strangers in found.values() for strange in strangers)
     for kind in kinds:
         own = [(id, one.seen) for id, strangers in found.items() for one in strangers if one.kind == kind]
-        _warn(
+        terminal.warn(
             console, f"{kind}: {count(len(own), 'scan')} unlike what was trained on; results may be worse than scores"
         )
         for id, seen in own[:_SHOWN]:
@@ -259,15 +259,11 @@ def _say_known(made: Mapping[str, Prediction], console: Console) -> None:
     if trained:
         more = f" and {len(trained) - _SHOWN} more" if len(trained) > _SHOWN else ""
         said = f"{count(len(trained), 'scan')} of subjects whose labels were trained on, by their very voxels"
-        _warn(console, f"{said} ({', '.join(trained[:_SHOWN])}{more}): no test of the network")
+        terminal.warn(console, f"{said} ({', '.join(trained[:_SHOWN])}{more}): no test of the network")
 
 
 def _is_labelled(made: Prediction) -> bool:
     return not set(made.known_as).isdisjoint(made.labelled_subjects or ())
-
-
-def _warn(console: Console, said: str) -> None:
-    console.print(Text.assemble(("warning:", "yellow"), " ", terminal.visible(said)))
 
 
 def _chosen(
