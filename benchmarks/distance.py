@@ -43,15 +43,14 @@ TILE_PX = 16
 def main() -> None:
     """Print a table."""
     given = arguments(__doc__).parse_args()
+    data = scan_folder(given.scans)
     lines: list[dict[str, object]] = []
     for seed in given.draws:
-        lines += judged(
-            trained(given.scans, given.output / f"draw{seed}", seed, given), given.scans, given.others, seed
-        )
+        lines += judged(trained(data, given.output / f"draw{seed}", seed, given), given.others, seed)
     print(markdown(lines))
 
 
-def judged(draw: Draw, scans: Path, others: Sequence[Path], seed: int) -> list[dict[str, object]]:
+def judged(draw: Draw, others: Sequence[Path], seed: int) -> list[dict[str, object]]:
     """A line for each kind of scan."""
     networks = ensemble.load(draw.runs, lambda _: Settings(mirror=False), device="cpu")
     models, measuring = networks.models, Measuring(networks, ())
@@ -83,20 +82,20 @@ def judged(draw: Draw, scans: Path, others: Sequence[Path], seed: int) -> list[d
         }  # fmt: skip
 
     lines = [line("as they are", own, draw.tested)]
-    for name, folder in _folders(draw, scans, others).items():
+    for name, folder in _folders(draw, others).items():
         index = frames.follow(scan_folder(folder), axes)
         lines.append(line(name, index, [scan.id for scan in index.scans]))
     return lines
 
 
-def _folders(draw: Draw, scans: Path, others: Sequence[Path]) -> dict[str, Path]:
+def _folders(draw: Draw, others: Sequence[Path]) -> dict[str, Path]:
     """Scans of each kind, written where they are not there yet."""
     ways = {**ALTERED, **OF_THEIR_GRID, **{f"{other.name} in disguise": _disguised(other) for other in others}}
     folders = {name: draw.work / "far" / name for name in [*ways, *(other.name for other in others)]}
     for name, alter in ways.items():
         folders[name].mkdir(parents=True, exist_ok=True)
         for scan in draw.tested[:EACH]:
-            image = nibabel.load(scans / "imagesTr" / f"{scan}_0000.nii.gz")  # type: ignore[attr-defined]
+            image = nibabel.load(draw.image(scan))  # type: ignore[attr-defined]
             altered = np.ascontiguousarray(alter(np.asarray(image.dataobj))).astype(np.float32)
             nibabel.save(nibabel.Nifti1Image(altered, image.affine), folders[name] / f"{scan}.nii.gz")  # type: ignore[attr-defined]
     for other in others:

@@ -1,6 +1,8 @@
 """Does the expected Dice hold: networks of few labelled subjects, and the labels of the others kept aside.
 
 python -m benchmarks.trust Dataset101_ACDCdev -o WORK [--draws 3 --labelled 6 --steps 250 --tested 30]
+python -m benchmarks.trust Dataset101_ACDCdev -o WORK --preset-as-is --steps 5000
+python -m benchmarks.trust Dataset102_Hippocampus -o WORK --backbone unet3d --steps 500
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ import argparse
 import json
 import math
 import random
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,13 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from lemis.datasets.index import Index, locate
+from lemis.datasets.scan_facts import scan_folder
 from lemis.measure import anatomy, expected
 from lemis.measure.expected import Calibration, Expected, Held, risk_curve
 from lemis.measure.tables import markdown
+from lemis.preparation.classes import to_classes
 from lemis.preparation.settings import Settings as Preparation
 from lemis.quality import table
-from lemis.settings import load_preset, resolve
+from lemis.settings import load_preset, of_dims, resolve
 from lemis.training.beside import LABELS_ALONE
+from lemis.training.run_settings import dims_of
 from lemis.verbs.check import check
 from lemis.verbs.finetune import finetune
 from lemis.verbs.predict import predict
@@ -35,7 +40,6 @@ from lemis.work_files import quality
 from lemis.work_files.quality import Row
 from lemis.work_files.run import read_model
 
-STRUCTURES = ("RV", "MYO", "LV")
 LEVELS = (0.8, 0.9)
 RESAMPLED = 40  # times
 ODD = 8  # scans of each kind
@@ -53,16 +57,31 @@ REASONS = {
     "slice direction:": "slice direction", "intensities:": "intensity values", "channel:": "channel",
 }  # fmt: skip
 
-SMALLER = ("backbone.base_width=8", "objective.size_px=64")  # than the preset: what two slow cores allow
+PRESET = "small"
+# Than the preset, of networks of slices: what two slow cores allow.
+SMALLER_PREPARED, SMALLER = {"spacing_mm": 3.0}, ("backbone.base_width=8", "objective.size_px=64")
 
 
 class Draw(NamedTuple):
     """One set of labelled subjects."""
 
+    data: Index  # all scans, with their labels
     work: Path
     runs: list[Path]
     labelled: list[str]  # scans
     tested: list[str]  # scans whose labels are kept aside
+
+    @property
+    def structures(self) -> dict[str, int]:
+        """Values in the files by name, without the background's."""
+        return {name: value for name, value in self.data.labels.items() if value}
+
+    def image(self, scan: str) -> Path:
+        """Of the first channel."""
+        return locate(self.data, next(one.images[0] for one in self.data.scans if one.id == scan))
+
+    def label(self, scan: str) -> Path:
+        return locate(self.data, next(one.label for one in self.data.scans if one.id == scan and one.label))
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -72,6 +91,12 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1], help="numbers of the sets of labelled subjects")
     parser.add_argument("--labelled", type=int, default=6, help="subjects")
+    parser.add_argument("--backbone", default="unet2d", help="the network, of slices or of volumes")
+    parser.add_argument(
+        "--preset-as-is", action="store_true",
+        help=f"networks of slices as the preset {PRESET} has them, as those of volumes always are; by default they are "
+        "smaller, on pixels of 3 mm",
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, default=250, help="of fine-tuning")
     parser.add_argument("--semi", default=LABELS_ALONE, help="of fine-tuning; its pool are the scans that are tested")
     parser.add_argument("--tested", type=int, default=30, help="subjects beside the labelled ones")
@@ -89,54 +114,60 @@ def main() -> None:
     given = parser.parse_args()
     expected.STEADIER = given.rise
     if given.labels:
-        print(markdown(flagged_labels(given.scans)))
+        print(markdown(flagged_labels(scan_folder(given.scans))))
         return
+    data = scan_folder(given.scans)
     lines: list[dict[str, object]] = []
     odd: list[dict[str, object]] = []
     again: list[dict[str, object]] = []
     for seed in given.draws:
-        draw = trained(given.scans, given.output / f"draw{seed}", seed, given)
+        draw = trained(data, given.output / f"draw{seed}", seed, given)
         predicted(draw)
-        lines += [judged(draw, given.scans, level, seed) for level in LEVELS]
-        again += resampled(draw, given.scans, seed)
-        odd += strange(draw, given.scans, given.others) if given.others else []
+        lines += [judged(draw, level, seed) for level in LEVELS]
+        again += resampled(draw, seed)
+        odd += strange(draw, given.others) if given.others else []
     print(f"{markdown(lines)}\n{markdown(again)}")
     if odd:
         print(f"\n{markdown(odd)}")
 
 
-def flagged_labels(scans: Path) -> list[dict[str, object]]:
+def flagged_labels(data: Index) -> list[dict[str, object]]:
     """Shares of label maps drawn by people that are flagged beside those of other subjects, as they are and altered."""
     ways = {"as they are": lambda image: image, **{name: how for name, how in ALTERED.items() if name != "inverted"}}
+    structures = [name for name, value in data.labels.items() if value]
+    values = [0, *(data.labels[name] for name in structures)]
+    subject_of = {scan.id: scan.subject for scan in data.scans if scan.label is not None}
     found: dict[str, dict[str, anatomy.Shapes]] = {name: {} for name in ways}
-    for file in sorted((scans / "labelsTr").glob("*.nii.gz")):
-        image = nibabel.as_closest_canonical(nibabel.load(file))  # type: ignore[attr-defined]
-        classes, mm = np.asarray(image.dataobj).astype(np.uint8), tuple(map(float, image.header.get_zooms()[:3]))
+    for scan in data.scans:
+        if scan.label is None:
+            continue
+        image = nibabel.as_closest_canonical(nibabel.load(locate(data, scan.label)))  # type: ignore[attr-defined]
+        classes, mm = to_classes(np.asarray(image.dataobj), values), tuple(map(float, image.header.get_zooms()[:3]))
         for name, alter in ways.items():
             altered = np.ascontiguousarray(alter(classes))
-            found[name][file.name.removesuffix(".nii.gz")] = anatomy.shapes(altered, ("background", *STRUCTURES), mm, 2)
-    people = sorted({scan.rpartition("_")[0] for scan in found["as they are"]})
+            found[name][scan.id] = anatomy.shapes(altered, ("background", *structures), mm, scan.slice_axis)
+    people = sorted({*subject_of.values()})
     lines: list[dict[str, object]] = []
     for labelled in (2, 6, 10, 20):
         odd: dict[str, list[bool]] = {name: [] for name in ways}
         for seed in range(10):
             known = set(random.Random(seed).sample(people, labelled))
-            drawn = [one for scan, one in found["as they are"].items() if scan.rpartition("_")[0] in known]
+            drawn = [one for scan, one in found["as they are"].items() if subject_of[scan] in known]
             for name, shapes in found.items():
                 for scan, shape in shapes.items():
-                    if scan.rpartition("_")[0] not in known:
+                    if subject_of[scan] not in known:
                         odd[name].append(any(anatomy.unlike(shape, drawn, labelled).values()))
         lines.append({"labelled subjects": labelled, **{name: float(np.mean(told)) for name, told in odd.items()}})
     return lines
 
 
-def strange(draw: Draw, scans: Path, others: Sequence[Path]) -> list[dict[str, object]]:
+def strange(draw: Draw, others: Sequence[Path]) -> list[dict[str, object]]:
     """A line for each way in which scans are unlike those of training: how many are flagged, and first for what."""
     folders = {name: draw.work / "strange" / name for name in [*ALTERED, *(other.name for other in others)]}
     for name, alter in ALTERED.items():
         folders[name].mkdir(parents=True, exist_ok=True)
         for scan in draw.tested[:ODD]:
-            image = nibabel.load(scans / "imagesTr" / f"{scan}_0000.nii.gz")  # type: ignore[attr-defined]
+            image = nibabel.load(draw.image(scan))  # type: ignore[attr-defined]
             altered = nibabel.Nifti1Image(alter(np.asarray(image.dataobj)), image.affine)  # type: ignore[attr-defined]
             nibabel.save(altered, folders[name] / f"{scan}.nii.gz")  # type: ignore[attr-defined]
     for other in others:
@@ -156,9 +187,8 @@ def _flagged(name: str, output: Path, chosen: Sequence[str] | None) -> dict[str,
     scans = list(dict.fromkeys(row.scan for row in rows))
     flagged = {row.scan for row in rows if row.flags}
     reasons = Counter(
-        kind for scan in scans for kind in {
-            kind for row in rows if row.scan == scan for words, kind in REASONS.items() if words in row.flags
-        }
+        kind for scan in scans for words, kind in REASONS.items()
+        if any(words in row.flags for row in rows if row.scan == scan)
     )  # fmt: skip
     return {
         "scans": name, "number": len(scans), "flagged": len(flagged),
@@ -169,22 +199,23 @@ def _flagged(name: str, output: Path, chosen: Sequence[str] | None) -> dict[str,
 
 def predicted(draw: Draw) -> None:
     """Held-out scans by the networks that never saw their labels, the others by all."""
+    subject_of = {scan.id: scan.subject for scan in draw.data.scans}
     for run in draw.runs:
         seen = read_model(run).labelled_subjects
-        held_out = [scan for scan in draw.labelled if scan.rpartition("_")[0] not in seen]
+        held_out = [scan for scan in draw.labelled if subject_of[scan] not in seen]
         predict(run, scans=held_out, beside=draw.runs, overrides={"mirror": False})
     predict(draw.runs, scans=draw.tested, overrides={"mirror": False})
 
 
-def judged(draw: Draw, scans: Path, level: float, seed: int) -> dict[str, object]:
+def judged(draw: Draw, level: float, seed: int) -> dict[str, object]:
     """One line: what was expected of the scans whose labels were kept aside, and what their Dice is."""
     output = draw.work / "predictions"
     rows = [row for row in table.save(output, level) if row.scan in draw.tested]
-    truth = {scan: true_dice(output, scans, scan) for scan in draw.tested}
+    truth = {scan: true_dice(draw, scan) for scan in draw.tested}
     held = table.held_by([(run.name, quality.find_of_run(run)) for run in draw.runs])
-    known = {name: np.mean([one.dice for one in held if one.structure == name]) for name in STRUCTURES}
+    known = {name: np.mean([one.dice for one in held if one.structure == name]) for name in draw.structures}
     told = [(row, truth[row.scan][row.structure]) for row in rows if not math.isnan(row.expected_dice)]
-    rank = [spearman(rows, truth, name) for name in STRUCTURES]
+    rank = [spearman(rows, truth, name) for name in draw.structures]
     by_scan = {scan: [row for row in rows if row.scan == scan] for scan in draw.tested}
     risk = [1 - float(np.nanmean([truth[scan][row.structure] for row in own])) for scan, own in by_scan.items()]
     trust = [float(np.mean([row.agreement for row in own])) for own in by_scan.values()]
@@ -208,7 +239,7 @@ def judged(draw: Draw, scans: Path, level: float, seed: int) -> dict[str, object
     }  # fmt: skip
 
 
-def resampled(draw: Draw, scans: Path, seed: int) -> list[dict[str, object]]:
+def resampled(draw: Draw, seed: int) -> list[dict[str, object]]:
     """A line for each number of subjects to calibrate on, drawn from those that are tested, the rest of them judged.
 
     So there is a coverage for more held-out subjects than were labelled: of the same networks, and of their map.
@@ -218,7 +249,7 @@ def resampled(draw: Draw, scans: Path, seed: int) -> list[dict[str, object]]:
     assert record is not None
     held = []
     for scan in draw.tested:
-        measured, truth = record.scans[scan], true_dice(output, scans, scan)
+        measured, truth = record.scans[scan], true_dice(draw, scan)
         for name, shape in measured.scan.shapes.items():
             if shape.ml > 0:
                 agreement = mean(told[name] for told in measured.agreement.values())
@@ -230,7 +261,9 @@ def resampled(draw: Draw, scans: Path, seed: int) -> list[dict[str, object]]:
         for _ in range(RESAMPLED):
             known = set(rng.permutation(people)[:number].tolist())
             calibration = Calibration([one for one in held if one.subject in known], level)
-            means = {name: mean(one.dice for one in calibration.held if one.structure == name) for name in STRUCTURES}
+            means = {
+                name: mean(one.dice for one in calibration.held if one.structure == name) for name in draw.structures
+            }
             for one in held:
                 if one.subject not in known:
                     found = calibration.expected(one.structure, {"all": one.agreement})
@@ -245,12 +278,12 @@ def resampled(draw: Draw, scans: Path, seed: int) -> list[dict[str, object]]:
     return lines
 
 
-def true_dice(output: Path, scans: Path, scan: str) -> dict[str, float]:
+def true_dice(draw: Draw, scan: str) -> dict[str, float]:
     """NaN of what neither map has."""
     one, other = (np.asarray(nibabel.load(path).dataobj) for path in (  # type: ignore[attr-defined]
-        output / f"{scan}.nii.gz", scans / "labelsTr" / f"{scan}.nii.gz"))  # fmt: skip
+        draw.work / "predictions" / f"{scan}.nii.gz", draw.label(scan)))  # fmt: skip
     found = {}
-    for value, name in enumerate(STRUCTURES, start=1):
+    for name, value in draw.structures.items():
         total = (one == value).sum() + (other == value).sum()
         found[name] = 2 * ((one == value) & (other == value)).sum() / total if total else math.nan
     return found
@@ -268,41 +301,46 @@ def mean(values: Iterable[float]) -> float:
     return float(np.mean(there)) if there else math.nan
 
 
-def trained(scans: Path, folder: Path, seed: int, given: argparse.Namespace) -> Draw:
+def trained(data: Index, folder: Path, seed: int, given: argparse.Namespace) -> Draw:
     """The networks of a cross-validation over the labelled subjects of one draw."""
-    ids = sorted(path.name.removesuffix("_0000.nii.gz") for path in (scans / "imagesTr").glob("*_0000.nii.gz"))
-    subjects = sorted({one.rpartition("_")[0] for one in ids})
+    scans = sorted(data.scans, key=lambda scan: scan.id)
+    subjects = sorted({scan.subject for scan in scans})
     random.Random(seed).shuffle(subjects)
     labelled, tested = subjects[: given.labelled], subjects[given.labelled :][: given.tested]
     own = folder / "scans"
     for name in ("imagesTr", "labelsTr"):
         (own / name).mkdir(parents=True, exist_ok=True)
-    for one in ids:
-        who = one.rpartition("_")[0]
-        if who in labelled or who in tested:
-            linked(scans / "imagesTr" / f"{one}_0000.nii.gz", own / "imagesTr")
-        if who in labelled:
-            linked(scans / "labelsTr" / f"{one}.nii.gz", own / "labelsTr")
-    shutil.copyfile(scans / "dataset.json", own / "dataset.json")
-    facts = json.loads((own / "dataset.json").read_text(encoding="utf-8"))
-    facts["numTraining"] = 2 * given.labelled
+    for scan in scans:
+        if scan.subject in labelled or scan.subject in tested:
+            for image in scan.images:
+                linked(locate(data, image), own / "imagesTr")
+        if scan.subject in labelled and scan.label is not None:
+            linked(locate(data, scan.label), own / "labelsTr")
+    facts = json.loads(locate(data, "dataset.json").read_text(encoding="utf-8"))
+    facts["numTraining"] = sum(scan.subject in labelled for scan in scans)
     (own / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
     work = folder / "work"
     check(own, output=work)
-    prepare(work, settings=resolve(Preparation, {**load_preset("small")["prepare"], "spacing_mm": 3.0}))
+    preset = load_preset(PRESET)
+    dims = dims_of(given.backbone, preset)
+    smaller = dims == 2 and not given.preset_as_is
+    asked = {**of_dims(preset, dims)["prepare"], **(SMALLER_PREPARED if smaller else {})}
+    prepare(work, settings=resolve(Preparation, asked))
     runs = [
         finetune(
             work,
             fold=fold,
+            backbone=given.backbone,
             semi=given.semi,
-            preset="small",
-            overrides=(*SMALLER, f"steps={given.steps}"),
+            preset=PRESET,
+            overrides=(*(SMALLER if smaller else ()), f"steps={given.steps}"),
             seed=seed,
             name=f"fold{fold}",
         )
         for fold in range(min(5, given.labelled))
     ]
-    return Draw(work, runs, *([one for one in ids if one.rpartition("_")[0] in who] for who in (labelled, tested)))
+    ids = ([scan.id for scan in scans if scan.subject in who] for who in (labelled, tested))
+    return Draw(data, work, runs, *ids)
 
 
 def linked(file: Path, folder: Path) -> None:
