@@ -73,14 +73,15 @@ class Draw(NamedTuple):
 
     @property
     def structures(self) -> dict[str, int]:
-        """Values in the files by name, without the background's."""
-        return {name: value for name, value in self.data.labels.items() if value}
+        """Values in the files by name."""
+        return structures_of(self.data)
 
     def image(self, scan: str) -> Path:
         """Of the first channel."""
         return locate(self.data, next(one.images[0] for one in self.data.scans if one.id == scan))
 
     def label(self, scan: str) -> Path:
+        """Drawn by a person."""
         return locate(self.data, next(one.label for one in self.data.scans if one.id == scan and one.label))
 
 
@@ -131,11 +132,16 @@ def main() -> None:
         print(f"\n{markdown(odd)}")
 
 
+def structures_of(data: Index) -> dict[str, int]:
+    """Values by name, without the background's."""
+    return {name: value for name, value in data.labels.items() if value}
+
+
 def flagged_labels(data: Index) -> list[dict[str, object]]:
     """Shares of label maps drawn by people that are flagged beside those of other subjects, as they are and altered."""
     ways = {"as they are": lambda image: image, **{name: how for name, how in ALTERED.items() if name != "inverted"}}
-    structures = [name for name, value in data.labels.items() if value]
-    values = [0, *(data.labels[name] for name in structures)]
+    structures = structures_of(data)
+    values = [0, *structures.values()]
     subject_of = {scan.id: scan.subject for scan in data.scans if scan.label is not None}
     found: dict[str, dict[str, anatomy.Shapes]] = {name: {} for name in ways}
     for scan in data.scans:
@@ -146,7 +152,7 @@ def flagged_labels(data: Index) -> list[dict[str, object]]:
         for name, alter in ways.items():
             altered = np.ascontiguousarray(alter(classes))
             found[name][scan.id] = anatomy.shapes(altered, ("background", *structures), mm, scan.slice_axis)
-    people = sorted({*subject_of.values()})
+    people = sorted(set(subject_of.values()))
     lines: list[dict[str, object]] = []
     for labelled in (2, 6, 10, 20):
         odd: dict[str, list[bool]] = {name: [] for name in ways}
